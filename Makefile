@@ -1,0 +1,35 @@
+# Two commands set everything up on a fresh machine: `make figures` and `make test`.
+PYTHON ?= python3
+SCALE  ?= quick
+JOBS   ?= 2
+BIN    := .venv/bin
+
+.PHONY: venv figures test lab lint bench clean
+
+venv: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+figures: venv
+	$(BIN)/python -m sfolib figures --scale $(SCALE) --jobs $(JOBS)
+
+test: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lab: venv
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+lint: venv
+	$(BIN)/ruff check --fix .
+
+bench: venv
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf figures/runs figures/executed .pytest_cache .ruff_cache

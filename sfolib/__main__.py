@@ -1,0 +1,5 @@
+import sys
+
+from sfolib.cli import main
+
+sys.exit(main())

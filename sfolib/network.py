@@ -1,0 +1,246 @@
+"""Any network of `sfolib.models` as a task: images stay on the device as bytes, seeds are trained side by side.
+
+Each seed has a model of its own, whose weights are views into the stacked parameters of all seeds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sfolib import models
+from sfolib.data import Augment, Batches, Sampling, generator
+from sfolib.errors import require
+from sfolib.gradstats import CHUNK, full_gradient_sqnorm
+from sfolib.problems import Execution
+from sfolib.tasks import Tally, Task
+
+_PUBLISHED = 1 << 34  # keeps the generator of the published norm's augmentation apart from all others
+
+
+class ImageData(NamedTuple):
+    """Training and test (images, labels), images (n, channels, height, width) of bytes; how to scale and augment."""
+
+    train: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augment | None
+
+
+class Normalise(nn.Module):
+    """Bytes to (byte/255 − mean)/std, a channel at a time."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], channels_last: bool):
+        super().__init__()
+        mean, std = (torch.tensor(t, dtype=torch.float64).view(-1, 1, 1) for t in (mean, std))
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", mean / std)
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(self.scale.dtype, memory_format=self.layout) * self.scale).sub_(self.shift)
+
+
+class NetworkTask(Task):
+    """A network with cross-entropy and ℓ2 on all parameters; measured as the eval-mode function of the plain images.
+
+    A batch above the micro-batch size is made of micro-batches, their gradients added up. That is the gradient of the
+    batch, but under BatchNorm, whose statistics (and their running means) are then those of the micro-batches: another
+    function, so rows tell the micro-batch size. Out of memory, the micro-batch halves and the run goes on from the
+    micro-batch that failed; provenance tells when.
+    """
+
+    def __init__(
+        self, model: str, data: ImageData, l2: float, seeds: tuple[int, ...], sampling: Sampling, device: str,
+        dtype: str, how: Execution,
+    ):  # fmt: skip
+        single = how.precision == "fp32" or dtype == "float32"
+        require(single, "precision", how.precision, f"needs dtype = 'float32', not {dtype!r}")
+        tf32_here = how.precision != "tf32" or device != "cpu"
+        require(tf32_here, "precision", how.precision, "is a mode of CUDA devices; use 'fp32' or 'bf16' on the CPU")
+        self.l2, self.seeds, self.device, self.how, self.augment = l2, seeds, device, how, data.augment
+        self.x, self.y = _on(device, data.train)
+        self.test = _on(device, data.test) if len(data.test[1]) else None
+        self.batches = Batches((self.x, self.y), seeds, sampling, data.augment)
+        self.samples_per_epoch = len(self.x)
+        self.probes = len(self.x) * (2 if how.published_norm else 1)
+        self.models = [
+            nn.Sequential(
+                Normalise(data.mean, data.std, how.channels_last),
+                models.build(model, data.classes, tuple(self.x.shape[1:]), seed),
+            ).to(device, getattr(torch, dtype))
+            for seed in seeds
+        ]
+        self.weights = [list(model.parameters()) for model in self.models]
+        self.parameters = [_stack(same, how.channels_last) for same in zip(*self.weights, strict=True)]
+        self.buffers = [buffer for model in self.models for buffer in model.buffers()]
+        self.batch_norm = any(isinstance(module, _BatchNorm) for module in self.models[0].modules())
+        self.micro_batch, self.largest, self.out_of_memory = how.max_micro_batch, 0, []
+        self.tally = Tally(len(seeds), device) if how.running else None
+
+    def batch_size(self, samples: int, nominal: int) -> int:
+        return self.batches.size(samples, nominal)
+
+    def gradients(self, step: int, samples: int, batch: int) -> list[Tensor]:
+        found, scores = [], []
+        with _arithmetic(self.device, self.how.precision):
+            for seed, (x, y) in enumerate(zip(*self.batches.take(samples, batch), strict=True)):
+                gradient, loss, right = self._accumulated(seed, x, y, step)
+                found.append(gradient)
+                scores.append(torch.stack([loss, right]))
+        if self.tally:
+            self.tally.add(*torch.stack(scores, 1), batch)
+        gradients = [torch.stack(same) if len(same) > 1 else same[0][None] for same in zip(*found, strict=True)]
+        if self.l2:
+            torch._foreach_add_(gradients, self.parameters, alpha=self.l2)
+        return gradients
+
+    def _accumulated(self, seed: int, x: Tensor, y: Tensor, step: int) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """Gradient and mean loss of a batch, and how many were right, a micro-batch at a time."""
+        n, start, total = len(x), 0, None
+        loss = right = torch.zeros((), device=self.device)
+        while start < n:
+            stop = min(n, start + (self.micro_batch or n))
+            part = self._backward(seed, x[start:stop], y[start:stop], (stop - start) / n)
+            if part is None:
+                self._halve(stop - start, step)
+                continue
+            gradient, loss, right = part[0], loss + part[1], right + part[2]
+            if total is None:
+                total = gradient
+            else:
+                torch._foreach_add_(total, gradient)
+            self.largest, start = max(self.largest, stop - start), stop
+        return total, loss, right
+
+    def _backward(self, seed: int, x: Tensor, y: Tensor, weight: float) -> tuple[Any, Tensor, Tensor] | None:
+        """Gradient of weight × mean loss, that loss, and how many were right; None if memory does not suffice."""
+        kind = torch.device(self.device).type
+        try:
+            with torch.autocast(kind, torch.bfloat16, enabled=self.how.precision == "bf16"):
+                logits = self.models[seed](x)
+                loss = cross_entropy(logits, y) * weight
+            gradient = torch.autograd.grad(loss, self.weights[seed])
+        except torch.OutOfMemoryError:
+            return None
+        right = (logits.detach().argmax(1) == y).sum() if self.tally else y.new_zeros(())
+        return gradient, loss.detach(), right
+
+    def _halve(self, size: int, step: int) -> None:
+        require(size > 1, "batch", size, "one sample is already too much for the device's memory")
+        self.micro_batch = -(-size // 2)
+        self.out_of_memory.append({"step": step, "micro_batch": self.micro_batch})
+        if self.device != "cpu":
+            torch.cuda.empty_cache()
+
+    def measure(self) -> dict[str, Tensor]:
+        with _arithmetic(self.device, "fp32"):
+            by_seed = [self._measure(model, seed) for model, seed in zip(self.models, self.seeds, strict=True)]
+        found = {k: torch.tensor([of[k] for of in by_seed], dtype=torch.float64) for k in by_seed[0]}
+        found["micro_batch"] = torch.full((len(self.seeds),), self.largest)
+        self.largest = 0
+        return found | (self.tally.take() if self.tally else {})
+
+    def _measure(self, model: nn.Module, seed: int) -> dict[str, float]:
+        scores = _Scores()
+        sqnorm = full_gradient_sqnorm(model, scores, (self.x, self.y), l2=self.l2)
+        loss, accuracy = scores.means()
+        weights = [p.detach().double() for p in model.parameters()]
+        loss += 0.5 * self.l2 * sum(p.square().sum().item() for p in weights)
+        found = {"loss": loss, "accuracy": accuracy, "grad_sqnorm": sqnorm}
+        if self.how.published_norm:
+            found["published_sqnorm"] = self._published(model, seed)
+        if self.test:
+            test_scores, size = _Scores(), max(1, CHUNK["cpu" if self.device == "cpu" else "cuda"] // self.x[0].numel())
+            model.eval()
+            with torch.no_grad():
+                for x, y in zip(*(t.split(size) for t in self.test), strict=True):
+                    test_scores(model(x), y)
+            model.train()
+            found |= dict(zip(("test_loss", "test_accuracy"), test_scores.means(), strict=True))
+        return found
+
+    def _published(self, model: nn.Module, seed: int) -> float:
+        """Order and augmentation are the same at every measuring point, a function of the seed."""
+        rng, augment = generator(seed, _PUBLISHED), self.augment
+        return full_gradient_sqnorm(
+            model, cross_entropy, (self.x, self.y), "as_published", l2=self.l2, seed=seed,
+            augment=(lambda x: augment(x, rng)) if augment else None,
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        told = {"micro_batch": self.micro_batch, "out_of_memory": self.out_of_memory}
+        return super().state_dict() | told | {"buffers": self.buffers}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.micro_batch, self.out_of_memory = state["micro_batch"], copy.copy(state["out_of_memory"])
+        for buffer, saved in zip(self.buffers, state["buffers"], strict=True):
+            buffer.copy_(saved)
+
+    def provenance(self) -> dict[str, Any]:
+        return {
+            "micro_batch": self.micro_batch,  # None: whole batches
+            "out_of_memory": self.out_of_memory,
+            "batch_norm": self.batch_norm,
+        }
+
+
+class _Scores:
+    """Cross-entropy that remembers: the mean loss and accuracy over all the batches it was called on."""
+
+    def __init__(self) -> None:
+        self.loss, self.right, self.n = 0.0, 0, 0
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        loss = cross_entropy(logits, y)
+        self.loss = self.loss + loss.detach().double() * len(y)
+        self.right = self.right + (logits.detach().argmax(1) == y).sum()
+        self.n += len(y)
+        return loss
+
+    def means(self) -> tuple[float, float]:
+        return self.loss.item() / self.n, self.right.item() / self.n
+
+
+def _on(device: str, data: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
+    images, labels = data
+    return torch.as_tensor(images).to(device), torch.as_tensor(labels, dtype=torch.int64).to(device)
+
+
+def _stack(same: tuple[nn.Parameter, ...], channels_last: bool) -> Tensor:
+    """One parameter of all seeds as a tensor (seeds, …), of which the models' own become views."""
+    if channels_last and same[0].dim() == 4:
+        stacked = torch.stack([p.detach().permute(0, 2, 3, 1) for p in same]).permute(0, 1, 4, 2, 3)
+    else:
+        stacked = torch.stack([p.detach() for p in same])
+    for parameter, view in zip(same, stacked, strict=True):
+        parameter.data = view
+    return stacked
+
+
+@contextmanager
+def _arithmetic(device: str, precision: str) -> Iterator[None]:
+    """Matrix products and convolutions in TF32 or in full float32, which torch does not do by default."""
+    if device == "cpu":
+        yield
+        return
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = precision == "tf32"
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value

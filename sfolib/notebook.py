@@ -1,0 +1,111 @@
+"""What every notebook does the same way: find the project, validate its parameters, publish figures and checks."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from sfolib import record
+from sfolib.check import Check, assert_expected, table
+from sfolib.errors import InputError, explain, require
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+Scale = Literal["smoke", "quick", "paper"]
+
+
+def root() -> Path:
+    """The project's folder: the nearest one above the working directory, or above this file, with `notebooks/` and
+    `pyproject.toml` in it. papermill starts in the caller's directory, Jupyter in the notebook's."""
+    for start in (Path.cwd(), Path(__file__).parent):
+        for folder in (start, *start.parents):
+            if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
+                return folder
+    raise InputError(f"working directory = {str(Path.cwd())!r}: not inside a checkout of sfolib; change into one")
+
+
+class Parameters(BaseModel):
+    """The parameters that all notebooks have.
+
+    scale: "smoke" (seconds), "quick" (minutes, the default) or "paper". device: auto, cpu, cuda or cuda:<index>.
+    jobs: processes; None is one a core. out: folder for figures and records; None is the project's `figures/`.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    scale: Scale
+    device: str
+    jobs: int | None
+    out: str | None
+
+    @property
+    def folder(self) -> Path:
+        return root() / "figures" if self.out is None else Path(self.out)
+
+    @property
+    def store(self) -> Path:
+        """Where runs are on record, shared by all notebooks."""
+        return self.folder / "runs"
+
+    @property
+    def processes(self) -> int:
+        return self.jobs if self.jobs is not None else os.cpu_count() or 1
+
+
+def parameters(namespace: Mapping[str, Any], scales: Mapping[str, Mapping[str, Any]], **fields: Any) -> Any:
+    """Validate a notebook's parameters: call with `globals()`, the values a scale gives to parameters that are
+    None, and each further parameter's type. Returns a `Parameters` with those fields.
+
+    Raises `InputError` naming each parameter that is unknown, missing, of the wrong type or out of range.
+    """
+    schema = create_model("Parameters", __base__=Parameters, **{name: (kind, ...) for name, kind in fields.items()})
+    given = {name: namespace[name] for name in schema.model_fields if name in namespace}
+    given |= {name: namespace[name] for name in _injected(namespace.get("In", ()))}
+    require(given.get("scale") in scales, "scale", given.get("scale"), f"must be one of {', '.join(scales)}")
+    by_scale = scales[given["scale"]]
+    try:
+        return schema(**{name: by_scale.get(name) if value is None else value for name, value in given.items()})
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+def _injected(cells: Iterable[str]) -> list[str]:
+    """Names that papermill assigned: it only warns of one that the notebook does not know."""
+    trees = [ast.parse(cell) for cell in cells if cell.startswith("# Parameters\n")]
+    assigned = [node for tree in trees for node in tree.body if isinstance(node, ast.Assign)]
+    return [target.id for node in assigned for target in node.targets]
+
+
+def publish(p: Parameters, name: str, figures: Mapping[str, tuple[Figure, str]], checks: list[Check]) -> pd.DataFrame:
+    """Write a notebook's figures (name → figure and caption; PNG and PDF) and checks to `p.folder/name`, all or
+    nothing, and return the checks as a table. Assert them with `finish` in the last cell."""
+    for check in checks:
+        require(check.figure in figures, "figure", check.figure, f"a check's figure is one of {', '.join(figures)}")
+    folder = p.folder / name
+    new = folder.with_name(f".{name}.{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    for key, (figure, _) in figures.items():
+        figure.savefig(new / f"{key}.png", dpi=200)
+        figure.savefig(new / f"{key}.pdf", metadata={"CreationDate": None})
+    captions = {key: caption for key, (_, caption) in figures.items()}
+    claims = [check.to_dict() | {"notebook": name} for check in checks]
+    record.write_json(new / "published.json", {"scale": p.scale, "figures": captions, "checks": claims})
+    shutil.rmtree(folder, ignore_errors=True)
+    new.replace(folder)
+    return table(checks)
+
+
+def finish(checks: list[Check]) -> None:
+    """A notebook's last line: a claim whose verdict is not the expected one fails the run."""
+    assert_expected(checks)
+    reproduced = sum(check.ok for check in checks)
+    print(f"{reproduced} of {len(checks)} claims reproduced, all verdicts as expected.")

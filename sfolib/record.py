@@ -1,0 +1,222 @@
+"""What a run was and what it measured: in memory, on disk and back.
+
+A run's folder holds `metrics.jsonl`, one row a measuring point and seed, and `run.json`, its specification and
+provenance, written last: a folder without `run.json` is an unfinished run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from sfolib.errors import InputError, positive, require
+
+METRICS, RUN = "metrics.jsonl", "run.json"
+_RESAMPLES = 1000
+_WINDOW = ((1 / 1.08, "left"), (1.08, "right"))
+
+
+class Reached(NamedTuple):
+    """When min_t E‖∇f(θ_t)‖² ≤ ε² was first measured, E the mean over seeds.
+
+    steps: updates; sfo: gradient evaluations; low, high: confidence interval of sfo. All inf where never reached,
+    high alone inf where some resamples of the seeds never reach ε.
+    """
+
+    steps: float
+    sfo: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run. spec: what was asked; provenance: where and how it ran; rows: what was measured.
+
+    Columns of rows: seed, epoch, step, samples (SFO so far, gradient evaluations), probes (gradient evaluations
+    spent on measuring), batch (nominal), true_batch (of the last step), lr, loss, grad_sqnorm = ‖∇f‖², and what
+    else the problem measures: variance (σ² at that point), accuracy, test_loss, test_accuracy.
+    """
+
+    spec: dict[str, Any]
+    provenance: dict[str, Any]
+    rows: pd.DataFrame
+
+    @property
+    def status(self) -> str:
+        """ "finished" (its budget), "reached" (its stop_eps) or "diverged"."""
+        return self.provenance["status"]
+
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """Steps at the measuring points, shape (points,)."""
+        return self._points["step"].to_numpy()
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        """Gradient evaluations at the measuring points, shape (points,)."""
+        return self._points["samples"].to_numpy()
+
+    def curves(self, column: str = "grad_sqnorm") -> np.ndarray:
+        """A measured column as an array of shape (seeds, points)."""
+        return self.rows.pivot(index="seed", columns="step", values=column).to_numpy()
+
+    @cached_property
+    def expected(self) -> np.ndarray:
+        """Estimate of E‖∇f‖² at the measuring points, shape (points,).
+
+        The mean over seeds, its logarithm then averaged over the measuring points within 8 % of the step. What a
+        few seeds fluctuate would otherwise be taken for the first crossing of a level; the expectation itself
+        moves slowly on that scale, and a power law not at all.
+        """
+        return self._smoothed(self.curves().mean(0, keepdims=True))[0]
+
+    def reach(self, eps: float, confidence: float = 0.95) -> Reached:
+        """When `expected` first fell to ε², log-log interpolated between measuring points.
+
+        The interval is the percentile bootstrap over seeds of that same crossing (fixed resampling seed).
+        """
+        positive("eps", eps)
+        curves, expected = self.curves(), self.expected[None]
+        seeds = len(curves)
+        weights = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
+        resampled = _first_crossing(self.samples, self._smoothed(weights @ curves), eps**2)
+        tail = (1 - confidence) / 2
+        # "inverted_cdf" picks a resample, so that no interpolation meets an infinity
+        low, high = np.quantile(resampled, [tail, 1 - tail], method="inverted_cdf")
+        steps, sfo = (_first_crossing(clock, expected, eps**2)[0] for clock in (self.steps, self.samples))
+        return Reached(float(steps), float(sfo), float(low), float(high))
+
+    def dips(self, eps: float) -> np.ndarray:
+        """Gradient evaluations at which each seed's own ‖∇f‖² first was at most ε², shape (seeds,); inf if never.
+
+        E min_t, where `reach` is min_t E: a single run fluctuates below ε before its expectation gets there.
+        """
+        positive("eps", eps)
+        return _first_crossing(self.samples, self.curves(), eps**2)
+
+    def ratio_to(self, bound: np.ndarray) -> float:
+        """The largest ratio, at any measuring point, of min_t `expected` to a bound on it.
+
+        bound: shape (last step,), entry k − 1 bounds the minimum over steps 0 … k − 1, as `bounds.gradient_bound`.
+        """
+        least = np.minimum.accumulate(self.expected)[:-1]
+        return float((least / bound[self.steps[1:] - 1]).max())
+
+    def _smoothed(self, curves: np.ndarray) -> np.ndarray:
+        """Log-averages of curves (k, points) over the measuring points within `_WINDOW` of each."""
+        first, last = (np.searchsorted(self.steps, self.steps * f, side) for f, side in _WINDOW)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a diverged run has no value from there on
+            total = np.cumsum(np.log(curves), axis=1)
+            before = np.where(first > 0, total[:, first - 1], 0.0)
+            return np.exp((total[:, last - 1] - before) / (last - first))
+
+    @cached_property
+    def _points(self) -> pd.DataFrame:
+        return self.rows[self.rows["seed"] == self.rows["seed"].iloc[0]]
+
+
+def crossings(runs: Iterable[Run], eps2: Iterable[float], **labels: Any) -> pd.DataFrame:
+    """`Run.reach` of each constant-batch run at each ε²: columns eps2, batch, steps, sfo, low, high, and labels."""
+    rows = []
+    for run, target in product(runs, eps2):
+        reached = run.reach(target**0.5)
+        batch = int(run.rows["batch"].iloc[0])
+        rows.append({"eps2": target, "batch": batch, **reached._asdict(), **labels})
+    return pd.DataFrame(rows)
+
+
+def predicted(steps_to: Callable, batch: np.ndarray, eps2: Iterable[float], source: str) -> pd.DataFrame:
+    """A theory's curves in the columns of `crossings`: steps_to(batch, eps) gives steps, shape of batch."""
+    curves = [(target, steps_to(batch, target**0.5)) for target in eps2]
+    frames = (
+        pd.DataFrame({"eps2": target, "batch": batch, "steps": steps, "sfo": steps * batch, "source": source})
+        for target, steps in curves
+    )
+    return pd.concat(frames, ignore_index=True)
+
+
+def cheapest(frame: pd.DataFrame) -> pd.DataFrame:
+    """The row of the fewest gradient evaluations at each ε² that was reached at all, largest ε² first."""
+    reached = frame[np.isfinite(frame["sfo"])]
+    return reached.loc[reached.groupby("eps2")["sfo"].idxmin()].sort_values("eps2", ascending=False)
+
+
+def pareto(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that no other beats in both steps and SFO, fewest steps first: the front, at one ε²."""
+    ordered = frame[np.isfinite(frame["sfo"])].sort_values(["steps", "sfo"])
+    before = ordered["sfo"].cummin().shift(fill_value=np.inf)
+    return ordered[ordered["sfo"] < before]
+
+
+def ratio_to(frame: pd.DataFrame, bound: pd.DataFrame) -> float:
+    """The largest ratio of frame's gradient evaluations to bound's at the same ε² and batch, where bound has a number.
+
+    inf where what the bound promises was not reached.
+    """
+    both = frame.merge(bound, on=["eps2", "batch"], suffixes=("", "_bound"))
+    both = both[np.isfinite(both["sfo_bound"])]
+    require(len(both) > 0, "bound", len(bound), "has no finite value where frame has one; nothing to compare")
+    return float((both["sfo"] / both["sfo_bound"]).max())
+
+
+def _first_crossing(x: np.ndarray, curves: np.ndarray, level: float) -> np.ndarray:
+    """Where each of the curves (k, points) over x first is at or below `level`: shape (k,), inf where it never is."""
+    below = curves <= level
+    index = below.argmax(1)
+    found = np.where(below.any(1), x[index].astype(float), np.inf)
+    inside = np.flatnonzero(below.any(1) & (index > 0))
+    i = index[inside]
+    y0, y1 = np.log(curves[inside, i - 1]), np.log(curves[inside, i])
+    x0, x1 = np.log(np.maximum(x[i - 1], 1e-300)), np.log(x[i])
+    between = np.exp(x0 + (x1 - x0) * (np.log(level) - y0) / (y1 - y0))
+    # before the first step there is no logarithm to interpolate in: the step itself is the crossing
+    found[inside] = np.where(x[i - 1] > 0, between, x[i])
+    return found
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write atomically: a reader sees the old file or the whole new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def save(run: Run, folder: Path | str) -> Path:
+    """Write a run's two files into `folder` (made if missing) and return it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / METRICS, "w", encoding="utf-8") as file:
+        file.writelines(line(row) for row in run.rows.to_dict("records"))
+    write_json(folder / RUN, {"spec": run.spec, "provenance": run.provenance})
+    return folder
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row as a line of metrics.jsonl; floats keep every digit."""
+    return json.dumps(row) + "\n"
+
+
+def load(folder: Path | str) -> Run:
+    """Read a finished run. `InputError` names the file that is missing or damaged, and the remedy."""
+    folder = Path(folder)
+    require((folder / RUN).is_file(), "run", str(folder), f"has no {RUN}: no finished run; run it again")
+    try:
+        head = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        with open(folder / METRICS, encoding="utf-8") as file:
+            rows = pd.DataFrame([json.loads(text) for text in file])
+        return Run(head["spec"], head["provenance"], rows)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"run = {str(folder)!r}: damaged ({error}); delete the folder and run it again") from error

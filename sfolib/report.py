@@ -1,0 +1,163 @@
+"""The notebooks in batch: run them through papermill, gather what they published, write the report page."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfolib import record
+from sfolib.errors import InputError, require
+from sfolib.notebook import root
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one notebook's run ended; error is None where all went well."""
+
+    name: str
+    seconds: float
+    error: str | None
+
+
+def select(names: Sequence[str]) -> list[Path]:
+    """The notebooks with these names or first letters of a name; all where none is given."""
+    known = sorted((root() / "notebooks").glob("*.ipynb"))
+    chosen = [path for path in known if not names or any(path.stem.startswith(name) for name in names)]
+    for name in names:
+        if not any(path.stem.startswith(name) for path in known):
+            raise InputError(f"notebook = {name!r}: must begin one of {', '.join(path.stem for path in known)}")
+    return chosen
+
+
+def figures(names: Sequence[str], scale: str, jobs: int, out: Path) -> list[Outcome]:
+    """Run notebooks, `jobs` at a time; write checks.json and index.html into `out`. A failure stops no other."""
+    from joblib import Parallel, delayed
+    from tqdm import tqdm
+
+    notebooks = select(names)
+    out = out.resolve()
+    (out / "executed").mkdir(parents=True, exist_ok=True)
+    parallel = max(1, min(jobs, len(notebooks)))
+    inner = max(1, jobs // parallel)
+    tasks = (delayed(execute)(path, out, scale, inner) for path in notebooks)
+    outcomes = []
+    with tqdm(total=len(notebooks), desc="notebooks", unit="notebook") as progress:
+        for outcome in Parallel(n_jobs=parallel, return_as="generator_unordered")(tasks):
+            progress.write(f"{outcome.name}: {outcome.error or 'done'} ({outcome.seconds:.0f} s)")
+            progress.update()
+            outcomes.append(outcome)
+    write(out, outcomes)
+    return sorted(outcomes, key=lambda outcome: outcome.name)
+
+
+def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
+    """One notebook through papermill; what it published before is removed first, so that nothing stale is shown."""
+    import papermill
+
+    shutil.rmtree(out / path.stem, ignore_errors=True)
+    started = time.perf_counter()
+    error = None
+    for attempt in (1, 2):
+        try:
+            papermill.execute_notebook(
+                path,
+                out / "executed" / path.name,
+                {"scale": scale, "jobs": jobs, "out": str(out)},
+                progress_bar={"desc": path.stem, "leave": False, "unit": "cell"},
+                cwd=path.parent,
+            )
+        except papermill.exceptions.PapermillExecutionError as failure:
+            error = f"{failure.ename}: {failure.evalue}"
+        except RuntimeError as failure:
+            # kernels started side by side can race for a port: once more
+            if attempt == 1 and "Kernel" in str(failure):
+                continue
+            error = f"{type(failure).__name__}: {failure}"
+        break
+    return Outcome(path.stem, time.perf_counter() - started, error)
+
+
+def write(out: Path, outcomes: Sequence[Outcome]) -> None:
+    """checks.json and index.html from everything published in `out`, whenever it was run."""
+    from jinja2 import Environment, PackageLoader
+
+    ended = {outcome.name: outcome for outcome in outcomes}
+    notebooks = [_notebook(path, out, ended.get(path.stem)) for path in select(())]
+    notebooks = [notebook for notebook in notebooks if notebook["figures"] or notebook["error"]]
+    checks = [check for notebook in notebooks for check in notebook["checks"]]
+    record.write_json(out / "checks.json", checks)
+    reproduced = sum(check["verdict"] == "reproduced" for check in checks)
+    summary = (
+        f"{reproduced} of {len(checks)} claims reproduced. Written {time.strftime('%Y-%m-%d %H:%M')} on "
+        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}."
+    )
+    environment = Environment(loader=PackageLoader("sfolib", "."), autoescape=True, trim_blocks=True)
+    environment.filters["values"] = values
+    page = environment.get_template("report.html.j2").render(summary=summary, notebooks=notebooks, checks=checks)
+    (out / "index.html").write_text(page, encoding="utf-8")
+
+
+def claims_table(checks: Sequence[dict[str, Any]]) -> str:
+    """The README's table of claims, in Markdown."""
+    lines = ["| claim | derivation | notebook | measured | theory | verdict |", "|---|---|---|---|---|---|"]
+    for check in checks:
+        measured = values(check["measured"]) + (f" [{values(check['interval'])}]" if check["interval"] else "")
+        link = f"[{check['notebook'][:2]}](notebooks/{check['notebook']}.ipynb)"
+        cells = [check["claim"], check["source"], link, measured, values(check["theory"]), check["verdict"]]
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def with_claims(readme: str, checks: Sequence[dict[str, Any]]) -> str:
+    """A README's text with its table of claims, between two comments, replaced."""
+    start, end = "<!-- claims -->\n", "<!-- /claims -->"
+    before, _, rest = readme.partition(start)
+    _, found, after = rest.partition(end)
+    require(bool(found), "README.md", "", "has no <!-- claims --> … <!-- /claims --> to fill; restore them")
+    return before + start + claims_table(checks) + "\n" + end + after
+
+
+def values(value: Any) -> str:
+    """Numbers as people read them, to three digits. In a list what has no number was not reached."""
+    if isinstance(value, list):
+        return ", ".join("not reached" if item is None else _bracketed(item) for item in value)
+    if value is None:
+        return "–"
+    if not isinstance(value, float):
+        return str(value)
+    if 1e3 <= abs(value) < 1e7:
+        return f"{float(f'{value:.3g}'):,.0f}"
+    return f"{value:.3g}"
+
+
+def _bracketed(item: Any) -> str:
+    if not isinstance(item, list):
+        return values(item)
+    return "not reached" if item == [None, None] else f"[{values(item)}]"
+
+
+def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
+    """What the report says of one notebook."""
+    published = out / path.stem / "published.json"
+    told = json.loads(published.read_text(encoding="utf-8")) if published.exists() else {"figures": {}, "checks": []}
+    text = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+    heading = re.match(r"#\s*(.+)", text)
+    words = [f"scale {told['scale']}"] if "scale" in told else []
+    if outcome is not None:
+        words.append(f"ran in {outcome.seconds:.0f} s")
+    return {
+        "name": path.stem,
+        "title": heading[1] if heading else path.stem,
+        "told": " · ".join(words),
+        "error": outcome.error if outcome else None,
+        "figures": told["figures"],
+        "checks": told["checks"],
+    }

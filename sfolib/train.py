@@ -1,0 +1,304 @@
+"""The one training loop: any problem, any plan, several seeds at once, SFO counted where a gradient is taken."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
+from tqdm.auto import tqdm
+
+from sfolib import optimizers, record
+from sfolib.errors import InputError, require
+from sfolib.plan import Plan
+from sfolib.problems import LATER, PLACE, Execution, Problem, Record
+
+SCHEMA = 1  # raise it when the same spec no longer means the same numbers
+CHECKPOINT = "checkpoint.pt"
+_SETTLED = 10  # measuring points
+_CLOCK = ("step", "samples", "probes", "true_batch", "below")
+
+
+def _plan(value: Any) -> Any:
+    return Plan.from_dict(value) if isinstance(value, dict) else value
+
+
+class Spec(Record):
+    """Everything that decides a run's numbers, but for rounding on another device.
+
+    seeds: runs made at once, each its own batches. sampling: "replacement" is A3's assumption, "permutation" what
+    data loaders do.
+    max_samples: budget in gradient evaluations; the run ends with the step that reaches it.
+    stop_eps: end after ten measuring points in a row whose mean ‖∇f‖² over seeds is at most stop_eps²; fewer could be
+    a fluctuation, and `record.Run.reach` looks at the points on both sides of a crossing.
+    measure: ratio of the steps of successive measuring points, or "epoch" for the end of every epoch.
+    optimizer, momentum, weight_decay: see `optimizers.build`. The measured f is without weight_decay.
+    running: also the loss and accuracy of the batches as they were trained on, see `tasks.Tally`.
+    For networks only: precision of the training steps ("bf16" is autocast; what is measured is measured in full),
+    channels_last, max_micro_batch (a larger batch is accumulated, see `network.NetworkTask`), published_norm (also
+    ‖∇f‖² as the authors' program takes it, see `gradstats.full_gradient_sqnorm`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    problem: Problem
+    plan: Annotated[Plan, BeforeValidator(_plan), PlainSerializer(lambda plan: plan.to_dict())]
+    max_samples: int = Field(ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1)
+    sampling: Literal["replacement", "permutation"] = "permutation"
+    stop_eps: float | None = Field(None, gt=0)
+    measure: Annotated[float, Field(gt=1, allow_inf_nan=False)] | Literal["epoch"] = "epoch"
+    dtype: Literal["float32", "float64"] = "float32"
+    optimizer: Annotated[optimizers.Optimizer, LATER] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), LATER] = 0.0
+    precision: Annotated[Literal["fp32", "tf32", "bf16"], LATER] = "fp32"
+    channels_last: Annotated[bool, LATER] = False
+    max_micro_batch: Annotated[int | None, Field(ge=1), LATER] = None
+    published_norm: Annotated[bool, LATER] = False
+    running: Annotated[bool, LATER] = False
+
+    @property
+    def key(self) -> str:
+        """Names this spec on disk: the same key, the same numbers."""
+        told = self.model_dump(mode="json")
+        for name, field in type(self.problem).model_fields.items():
+            if PLACE in field.metadata:
+                told["problem"].pop(name)
+        text = json.dumps({"schema": SCHEMA, **told}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Trainer:
+    """A run in progress. Its whole state is the clock, the parameters, the optimizer's state and how long ‖∇f‖ has been
+    small."""
+
+    def __init__(self, spec: Spec, device: str = "auto"):
+        require(len(set(spec.seeds)) == len(spec.seeds), "seeds", spec.seeds, "must differ from each other")
+        self.spec, self.device = spec, resolve_device(device)
+        how = Execution(*(getattr(spec, name) for name in Execution._fields))
+        self.task = spec.problem.bind(spec.seeds, spec.sampling, self.device, spec.dtype, how)
+        self.update = optimizers.build(spec.optimizer, self.task.parameters, spec.momentum, spec.weight_decay)
+        self.step = self.samples = self.probes = self.true_batch = self.below = 0
+        self.status = "running"
+        self._max_steps = spec.max_steps or math.inf
+        self._constant = {spec.plan.batch.kind, spec.plan.lr.kind} == {"constant"}
+
+    def advance(self) -> None:
+        """Take steps up to the next measuring point, or to the end of the budget."""
+        task, at, update = self.task, self.spec.plan.at, self.update
+        last_step, last_sample = self._next_measurement()
+        clock = None
+        while self.step < last_step and self.samples < last_sample:
+            if clock != (now := self._clock()):
+                clock, (batch, lr) = now, at(now)
+            self.true_batch = task.batch_size(self.samples, batch)
+            update(task.gradients(self.step, self.samples, self.true_batch), lr)
+            self.step += 1
+            self.samples += self.true_batch
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Measure: one row a seed. Decides whether the run is over."""
+        measured = {name: value.tolist() for name, value in self.task.measure().items()}
+        self.probes += self.task.probes
+        batch, lr = self.spec.plan.at(self._clock())
+        at = {
+            "epoch": self.samples / self.task.samples_per_epoch,
+            "step": self.step,
+            "samples": self.samples,
+            "probes": self.probes,
+            "batch": batch,
+            "true_batch": self.true_batch,
+            "lr": lr,
+        }
+        sqnorm = np.array(measured["grad_sqnorm"])
+        below = self.spec.stop_eps is not None and sqnorm.mean() <= self.spec.stop_eps**2
+        self.below = self.below + 1 if below else 0
+        if not np.isfinite(sqnorm).all() or not np.isfinite(measured["loss"]).all():
+            self.status = "diverged"
+        elif self.below == _SETTLED:
+            self.status = "reached"
+        elif self.samples >= self.spec.max_samples or self.step >= self._max_steps:
+            self.status = "finished"
+        values = zip(*measured.values(), strict=True)
+        return [
+            {"seed": seed, **at, **dict(zip(measured, of_seed, strict=True))}
+            for seed, of_seed in zip(self.spec.seeds, values, strict=True)
+        ]
+
+    def _clock(self) -> int:
+        if self._constant:
+            return 0
+        clock = self.spec.plan.clock
+        if clock == "epoch":
+            return self.samples // self.task.samples_per_epoch
+        return self.step if clock == "step" else self.samples
+
+    def _next_measurement(self) -> tuple[float, int]:
+        """The step and the sample count at whichever of which `advance` ends."""
+        step, sample = self._max_steps, self.spec.max_samples
+        if self.spec.measure == "epoch":
+            n = self.task.samples_per_epoch
+            return step, min(sample, (self.samples // n + 1) * n)
+        return min(step, max(self.step + 1, math.ceil(self.step * self.spec.measure))), sample
+
+    def state_dict(self) -> dict[str, Any]:
+        clock = {name: getattr(self, name) for name in _CLOCK}
+        return clock | self.task.state_dict() | {"optimizer": self.update.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in _CLOCK:
+            setattr(self, name, state[name])
+        self.task.load_state_dict(state)
+        self.update.load_state_dict(state["optimizer"])
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" is the GPU when there is one. Raises `InputError` for a GPU that is not there."""
+    gpu = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if gpu else "cpu"
+    require(device == "cpu" or device.startswith("cuda"), "device", device, "auto, cpu, cuda or cuda:<index>")
+    require(device == "cpu" or gpu, "device", device, "no CUDA device here; use cpu or auto")
+    return device
+
+
+def train(spec: Spec, device: str = "auto") -> Iterator[dict[str, Any]]:
+    """Train, yielding a row a seed at every measuring point, the start included."""
+    for rows in _measuring_points(Trainer(spec, device)):
+        yield from rows
+
+
+def _measuring_points(trainer: Trainer) -> Iterator[list[dict[str, Any]]]:
+    if trainer.probes == 0:
+        yield trainer.rows()
+    while trainer.status == "running":
+        trainer.advance()
+        yield trainer.rows()
+
+
+def run(
+    spec: Spec, store: Path | str | None = None, device: str = "auto", checkpoint_every: float = 30.0
+) -> record.Run:
+    """Train to the end, or load the run from `store` when it is on record there under the spec's key.
+
+    In a store a run checkpoints at the first measuring point after every `checkpoint_every` seconds, and one that
+    was killed goes on from there, to the same rows. One CPU thread where the problem is too small to share.
+    """
+    import pandas as pd
+
+    folder = None if store is None else Path(store) / spec.key
+    if folder is not None and (folder / record.RUN).exists():
+        return record.load(folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(spec.problem.threads or threads)
+    try:
+        started = time.perf_counter()
+        trainer = Trainer(spec, device)
+        if folder is None:
+            rows = [row for rows in _measuring_points(trainer) for row in rows]
+        else:
+            rows = _train_on_disk(trainer, folder, checkpoint_every)
+        told = _provenance(trainer, time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(threads)
+    finished = record.Run(spec.model_dump(mode="json"), told, pd.DataFrame(rows))
+    if folder is not None:
+        record.write_json(folder / record.RUN, {"spec": finished.spec, "provenance": told})
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    return finished
+
+
+def run_all(
+    specs: Sequence[Spec], store: Path | str | None = None, device: str = "auto", jobs: int = 1
+) -> list[record.Run]:
+    """`run` for each spec, `jobs` at a time in processes of their own, with progress; in the order of `specs`."""
+    tasks = (delayed(_numbered)(i, spec, store, device) for i, spec in enumerate(specs))
+    done = Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
+    runs = dict(tqdm(done, total=len(specs), desc="runs", unit="run"))
+    return [runs[i] for i in range(len(specs))]
+
+
+def _numbered(i: int, spec: Spec, store: Path | str | None, device: str) -> tuple[int, record.Run]:
+    return i, run(spec, store, device)
+
+
+def _train_on_disk(trainer: Trainer, folder: Path, checkpoint_every: float) -> list[dict[str, Any]]:
+    """Train with rows and checkpoints on disk; a resumed metrics file is first cut back to its checkpoint."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"store = {str(folder.parent)!r}: cannot be written ({error.strerror})") from error
+    length = _restore(trainer, folder / CHECKPOINT)
+    with open(folder / record.METRICS, "r+b" if length else "w+b") as file:
+        file.truncate(length)
+        rows = [json.loads(text) for text in file]
+        saved = time.monotonic()
+        for new in _measuring_points(trainer):
+            file.write("".join(map(record.line, new)).encode())
+            rows += new
+            if time.monotonic() - saved >= checkpoint_every:
+                _checkpoint(trainer, folder / CHECKPOINT, file)
+                saved = time.monotonic()
+    return rows
+
+
+def _checkpoint(trainer: Trainer, path: Path, metrics: io.BufferedRandom) -> None:
+    metrics.flush()
+    os.fsync(metrics.fileno())
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        torch.save(trainer.state_dict() | {"length": metrics.tell()}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _restore(trainer: Trainer, path: Path) -> int:
+    """Load the checkpoint, if there is one; how many bytes of the metrics file it covers."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location=trainer.device, weights_only=True)
+    trainer.load_state_dict(state)
+    return state["length"]
+
+
+def _provenance(trainer: Trainer, seconds: float) -> dict[str, Any]:
+    names = ("sfolib", "torch", "numpy")
+    gpu = torch.cuda.get_device_name(trainer.device) if trainer.device.startswith("cuda") else None
+    return {
+        "status": trainer.status,
+        "key": trainer.spec.key,
+        "schema": SCHEMA,
+        "commit": _commit(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
+        "device": gpu or platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 3),
+        **trainer.task.provenance(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _commit() -> str | None:
+    """The repository's commit, "+" when the tree has changes; None outside a checkout."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

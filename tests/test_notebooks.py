@@ -1,0 +1,131 @@
+"""Notebooks as people run them: parameters, papermill, the report, the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import papermill
+import pytest
+from pydantic import PositiveFloat
+
+from sfolib import notebook, report
+from sfolib.check import Check
+from sfolib.cli import main
+from sfolib.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+GIVEN = {"scale": "quick", "device": "cpu", "jobs": None, "out": None, "lr": None}
+SCALES = {"smoke": {"lr": 0.5}, "quick": {"lr": 0.1}}
+
+
+def parameters(change, cells=()):
+    return notebook.parameters(GIVEN | change | {"In": ["", *cells]}, SCALES, lr=PositiveFloat)
+
+
+def test_parameters_take_what_is_none_from_the_scale():
+    assert parameters({}).lr == 0.1
+    assert parameters({"scale": "smoke"}).lr == 0.5
+    assert parameters({"lr": 0.3}).lr == 0.3
+    assert parameters({"other": "not a parameter"}).lr == 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": "1e-2"}, "lr = '1e-2'"),
+        ({"lr": -1.0}, "lr = -1.0"),
+        ({"scale": "huge"}, "scale = 'huge'"),
+        ({"jobs": 1.5}, "jobs = 1.5"),
+    ],
+)
+def test_a_bad_parameter_is_named(change, message):
+    with pytest.raises(InputError, match=message):
+        parameters(change)
+
+
+def test_an_unknown_parameter_that_papermill_injects_is_an_error():
+    with pytest.raises(InputError, match="learning_rate: unknown"):
+        parameters({"learning_rate": 0.1}, ["# Parameters\nlearning_rate = 0.1\n"])
+
+
+def made(path, last):
+    cells = [
+        nbformat.v4.new_markdown_cell("# A title & more"),
+        nbformat.v4.new_code_cell(
+            "scale = 'quick'\ndevice = 'cpu'\njobs = None\nout = None", metadata={"tags": ["parameters"]}
+        ),
+        nbformat.v4.new_code_cell(
+            "import matplotlib.pyplot as plt\nfrom sfolib import notebook\nfrom sfolib.check import Check\n"
+            "p = notebook.parameters(globals(), {'smoke': {}, 'quick': {}})\n"
+            "checks = [Check('a <b>claim</b>', 'upper', 1.0, 2.0, figure='one')]\n"
+            f"notebook.publish(p, {path.stem!r}, {{'one': (plt.figure(), 'a caption')}}, checks)"
+        ),
+        nbformat.v4.new_code_cell(last),
+    ]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+
+
+def test_one_failing_notebook_stops_no_other(tmp_path, monkeypatch, capsys):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    made(tmp_path / "notebooks" / "01_good.ipynb", "notebook.finish(checks)")
+    made(tmp_path / "notebooks" / "02_bad.ipynb", "raise RuntimeError('<script>broke</script>')")
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "figures"
+    assert main(["figures", "--scale", "smoke", "--out", str(out)]) == 1
+    page = (out / "index.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;broke" in page
+    assert "a &lt;b&gt;claim" in page
+    assert "A title &amp; more" in page
+    checks = json.loads((out / "checks.json").read_text())
+    assert [check["notebook"] for check in checks] == ["01_good", "02_bad"]
+    assert [check["verdict"] for check in checks] == ["reproduced"] * 2
+    for name in ("01_good", "02_bad"):
+        assert {file.name for file in (out / name).iterdir()} == {"one.png", "one.pdf", "published.json"}
+        assert (out / "executed" / f"{name}.ipynb").exists()
+    assert main(["figures", "01", "--scale", "smoke", "--out", str(out)]) == 0
+    with pytest.raises(SystemExit):
+        main(["figures", "--scale", "enormous"])
+    assert main(["figures", "07"]) == 1
+    assert "must begin one of 01_good, 02_bad" in capsys.readouterr().err
+
+
+def test_publish_is_all_or_nothing(tmp_path):
+    p = notebook.Parameters(scale="smoke", device="cpu", jobs=1, out=str(tmp_path))
+    check = Check("a claim", "upper", 1.0, 2.0, figure="one")
+    notebook.publish(p, "nb", {"one": (plt.figure(), "first")}, [check])
+    before = (tmp_path / "nb" / "published.json").read_text()
+    with pytest.raises(InputError, match="figure = 'one'"):
+        notebook.publish(p, "nb", {"two": (plt.figure(), "second")}, [check])
+    assert (tmp_path / "nb" / "published.json").read_text() == before
+
+
+@pytest.mark.parametrize("folder", [".", "notebooks"])
+def test_papermill_refuses_a_mistyped_parameter_before_anything_is_written(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT / folder)
+    with pytest.raises(papermill.exceptions.PapermillExecutionError, match="lr = '1e-2'"):
+        papermill.execute_notebook(
+            ROOT / "notebooks" / "01_critical_batch_size.ipynb",
+            tmp_path / "out.ipynb",
+            {"scale": "smoke", "lr": "1e-2", "out": str(tmp_path / "figures")},
+            progress_bar=False,
+        )
+    assert not (tmp_path / "figures").exists()
+
+
+def test_every_notebook_at_smoke_scale(tmp_path):
+    """What `make figures SCALE=smoke` does, with its exit status; a second run gives the same claims."""
+    out = tmp_path / "figures"
+    command = [sys.executable, "-m", "sfolib", "figures", "--scale", "smoke", "--out", str(out)]
+    environment = os.environ | {"PYTHONWARNINGS": "default"}
+    subprocess.run(command, cwd=ROOT, check=True, env=environment)
+    checks = json.loads((out / "checks.json").read_text())
+    assert {check["notebook"] for check in checks} == {path.stem for path in report.select(())}
+    assert all(check["source"] and check["verdict"] in ("reproduced", "partly", "not reproduced") for check in checks)
+    assert all(check["explanation"] for check in checks if check["verdict"] != "reproduced")
