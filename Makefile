@@ -4,7 +4,7 @@ SCALE  ?= quick
 JOBS   ?= 2
 BIN    := .venv/bin
 
-.PHONY: venv figures test lab lint bench clean
+.PHONY: venv figures readme test lab lint bench clean
 
 venv: .venv/installed
 
@@ -16,6 +16,9 @@ venv: .venv/installed
 
 figures: venv
 	$(BIN)/python -m sfolib figures --scale $(SCALE) --jobs $(JOBS)
+
+readme: venv
+	$(BIN)/python -m sfolib readme
 
 test: venv
 	$(BIN)/ruff check .

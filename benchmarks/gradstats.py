@@ -1,13 +1,11 @@
-"""Gradient statistics and full gradient norm against the plain way to get them; one process, one thread.
+"""Gradient statistics and full gradient norm against the plain way to get them.
 
-Times are medians of interleaved repetitions. Peak memory is the highest running sum of the CPU allocator's events
+Peak memory is the highest running sum of the CPU allocator's events
 in one call, as torch.profiler records them (`profile_memory`), over what was allocated before the call.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -16,33 +14,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
+from benchmarks.measure import interleaved, report, row
 from sfolib.gradstats import full_gradient_sqnorm, gradient_statistics
 from sfolib.models import build, cnn
-
-REPEATS = 7
 
 
 def digits() -> tuple[Tensor, Tensor]:
     data = load_digits()
     return torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16, torch.tensor(data.target)
-
-
-def interleaved(*sides: Callable[[], object]) -> list[float]:
-    """Median seconds of each side; a repetition times all sides once, each for about 20 ms or one call."""
-    loops = []
-    for side in sides:
-        side()
-        start = time.perf_counter()
-        side()
-        loops.append(max(1, round(0.02 / (time.perf_counter() - start))))
-    times: list[list[float]] = [[] for _ in sides]
-    for _ in range(REPEATS):
-        for side, count, seen in zip(sides, loops, times, strict=True):
-            start = time.perf_counter()
-            for _ in range(count):
-                side()
-            seen.append((time.perf_counter() - start) / count)
-    return [statistics.median(seen) for seen in times]
 
 
 def peak_bytes(side: Callable[[], object]) -> int:
@@ -122,30 +101,15 @@ def norm_row(name: str, wanted: float, x: Tensor, y: Tensor) -> dict:
     return row(f"full gradient norm vs loader, {name}, n = {len(x)}", ours, loader, loader / ours, f">= {wanted}")
 
 
-def row(name: str, ours: float, reference: float, ratio: float, wanted: str) -> dict:
-    sign, bound = wanted.split()
-    ok = ratio >= float(bound) if sign == ">=" else ratio <= float(bound)
-    return {"name": name, "ours_s": ours, "reference_s": reference, "ratio": ratio, "wanted": wanted, "ok": ok}
-
-
-def main() -> list[dict]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        x, y = digits()
-        mlp = build("mlp", 10, (1, 8, 8), seed=0)
-        rows = [r for n in (256, 1024) for r in statistics_rows("mlp 64-128-10", mlp, 30, x[:n], y[:n])]
-        for width in (16, 64):
-            torch.manual_seed(0)
-            rows += statistics_rows(f"cnn {width}-{2 * width}", cnn(10, (1, 8, 8), width), 8, x[:256], y[:256])
-        rows += [norm_row(name, wanted, x, y) for name, wanted in [("softmax", 20), ("mlp", 5), ("cnn", 1.5)]]
-    finally:
-        torch.set_num_threads(threads)
-    for r in rows:
-        times = f"{r['ours_s'] * 1e3:10.2f} ms {r['reference_s'] * 1e3:10.2f} ms"
-        print(f"{r['name']:52} {times} {r['ratio']:8.2f}  wanted {r['wanted']}{'' if r['ok'] else '  MISSED'}")
-    return rows
+def rows() -> list[dict]:
+    x, y = digits()
+    mlp = build("mlp", 10, (1, 8, 8), seed=0)
+    found = [r for n in (256, 1024) for r in statistics_rows("mlp 64-128-10", mlp, 30, x[:n], y[:n])]
+    for width in (16, 64):
+        torch.manual_seed(0)
+        found += statistics_rows(f"cnn {width}-{2 * width}", cnn(10, (1, 8, 8), width), 8, x[:256], y[:256])
+    return found + [norm_row(name, wanted, x, y) for name, wanted in [("softmax", 20), ("mlp", 5), ("cnn", 1.5)]]
 
 
 if __name__ == "__main__":
-    main()
+    report(rows)

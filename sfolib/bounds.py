@@ -54,9 +54,10 @@ def _array(field: str, value: ArrayLike) -> np.ndarray:
     return np.asarray(value, dtype=float)
 
 
-def _learning_rate(c: Constants, field: str, value: ArrayLike) -> np.ndarray:
-    lr = _array(field, value)
-    require(bool(np.all(lr * c.L < 2)), field, float(np.max(lr)), f"must be below 2/L = {2 / c.L:.6g}")
+def stable_lr(L: float, lr: ArrayLike, field: str = "lr") -> np.ndarray:
+    """lr as an array; `InputError` unless 0 < lr < 2/L, where the descent bound T1 holds."""
+    lr = _array(field, lr)
+    require(bool(np.all(lr * L < 2)), field, float(np.max(lr)), f"must be below 2/L = {2 / L:.6g}")
     return lr
 
 
@@ -67,7 +68,7 @@ def _plain(value: ArrayLike) -> Numbers:
 
 def _c1_c2(c: Constants, lr: np.ndarray, lr_max: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
     """C1 and C2 of T1 at η_max = lr_max, or at lr itself."""
-    top = lr if lr_max is None else _learning_rate(c, "lr_max", lr_max)
+    top = lr if lr_max is None else stable_lr(c.L, lr_max, "lr_max")
     limit = f"must be at most lr_max = {float(np.min(top)):.6g}"
     require(bool(np.all(lr <= top)), "lr", float(np.max(lr)), limit)
     return 2 * c.gap / (2 - c.L * top), c.L * c.sigma2 / (2 - c.L * top)
@@ -84,7 +85,7 @@ def gradient_bound(
     step, of variance (σ²/b)(n − b)/(n − 1). With n it does not hold for the slices of an epoch's permutation:
     what the earlier slices left over is not independent of θ_t. There, show the one for replacement instead.
     """
-    lr, batch = _learning_rate(c, "lr", lr), _array("batch", batch)
+    lr, batch = stable_lr(c.L, lr), _array("batch", batch)
     c1, c2 = _c1_c2(c, lr, np.max(lr) if lr_max is None else lr_max)
     per_sample = 1.0 if n is None else finite_population(batch, n)
     lr, noise = np.broadcast_arrays(*np.atleast_1d(lr, lr**2 / batch * per_sample))
@@ -102,7 +103,7 @@ def finite_population(batch: ArrayLike, n: int) -> Numbers:
 # --------------------------------------------------------------------------- T2, T3: constant batch and lr
 def steps_to(c: Constants, lr: ArrayLike, batch: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2 [S]: steps K(b) = C1 b/(η(ε² b − C2 η)) to T1's bound = ε²; inf where ε ≤ the noise floor."""
-    lr, batch, eps = _learning_rate(c, "lr", lr), _array("batch", batch), _array("eps", eps)
+    lr, batch, eps = stable_lr(c.L, lr), _array("batch", batch), _array("eps", eps)
     c1, c2 = _c1_c2(c, lr, lr_max)
     room = eps**2 * batch - c2 * lr
     reaches = room > 0
@@ -116,26 +117,26 @@ def sfo_to(c: Constants, lr: ArrayLike, batch: ArrayLike, eps: ArrayLike, lr_max
 
 def noise_floor(c: Constants, lr: ArrayLike, batch: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2, T9 [S]: √(C2 η/b), the ε that constant lr and batch approach in T1's bound and never reach."""
-    lr, batch = _learning_rate(c, "lr", lr), _array("batch", batch)
+    lr, batch = stable_lr(c.L, lr), _array("batch", batch)
     return _plain(np.sqrt(_c1_c2(c, lr, lr_max)[1] * lr / batch))
 
 
 def critical_batch(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2 [S]: b* = 2 C2 η/ε², the batch size of the fewest gradient evaluations at this lr."""
-    lr, eps = _learning_rate(c, "lr", lr), _array("eps", eps)
+    lr, eps = stable_lr(c.L, lr), _array("eps", eps)
     return _plain(2 * _c1_c2(c, lr, lr_max)[1] * lr / eps**2)
 
 
 def minimal_sfo(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2 [S]: N* = 4 C1 C2/ε⁴ gradient evaluations, at b*."""
-    lr, eps = _learning_rate(c, "lr", lr), _array("eps", eps)
+    lr, eps = stable_lr(c.L, lr), _array("eps", eps)
     c1, c2 = _c1_c2(c, lr, lr_max)
     return _plain(4 * c1 * c2 / eps**4)
 
 
 def minimal_steps(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2 [S]: K* = 2 C1/(η ε²) steps, at b* (fewer steps need a larger b and more SFO)."""
-    lr, eps = _learning_rate(c, "lr", lr), _array("eps", eps)
+    lr, eps = stable_lr(c.L, lr), _array("eps", eps)
     return _plain(2 * _c1_c2(c, lr, lr_max)[0] / (lr * eps**2))
 
 
@@ -152,7 +153,7 @@ def calibrated(lr: float, batch: float, steps: float, eps: float, max_lr: float 
 
 def price_of_parallelism(c: Constants, lr: ArrayLike) -> Numbers:
     """T3 [N]: 4/(2 − Lη)², N* at this lr over its limit as lr → 0; exactly 4 at lr = 1/L."""
-    return _plain(4 / (2 - c.L * _learning_rate(c, "lr", lr)) ** 2)
+    return _plain(4 / (2 - c.L * stable_lr(c.L, lr)) ** 2)
 
 
 # ------------------------------------------------------------------------------- T4 – T7: growing by stages
@@ -240,7 +241,7 @@ def decaying_lr_bound(c: Constants, lr: float, batch: ArrayLike, a: float, steps
     Its order in K is K^−a for 0 < a < 1/2, K^−½ ln K at a = 1/2 and K^−(1−a) for 1/2 < a < 1
     (Imaizumi & Iiduka 2024, arXiv 2402.15344).
     """
-    lr, batch = _learning_rate(c, "lr", lr), _array("batch", batch)
+    lr, batch = stable_lr(c.L, lr), _array("batch", batch)
     c1, c2 = _c1_c2(c, lr, None)
     return _plain((c1 + c2 * lr**2 / batch * power_sum(2 * a, steps)) / (lr * power_sum(a, steps)))
 

@@ -134,30 +134,33 @@ class Front(NamedTuple):
 
 
 def fit_front(steps: Any, sfo: Any) -> Front:
-    """T11 [N]: K_min and N_min of the hyperbola nearest to points (K, N), by least squares in ln K and ln N.
+    """T11 [N]: K_min and N_min of the hyperbola nearest to points (K, N), least squares of the distance in ln K, ln N.
 
-    A point's distance is Sampson's, ln((K/K_min − 1)(N/N_min − 1)) over the length of its gradient: to first order
-    that from the curve, on the steep end as on the flat one. 3 points or more.
+    Each point's foot on the curve, K_min (1 + 1/u) and N_min (1 + u), is found with it. 3 points or more.
     """
     from scipy.optimize import least_squares
 
     for field, value in (("steps", steps), ("sfo", sfo)):
         positive(field, value)
         require(np.size(value) >= 3, field, value, "a front with a scatter needs 3 points or more")
-    points = np.array([steps, sfo], dtype=float)
-    log_points = np.log(points)
-    nearest = log_points.min(1)
+    points = np.log(np.array([steps, sfo], dtype=float))
 
     def distance(z: np.ndarray) -> np.ndarray:
-        share = -np.logaddexp(0.0, -z)  # ln of K_min and N_min over the least K and N: below 0
-        excess = np.expm1(log_points - (nearest + share)[:, None])
-        return np.log(excess).sum(0) / np.linalg.norm((1 + excess) / excess, axis=0)
+        log_u = z[2:]
+        return (points - z[:2, None] - np.logaddexp(0.0, [-log_u, log_u])).ravel()
 
-    starts = [np.array([u, v]) for u in (-1.0, 2.0) for v in (-1.0, 2.0)]
-    fits = [least_squares(distance, start, bounds=(-12.0, 25.0)) for start in starts]
-    best = min(fits, key=lambda fit: fit.cost)
-    least = np.exp(nearest - np.logaddexp(0.0, -best.x))
-    return Front(float(least[0]), float(least[1]), float(np.sqrt(np.mean(best.fun**2))))
+    log_batch = points[1] - points[0]
+    start = np.concatenate([points.min(1) - 0.1, log_batch - np.mean(log_batch)])
+    fit = least_squares(distance, start, xtol=1e-12, ftol=1e-12)
+    return Front(*map(float, np.exp(fit.x[:2])), float(np.sqrt(2 * fit.cost / points.shape[1])))
+
+
+def power_law_scatter(x: Any, y: Any) -> float:
+    """rms distance of points (x, y), in ln x and ln y, from the nearest power law: a straight line in any direction."""
+    for field, value in (("x", x), ("y", y)):
+        positive(field, value)
+    points = np.log(np.array([x, y], dtype=float))
+    return float(np.linalg.svd(points - points.mean(1, keepdims=True), compute_uv=False)[-1] / points.shape[1] ** 0.5)
 
 
 def table(checks: Iterable[Check]) -> Any:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sfolib.errors import InputError, require
+from sfolib.errors import InputError, explain, require
+
+if TYPE_CHECKING:
+    from sfolib.authors import Config
+    from sfolib.train import Spec, Trainer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,9 +34,29 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     figures.add_argument("--out", type=Path, default=None, help="folder (default: the project's figures/)")
     figures.set_defaults(command=_figures)
-    readme = commands.add_parser("readme", help="fill the README's table of claims from figures/checks.json")
+    train = commands.add_parser("train", help="train what a JSON file in the authors' format says")
+    _add_problem(train)
+    train.add_argument(
+        "--out", type=Path, default=None, help="folder of run.json and metrics.jsonl (default: csv_path)"
+    )
+    train.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="of networks")
+    train.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    train.set_defaults(command=_train)
+    constants = commands.add_parser("constants", help="L, sigma2 and gap of the problem of such a file")
+    _add_problem(constants)
+    constants.set_defaults(command=_constants)
+    readme = commands.add_parser("readme", help="make the last figures the README's claims and picture")
     readme.set_defaults(command=_readme)
     return parser
+
+
+def _add_problem(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG.json")
+    parser.add_argument("--dataset", choices=("digits", "mnist", "cifar10", "cifar100"), default="cifar100")
+    parser.add_argument("--data-dir", default="data", metavar="DIR", help="where the data set is (default: data)")
+    parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index> (default: auto)")
+    parser.add_argument("--seed", type=int, default=0)
 
 
 def _figures(args: argparse.Namespace) -> int:
@@ -45,13 +69,81 @@ def _figures(args: argparse.Namespace) -> int:
     return 1 if any(outcome.error for outcome in outcomes) else 0
 
 
-def _readme(args: argparse.Namespace) -> int:
-    from sfolib import notebook, report
+def _train(args: argparse.Namespace) -> int:
+    from sfolib import authors, record
+    from sfolib.train import run_in
 
-    root = notebook.root()
-    source = root / "figures" / "checks.json"
-    require(source.is_file(), "checks", str(source), "does not exist; run `make figures` first")
-    text = (root / "README.md").read_text(encoding="utf-8")
-    filled = report.with_claims(text, json.loads(source.read_text(encoding="utf-8")))
-    (root / "README.md").write_text(filled, encoding="utf-8")
+    config, spec = _spec(args, precision=args.precision)
+    out = args.out or Path(config.csv_path)
+    begun = (out / record.METRICS).exists()
+    require(args.resume or not begun, "out", str(out), "holds a run; add --resume to go on, or choose another folder")
+    if args.resume and (out / record.RUN).exists():
+        run = record.load(out)
+        require(run.provenance["key"] == spec.key, "out", str(out), "holds a run of another config, data set or seed")
+    else:
+        with _Progress(spec.max_samples) as progress:
+            run = run_in(out, spec, args.device, 10.0, progress)
+    folder = authors.write_csv(config, run, spec.problem.size)
+    print(
+        f"run: {out}; csv: {folder}; {run.status} after {run.steps[-1]} steps, {run.samples[-1]} gradient evaluations"
+    )
+    return 1 if run.status == "diverged" else 0
+
+
+def _constants(args: argparse.Namespace) -> int:
+    from sfolib import constants
+
+    _, spec = _spec(args)
+    print(constants.table(constants.estimate(spec, args.device)))
+    return 0
+
+
+def _spec(args: argparse.Namespace, **settings: Any) -> tuple[Config, Spec]:
+    """The config, and what it asks for as a spec."""
+    from pydantic import ValidationError
+
+    from sfolib import authors
+    from sfolib.train import Spec
+
+    config = authors.read(args.config)
+    problem = authors.problem(config, args.dataset, args.data_dir, args.download)
+    network = args.dataset != "digits" or config.model == "cnn"
+    try:
+        spec = Spec(
+            problem=problem, plan=config.plan(), max_samples=config.epochs * problem.size, seeds=(args.seed,),
+            running=True, published_norm=network, **settings,
+        )  # fmt: skip
+    except ValidationError as error:
+        raise explain(error) from error
+    return config, spec
+
+
+class _Progress:
+    """A bar over gradient evaluations, with epoch, batch size, learning rate and loss."""
+
+    def __init__(self, total: int):
+        self.total, self.bar = total, None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __call__(self, trainer: Trainer, rows: list[dict[str, Any]]) -> None:
+        from tqdm import tqdm
+
+        last = rows[-1]
+        if self.bar is None:  # a resumed run does not start at 0
+            self.bar = tqdm(total=self.total, initial=last["samples"], unit="SFO", unit_scale=True)
+        shown = {"epoch": f"{last['epoch']:.4g}", "batch": last["batch"], "lr": last["lr"], "loss": last["loss"]}
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(last["samples"] - self.bar.n)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _readme(args: argparse.Namespace) -> int:
+    from sfolib import report
+
+    report.fill_readme()
     return 0

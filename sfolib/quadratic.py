@@ -139,6 +139,15 @@ class PowerLawQuadratic:
         """L, σ² and Δ, all exact."""
         return Constants(self.L, self.sigma2, self.gap)
 
+    def small_step_constants(self) -> tuple[float, float]:
+        """A and G of E‖∇f‖² ≈ A/(ηK) + G η/b at small η, 1/L ≪ ηK ≪ 1/λ_min [N]; T1's bound has Δ and Lσ²/2 there.
+
+        A is ηK times the noiseless value at ηK = 1/√(L λ_min), in the middle; G = Σ λ_i s_i/2, the stationary noise.
+        """
+        middle = 1 / np.sqrt(self.L * self.lam_min)
+        bias = self.weights("grad_sqnorm") @ (np.exp(-2 * middle * self.eigenvalues) * self.theta0**2)
+        return float(middle * bias), float(self.eigenvalues @ self.noise_variance / 2)
+
     def weights(self, target: Target) -> np.ndarray:
         """w with target = Σ w_i E θ_i², shape (d,): λ² for "grad_sqnorm", λ/2 for "loss"."""
         require(target in ("grad_sqnorm", "loss"), "target", target, 'must be "grad_sqnorm" or "loss"')
@@ -268,6 +277,22 @@ class PowerLawQuadratic:
             lr_best = float(lr[best])
             lr = np.geomspace(lr[max(best - 1, 0)], lr[min(best + 1, len(lr) - 1)], 17)
         return Best(lr_best, float(batch[best]), float(steps), float(steps * batch[best]))
+
+    def fastest_pair(self, eps: float, latency: float, per_sample: float, target: Target = "grad_sqnorm") -> Best:
+        """T12's exact twin: the point of `front` of the least latency × steps + per_sample × SFO to ε²."""
+        from scipy.optimize import minimize_scalar
+
+        positive("latency", latency)
+        positive("per_sample", per_sample)
+        fewest = 1 + np.min(self.steps_to(np.linspace(0.5, 1.99, 16) / self.L, 1e300, eps, target))
+
+        def log_time(log_steps: float) -> float:
+            found = self.front(round(np.exp(log_steps)), eps, target)
+            return np.log(latency * found.steps + per_sample * found.sfo)
+
+        bounds = np.log([fewest, 1000 * fewest])
+        found = minimize_scalar(log_time, bounds=bounds, method="bounded", options={"xatol": 0.01})
+        return self.front(round(np.exp(found.x)), eps, target)
 
     # ------------------------------------------------------------------------------ stages of constant pairs
     def stage_path(self, stages: Iterable[tuple[float, float, float]]) -> StagePath:

@@ -17,6 +17,9 @@ from sfolib import record
 from sfolib.errors import InputError, require
 from sfolib.notebook import root
 
+README_FIGURE = Path("01_critical_batch_size") / "sfo.png"
+_MANY = 6  # a longer list is told by its range
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -125,8 +128,26 @@ def with_claims(readme: str, checks: Sequence[dict[str, Any]]) -> str:
     return before + start + claims_table(checks) + "\n" + end + after
 
 
+def fill_readme() -> None:
+    """Keep the claims and the README's figure of the last `figures` as the project's own, in `figures/reference`,
+    and fill the README's table from them."""
+    folder, reference = root() / "figures", root() / "figures" / "reference"
+    for source, target in ((Path("checks.json"), "checks.json"), (README_FIGURE, README_FIGURE.name)):
+        require(
+            (folder / source).is_file(), "figures", str(folder / source), "does not exist; run `make figures` first"
+        )
+        reference.mkdir(exist_ok=True)
+        shutil.copyfile(folder / source, reference / target)
+    checks = json.loads((reference / "checks.json").read_text(encoding="utf-8"))
+    readme = root() / "README.md"
+    readme.write_text(with_claims(readme.read_text(encoding="utf-8"), checks), encoding="utf-8")
+
+
 def values(value: Any) -> str:
-    """Numbers as people read them, to three digits. In a list what has no number was not reached."""
+    """Numbers as people read them, to three digits. In a list, what has no number was not reached."""
+    if isinstance(value, list) and len(value) > _MANY and not isinstance(value[0], list):
+        numbers = [item for item in value if item is not None]
+        return f"{len(value)} values, {values(min(numbers))} … {values(max(numbers))}"
     if isinstance(value, list):
         return ", ".join("not reached" if item is None else _bracketed(item) for item in value)
     if value is None:

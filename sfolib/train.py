@@ -7,11 +7,9 @@ import io
 import json
 import math
 import os
-import platform
-import subprocess
+import re
 import time
-from collections.abc import Iterator, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +19,7 @@ from joblib import Parallel, delayed
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 from tqdm.auto import tqdm
 
-from sfolib import optimizers, record
+from sfolib import optimizers, provenance, record
 from sfolib.errors import InputError, require
 from sfolib.plan import Plan
 from sfolib.problems import LATER, PLACE, Execution, Problem, Record
@@ -29,6 +27,7 @@ from sfolib.problems import LATER, PLACE, Execution, Problem, Record
 SCHEMA = 1  # raise it when the same spec no longer means the same numbers
 CHECKPOINT = "checkpoint.pt"
 _SETTLED = 10  # measuring points
+Watch = Callable[["Trainer", list[dict[str, Any]]], None]
 _CLOCK = ("step", "samples", "probes", "true_batch", "below")
 
 
@@ -172,8 +171,12 @@ def resolve_device(device: str) -> str:
     gpu = torch.cuda.is_available()
     if device == "auto":
         return "cuda" if gpu else "cpu"
-    require(device == "cpu" or device.startswith("cuda"), "device", device, "auto, cpu, cuda or cuda:<index>")
+    known = re.fullmatch(r"cpu|cuda(:\d+)?", device)
+    require(known is not None, "device", device, "auto, cpu, cuda or cuda:<index>")
     require(device == "cpu" or gpu, "device", device, "no CUDA device here; use cpu or auto")
+    if known[1]:
+        count = torch.cuda.device_count()
+        require(int(known[1][1:]) < count, "device", device, f"there are {count} CUDA devices, counted from 0")
     return device
 
 
@@ -183,12 +186,14 @@ def train(spec: Spec, device: str = "auto") -> Iterator[dict[str, Any]]:
         yield from rows
 
 
-def _measuring_points(trainer: Trainer) -> Iterator[list[dict[str, Any]]]:
-    if trainer.probes == 0:
-        yield trainer.rows()
+def _measuring_points(trainer: Trainer, watch: Watch | None = None) -> Iterator[list[dict[str, Any]]]:
     while trainer.status == "running":
-        trainer.advance()
-        yield trainer.rows()
+        if trainer.probes:
+            trainer.advance()
+        rows = trainer.rows()
+        if watch:
+            watch(trainer, rows)
+        yield rows
 
 
 def run(
@@ -199,21 +204,39 @@ def run(
     In a store a run checkpoints at the first measuring point after every `checkpoint_every` seconds, and one that
     was killed goes on from there, to the same rows. One CPU thread where the problem is too small to share.
     """
-    import pandas as pd
-
     folder = None if store is None else Path(store) / spec.key
     if folder is not None and (folder / record.RUN).exists():
         return record.load(folder)
+    return run_in(folder, spec, device, checkpoint_every)
+
+
+def run_in(
+    folder: Path | None, spec: Spec, device: str = "auto", checkpoint_every: float = 30.0, watch: Watch | None = None
+) -> record.Run:
+    """`run` with its files in `folder`, or nowhere, going on from the checkpoint there.
+
+    `watch` is called with the trainer and its new rows at every measuring point.
+    Raises `InputError` for a checkpoint of another spec, or a folder that cannot be written.
+    """
+    import pandas as pd
+
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.problem.threads or threads)
     try:
         started = time.perf_counter()
         trainer = Trainer(spec, device)
         if folder is None:
-            rows = [row for rows in _measuring_points(trainer) for row in rows]
+            rows = [row for rows in _measuring_points(trainer, watch) for row in rows]
         else:
-            rows = _train_on_disk(trainer, folder, checkpoint_every)
-        told = _provenance(trainer, time.perf_counter() - started)
+            rows = _train_on_disk(trainer, folder, checkpoint_every, watch)
+        told = {
+            "status": trainer.status,
+            "key": spec.key,
+            "schema": SCHEMA,
+            **provenance.machine(trainer.device),
+            "seconds": round(time.perf_counter() - started, 3),
+            **trainer.task.provenance(),
+        }
     finally:
         torch.set_num_threads(threads)
     finished = record.Run(spec.model_dump(mode="json"), told, pd.DataFrame(rows))
@@ -237,21 +260,23 @@ def _numbered(i: int, spec: Spec, store: Path | str | None, device: str) -> tupl
     return i, run(spec, store, device)
 
 
-def _train_on_disk(trainer: Trainer, folder: Path, checkpoint_every: float) -> list[dict[str, Any]]:
+def _train_on_disk(
+    trainer: Trainer, folder: Path, checkpoint_every: float, watch: Watch | None
+) -> list[dict[str, Any]]:
     """Train with rows and checkpoints on disk; a resumed metrics file is first cut back to its checkpoint."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"store = {str(folder.parent)!r}: cannot be written ({error.strerror})") from error
+        raise InputError(f"folder = {str(folder)!r}: cannot be written ({error.strerror})") from error
     length = _restore(trainer, folder / CHECKPOINT)
     with open(folder / record.METRICS, "r+b" if length else "w+b") as file:
         file.truncate(length)
         rows = [json.loads(text) for text in file]
         saved = time.monotonic()
-        for new in _measuring_points(trainer):
+        for new in _measuring_points(trainer, watch):
             file.write("".join(map(record.line, new)).encode())
             rows += new
-            if time.monotonic() - saved >= checkpoint_every:
+            if trainer.status == "running" and time.monotonic() - saved >= checkpoint_every:
                 _checkpoint(trainer, folder / CHECKPOINT, file)
                 saved = time.monotonic()
     return rows
@@ -262,7 +287,7 @@ def _checkpoint(trainer: Trainer, path: Path, metrics: io.BufferedRandom) -> Non
     os.fsync(metrics.fileno())
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with open(temporary, "wb") as file:
-        torch.save(trainer.state_dict() | {"length": metrics.tell()}, file)
+        torch.save(trainer.state_dict() | {"key": trainer.spec.key, "length": metrics.tell()}, file)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -273,32 +298,7 @@ def _restore(trainer: Trainer, path: Path) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, map_location=trainer.device, weights_only=True)
+    other = f"is of another spec ({state['key']}, not {trainer.spec.key}); choose another folder"
+    require(state["key"] == trainer.spec.key, "checkpoint", str(path), other)
     trainer.load_state_dict(state)
     return state["length"]
-
-
-def _provenance(trainer: Trainer, seconds: float) -> dict[str, Any]:
-    names = ("sfolib", "torch", "numpy")
-    gpu = torch.cuda.get_device_name(trainer.device) if trainer.device.startswith("cuda") else None
-    return {
-        "status": trainer.status,
-        "key": trainer.spec.key,
-        "schema": SCHEMA,
-        "commit": _commit(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
-        "device": gpu or platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "seconds": round(seconds, 3),
-        **trainer.task.provenance(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _commit() -> str | None:
-    """The repository's commit, "+" when the tree has changes; None outside a checkout."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -384,3 +384,13 @@ def test_bad_input_names_the_field_and_the_value(call, named):
     with pytest.raises(InputError) as caught:
         call(Constants(1.0, 1.0, 1.0))
     assert named in str(caught.value)
+
+
+@given(shares, log_uniform, log_uniform, norms, st.floats(1, 5))
+def test_calibrated_constants_give_back_the_pilot(lr, batch, steps, eps, over):
+    for top in (None, over * lr):
+        c = bounds.calibrated(lr, batch, steps, eps, top)
+        assert bounds.critical_batch(c, lr, eps, top) == pytest.approx(batch)
+        assert bounds.minimal_steps(c, lr, eps, top) == pytest.approx(steps)
+    with pytest.raises(InputError, match="batch = 0"):
+        bounds.calibrated(lr, 0, steps, eps)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sfolib.check import KINDS, Check, assert_expected, fit_exponent, table
+from sfolib.check import KINDS, Check, assert_expected, fit_exponent, fit_front, power_law_scatter, table
 from sfolib.errors import InputError
 
 CASES = [
@@ -87,3 +87,43 @@ def test_fitted_exponent_covers_the_true_one():
     assert 0.92 < covered / 400 < 0.98
     with pytest.raises(InputError, match="3 points"):
         fit_exponent([1, 2], [1, 2])
+
+
+FRONT = 50 * (1 + 1 / (u := np.geomspace(0.03, 20, 12))), 2e4 * (1 + u)
+
+
+def test_fit_front_finds_the_hyperbola_that_the_points_are_on():
+    fit = fit_front(*FRONT)
+    assert (fit.min_steps, fit.min_sfo, fit.batch) == pytest.approx((50, 2e4, 400), rel=1e-6)
+    assert fit.scatter < 1e-7
+    assert fit.sfo(FRONT[0]) == pytest.approx(FRONT[1], rel=1e-6)
+    assert fit.sfo([49.9, 50.0]).tolist() == [np.inf, np.inf]
+
+
+def test_fit_front_is_the_nearest_of_hyperbolas_around_it():
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(2, 12))
+    points = np.log(FRONT) + noise
+    fit = fit_front(*np.exp(points))
+    u = np.geomspace(1e-3, 1e3, 20_001)
+
+    def scatter(min_steps, min_sfo):
+        curve = np.log([min_steps * (1 + 1 / u), min_sfo * (1 + u)])
+        squares = [((curve - point[:, None]) ** 2).sum(0).min() for point in points.T]
+        return np.mean(squares) ** 0.5
+
+    assert fit.scatter == pytest.approx(scatter(fit.min_steps, fit.min_sfo), rel=1e-4)
+    for k, n in [(1.02, 1), (0.98, 1), (1, 1.02), (1, 0.98), (1.02, 0.98)]:
+        assert scatter(k * fit.min_steps, n * fit.min_sfo) > fit.scatter
+
+
+def test_power_law_scatter_is_the_distance_from_a_line_in_logarithms():
+    x = np.geomspace(1, 100, 9)
+    assert power_law_scatter(x, 3 * x**-0.7) < 1e-12
+    assert power_law_scatter([1, 1, 100, 100], [np.e, 1 / np.e] * 2) == pytest.approx(1.0)
+    assert power_law_scatter(*FRONT) > 10 * fit_front(*FRONT).scatter
+
+
+@pytest.mark.parametrize("points", [([1.0, 2.0], [2.0, 1.0]), ([1.0, 2.0, -3.0], [3.0, 2.0, 1.0])])
+def test_a_front_that_cannot_be_fitted_is_named(points):
+    with pytest.raises(InputError, match="steps = "):
+        fit_front(*points)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sfolib import images, models, network, record, train
+from sfolib import constants, images, models, network, record, train
 from sfolib.data import Batches, crop_and_flip, epoch_order, generator
 from sfolib.errors import InputError
 from sfolib.plan import Plan
@@ -348,6 +348,20 @@ def test_where_the_data_lie_is_not_in_the_key(cifar):
     moved = Spec(problem=cifar(data_dir="elsewhere", download=True), plan=Plan(8, 0.1), max_samples=10)
     assert spec.key == moved.key
     assert spec.key != Spec(problem=cifar(augment=False), plan=Plan(8, 0.1), max_samples=10).key
+
+
+def test_constants_of_a_batch_norm_network(cifar):
+    """Measured in eval mode, on the way of the run, which measuring leaves as it is."""
+    spec = Spec(problem=cifar(), plan=Plan(10, 0.1), max_samples=50, dtype="float64", measure=10.0)
+    found = {e.name: e for e in constants.estimate(spec, "cpu")}
+    trainer = Trainer(spec, "cpu")
+    losses = []
+    for _ in range(3):
+        losses.append(trainer.task.measure()["loss"].item())
+        trainer.advance()
+    assert found["gap"].value == pytest.approx(losses[0], rel=1e-10)
+    assert found["gap"].low == pytest.approx(losses[0] - min(losses), rel=1e-9)
+    assert found["L"].high == found["sigma2"].high == np.inf
 
 
 def test_an_unknown_network_is_named(cifar):

@@ -106,14 +106,21 @@ def test_publish_is_all_or_nothing(tmp_path):
     assert (tmp_path / "nb" / "published.json").read_text() == before
 
 
-@pytest.mark.parametrize("folder", [".", "notebooks"])
-def test_papermill_refuses_a_mistyped_parameter_before_anything_is_written(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("folder", "given", "message"),
+    [
+        (".", {"lr": "1e-2"}, "lr = '1e-2'"),
+        ("notebooks", {"learning_rate": 0.1}, "learning_rate: unknown"),
+        (".", {"lr": 0.5}, "lr = 0.5: must be below 2/L = "),
+    ],
+)
+def test_papermill_refuses_a_bad_parameter_before_anything_is_written(folder, given, message, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT / folder)
-    with pytest.raises(papermill.exceptions.PapermillExecutionError, match="lr = '1e-2'"):
+    with pytest.raises(papermill.exceptions.PapermillExecutionError, match=message):
         papermill.execute_notebook(
             ROOT / "notebooks" / "01_critical_batch_size.ipynb",
             tmp_path / "out.ipynb",
-            {"scale": "smoke", "lr": "1e-2", "out": str(tmp_path / "figures")},
+            {"scale": "smoke", "out": str(tmp_path / "figures")} | given,
             progress_bar=False,
         )
     assert not (tmp_path / "figures").exists()

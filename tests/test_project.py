@@ -69,11 +69,11 @@ def test_ci_calls_make_test():
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_readme_tells_the_verdicts_of_checks_json():
+def test_readme_tells_the_verdicts_on_record():
     from sfolib.report import with_claims
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    checks = json.loads((ROOT / "figures" / "checks.json").read_text(encoding="utf-8"))
+    checks = json.loads((ROOT / "figures" / "reference" / "checks.json").read_text(encoding="utf-8"))
     assert checks
     assert with_claims(readme, checks) == readme
 

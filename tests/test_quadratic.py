@@ -200,3 +200,25 @@ def test_bad_input_names_the_field_and_the_value(call, named):
     with pytest.raises(InputError) as caught:
         call()
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("noise", ["white", "curvature"])
+def test_small_steps_have_a_bias_over_eta_k_and_a_noise_of_eta_over_b(noise):
+    q, lr = PowerLawQuadratic(d=200, lam_min=1e-6, noise=noise), 1e-3
+    A, G = q.small_step_constants()
+    for steps in (1e5, 1e7):
+        assert q.grad_sqnorm(lr, 1e300, steps) * lr * steps == pytest.approx(A, rel=0.02)
+    settled = q.grad_sqnorm(lr, 1.0, 1e12) / lr
+    assert settled == pytest.approx(G, rel=0.01)
+    assert q.gap > A
+    assert q.L * q.sigma2 / 2 > G
+
+
+def test_fastest_pair_is_the_least_time_over_all_steps():
+    q, eps = PowerLawQuadratic(d=60, lam_min=1e-3), 0.1
+    for latency in (1.0, 30.0):
+        times = [latency * k + q.front(k, eps).sfo for k in range(6, 120)]
+        found = q.fastest_pair(eps, latency, 1.0)
+        assert latency * found.steps + found.sfo == pytest.approx(min(times), rel=1e-3)
+    with pytest.raises(InputError, match="per_sample = 0"):
+        q.fastest_pair(eps, 1.0, 0)

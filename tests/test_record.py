@@ -8,7 +8,7 @@ from sfolib import record
 from sfolib.errors import InputError
 from sfolib.plan import Plan
 from sfolib.problems import Quadratic
-from sfolib.record import METRICS, RUN, Run, cheapest, crossings, predicted
+from sfolib.record import METRICS, RUN, Run, cheapest, crossings, pareto, predicted
 
 
 def made(curve, seeds=4, spread=0.0, ratio=1.02, batch=3):
@@ -112,3 +112,12 @@ def test_a_damaged_record_is_named_and_left_alone(tmp_path, damage):
     with pytest.raises(InputError, match=r"run = .*(run it again|not exist)"):
         record.load(folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_pareto_keeps_what_no_other_beats_in_both():
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"steps": rng.integers(1, 30, 80).astype(float), "sfo": rng.integers(1, 30, 80).astype(float)})
+    frame.loc[:5, ["steps", "sfo"]] = np.inf
+    pairs = {tuple(row) for row in frame[np.isfinite(frame["sfo"])].to_numpy()}
+    front = [p for p in pairs if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in pairs)]
+    assert [tuple(row) for row in pareto(frame)[["steps", "sfo"]].to_numpy()] == sorted(front)

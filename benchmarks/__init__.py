@@ -1,0 +1,1 @@
+"""`python -m benchmarks` (`make bench`): every claim about speed beside its reference, in results.json."""

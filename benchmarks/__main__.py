@@ -1,0 +1,11 @@
+"""Run every benchmark, print it, and write results.json with versions and device."""
+
+from pathlib import Path
+
+from benchmarks import gradstats, loop
+from benchmarks.measure import REPEATS, report
+from sfolib import provenance, record
+
+rows = report(loop.rows, gradstats.rows)
+told = provenance.machine("cpu") | {"threads": 1, "repeats": REPEATS, "command": "python -m benchmarks"}
+record.write_json(Path(__file__).parent / "results.json", {"provenance": told, "rows": rows})
