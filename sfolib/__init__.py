@@ -10,16 +10,19 @@ from typing import Any
 _ROOMS = {
     "bounds": ("Constants",),
     "check": ("Check", "fit_exponent"),
+    "data": ("ScheduledBatchSampler",),
     "derive": ("Derivation", "DerivationError", "result", "results"),
     "errors": ("InputError",),
+    "follow": ("PlanLR",),
     "plan": ("Plan", "critical_plan", "front_plan"),
     "problems": ("Digits", "Quadratic"),
     "quadratic": ("PowerLawQuadratic",),
+    "recipes": ("at_momentum", "increase_batch", "late_switch", "scaled", "seesaw", "stagewise"),
     "record": ("Run", "load", "save"),
     "train": ("Spec", "run", "run_all"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
-_MODULES = (*_ROOMS, "data", "figures", "gradstats", "models", "notebook", "optimal", "report", "schedule")
+_MODULES = (*_ROOMS, "figures", "gradstats", "models", "notebook", "optimal", "report", "schedule")
 __all__ = sorted(_HOME)
 
 

@@ -5,14 +5,16 @@ The order of epoch e of seed s is a function of (s, e) alone. A run is resumed, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch.nn.functional import pad
+from torch.utils.data import Sampler
 
 from sfolib.errors import require
+from sfolib.plan import Plan, Step
 
 Sampling = Literal["replacement", "permutation"]
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -89,3 +91,65 @@ class Batches:
                         part.copy_(self.augment(part, rng))
             self._epoch = epoch
         return self._gathered
+
+
+class Followed(Protocol):
+    """What says the next step's batch size and lr: a `Plan`, or one of the policies of `sfolib.adaptive`."""
+
+    def after(self, step: int, samples: int, samples_per_epoch: int) -> Step: ...
+
+
+class ScheduledBatchSampler(Sampler[list[int]]):
+    """Batches of the sizes that `plan` says, for a plain `DataLoader(data, batch_sampler=…)`; an iteration is an epoch.
+
+    The indices are those of `epoch_order` by permutation, so that they are a function of n, seed and plan alone: the
+    batches are `plan.table(n, epochs)` exactly, whatever workers prefetch. A policy must see each step before it can
+    say the next batch size: with prefetching workers it raises `InputError` at the second batch.
+    An iteration that is left before its end begins again where it began; to go on, load the state of that moment.
+    """
+
+    def __init__(self, n: int, plan: Followed, seed: int = 0):
+        require(isinstance(n, int) and n > 0, "n", n, "must be a whole number above 0")
+        require(hasattr(plan, "after"), "plan", plan, "must be a Plan or a policy")
+        self.n, self.plan, self.seed = n, plan, seed
+        self._start = (0, 0)  # steps and samples when the next iteration begins
+        self._trail = [self._start]  # the same after each batch that was handed out since
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step, samples = self._start
+        self._trail = [self._start]
+        epoch = samples // self.n
+        order, first = epoch_order(self.n, self.seed, epoch, "permutation").tolist(), epoch * self.n
+        while samples < first + self.n:
+            row = self.plan.after(step, samples, self.n)
+            indices = order[samples - first : row.samples - first]
+            step, samples = row.step, row.samples
+            self._trail.append((step, samples))
+            yield indices
+        self._start = (step, samples)
+
+    def __len__(self) -> int:
+        """Batches of the present iteration, or of the next one between two; a policy's cannot be known."""
+        if not isinstance(self.plan, Plan):
+            raise TypeError("the number of batches is the policy's to decide")
+        (step, samples), batches = self._start, 0
+        end = (samples // self.n + 1) * self.n
+        while samples < end:
+            row = self.plan.after(step, samples, self.n)
+            step, samples, batches = row.step, row.samples, batches + 1
+        return batches
+
+    def state_dict(self, step: int) -> dict[str, int]:
+        """Where a run stands after `step` optimizer steps (since the first epoch), which the sampler cannot know: with
+        prefetching workers it has handed out batches that are still to be trained on."""
+        first, last = self._trail[0][0], self._trail[-1][0]
+        require(first <= step <= last, "step", step, f"must be among the steps of this epoch so far, {first} to {last}")
+        step, samples = self._trail[step - first]
+        return {"n": self.n, "seed": self.seed, "step": step, "samples": samples}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there. Raises `InputError` for the state of another order of samples."""
+        for name in ("n", "seed"):
+            require(state[name] == getattr(self, name), name, getattr(self, name), f"must be {state[name]} as saved")
+        self._start = (state["step"], state["samples"])
+        self._trail = [self._start]

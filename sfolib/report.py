@@ -119,18 +119,30 @@ def claims_table(checks: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def with_claims(readme: str, checks: Sequence[dict[str, Any]]) -> str:
-    """A README's text with its table of claims, between two comments, replaced."""
-    start, end = "<!-- claims -->\n", "<!-- /claims -->"
-    before, _, rest = readme.partition(start)
-    _, found, after = rest.partition(end)
-    require(bool(found), "README.md", "", "has no <!-- claims --> … <!-- /claims --> to fill; restore them")
-    return before + start + claims_table(checks) + "\n" + end + after
+def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The README's table of benchmarks, in Markdown."""
+    lines = ["| measured | ratio | wanted | |", "|---|---|---|---|"]
+    lines += [f"| {r['name']} | {r['ratio']:.3g} | {r['wanted']} | {'' if r['ok'] else 'missed'} |" for r in rows]
+    return "\n".join(lines)
+
+
+def filled(readme: str) -> str:
+    """A README's text with its tables, each between two comments, made from the files that it names."""
+    sources = {
+        "claims": (claims_table, root() / "figures" / "reference" / "checks.json"),
+        "bench": (lambda told: benchmark_table(told["rows"]), root() / "benchmarks" / "results.json"),
+    }
+    for name, (table, source) in sources.items():
+        before, start, rest = readme.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        require(bool(end), "README.md", name, f"has no <!-- {name} --> … <!-- /{name} --> to fill; restore them")
+        readme = before + start + table(json.loads(source.read_text(encoding="utf-8"))) + "\n" + end + after
+    return readme
 
 
 def fill_readme() -> None:
     """Keep the claims and the README's figure of the last `figures` as the project's own, in `figures/reference`,
-    and fill the README's table from them."""
+    and fill the README's tables."""
     folder, reference = root() / "figures", root() / "figures" / "reference"
     for source, target in ((Path("checks.json"), "checks.json"), (README_FIGURE, README_FIGURE.name)):
         require(
@@ -138,9 +150,8 @@ def fill_readme() -> None:
         )
         reference.mkdir(exist_ok=True)
         shutil.copyfile(folder / source, reference / target)
-    checks = json.loads((reference / "checks.json").read_text(encoding="utf-8"))
     readme = root() / "README.md"
-    readme.write_text(with_claims(readme.read_text(encoding="utf-8"), checks), encoding="utf-8")
+    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def values(value: Any) -> str:

@@ -1,0 +1,21 @@
+"""Records → matplotlib figures. No training and no files here. `style` holds what all figures share."""
+
+from sfolib.figures.batch import against_batch
+from sfolib.figures.front import best_lr, family_costs, front_paths, fronts, optimal_schedules
+from sfolib.figures.growth import anytime, overheads, rate_exponents
+from sfolib.figures.style import Band, Curve, power_laws
+
+__all__ = [
+    "Band",
+    "Curve",
+    "against_batch",
+    "anytime",
+    "best_lr",
+    "family_costs",
+    "front_paths",
+    "fronts",
+    "optimal_schedules",
+    "overheads",
+    "power_laws",
+    "rate_exponents",
+]
