@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from joblib import Parallel, delayed
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
-from tqdm.auto import tqdm
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from tqdm import tqdm
 
-from sfolib import optimizers, provenance, record
+from sfolib import optimizers, provenance, record, signals
 from sfolib.errors import InputError, require
 from sfolib.plan import Plan
 from sfolib.problems import LATER, PLACE, Execution, Problem, Record
@@ -49,12 +49,15 @@ class Spec(Record):
     For networks only: precision of the training steps ("bf16" is autocast; what is measured is measured in full),
     channels_last, max_micro_batch (a larger batch is accumulated, see `network.NetworkTask`), published_norm (also
     ‖∇f‖² as the authors' program takes it, see `gradstats.full_gradient_sqnorm`).
+    policy: in place of plan, and for one seed, a policy of `adaptive` as `signals.build` takes it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     problem: Problem
-    plan: Annotated[Plan, BeforeValidator(_plan), PlainSerializer(lambda plan: plan.to_dict())]
+    plan: Annotated[
+        Plan | None, BeforeValidator(_plan), PlainSerializer(lambda plan: plan.to_dict() if plan else None)
+    ] = None
     max_samples: int = Field(ge=1)
     max_steps: int | None = Field(None, ge=1)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1)
@@ -70,6 +73,14 @@ class Spec(Record):
     max_micro_batch: Annotated[int | None, Field(ge=1), LATER] = None
     published_norm: Annotated[bool, LATER] = False
     running: Annotated[bool, LATER] = False
+    policy: Annotated[dict[str, Any] | None, LATER] = None
+
+    @model_validator(mode="after")
+    def _led(self) -> Spec:
+        require((self.plan is None) == (self.policy is not None), "plan", self.plan, "either a plan or a policy")
+        if self.policy is not None:
+            signals.build(self.policy)
+        return self
 
     @property
     def key(self) -> str:
@@ -83,8 +94,8 @@ class Spec(Record):
 
 
 class Trainer:
-    """A run in progress. Its whole state is the clock, the parameters, the optimizer's state and how long ‖∇f‖ has been
-    small."""
+    """A run in progress. Its whole state is the clock, the parameters, the optimizer's state, the policy's, and how
+    long ‖∇f‖ has been small."""
 
     def __init__(self, spec: Spec, device: str = "auto"):
         require(len(set(spec.seeds)) == len(spec.seeds), "seeds", spec.seeds, "must differ from each other")
@@ -95,18 +106,26 @@ class Trainer:
         self.step = self.samples = self.probes = self.true_batch = self.below = 0
         self.status = "running"
         self._max_steps = spec.max_steps or math.inf
-        self._constant = {spec.plan.batch.kind, spec.plan.lr.kind} == {"constant"}
+        self.policy = signals.build(spec.policy) if spec.policy else None
+        if self.policy:
+            signals.check(self.policy, self.task, spec.seeds)
+        else:
+            self._constant = {spec.plan.batch.kind, spec.plan.lr.kind} == {"constant"}
 
     def advance(self) -> None:
         """Take steps up to the next measuring point, or to the end of the budget."""
-        task, at, update = self.task, self.spec.plan.at, self.update
+        task, update = self.task, self.update
         last_step, last_sample = self._next_measurement()
         clock = None
         while self.step < last_step and self.samples < last_sample:
-            if clock != (now := self._clock()):
-                clock, (batch, lr) = now, at(now)
-            self.true_batch = task.batch_size(self.samples, batch)
-            update(task.gradients(self.step, self.samples, self.true_batch), lr)
+            if self.policy:
+                self.true_batch, probes = signals.step(self.policy, task, update, self.step, self.samples)
+                self.probes += probes
+            else:
+                if clock != (now := self._clock()):
+                    clock, (batch, lr) = now, self.spec.plan.at(now)
+                self.true_batch = task.batch_size(self.samples, batch)
+                update(task.gradients(self.step, self.samples, self.true_batch), lr)
             self.step += 1
             self.samples += self.true_batch
 
@@ -114,7 +133,7 @@ class Trainer:
         """Measure: one row a seed. Decides whether the run is over."""
         measured = {name: value.tolist() for name, value in self.task.measure().items()}
         self.probes += self.task.probes
-        batch, lr = self.spec.plan.at(self._clock())
+        batch, lr = (self.policy.batch, self.policy.lr) if self.policy else self.spec.plan.at(self._clock())
         at = {
             "epoch": self.samples / self.task.samples_per_epoch,
             "step": self.step,
@@ -157,13 +176,16 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         clock = {name: getattr(self, name) for name in _CLOCK}
-        return clock | self.task.state_dict() | {"optimizer": self.update.state_dict()}
+        policy = {"policy": self.policy.state_dict()} if self.policy else {}
+        return clock | self.task.state_dict() | {"optimizer": self.update.state_dict()} | policy
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in _CLOCK:
             setattr(self, name, state[name])
         self.task.load_state_dict(state)
         self.update.load_state_dict(state["optimizer"])
+        if self.policy:
+            self.policy.load_state_dict(state["policy"])
 
 
 def resolve_device(device: str) -> str:

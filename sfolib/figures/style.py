@@ -49,6 +49,7 @@ def style() -> Iterator[None]:
         "figure.constrained_layout.use": True,
         "savefig.facecolor": "white",
     }
+    plt.draw_if_interactive()  # loads the backend: what a notebook's switches on would else end with the context
     with mpl.rc_context(settings):
         yield
 
