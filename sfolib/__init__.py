@@ -8,7 +8,9 @@ from importlib import import_module
 from typing import Any
 
 _ROOMS = {
+    "adaptive": ("AugmentedInnerProductTest", "AutoWU", "EpsilonTrigger", "InnerProductTest", "NormTest"),
     "bounds": ("Constants",),
+    "cases": ("validity",),
     "check": ("Check", "fit_exponent"),
     "data": ("ScheduledBatchSampler",),
     "derive": ("Derivation", "DerivationError", "result", "results"),

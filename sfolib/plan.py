@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from sfolib import bounds
 from sfolib.bounds import Constants
@@ -18,7 +18,8 @@ from sfolib.schedule import Schedule, constant, from_dict, piecewise
 if TYPE_CHECKING:
     import pandas as pd
 
-CLOCKS = ("epoch", "step", "sample")
+Clock = Literal["epoch", "step", "sample"]
+CLOCKS = get_args(Clock)
 
 
 class Step(NamedTuple):
@@ -55,7 +56,7 @@ class Plan:
 
     batch: Callable[[int], float]
     lr: Callable[[int], float]
-    clock: Literal["epoch", "step", "sample"] = "epoch"
+    clock: Clock = "epoch"
     max_batch: int | None = None
     rows: tuple[Stage, ...] = ()
 
@@ -83,13 +84,17 @@ class Plan:
         _whole("samples_per_epoch", samples_per_epoch)
         _whole("epochs", epochs)
         step = samples = 0
-        for epoch in range(epochs):
-            left = samples_per_epoch
-            while left:
-                batch, lr = self.at({"epoch": epoch, "step": step, "sample": samples}[self.clock])
-                batch = min(batch, left)
-                step, samples, left = step + 1, samples + batch, left - batch
-                yield Step(epoch, step, samples, batch, lr)
+        while samples < samples_per_epoch * epochs:
+            row = self.after(step, samples, samples_per_epoch)
+            step, samples = row.step, row.samples
+            yield row
+
+    def after(self, step: int, samples: int, samples_per_epoch: int) -> Step:
+        """The step that follows `step` steps and `samples` gradient evaluations, cut short by its epoch's end."""
+        epoch, done = divmod(samples, samples_per_epoch)
+        batch, lr = self.at({"epoch": epoch, "step": step, "sample": samples}[self.clock])
+        batch = min(batch, samples_per_epoch - done)
+        return Step(epoch, step + 1, samples + batch, batch, lr)
 
     def table(self, samples_per_epoch: int, epochs: int) -> pd.DataFrame:
         """`walk` as a table, a row a step: epoch (from 0), step and samples so far, true batch, lr."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -266,6 +268,70 @@ class Capped(Schedule):
         return min(self.schedule(t), self.maximum)
 
 
+@dataclass(frozen=True)
+class Power(Schedule):
+    """factor schedule(t)^exponent, factor > 0; inf for a negative power of 0. Needs schedule(t) ≥ 0."""
+
+    schedule: Schedule
+    exponent: float
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        _nested("schedule", self.schedule)
+        _finite("exponent", self.exponent)
+        _finite("factor", self.factor)
+        require(self.factor > 0, "factor", self.factor, "must be above 0")
+
+    def _value(self, t: int) -> float:
+        base = self.schedule(t)
+        require(base >= 0, f"schedule at {t}", base, "must be 0 or above to be raised to a power")
+        return math.inf if base == 0 and self.exponent < 0 else self.factor * base**self.exponent
+
+
+@dataclass(frozen=True)
+class Product(Schedule):
+    """The product of the schedules at t."""
+
+    schedules: tuple[Schedule, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "schedules", tuple(self.schedules))
+        for schedule in self.schedules:
+            _nested("schedules", schedule)
+
+    def _value(self, t: int) -> float:
+        return math.prod(schedule(t) for schedule in self.schedules)
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+_ENTRY = re.compile(r"(\d+(?:\.\d+)?)([KMB]?):(\S+)", re.IGNORECASE)
+
+
+def parse(text: str) -> Piecewise:
+    """The piecewise schedule that a string such as "0:16 50K:32 1.5M:64" says: threshold:value, by blanks apart.
+
+    Thresholds are readings of the clock (samples, as a rule) with K, M or B for a thousand, a million, a billion;
+    the first is 0 and they rise. Raises `InputError` that names the entry at fault.
+    """
+    thresholds, values = [], []
+    for entry in text.split():
+        found = _ENTRY.fullmatch(entry)
+        require(found is not None, "entry", entry, "must be threshold:value, as in 50K:32")
+        number, unit, value = found.groups()
+        threshold = Fraction(number) * _UNITS[unit.upper()]
+        require(threshold.denominator == 1, "entry", entry, "the threshold must be a whole number")
+        rises = threshold > thresholds[-1] if thresholds else threshold == 0
+        require(rises, "entry", entry, "thresholds must start at 0 and rise")
+        try:
+            values.append(float(value))
+        except ValueError:
+            require(False, "entry", entry, "the value must be a number")
+        require(math.isfinite(values[-1]) and values[-1] > 0, "entry", entry, "the value must be finite and above 0")
+        thresholds.append(int(threshold))
+    require(bool(values), "text", text, "must hold an entry at least, as in 0:16")
+    return Piecewise(values, thresholds[1:])
+
+
 def _piece(boundaries: tuple[int, ...], t: int) -> int:
     return sum(at <= t for at in boundaries)
 
@@ -279,3 +345,4 @@ def _check_boundaries(boundaries: tuple[int, ...], pieces: int) -> None:
 
 constant, linear, exponential, milestones = Constant, Linear, Exponential, Milestones
 piecewise, polynomial, cosine, warmup, join, capped = Piecewise, Polynomial, Cosine, Warmup, Join, Capped
+power, product = Power, Product

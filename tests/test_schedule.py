@@ -20,6 +20,8 @@ ALL = [
     s.warmup(s.constant(0.4), 4),
     s.join([s.constant(1.0), s.linear(5, 1, 1), s.exponential(2, 2, 1)], [2, 6]),
     s.capped(s.exponential(8, 2, 1), 100),
+    s.power(s.linear(4, 1, 2), -0.5, 3.0),
+    s.product([s.constant(3.0), s.linear(1, 1, 1)]),
 ]
 
 
@@ -37,6 +39,12 @@ ALL = [
         (s.join([s.constant(1), s.linear(5, 1, 1), s.constant(0)], [2, 6]), {1: 1, 2: 5, 5: 8, 6: 0, 99: 0}),
         (s.capped(s.exponential(8, 2, 1), 100), {0: 8, 3: 64, 4: 100, 10**6: 100}),
         (s.exponential(8, 2, 1), {10**6: math.inf}),
+        (s.power(s.linear(4, 5, 1), 0.5, 3), {0: 6, 1: 9}),
+        (s.power(s.polynomial(2, 0, 4), -2, 8), {0: 2, 2: 8, 3: 32, 4: math.inf}),
+        (s.product([s.linear(1, 1, 1), s.linear(0, 3, 2), s.constant(2)]), {0: 0, 1: 0, 2: 18, 3: 24}),
+        (s.parse("0:16 50K:32 1M:64"), {0: 16, 49_999: 16, 50_000: 32, 999_999: 32, 10**6: 64, 10**12: 64}),
+        (s.parse(" 0:0.5  1.001k:1e-3\n2b:7"), {0: 0.5, 1000: 0.5, 1001: 1e-3, 2 * 10**9 - 1: 1e-3, 2 * 10**9: 7}),
+        (s.parse("0:8"), {0: 8, 10**9: 8}),
     ],
 )
 def test_values(schedule, values):
@@ -87,6 +95,19 @@ def test_a_clock_is_a_whole_number(schedule, t):
         (lambda: s.warmup(0.1, 5), "schedule = 0.1"),
         (lambda: s.capped(8, 16), "schedule = 8"),
         (lambda: s.join([8, 16], [3]), "schedules = 8"),
+        (lambda: s.power(2.0, 1), "schedule = 2.0"),
+        (lambda: s.power(s.constant(2), 1, 0), "factor = 0"),
+        (lambda: s.power(s.linear(1, -1), 0.5)(2), "schedule at 2 = -1.0"),
+        (lambda: s.product([s.constant(1), 2]), "schedules = 2"),
+        (lambda: s.parse(" "), "text = ' '"),
+        (lambda: s.parse("0:16 50K=32"), "entry = '50K=32': must be threshold:value"),
+        (lambda: s.parse("0:16 50Q:32"), "entry = '50Q:32'"),
+        (lambda: s.parse("10:16"), "entry = '10:16': thresholds must start at 0"),
+        (lambda: s.parse("0:16 2M:32 2000K:64"), "entry = '2000K:64': thresholds must start at 0 and rise"),
+        (lambda: s.parse("0:16 1.0001K:32"), "entry = '1.0001K:32': the threshold must be a whole number"),
+        (lambda: s.parse("0:16 1K:many"), "entry = '1K:many': the value must be a number"),
+        (lambda: s.parse("0:-16"), "entry = '0:-16': the value must be finite and above 0"),
+        (lambda: s.parse("0:inf"), "entry = '0:inf'"),
         (lambda: s.from_dict({"kind": "stairs"}), "kind must be one of ['constant', "),
         (lambda: s.from_dict({"kind": "constant", "value": 1}), "constant = ['value']: arguments must be ['v']"),
     ],

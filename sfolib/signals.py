@@ -1,0 +1,93 @@
+"""What a policy looks at, taken from a task of the training loop: a run of one seed that adapts as it goes.
+
+‖∇f‖ comes from `measure`, after the step; T10's statistics are those of the step's own batch, before it, and the loss
+is that of the batch as it was trained on. The first two cost gradient evaluations, counted apart as probes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from sfolib import adaptive
+from sfolib.errors import require
+from sfolib.gradstats import GradientStatistics, gradient_statistics
+from sfolib.network import NetworkTask
+from sfolib.optimizers import Update
+from sfolib.policy import Policy
+from sfolib.schedule import from_dict
+from sfolib.tasks import MLP, Task
+
+
+def build(told: dict[str, Any]) -> Policy:
+    """The policy of {"kind": name of its class, its arguments by name …}; a schedule is given as its `to_dict`.
+
+    Raises `InputError` for an unknown kind, and names an argument that is unknown or missing.
+    """
+    kind = told.get("kind")
+    require(kind in adaptive.__all__, "policy.kind", kind, f"must be one of {adaptive.__all__}")
+    make = getattr(adaptive, kind)
+    arguments = {k: from_dict(v) if isinstance(v, dict) else v for k, v in told.items() if k != "kind"}
+    known = inspect.signature(make).parameters
+    unknown = [name for name in arguments if name not in known]
+    require(not unknown, "policy", unknown, f"{kind} takes {[*known]}")
+    missing = [name for name, p in known.items() if p.default is p.empty and name not in arguments]
+    require(not missing, "policy", missing, f"{kind} needs them")
+    return make(**arguments)
+
+
+def check(policy: Policy, task: Task, seeds: tuple[int, ...]) -> None:
+    """Raise `InputError` where the task cannot give this policy its signal."""
+    kind = type(policy).__name__
+    require(len(seeds) == 1, "seeds", seeds, "must be one where there is a policy: each seed would adapt by itself")
+    if isinstance(policy, adaptive.AutoWU):
+        why = f"must be true for {kind}, which looks at the losses of the batches"
+        require(getattr(task, "tally", None) is not None, "running", False, why)
+        return
+    why = f"must be false for {kind}, whose measurements would empty the tally"
+    require(getattr(task, "tally", None) is None, "running", True, why)
+    networks = isinstance(task, MLP | NetworkTask)
+    require(isinstance(policy, adaptive.EpsilonTrigger) or networks, "policy", kind, "needs per-sample gradients")
+
+
+def step(policy: Policy, task: Task, update: Update, steps: int, samples: int) -> tuple[int, int]:
+    """A step of the policy, and its update: the batch's true size, and the probes that the signal cost."""
+    batch, lr = task.batch_size(samples, policy.batch), policy.lr
+    due, signal, probes = policy.due, None, 0
+    by_loss, by_norm = isinstance(policy, adaptive.AutoWU), isinstance(policy, adaptive.EpsilonTrigger)
+    if due and not by_loss and not by_norm:
+        signal, probes = statistics(task, samples, batch), batch
+    before = task.tally.loss.item() if by_loss else 0.0
+    update(task.gradients(steps, samples, batch), lr)
+    if by_loss:
+        signal = task.tally.loss.item() - before
+    elif due and by_norm:
+        signal, probes = task.measure()["grad_sqnorm"].item() ** 0.5, task.probes
+    policy.update(batch, signal)
+    return batch, probes
+
+
+def statistics(task: MLP | NetworkTask, samples: int, batch: int) -> GradientStatistics:
+    """T10's statistics of the batch that is due after `samples`, at the parameters as they are; needs 2 samples.
+
+    A short last batch of one sample borrows the one before it.
+    """
+    start = samples if batch > 1 else samples - 1
+    x, y = (tensor[0] for tensor in task.batches.take(start, max(batch, 2)))
+    if isinstance(task, NetworkTask):
+        return gradient_statistics(task.models[0], cross_entropy, x, y, l2=task.l2)
+    return gradient_statistics(_as_module(task), cross_entropy, x[:, :-1], y.argmax(1), l2=task.l2)
+
+
+def _as_module(task: MLP) -> nn.Sequential:
+    """The dense network as torch has it, on copies of the parameters; the bias is the last column."""
+    layers: list[nn.Module] = []
+    for parameter in task.parameters:
+        weight, bias = parameter[0, :, :-1].clone(), parameter[0, :, -1].clone()
+        layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+        layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,180 @@
+"""Policies in the training loop beside a plain loop by autograd, one sample at a time where it matters."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from sfolib import schedule as s
+from sfolib import signals
+from sfolib.data import ScheduledBatchSampler
+from sfolib.errors import InputError
+from sfolib.follow import PlanLR
+from sfolib.gradstats import GradientStatistics
+from sfolib.plan import Plan
+from sfolib.problems import Digits, Quadratic, split_digits
+from sfolib.train import Spec, Trainer, run, run_in
+
+L2, HOLDOUT = 1e-2, 997
+N = 1797 - HOLDOUT
+LR = s.warmup(s.constant(0.5), 100).to_dict()
+POLICIES = {
+    "epsilon": {"kind": "EpsilonTrigger", "batch": 20, "lr": 0.3, "eps": 0.6, "delta": 2, "check_every": 5},
+    "norm": {"kind": "NormTest", "eta": 0.7, "batch": 20, "lr": LR, "test_interval": 4, "max_batch": 300},
+    "inner": {"kind": "InnerProductTest", "theta": 0.5, "batch": 20, "lr": 0.5, "max_batch": 300},
+    "augmented": {"kind": "AugmentedInnerProductTest", "theta": 0.5, "nu": 2.0, "batch": 20, "lr": 0.5},
+    "autowu": {
+        "kind": "AutoWU",
+        "total_steps": 80,
+        "steps_per_epoch": 16,
+        "batch": 50,
+        "min_lr": 0.01,
+        "max_lr": 500.0,
+    },
+}
+
+
+def spec(name, **kwargs):
+    told = {"problem": Digits(l2=L2, holdout=HOLDOUT), "policy": POLICIES[name], "dtype": "float64", "seeds": (7,)}
+    return Spec(**told | {"max_samples": 5 * N, "running": name == "autowu"} | kwargs)
+
+
+def brute_force(model, x, y):
+    """T10's statistics, a sample at a time."""
+    parameters = list(model.parameters())
+
+    def gradient(i):
+        loss = cross_entropy(model(x[i : i + 1]), y[i : i + 1]) + L2 / 2 * sum((p**2).sum() for p in parameters)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]).numpy()
+
+    g = np.stack([gradient(i) for i in range(len(x))])
+    mean = g.mean(0)
+    inner = g @ mean
+    along = g - np.outer(inner / (mean @ mean), mean)
+    return GradientStatistics(len(g), mean @ mean, *(v.var(0, ddof=1).sum() for v in (g, inner[:, None], along)))
+
+
+def plain_loop(name, seed, epochs):
+    """(true batch, lr) of each step of a loop that anyone would write."""
+    (images, labels), _ = split_digits(HOLDOUT)
+    x, y = torch.tensor(images), torch.tensor(labels)
+    model = nn.Linear(64, 10, dtype=torch.float64)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+
+    def f(x, y):
+        return cross_entropy(model(x), y) + L2 / 2 * sum((p**2).sum() for p in model.parameters())
+
+    policy = signals.build(POLICIES[name])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler, rows = PlanLR(optimizer, policy, N), []
+    loader = DataLoader(TensorDataset(x, y), batch_sampler=ScheduledBatchSampler(N, policy, seed))
+    for _ in range(epochs):
+        for xb, yb in loader:
+            rows.append((len(xb), optimizer.param_groups[0]["lr"]))
+            due, signal = policy.due, None
+            if due and name in ("norm", "inner", "augmented"):
+                signal = brute_force(model, xb, yb)
+            loss = cross_entropy(model(xb), yb)
+            optimizer.zero_grad()
+            f(xb, yb).backward()
+            optimizer.step()
+            if due and name == "epsilon":
+                whole = torch.autograd.grad(f(x, y), list(model.parameters()))
+                signal = sum((g**2).sum() for g in whole).item() ** 0.5
+            policy.update(len(xb), loss.item() if name == "autowu" else signal)
+            scheduler.step()
+    return rows
+
+
+def spied(trainer):
+    """(true batch, lr) of each step that the trainer makes, to its end."""
+    done, update, gradients = [], trainer.update, trainer.task.gradients
+
+    def spy_gradients(step, samples, batch):
+        done.append([batch])
+        return gradients(step, samples, batch)
+
+    def spy_update(found, lr):
+        done[-1].append(lr)
+        update(found, lr)
+
+    trainer.task.gradients, trainer.update = spy_gradients, spy_update
+    trainer.rows()
+    while trainer.status == "running":
+        trainer.advance()
+        trainer.rows()
+    return [tuple(row) for row in done]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_training_loop_does_what_a_plain_loop_does(name):
+    rows = spied(Trainer(spec(name), "cpu"))
+    plain = plain_loop(name, 7, 5)
+    assert [batch for batch, _ in rows] == [batch for batch, _ in plain]
+    assert [lr for _, lr in rows] == pytest.approx([lr for _, lr in plain], rel=1e-6)
+    assert len({batch for batch, _ in rows}) > 2 or len({lr for _, lr in rows}) > 2  # it adapted
+
+
+@pytest.mark.parametrize("problem", [{"hidden": (6,)}, {"model": "cnn"}])
+def test_statistics_of_a_batch_against_one_sample_at_a_time(problem):
+    told = spec("norm", problem=Digits(l2=L2, holdout=HOLDOUT, **problem))
+    task = Trainer(told, "cpu").task
+    x, y = (t[0] for t in task.batches.take(30, 12))
+    if "model" in problem:
+        expected = brute_force(task.models[0], x, y)
+    else:
+        expected = brute_force(signals._as_module(task), x[:, :-1], y.argmax(1))
+    found = signals.statistics(task, 30, 12)
+    assert vars(found) == {k: pytest.approx(v, rel=1e-6) for k, v in vars(expected).items()}
+
+
+def test_probes_are_counted_apart():
+    """Measured at start and after each epoch (N each), and at every fifth step; or as many as the batches tested."""
+    found = run(spec("epsilon"), device="cpu").rows.iloc[-1]
+    assert (found.samples, found.probes) == (5 * N, 6 * N + found.step // 5 * N)
+    found = run(spec("inner"), device="cpu").rows.iloc[-1]
+    assert (found.samples, found.probes) == (5 * N, 6 * N + 5 * N)
+
+
+@pytest.mark.parametrize("name", ["epsilon", "norm", "autowu"])
+def test_a_killed_run_goes_on_to_the_same_rows(name, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill(trainer, rows):
+        if trainer.samples >= 3 * N:
+            raise Killed
+
+    whole = run(spec(name), device="cpu").rows
+    with pytest.raises(Killed):
+        run_in(tmp_path, spec(name), "cpu", checkpoint_every=0.0, watch=kill)
+    again = run_in(tmp_path, spec(name), "cpu")
+    assert again.rows.equals(whole)
+    assert Spec(**json.loads(json.dumps(again.spec))).key == spec(name).key
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: spec("norm", seeds=(1, 2)), "seeds = (1, 2): must be one"),
+        (lambda: spec("norm", running=True), "running = True"),
+        (lambda: spec("autowu", running=False), "running = False: must be true for AutoWU"),
+        (lambda: spec("norm", problem=Quadratic(), sampling="replacement"), "policy = 'NormTest'"),
+        (lambda: spec("norm", plan=Plan(8, 0.1)), "either a plan or a policy"),
+        (lambda: spec("norm", policy=None), "either a plan or a policy"),
+        (lambda: spec("norm", policy={"kind": "Guess"}), "policy.kind = 'Guess'"),
+        (lambda: spec("norm", policy=POLICIES["norm"] | {"theta": 1}), "policy = ['theta']: NormTest takes"),
+        (lambda: spec("norm", policy={"kind": "NormTest", "eta": 1}), "policy = ['batch', 'lr']: NormTest needs"),
+        (lambda: spec("norm", policy=POLICIES["norm"] | {"eta": 0}), "eta = 0"),
+    ],
+)
+def test_bad_input_names_the_field_and_the_value(call, named):
+    with pytest.raises((InputError, ValidationError)) as caught:
+        Trainer(call(), "cpu")
+    assert named in str(caught.value)
