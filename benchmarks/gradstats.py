@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 from benchmarks.measure import interleaved, report, row
 from sfolib.gradstats import full_gradient_sqnorm, gradient_statistics
-from sfolib.models import build, cnn
+from sfolib.problems.models import build, cnn
 
 
 def digits() -> tuple[Tensor, Tensor]:

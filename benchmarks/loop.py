@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from benchmarks.measure import interleaved, report, row
-from sfolib.models import build
 from sfolib.plan import Plan
 from sfolib.problems import Digits, Quadratic, split_digits
+from sfolib.problems.models import build
 from sfolib.train import Spec, Trainer
 
 L2, LR = 1e-3, 0.1

@@ -24,7 +24,7 @@ _ROOMS = {
     "train": ("Spec", "run", "run_all"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
-_MODULES = (*_ROOMS, "figures", "gradstats", "models", "notebook", "optimal", "report", "schedule")
+_MODULES = (*_ROOMS, "figures", "gradstats", "notebook", "report", "schedule")
 __all__ = sorted(_HOME)
 
 

@@ -17,14 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sfolib.errors import InputError, explain, require
 from sfolib.plan import Plan
-from sfolib.problems import Digits, Images
 from sfolib.schedule import Schedule, constant, exponential, linear, piecewise
 
 if TYPE_CHECKING:
     from sfolib.record import Run
 
 Method = Literal["constant", "linear_growth", "exp_growth"]
-HOLDOUT = 360  # digits kept for testing
 HEADERS = {
     "train": ("Epoch", "Steps", "Train Loss", "Train Accuracy", "Learning Rate"),
     "test": ("Epoch", "Steps", "Test Loss", "Test Accuracy"),
@@ -91,15 +89,6 @@ def read(path: Path | str) -> Config:
             if getattr(config, key) is None:
                 raise InputError(f"{key}: missing; {method} = {value!r} needs it")
     return config
-
-
-def problem(config: Config, dataset: str, data_dir: str, download: bool) -> Digits | Images:
-    """What `config` trains on `dataset`; the digits know the models softmax, mlp and cnn."""
-    if dataset == "digits":
-        known = ("softmax", "mlp", "cnn")
-        require(config.model in known, "model", config.model, f"must be one of {known} on digits")
-        return Digits(model=config.model, l2=0.0, holdout=HOLDOUT)
-    return Images(dataset=dataset, model=config.model, data_dir=data_dir, download=download)
 
 
 def write_csv(config: Config, run: Run, samples_per_epoch: int) -> Path:

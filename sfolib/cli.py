@@ -102,11 +102,11 @@ def _spec(args: argparse.Namespace, **settings: Any) -> tuple[Config, Spec]:
     """The config, and what it asks for as a spec."""
     from pydantic import ValidationError
 
-    from sfolib import authors
+    from sfolib import authors, problems
     from sfolib.train import Spec
 
     config = authors.read(args.config)
-    problem = authors.problem(config, args.dataset, args.data_dir, args.download)
+    problem = problems.named(args.dataset, config.model, data_dir=args.data_dir, download=args.download)
     network = args.dataset != "digits" or config.model == "cnn"
     try:
         spec = Spec(

@@ -17,9 +17,9 @@ from sfolib.bounds import Constants
 from sfolib.data import generator
 from sfolib.errors import require
 from sfolib.gradstats import population_variance, smoothness
-from sfolib.network import NetworkTask
 from sfolib.problems import Digits
-from sfolib.tasks import MLP
+from sfolib.problems.network import NetworkTask
+from sfolib.problems.tasks import MLP
 from sfolib.train import Spec, Trainer
 
 STEPS = 100  # of the run that is followed; measured after 0, 1, 10 and 100

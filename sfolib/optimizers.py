@@ -1,4 +1,4 @@
-"""How a gradient becomes a step. Parameters carry a leading dimension of seeds (`sfolib.tasks`) and so does all state.
+"""How a gradient becomes a step. Parameters have a leading dimension of seeds (`problems.tasks`) and so has all state.
 
 torch's optimizers work element by element, which makes stacked seeds as good as separate ones; AdaGrad-Norm's scalar is
 kept per seed.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -26,16 +26,24 @@ _WINDOW = ((1 / 1.08, "left"), (1.08, "right"))
 
 
 class Reached(NamedTuple):
-    """When min_t E‖∇f(θ_t)‖² ≤ ε² was first measured, E the mean over seeds.
+    """When a run first got to a level, by its mean over seeds.
 
     steps: updates; sfo: gradient evaluations; low, high: confidence interval of sfo. All inf where never reached,
-    high alone inf where some resamples of the seeds never reach ε.
+    high alone inf where some resamples of the seeds never reach it.
     """
 
     steps: float
     sfo: float
     low: float
     high: float
+
+
+class Mean(NamedTuple):
+    """Means over seeds with their confidence interval, each (points,)."""
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,11 @@ class Run:
         """Gradient evaluations at the measuring points, shape (points,)."""
         return self._points["samples"].to_numpy()
 
+    @cached_property
+    def epochs(self) -> np.ndarray:
+        """Epochs at the measuring points, shape (points,)."""
+        return self._points["epoch"].to_numpy()
+
     def curves(self, column: str = "grad_sqnorm") -> np.ndarray:
         """A measured column as an array of shape (seeds, points)."""
         return self.rows.pivot(index="seed", columns="step", values=column).to_numpy()
@@ -81,19 +94,35 @@ class Run:
         return self._smoothed(self.curves().mean(0, keepdims=True))[0]
 
     def reach(self, eps: float, confidence: float = 0.95) -> Reached:
-        """When `expected` first fell to ε², log-log interpolated between measuring points.
+        """min_t E‖∇f(θ_t)‖² ≤ ε²: when `expected` first fell to ε², log-log interpolated between measuring points.
 
         The interval is the percentile bootstrap over seeds of that same crossing (fixed resampling seed).
         """
         positive("eps", eps)
-        curves, expected = self.curves(), self.expected[None]
-        seeds = len(curves)
-        weights = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
-        resampled = _first_crossing(self.samples, self._smoothed(weights @ curves), eps**2)
-        tail = (1 - confidence) / 2
-        # "inverted_cdf" picks a resample, so that no interpolation meets an infinity
-        low, high = np.quantile(resampled, [tail, 1 - tail], method="inverted_cdf")
-        steps, sfo = (_first_crossing(clock, expected, eps**2)[0] for clock in (self.steps, self.samples))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            resampled = np.log(self._smoothed(_resamples(self.curves())))
+            return self._crossed(np.log(self.expected), resampled, 2 * np.log(eps), confidence)
+
+    def attain(self, level: float, column: str = "test_accuracy", confidence: float = 0.95) -> Reached:
+        """When a column that should rise, its mean over seeds averaged over the measuring points within 8 % of the
+        step, was first at least `level`. Interpolation and interval as in `reach`, but linear in the column."""
+        curves = self.curves(column)
+        mean, resampled = (-self._averaged(c) for c in (curves.mean(0, keepdims=True), _resamples(curves)))
+        return self._crossed(mean[0], resampled, -level, confidence)
+
+    def band(self, column: str = "grad_sqnorm", confidence: float = 0.95) -> Mean:
+        """Mean over seeds of a column at the measuring points, with its percentile-bootstrap interval over seeds.
+
+        ‖∇f‖² is averaged over neighbouring points as in `expected`, all else is as measured.
+        """
+        curves = self.curves(column)
+        smooth = self._smoothed if column == "grad_sqnorm" else lambda values: values
+        low, high = _interval(smooth(_resamples(curves)), confidence)
+        return Mean(smooth(curves.mean(0, keepdims=True))[0], low, high)
+
+    def _crossed(self, values: np.ndarray, resampled: np.ndarray, level: float, confidence: float) -> Reached:
+        low, high = _interval(_first_crossing(self.samples, resampled, level), confidence)
+        steps, sfo = (_first_crossing(clock, values[None], level)[0] for clock in (self.steps, self.samples))
         return Reached(float(steps), float(sfo), float(low), float(high))
 
     def dips(self, eps: float) -> np.ndarray:
@@ -102,7 +131,8 @@ class Run:
         E min_t, where `reach` is min_t E: a single run fluctuates below ε before its expectation gets there.
         """
         positive("eps", eps)
-        return _first_crossing(self.samples, self.curves(), eps**2)
+        with np.errstate(divide="ignore"):
+            return _first_crossing(self.samples, np.log(self.curves()), 2 * np.log(eps))
 
     def ratio_to(self, bound: np.ndarray) -> float:
         """The largest ratio, at any measuring point, of min_t `expected` to a bound on it.
@@ -114,11 +144,14 @@ class Run:
 
     def _smoothed(self, curves: np.ndarray) -> np.ndarray:
         """Log-averages of curves (k, points) over the measuring points within `_WINDOW` of each."""
-        first, last = (np.searchsorted(self.steps, self.steps * f, side) for f, side in _WINDOW)
         with np.errstate(divide="ignore", invalid="ignore"):  # a diverged run has no value from there on
-            total = np.cumsum(np.log(curves), axis=1)
-            before = np.where(first > 0, total[:, first - 1], 0.0)
-            return np.exp((total[:, last - 1] - before) / (last - first))
+            return np.exp(self._averaged(np.log(curves)))
+
+    def _averaged(self, curves: np.ndarray) -> np.ndarray:
+        first, last = (np.searchsorted(self.steps, self.steps * f, side) for f, side in _WINDOW)
+        total = np.cumsum(curves, axis=1)
+        before = np.where(first > 0, total[:, first - 1], 0.0)
+        return (total[:, last - 1] - before) / (last - first)
 
     @cached_property
     def _points(self) -> pd.DataFrame:
@@ -126,12 +159,13 @@ class Run:
 
 
 def crossings(runs: Iterable[Run], eps2: Iterable[float], **labels: Any) -> pd.DataFrame:
-    """`Run.reach` of each constant-batch run at each ε²: columns eps2, batch, steps, sfo, low, high, and labels."""
+    """`Run.reach` of each constant-batch run at each ε²: columns eps2, batch, steps, sfo, low, high, spent (what the
+    run spent in all, gradient evaluations), and labels."""
     rows = []
     for run, target in product(runs, eps2):
         reached = run.reach(target**0.5)
         batch = int(run.rows["batch"].iloc[0])
-        rows.append({"eps2": target, "batch": batch, **reached._asdict(), **labels})
+        rows.append({"eps2": target, "batch": batch, **reached._asdict(), "spent": run.samples[-1], **labels})
     return pd.DataFrame(rows)
 
 
@@ -161,24 +195,71 @@ def pareto(frame: pd.DataFrame) -> pd.DataFrame:
 def ratio_to(frame: pd.DataFrame, bound: pd.DataFrame) -> float:
     """The largest ratio of frame's gradient evaluations to bound's at the same ε² and batch, where bound has a number.
 
-    inf where what the bound promises was not reached.
+    inf where what the bound promises was not reached, though the run spent as much. Where the run ended before, it
+    says nothing and is left out.
     """
     both = frame.merge(bound, on=["eps2", "batch"], suffixes=("", "_bound"))
-    both = both[np.isfinite(both["sfo_bound"])]
+    both = both[np.isfinite(both["sfo_bound"]) & (np.isfinite(both["sfo"]) | (both["spent"] >= both["sfo_bound"]))]
     require(len(both) > 0, "bound", len(bound), "has no finite value where frame has one; nothing to compare")
     return float((both["sfo"] / both["sfo_bound"]).max())
 
 
+def pooled(runs: Sequence[Run], points: int = 300) -> Run:
+    """Runs of different seeds, each with its own batch sizes, as one run of them all: rows at common numbers of
+    gradient evaluations, up to where the shortest ended.
+
+    ‖∇f‖² and losses are interpolated in logarithms, batch and lr are those in force, all else is linear between the
+    measuring points; all against log SFO. `steps` are means over the seeds.
+    """
+    require(len(runs) > 0, "runs", len(runs), "must be at least one")
+    tables = [run.rows[run.rows["seed"] == seed] for run in runs for seed in run.rows["seed"].unique()]
+    seeds = [int(table["seed"].iloc[0]) for table in tables]
+    require(len(set(seeds)) == len(seeds), "seeds", seeds, "must differ from each other")
+    first = max(table["samples"].iloc[1] for table in tables)
+    grid = np.concatenate([[0], np.geomspace(first, min(table["samples"].iloc[-1] for table in tables), points)])
+    frames = [pd.DataFrame({name: _on_grid(table, name, grid) for name in table.columns}) for table in tables]
+    steps = np.mean([frame["step"] for frame in frames], axis=0)
+    rows = pd.concat([frame.assign(step=steps, samples=grid) for frame in frames], ignore_index=True)
+    status = "diverged" if any(run.status == "diverged" for run in runs) else runs[0].status
+    seconds = sum(run.provenance.get("seconds", 0.0) for run in runs)
+    return Run(runs[0].spec | {"seeds": seeds}, runs[0].provenance | {"status": status, "seconds": seconds}, rows)
+
+
+def _on_grid(table: pd.DataFrame, name: str, grid: np.ndarray) -> np.ndarray:
+    x, y = np.log1p(table["samples"].to_numpy()), table[name].to_numpy()
+    if name in ("seed", "batch", "true_batch", "lr"):
+        return y[np.searchsorted(table["samples"], grid, side="right") - 1]
+    if name in ("grad_sqnorm", "loss", "test_loss"):
+        with np.errstate(divide="ignore"):
+            return np.exp(np.interp(np.log1p(grid), x, np.log(y)))
+    return np.interp(np.log1p(grid), x, y)
+
+
+def _resamples(curves: np.ndarray) -> np.ndarray:
+    """Means of bootstrap resamples of the seeds, (resamples, points), from curves (seeds, points); always the same."""
+    seeds = len(curves)
+    return np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds @ curves
+
+
+def _interval(values: np.ndarray, confidence: float) -> np.ndarray:
+    """Percentiles (low, high) along the first axis; picks a resample, so that no interpolation meets an infinity."""
+    tail = (1 - confidence) / 2
+    return np.quantile(values, [tail, 1 - tail], axis=0, method="inverted_cdf")
+
+
 def _first_crossing(x: np.ndarray, curves: np.ndarray, level: float) -> np.ndarray:
-    """Where each of the curves (k, points) over x first is at or below `level`: shape (k,), inf where it never is."""
+    """Where each of the curves (k, points) over x first is at or below `level`: shape (k,), inf where it never is.
+
+    Between points a curve is taken for linear in log x.
+    """
     below = curves <= level
     index = below.argmax(1)
     found = np.where(below.any(1), x[index].astype(float), np.inf)
     inside = np.flatnonzero(below.any(1) & (index > 0))
     i = index[inside]
-    y0, y1 = np.log(curves[inside, i - 1]), np.log(curves[inside, i])
+    y0, y1 = curves[inside, i - 1], curves[inside, i]
     x0, x1 = np.log(np.maximum(x[i - 1], 1e-300)), np.log(x[i])
-    between = np.exp(x0 + (x1 - x0) * (np.log(level) - y0) / (y1 - y0))
+    between = np.exp(x0 + (x1 - x0) * (level - y0) / (y1 - y0))
     # before the first step there is no logarithm to interpolate in: the step itself is the crossing
     found[inside] = np.where(x[i - 1] > 0, between, x[i])
     return found

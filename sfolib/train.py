@@ -19,7 +19,8 @@ from joblib import Parallel, delayed
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 from tqdm import tqdm
 
-from sfolib import optimizers, provenance, record, signals
+from sfolib import optimizers, provenance, record
+from sfolib.adaptive import signals
 from sfolib.errors import InputError, require
 from sfolib.plan import Plan
 from sfolib.problems import LATER, PLACE, Execution, Problem, Record
@@ -276,6 +277,15 @@ def run_all(
     done = Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
     runs = dict(tqdm(done, total=len(specs), desc="runs", unit="run"))
     return [runs[i] for i in range(len(specs))]
+
+
+def run_apart(
+    specs: Sequence[Spec], store: Path | str | None = None, device: str = "auto", jobs: int = 1
+) -> list[record.Run]:
+    """`run_all` for specs with a policy: each seed adapts in a run of its own, and a spec's runs are then `pooled`."""
+    each = [spec.model_copy(update={"seeds": (seed,)}) for spec in specs for seed in spec.seeds]
+    runs = iter(run_all(each, store, device, jobs))
+    return [record.pooled([next(runs) for _ in spec.seeds]) for spec in specs]
 
 
 def _numbered(i: int, spec: Spec, store: Path | str | None, device: str) -> tuple[int, record.Run]:

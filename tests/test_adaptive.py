@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sfolib import autowu, bounds
+from sfolib import bounds
 from sfolib import schedule as s
-from sfolib.adaptive import AugmentedInnerProductTest, AutoWU, EpsilonTrigger, InnerProductTest, NormTest
+from sfolib.adaptive import AugmentedInnerProductTest, AutoWU, EpsilonTrigger, InnerProductTest, NormTest, autowu
 from sfolib.bounds import Constants
 from sfolib.data import ScheduledBatchSampler
 from sfolib.errors import InputError

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from archives import write_cifar
 
-from sfolib import authors, cli, constants, images, record
+from sfolib import authors, cli, constants, record
 from sfolib.bounds import Constants
 from sfolib.errors import InputError
 from sfolib.plan import Plan
-from sfolib.problems import Digits, Quadratic
+from sfolib.problems import Digits, Quadratic, images
 from sfolib.train import Spec, Trainer
 
 CONST = {"model": "softmax", "bs": 16, "bs_method": "constant", "lr": 0.1, "lr_method": "constant", "epochs": 3}

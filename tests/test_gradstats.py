@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sfolib import layers
 from sfolib.errors import InputError
 from sfolib.gradstats import (
     full_gradient_sqnorm,
     gradient_statistics,
+    layers,
     measure_constants,
     population_variance,
     smoothness,
 )
-from sfolib.models import build
+from sfolib.problems.models import build
 
 CE = F.cross_entropy
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfolib import bounds, growth
+from sfolib import bounds
 from sfolib.errors import InputError
-from sfolib.quadratic import PowerLawQuadratic
+from sfolib.quadratic import PowerLawQuadratic, growth
 
 Q = PowerLawQuadratic(d=50, lam_min=1e-4, sigma2=100.0)
 SLACK = 1 + 1e-9  # of the batch sizes, so that rounding does not make a stage miss its aim

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sfolib.errors import InputError
-from sfolib.models import MODELS, build
+from sfolib.problems.models import MODELS, build
 
 
 def count(model):

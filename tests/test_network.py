@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sfolib import constants, images, models, network, record, train
+from sfolib import constants, record, train
 from sfolib.data import Batches, crop_and_flip, epoch_order, generator
 from sfolib.errors import InputError
 from sfolib.plan import Plan
-from sfolib.problems import Digits, Images
+from sfolib.problems import Digits, Images, images, models, network
 from sfolib.schedule import exponential
 from sfolib.train import Spec, Trainer, run
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import brentq, minimize
 
 from sfolib.errors import InputError
-from sfolib.optimal import FAMILIES, _Problem, best_of_family, fastest, optimum
 from sfolib.quadratic import PowerLawQuadratic
+from sfolib.quadratic.optimal import FAMILIES, _Problem, best_of_family, fastest, optimum
 
 CASES = [
     ({"noise": "white"}, "grad_sqnorm", 0.1, 40),

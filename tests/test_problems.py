@@ -6,7 +6,7 @@ import torch
 
 from sfolib.errors import InputError
 from sfolib.problems import Digits, Quadratic, split_digits
-from sfolib.tasks import MLP
+from sfolib.problems.tasks import MLP
 
 
 def loss_of(problem):

@@ -30,8 +30,8 @@ def test_environment_yml_lists_what_pyproject_lists():
     [
         ("sfolib", ("torch", "sympy", "pandas", "matplotlib", "scipy", "sklearn")),
         *((f"sfolib.{room}", ("torch", "sympy")) for room in ("bounds", "quadratic", "schedule", "plan", "check")),
-        *((f"sfolib.{room}", ("torch", "sympy", "sklearn")) for room in ("recipes", "cases", "policy", "adaptive")),
-        ("sfolib.autowu", ("torch", "sympy", "sklearn")),
+        *((f"sfolib.{room}", ("torch", "sympy", "sklearn")) for room in ("recipes", "cases", "adaptive")),
+        *((f"sfolib.adaptive.{room}", ("torch", "sympy", "sklearn")) for room in ("policy", "autowu")),
         *((f"sfolib.{room}", ("torch", "sympy")) for room in ("record", "notebook", "report", "cli", "problems")),
         ("sfolib.derive", ("torch",)),
         ("sfolib.figures", ("torch", "sympy")),

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from sfolib import schedule as s
-from sfolib import signals
+from sfolib.adaptive import signals
 from sfolib.data import ScheduledBatchSampler
 from sfolib.errors import InputError
 from sfolib.follow import PlanLR

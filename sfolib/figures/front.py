@@ -16,7 +16,7 @@ from sfolib.check import Front
 from sfolib.figures.style import LINES, Band, lines, log_ticks, style
 
 if TYPE_CHECKING:
-    from sfolib.optimal import Optimum
+    from sfolib.quadratic.optimal import Optimum
 
 
 def fronts(panels: Mapping[str, Mapping[str, tuple[pd.DataFrame, Front | None]]], cloud: pd.DataFrame) -> Figure:

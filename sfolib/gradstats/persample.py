@@ -1,6 +1,6 @@
 """One ordinary backward pass, its captures, and the linear pass over them that reads the per-sample terms.
 
-Hooks keep each layer's input a and the gradient d at its output; the rules of `sfolib.layers` make of them ‖g_i‖² and
+Hooks keep each layer's input a and the gradient d at its output; the rules of `layers` make of them ‖g_i‖² and
 g_i·direction for every sample i and parameter tensor. No hook stays, whatever is raised.
 """
 
@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from sfolib.errors import require
-from sfolib.layers import RULES
+from sfolib.gradstats.layers import RULES
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -1,7 +1,7 @@
 """What the adaptive tests and the constants need of the gradients, measured without a trace on the model.
 
 `gradient_statistics` gets the variances of the whole model's per-sample gradients out of one forward and
-backward pass (`sfolib.persample`) and one linear pass by the rules of `sfolib.layers`; per-sample gradients of the
+backward pass (`persample`) and one linear pass by the rules of `layers`; per-sample gradients of the
 model are never formed.
 
 Nothing of the model moves: no `.grad`, no buffer, no RNG state, no hook stays, whatever is raised.
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from sfolib.bounds import Constants
 from sfolib.errors import require
-from sfolib.layers import RULES
-from sfolib.persample import Loss, per_sample
+from sfolib.gradstats.layers import RULES
+from sfolib.gradstats.persample import Loss, per_sample
 
 __all__ = [
     "CHUNK",

@@ -4,7 +4,7 @@
         ...  # a step with policy.batch and policy.lr
         policy.update(len(x), signal() if policy.due else None)
 
-Each is a plain object, for any loop; see `sfolib.policy.Policy` for what all have, and its docstring for its signal.
+Each is a plain object, for any loop; see `policy.Policy` for what all have, and its docstring for its signal.
 Bad input raises `InputError`.
 """
 
@@ -13,9 +13,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from sfolib.autowu import AutoWU
+from sfolib.adaptive.autowu import AutoWU
+from sfolib.adaptive.policy import Policy, whole
 from sfolib.errors import positive, require
-from sfolib.policy import Policy, whole
 from sfolib.recipes import capped_stage
 from sfolib.schedule import Schedule, constant
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from sfolib import images
 from sfolib.errors import InputError, require
+from sfolib.problems import images
 from sfolib.quadratic import PowerLawQuadratic
 
 if TYPE_CHECKING:
-    from sfolib.tasks import Task
+    from sfolib.problems.tasks import Task
 
 
 class Minimum(NamedTuple):
@@ -98,8 +98,8 @@ class Digits(_Problem):
     def bind(self, seeds: tuple[int, ...], sampling: str, device: str, dtype: str, how: Execution = PLAIN) -> Task:
         import torch
 
-        from sfolib.network import ImageData, NetworkTask
-        from sfolib.tasks import MLP
+        from sfolib.problems.network import ImageData, NetworkTask
+        from sfolib.problems.tasks import MLP
 
         train, test = split_digits(self.holdout)
         if self.model:
@@ -139,7 +139,7 @@ class Digits(_Problem):
 
 
 class Images(_Problem):
-    """MNIST or CIFAR, classified by a network of `sfolib.models` with cross-entropy, from 32×32 or 28×28 bytes.
+    """MNIST or CIFAR, classified by a network of `models` with cross-entropy, from 32×32 or 28×28 bytes.
 
     data_dir: where torchvision finds the data set; download: let it fetch what is not there.
     augment: random crops out of a frame of 4 pixels, and mirrored images; None means for CIFAR and not for MNIST.
@@ -163,7 +163,7 @@ class Images(_Problem):
 
     def bind(self, seeds: tuple[int, ...], sampling: str, device: str, dtype: str, how: Execution = PLAIN) -> Task:
         from sfolib.data import crop_and_flip
-        from sfolib.network import ImageData, NetworkTask
+        from sfolib.problems.network import ImageData, NetworkTask
 
         kind = images.KINDS[self.dataset]
         augmented = self.dataset != "mnist" if self.augment is None else self.augment
@@ -193,12 +193,32 @@ class Quadratic(_Problem):
     def bind(self, seeds: tuple[int, ...], sampling: str, device: str, dtype: str, how: Execution = PLAIN) -> Task:
         import torch
 
-        from sfolib.tasks import NoisyQuadratic
+        from sfolib.problems.tasks import NoisyQuadratic
 
         how.only()
         require(sampling == "replacement", "sampling", sampling, "the quadratic has no data to permute: 'replacement'")
         q = self.exact
         return NoisyQuadratic(q.eigenvalues, q.theta0, q.noise_variance, seeds, device, getattr(torch, dtype))
+
+
+HOLDOUT = 360  # digits kept for testing, where nothing else is said
+
+
+def named(
+    dataset: Literal["digits", "mnist", "cifar10", "cifar100"],
+    model: str,
+    l2: float = 0.0,
+    holdout: int = HOLDOUT,
+    data_dir: str = "data",
+    download: bool = False,
+) -> Digits | Images:
+    """A data set and a model by name; `holdout` is for the digits, the place for the others. `InputError` for a model
+    that the data set does not have."""
+    if dataset != "digits":
+        return Images(dataset=dataset, model=model, l2=l2, data_dir=data_dir, download=download)
+    known = ("softmax", "mlp", "cnn")
+    require(model in known, "model", model, f"must be one of {known} on digits")
+    return Digits(model=model, l2=l2, holdout=holdout)
 
 
 Problem = Annotated[Digits | Images | Quadratic, Field(discriminator="kind")]

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from sfolib.adaptive.policy import Policy, whole
 from sfolib.errors import positive, require
-from sfolib.policy import Policy, whole
 
 LENGTHSCALE, FIT, CONDITION, TESTS, CONFIDENCE, PATIENCE = 0.2, 100, 500, 5, 0.95, 3
 _GRID = 500

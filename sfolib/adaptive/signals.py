@@ -13,13 +13,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sfolib import adaptive
+from sfolib.adaptive.policy import Policy
 from sfolib.errors import require
 from sfolib.gradstats import GradientStatistics, gradient_statistics
-from sfolib.network import NetworkTask
 from sfolib.optimizers import Update
-from sfolib.policy import Policy
+from sfolib.problems.network import NetworkTask
+from sfolib.problems.tasks import MLP, Task
 from sfolib.schedule import from_dict
-from sfolib.tasks import MLP, Task
 
 
 def build(told: dict[str, Any]) -> Policy:

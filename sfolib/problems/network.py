@@ -1,4 +1,4 @@
-"""Any network of `sfolib.models` as a task: images stay on the device as bytes, seeds are trained side by side.
+"""Any network of `models` as a task: images stay on the device as bytes, seeds are trained side by side.
 
 Each seed has a model of its own, whose weights are views into the stacked parameters of all seeds.
 """
@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sfolib import models
 from sfolib.data import Augment, Batches, Sampling, generator
 from sfolib.errors import require
 from sfolib.gradstats import CHUNK, full_gradient_sqnorm
-from sfolib.problems import Execution
-from sfolib.tasks import Tally, Task
+from sfolib.problems import Execution, models
+from sfolib.problems.tasks import Tally, Task
 
 _PUBLISHED = 1 << 34  # keeps the generator of the published norm's augmentation apart from all others
 
