@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--scale", choices=("smoke", "quick", "paper"), default="quick")
     figures.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     figures.add_argument("--out", type=Path, default=None, help="folder (default: the project's figures/)")
+    figures.add_argument("--again", action="store_true", help="also what has not changed since it last ran")
     figures.set_defaults(command=_figures)
     train = commands.add_parser("train", help="train what a JSON file in the authors' format says")
     _add_problem(train)
@@ -64,7 +65,7 @@ def _figures(args: argparse.Namespace) -> int:
 
     require(args.jobs >= 1, "jobs", args.jobs, "must be 1 or more")
     out = args.out or notebook.root() / "figures"
-    outcomes = report.figures(args.names, args.scale, args.jobs, out)
+    outcomes = report.figures(args.names, args.scale, args.jobs, out, args.again)
     print(f"report: {out / 'index.html'}")
     return 1 if any(outcome.error for outcome in outcomes) else 0
 
