@@ -64,3 +64,9 @@ def test_the_report_in_a_browser(page, width):
     found = json.loads(re.search(r"\{.*\}", done.stdout)[0])
     assert found == {"images": 2, "problems": [], "dangling": 0, "wide": found["wide"]}
     assert found["wide"] <= 0
+
+
+def test_the_report_counts_verdicts_by_notebook(page):
+    rows = re.findall(r"<tr><td><a href=\"#([^\"]+)\">.*?</tr>", page.read_text(encoding="utf-8"), re.S)
+    assert rows[0] == report.select(())[0].stem
+    assert '<td class="n" data-label="reproduced">1</td>' in page.read_text(encoding="utf-8")
