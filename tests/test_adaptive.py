@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -15,9 +17,13 @@ from sfolib.adaptive import AugmentedInnerProductTest, AutoWU, EpsilonTrigger, I
 from sfolib.bounds import Constants
 from sfolib.data import ScheduledBatchSampler
 from sfolib.errors import InputError
+from sfolib.figures import Band
+from sfolib.figures.adaptive import laws
 from sfolib.follow import PlanLR
 from sfolib.gradstats import GradientStatistics, gradient_statistics
 from sfolib.plan import critical_plan
+from sfolib.quadratic import PowerLawQuadratic
+from sfolib.quadratic.adaptive import norm_tested_sfo, stages_before_stalling, stages_of, tracking_price
 
 # g = (3, 1) and (1, −1): mean (2, 0); variances 2 and 2; g·ḡ = 6 and 2; orthogonal parts (0, ±1)
 HAND = GradientStatistics(2, 4.0, 4.0, 8.0, 2.0)
@@ -58,6 +64,105 @@ def test_the_epsilon_trigger_follows_the_critical_plan(gamma, max_batch):
         policy.update(policy.batch, row.eps * 0.999)
 
 
+def test_the_published_thresholds_by_hand():
+    """The authors' configuration: b = 8, δ = 2, γ = 1.4, ε = 0.5, 4096 at most; there ε² falls as b grows, and when b
+    is at its cap nothing grows any more."""
+    policy = EpsilonTrigger(8, 0.1, 0.5, 2, 1.4, check_every=2, rule="published", max_batch=4096)
+    found = [policy.update(8), policy.update(8, 0.51), policy.update(8), policy.update(8, 0.49)]
+    assert found == [(8, 0.1)] * 3 + [(16, pytest.approx(0.14))]
+    assert policy.eps == pytest.approx(0.5 / 2**0.5)
+    for m in range(2, 10):
+        policy.update(policy.batch)
+        assert policy.update(policy.batch, policy.eps * 0.999) == (8 * 2**m, pytest.approx(0.1 * 1.4**m))
+        assert policy.eps == pytest.approx(0.5 * 2 ** (-m / 2))
+    for _ in range(4):
+        assert policy.update(4096) == (4096, pytest.approx(0.1 * 1.4**9))
+
+
+def test_the_published_thresholds_round_up_and_follow_the_capped_batch():
+    policy = EpsilonTrigger(10, 0.1, 1.0, 1.5, 1.2, check_every=1, rule="published", max_batch=30)
+    found = [(policy.batch, policy.eps**2)]
+    while policy.due:
+        batch, _ = policy.update(policy.batch, 0.0)
+        found.append((batch, policy.eps**2))
+    assert found == [(b, pytest.approx(10 / b)) for b in (10, 15, 23, 30)]
+    assert policy.lr == pytest.approx(0.1 * 1.2**3)
+    assert EpsilonTrigger(8, 0.1, 1.0, 2, 3, rule="published").eps == 1.0  # γ > δ is nothing to it
+
+
+# ------------------------------------------------------------------------------------- both on the exact quadratic
+Q = PowerLawQuadratic(d=40, lam_min=1e-3, sigma2=100.0)
+
+
+@pytest.mark.parametrize(("rule", "excess"), [("critical", 1.0), ("published", 4.0), ("published", 0.8)])
+def test_the_stages_of_a_trigger_are_those_of_a_walk(rule, excess):
+    """A walk that shows the policy the exact ‖∇f‖ after every step; a stall is where a long time does not help."""
+    batch = round(excess * Q.best_constant_batch(0.1, 0.2).batch)
+    make = lambda: EpsilonTrigger(batch, 0.1, 0.2, 2, 1.3, 1, rule=rule)  # noqa: E731
+    aims, policy, m, steps = stages_of(Q, make(), 5), make(), Q.theta0**2, [0]
+    for _ in range(int(sum(aim.steps for aim in aims)) + 3000):
+        lr, b, stage = policy.lr, policy.batch, policy.stage
+        m = (1 - lr * Q.eigenvalues) ** 2 * m + lr**2 * Q.noise_variance / b
+        policy.update(b, float(Q.weights("grad_sqnorm") @ m) ** 0.5)
+        steps[-1] += 1
+        if policy.stage > stage:
+            assert (aims[stage].batch, aims[stage].lr, aims[stage].steps) == (b, lr, steps[-1])
+            steps.append(0)
+            if policy.stage == 5:
+                break
+    assert policy.stage == len(aims)
+    assert len(aims) == (5 if rule == "critical" else min(5, stages_before_stalling(excess, 1.3)))
+
+
+@given(st.floats(0.2, 20.0), st.floats(1.05, 2.0))
+def test_stages_before_stalling_by_counting(excess, gamma):
+    left = [excess * gamma**-m for m in range(200)]
+    if min(abs(x - 0.5) for x in left) > 1e-9:
+        assert stages_before_stalling(excess, gamma) == sum(x > 0.5 for x in left)
+
+
+@pytest.mark.parametrize("eta", [0.3, 2.0])
+def test_following_the_norm_test_is_what_a_walk_spends(eta):
+    batches, path = [], [Q.weights("grad_sqnorm") @ Q.theta0**2]
+    while path[-1] > 0.1**2:
+        batches.append(max(1.0, Q.sigma2 / (eta**2 * path[-1])))
+        path = Q.grad_sqnorm_path(np.full(len(batches), 0.2), batches)
+    assert norm_tested_sfo(Q, 0.2, eta, 0.1) == pytest.approx(sum(batches))
+
+
+def test_too_large_a_tolerance_never_gets_there():
+    star = (Q.sigma2 / (2 * Q.small_step_constants()[1] * 0.1)) ** 0.5  # T10's
+    assert norm_tested_sfo(Q, 0.1, 2 * star, 0.05) == math.inf
+    assert norm_tested_sfo(Q, 0.1, star, 0.05) < math.inf
+
+
+@pytest.mark.parametrize("u", [0.1, 0.6, 1.0, 1.7])
+def test_the_price_of_following_against_integration(u):
+    """g = A/(ηk) + Gη/b with b = (2Gη/g)/u gives g(k); ∫ b dk to ε² over 4AG/ε⁴, A = 2, G = 3, η = 0.7."""
+    a, noise, lr, target = 2.0, 3.0, 0.7, 1e-3
+    last = a / (lr * target * (1 - u / 2))
+    k = (np.arange(10**5) + 0.5) * last / 10**5
+    batch = 2 * noise * lr / (u * a / (lr * k * (1 - u / 2)))
+    assert tracking_price(u) == pytest.approx(batch.mean() * last / (4 * a * noise / target**2))
+    assert tracking_price(1.0) == 0.5 <= tracking_price(u)
+    assert tracking_price([2.0, 3.0]).tolist() == [math.inf, math.inf]
+
+
+def test_a_label_has_one_colour_and_one_entry():
+    x = np.array([1.0, 2.0])
+    bands = [
+        Band("theory", "bound", x, x),
+        Band("run", "measured", x, 2 * x, x, 3 * x),
+        Band("theory", "bound", x, 3 * x),
+    ]
+    figure = laws({"left": (bands, {"xlabel": "b"}), "right": (bands[:1], {"yscale": "linear"})})
+    left, right = figure.axes
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["theory", "run"]
+    first, run, again = (line.get_color() for line in left.lines)
+    assert first == again == right.lines[0].get_color() != run
+    assert (left.get_xlabel(), left.get_yscale(), right.get_yscale()) == ("b", "log", "linear")
+
+
 # ------------------------------------------------------------------------------------------------- variance tests
 TESTS = {  # what each asks for on HAND: 4/(η² 4), 8/(θ² 16), 2/(ν² 4)
     "norm": (lambda **k: NormTest(0.5, **k), 4),
@@ -82,12 +187,47 @@ def test_the_norm_test_is_the_one_of_the_bounds():
     assert NormTest(0.3, batch=1, lr=0.1).wanted(statistics) == pytest.approx(bounds.norm_test_batch(c, 0.3, 0.2))
 
 
-def test_a_test_runs_every_interval_and_lr_counts_samples():
+def test_a_test_runs_when_the_published_one_does_and_lr_counts_samples():
+    """After steps 1, 3, 5 … until the batch is at its cap; 2, 6, 10, 26, 42 samples so far."""
     policy = NormTest(0.5, batch=2, lr=s.warmup(s.polynomial(1.0, 0.0, 40), 10), test_interval=2, max_batch=16)
     half = GradientStatistics(2, 1.0, 4.0, 0.0, 0.0)  # asks for 16
-    found = [policy.update(policy.batch, signal) for signal in (None, HAND, None, half, None)]
-    assert [batch for batch, _ in found] == [2, 4, 4, 16, 16]
-    assert [lr for _, lr in found] == pytest.approx([0.3 * 38 / 40, 0.5 * 36 / 40, 0.9 * 32 / 40, 28 / 40, 12 / 40])
+    found = [policy.update(policy.batch, signal) for signal in (HAND, None, half, None, None)]
+    assert [batch for batch, _ in found] == [4, 4, 16, 16, 16]
+    assert [lr for _, lr in found] == pytest.approx([0.3 * 38 / 40, 0.7 * 34 / 40, 30 / 40, 14 / 40, 0.0])
+
+
+@given(st.floats(0.1, 0.9), st.floats(0.01, 1.0), st.floats(1.0, 50.0))
+def test_on_its_own_batch_the_norm_test_settles_below_the_one_of_the_bounds(eta, square, variance):
+    """‖ḡ‖² as it is in the mean: it asks for less than b/η² each time, and for (1 − η²)σ²/(η²‖∇f‖²) in the end."""
+    policy, settled = NormTest(eta, batch=2, lr=0.1), (1 - eta**2) * variance / (eta**2 * square)
+    for _ in range(300):
+        b = policy.batch
+        policy.update(b, GradientStatistics(b, square + variance / b, variance, 0.0, 0.0))
+        assert policy.batch <= max(b, math.ceil(b / eta**2))
+    # rounded up each time, by less than 1, of which the next test keeps the share 1 − (what settles it)
+    assert max(2, settled) <= policy.batch * (1 + 1e-9) <= max(2, settled + 1 + 1 / (1 - eta**2) / eta**2)
+
+
+def test_a_tolerance_of_one_never_grows():
+    policy = NormTest(1.0, batch=4, lr=0.1)
+    for _ in range(5):
+        policy.update(4, GradientStatistics(4, 1e-6 + 3.0 / 4, 3.0, 0.0, 0.0))
+    assert policy.batch == 4
+
+
+def test_the_published_sum_over_tensors_by_hand():
+    """Gradients (3, 2) and (1, 1), a weight's and a bias': mean (2, 1.5). g·ḡ is 6 and 2 of the weight, 3 and 1.5 of
+    the bias: variances 8 and 1.125, and of the whole 9 and 3.5, 15.125. One number has no orthogonal part."""
+    model, x, y = nn.Linear(1, 1), torch.tensor([[1.5], [1.0]]), torch.tensor([[2.0], [1.0]])
+    whole, tensors = (
+        gradient_statistics(model, lambda out, y: (out * y).mean(), x, y, per_tensor=per_tensor)
+        for per_tensor in (False, True)
+    )
+    assert whole == GradientStatistics(2, *map(pytest.approx, (6.25, 2.5, 15.125, 0.08)))
+    assert tensors == GradientStatistics(2, *map(pytest.approx, (6.25, 2.5, 9.125, 0.0)))
+    for statistics, inner, augmented in ((whole, 39, 52), (tensors, 24, 24)):  # 0.08/(ν² 6.25) is 51.2 at ν² = 1/4000
+        assert InnerProductTest(0.1, batch=2, lr=0.1).update(2, statistics)[0] == inner
+        assert AugmentedInnerProductTest(0.1, 4000**-0.5, batch=2, lr=0.1).update(2, statistics)[0] == augmented
 
 
 def test_no_mean_gradient_asks_for_the_largest_batch():
@@ -255,6 +395,14 @@ def test_a_policy_refuses_prefetching_workers():
     [
         (lambda: EpsilonTrigger(8, 0.1, 1.0, 2, 2), "delta = 2: must be above gamma = 2"),
         (lambda: EpsilonTrigger(8, 0.1, 0.0, 4), "eps = 0.0"),
+        (lambda: EpsilonTrigger(8, 0.1, 1.0, 4, rule="own"), "rule = 'own'"),
+        (lambda: EpsilonTrigger(8, 0.1, 1.0, 1, rule="published"), "delta = 1: must be above 1"),
+        (lambda: EpsilonTrigger(8, 0.1, 1.0, 4, rule="published", max_lr=1.0), "max_lr = 1.0"),
+        (lambda: stages_of(Q, EpsilonTrigger(8, 0.1, 1.0, 4), 3), "check_every = 100"),
+        (lambda: stages_before_stalling(0.0, 1.4), "excess = 0.0"),
+        (lambda: stages_before_stalling(1.0, 1.0), "gamma = 1.0"),
+        (lambda: norm_tested_sfo(Q, 0.1, 0.0, 0.1), "eta = 0.0"),
+        (lambda: tracking_price(-1.0), "u = -1.0"),
         (lambda: EpsilonTrigger(8, 0.1, 1.0, 4, check_every=0), "every = 0"),
         (lambda: EpsilonTrigger(8, 0.1, 1.0, 4, max_batch=4), "max_batch = 4"),
         (lambda: EpsilonTrigger(8, 0.1, 1.0, 4, check_every=1).update(8, math.nan), "signal = nan"),

@@ -36,6 +36,62 @@ def test_the_batch_grows_where_lr_would_have_decayed(share, max_batch, expected)
     assert [lr for _, lr in found] == pytest.approx([lr for _, lr in expected], rel=1e-12)
 
 
+def stepping(batch, lr, milestones, factor, epochs):
+    """Smith et al.'s rule as their scheduler steps along: at a milestone the batch in force × factor, lr as it is."""
+    found = []
+    for epoch in range(epochs):
+        if epoch in milestones:
+            batch *= factor
+        found.append((batch, lr))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("batch", "milestones", "epochs"), [(128, (20, 30), 40), (128, (60, 120, 160), 200), (32, (1, 2), 3)]
+)
+def test_growing_is_the_published_scheduler_step_by_step(batch, milestones, epochs):
+    plan = recipes.increase_batch(batch, s.milestones(0.1, dict.fromkeys(milestones, 1 / 5)))
+    assert at(plan, range(epochs)) == [(b, pytest.approx(lr)) for b, lr in stepping(batch, 0.1, milestones, 5, epochs)]
+
+
+def test_updates_of_the_published_schedule():
+    """50,000 images, batch 128 × 5 at 60, 120 and 160 of 200 epochs, short last batches counted: ⌈n/b⌉ an epoch."""
+    steps = [391 * 60, 79 * 60, 16 * 40, 4 * 40]
+    assert steps == [23460, 4740, 640, 160]
+    assert len(recipes.increase_batch(128, SMITH).table(50_000, 200)) == sum(steps)
+    assert len(recipes.increase_batch(128, SMITH, 0.0).table(50_000, 200)) == 391 * 200
+
+
+def seesawing(batch, lr, schedule, factor, times):
+    """Seesaw's rule stepping along: each time that the schedule has cut lr by factor, lr/√factor and batch × factor."""
+    cut, found = schedule(0), []
+    for t in times:
+        while schedule(t) <= cut / factor * (1 + 1e-12):
+            cut, batch, lr = cut / factor, batch * factor, lr / math.sqrt(factor)
+        found.append((batch, lr))
+    return found
+
+
+@pytest.mark.parametrize("factor", [2, 5])
+def test_seesaw_is_the_published_rule_step_by_step(factor):
+    schedule = s.milestones(0.8, dict.fromkeys((10, 20, 21, 40), 1 / factor))
+    plan = recipes.seesaw(64, schedule)
+    for (batch, lr), (wanted, wanted_lr) in zip(
+        at(plan, range(50)), seesawing(64, 0.8, schedule, factor, range(50)), strict=True
+    ):
+        assert (batch, lr) == (wanted, pytest.approx(wanted_lr))
+
+
+def test_seesaw_of_a_cosine_meets_the_published_rule_where_that_steps():
+    """Between two cuts the rule waits and ours goes on: never behind it, and less than a cut ahead."""
+    schedule = s.cosine(0.8, 0.01, 2000)
+    plan = recipes.seesaw(64, schedule)
+    for t, (batch, lr) in enumerate(seesawing(64, 0.8, schedule, 2, range(2001))):
+        assert batch <= plan.batch(t) * (1 + 1e-9)
+        assert plan.batch(t) < 2 * batch
+        assert lr / math.sqrt(2) < plan.lr(t) <= lr * (1 + 1e-9)
+
+
 def test_a_factor_is_shared_between_batch_and_lr():
     """4 = 2 · 2: half of every decay (in the exponent) to each."""
     plan = recipes.increase_batch(50, s.milestones(1.0, {3: 1 / 4, 5: 1 / 4}), 0.5, max_batch=150)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sfolib import schedule as s
 from sfolib.adaptive import signals
+from sfolib.adaptive.looks import looks
 from sfolib.data import ScheduledBatchSampler
 from sfolib.errors import InputError
 from sfolib.follow import PlanLR
@@ -27,7 +28,14 @@ POLICIES = {
     "epsilon": {"kind": "EpsilonTrigger", "batch": 20, "lr": 0.3, "eps": 0.6, "delta": 2, "check_every": 5},
     "norm": {"kind": "NormTest", "eta": 0.7, "batch": 20, "lr": LR, "test_interval": 4, "max_batch": 300},
     "inner": {"kind": "InnerProductTest", "theta": 0.5, "batch": 20, "lr": 0.5, "max_batch": 300},
-    "augmented": {"kind": "AugmentedInnerProductTest", "theta": 0.5, "nu": 2.0, "batch": 20, "lr": 0.5},
+    "augmented": {
+        "kind": "AugmentedInnerProductTest",
+        "theta": 0.3,
+        "nu": 2.0,
+        "batch": 20,
+        "lr": 0.5,
+        "test_interval": 3,
+    },
     "autowu": {
         "kind": "AutoWU",
         "total_steps": 80,
@@ -142,6 +150,34 @@ def test_probes_are_counted_apart():
     assert (found.samples, found.probes) == (5 * N, 6 * N + 5 * N)
 
 
+def test_a_test_costs_nothing_once_the_batch_is_at_its_cap():
+    """The first test, on 20 samples, asks for more than 40; there are five epochs, each measured at its end."""
+    told = spec("norm", policy=POLICIES["norm"] | {"eta": 0.01, "max_batch": 40})
+    found = run(told, device="cpu").rows.iloc[-1]
+    assert (found.batch, found.probes) == (40, 6 * N + 20)
+
+
+@pytest.mark.parametrize("per_tensor", [False, True])
+def test_looks_are_means_over_fresh_batches(per_tensor):
+    told = spec("norm", plan=Plan(50, 0.3), policy=None, sampling="replacement")
+    found = looks(told, [0, 2 * N], [20, 30], 70, per_tensor=per_tensor)
+    assert found[["sfo", "batch"]].values.tolist() == [[0, 20], [0, 30], [2 * N, 20], [2 * N, 30]]
+    trainer = Trainer(told, "cpu")
+    while trainer.samples < 2 * N:
+        trainer.advance()
+    start = 10**6 * N
+    seen = [signals.statistics(trainer.task, start + 30 * i, 30, per_tensor) for i in range(3)]
+    last = found.iloc[-1]
+    for name in ("mean_sqnorm", "variance", "inner_product_variance", "orthogonal_variance"):
+        assert last[name] == pytest.approx(np.mean([getattr(each, name) for each in seen]))
+    assert last["grad_sqnorm"] == trainer.task.measure()["grad_sqnorm"].item()
+
+
+def test_a_look_at_the_whole_data_set_is_the_gradient_itself():
+    found = looks(spec("norm", plan=Plan(50, 0.3), policy=None), [0, N], [N], N)
+    assert found["mean_sqnorm"].values == pytest.approx(found["grad_sqnorm"].values)
+
+
 @pytest.mark.parametrize("name", ["epsilon", "norm", "autowu"])
 def test_a_killed_run_goes_on_to_the_same_rows(name, tmp_path):
     class Killed(Exception):
@@ -172,6 +208,9 @@ def test_a_killed_run_goes_on_to_the_same_rows(name, tmp_path):
         (lambda: spec("norm", policy=POLICIES["norm"] | {"theta": 1}), "policy = ['theta']: NormTest takes"),
         (lambda: spec("norm", policy={"kind": "NormTest", "eta": 1}), "policy = ['batch', 'lr']: NormTest needs"),
         (lambda: spec("norm", policy=POLICIES["norm"] | {"eta": 0}), "eta = 0"),
+        (lambda: looks(spec("norm", plan=Plan(8, 0.1), policy=None), [N, 0], [8], 8), "marks = [800, 0]"),
+        (lambda: looks(spec("norm", plan=Plan(8, 0.1), policy=None), [6 * N], [8], 8), "marks = [4800]"),
+        (lambda: looks(spec("norm", plan=Plan(8, 0.1), policy=None, seeds=(0, 1)), [0], [8], 8), "seeds = (0, 1)"),
     ],
 )
 def test_bad_input_names_the_field_and_the_value(call, named):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from sfolib.adaptive import curve
 from sfolib.adaptive.policy import Policy, whole
 from sfolib.errors import positive, require
 
-LENGTHSCALE, FIT, CONDITION, TESTS, CONFIDENCE, PATIENCE = 0.2, 100, 500, 5, 0.95, 3
+FIT, CONDITION, TESTS, CONFIDENCE, PATIENCE = 100, 500, 5, 0.95, 3
 _GRID = 500
 _JITTER = 1e-4  # on the variance of a difference, in the loss's units squared
-_NOISE = (1e-4, 1e3)  # bounds of the fitted noise variance, the lower one gpytorch's
+Fit = Callable[[np.ndarray, np.ndarray, float], curve.Process]
 
 
 class Prediction(NamedTuple):
@@ -22,6 +24,13 @@ class Prediction(NamedTuple):
 
     argmin: float  # where the mean is smallest
     past_minimum: float  # largest probability of a past point to lie below the last
+
+
+class Decision(NamedTuple):
+    """When a warm-up ended, in epochs, and the lr from there."""
+
+    epoch: int
+    peak: float
 
 
 class AutoWU(Policy):
@@ -35,11 +44,12 @@ class AutoWU(Policy):
     0: at once, or over the last `cooldown_fraction` of the steps with a constant before.
 
     Read beside the authors' program, and unlike it: the process is fitted by full maximization of the likelihood, anew
-    at every test (theirs: 100 Adam steps from the last fit), around the mean of the losses (theirs: a fitted
-    constant); lr is that of the same step as the predicted minimum (theirs: of up to one step before).
+    at every test, around the mean of the losses; fit = "adam" is their way (100 Adam steps from the last fit, the
+    constant fitted too). lr is that of the same step as the predicted minimum (theirs: of up to one step before).
+    Like theirs it does not put the weights back to where they were then.
     """
 
-    _state = ("losses", "votes", "switched", "peak")
+    _state = ("losses", "votes", "switched", "peak", "adam")
 
     def __init__(
         self,
@@ -52,6 +62,7 @@ class AutoWU(Policy):
         max_warmup_fraction: float = 0.5,
         warmup: Literal["exponential", "linear"] = "exponential",
         cooldown_fraction: float | None = None,
+        fit: Literal["likelihood", "adam"] = "likelihood",
         seed: int = 0,
     ):
         super().__init__(1)
@@ -61,6 +72,7 @@ class AutoWU(Policy):
         positive("max_lr", max_lr)
         require(min_lr < max_lr, "min_lr", min_lr, f"must be below max_lr = {max_lr}")
         require(warmup in ("exponential", "linear"), "warmup", warmup, "must be 'exponential' or 'linear'")
+        require(fit in ("likelihood", "adam"), "fit", fit, "must be 'likelihood' or 'adam'")
         fraction = 0.0 if cooldown_fraction is None else cooldown_fraction
         require(0 <= fraction < 1, "cooldown_fraction", fraction, "must be in [0, 1)")
         room = 0 < max_warmup_fraction <= 1 - fraction
@@ -68,12 +80,13 @@ class AutoWU(Policy):
         self._longest = int(total_steps * max_warmup_fraction)
         require(self._longest > 0, "total_steps", total_steps, "leaves no step to the warm-up")
         self.batch, self.total_steps, self.steps_per_epoch, self.seed = batch, total_steps, steps_per_epoch, seed
-        self._range, self._linear = (min_lr, max_lr), warmup == "linear"
+        self._range, self._linear, self.fit = (min_lr, max_lr), warmup == "linear", fit
         self._cooldown = None if cooldown_fraction is None else math.ceil((1 - fraction) * total_steps)
         self.losses: list[float] = []  # of the warm-up
         self.votes: list[bool] = []  # of the last epochs: was the minimum past?
         self.switched: int | None = None  # the step after which the warm-up ended, and the lr from there
         self.peak: float | None = None
+        self.adam = list(curve.ADAM_START) if fit == "adam" else []  # where the last fit ended
 
     @property
     def lr(self) -> float:
@@ -96,7 +109,8 @@ class AutoWU(Policy):
         if self.step >= self._longest:
             self._switch(self.warmup_lr(self.step))
         elif self.step % self.steps_per_epoch == 0:
-            found = predictions(self.losses, (self.seed, self.step))
+            fit = partial(curve.adam, state=self.adam) if self.adam else curve.maximize_likelihood
+            found = predictions(self.losses, (self.seed, self.step), fit)
             votes = sum(p.past_minimum > CONFIDENCE for p in found)
             self.votes = [*self.votes, votes > TESTS / 2][-PATIENCE:]
             if len(self.votes) == PATIENCE and all(self.votes):
@@ -106,35 +120,44 @@ class AutoWU(Policy):
         self.switched, self.peak, self.losses = self.step, peak, []
 
 
-def predictions(losses: list[float], key: tuple[int, ...]) -> list[Prediction]:
-    """Five looks at a loss curve: constant × RBF(0.2) + noise, fitted to at most 100 random points of it.
+def predictions(losses: list[float], key: tuple[int, ...], fit: Fit = curve.maximize_likelihood) -> list[Prediction]:
+    """Five looks at a loss curve, by a process (`curve`) fitted to at most 100 random points of it.
 
     Each look conditions the fitted process on at most 500 random points (all, where there are no more, so that the
-    five are then the same), without the noise. Losses that are not finite are left out. `key` seeds the choices.
+    five are then one), without the noise. Losses that are not finite are left out. `key` seeds the choices.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
-
     y, rng = np.asarray(losses, dtype=float), np.random.default_rng(key)
     finite = np.flatnonzero(np.isfinite(y))
     require(len(finite) > 1, "losses", len(finite), "finite ones are too few")
-    mean = y[finite].mean()
 
     def some(most: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = finite if len(finite) <= most else np.sort(rng.choice(finite, most, replace=False))
-        return chosen[:, None] / len(y), y[chosen] - mean
+        return chosen / len(y), y[chosen]
 
-    kernel = ConstantKernel(max(1e-4, y[finite].var())) * RBF(LENGTHSCALE, "fixed") + WhiteKernel(1e-3, _NOISE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a fit at a bound is a fit
-        fitted = GaussianProcessRegressor(kernel, alpha=0.0).fit(*some(FIT)).kernel_
-    grid, found = np.linspace(0, 1, _GRID)[:, None], []
-    for _ in range(TESTS):
-        process = GaussianProcessRegressor(fitted.k1, alpha=fitted.k2.noise_level, optimizer=None).fit(*some(CONDITION))
-        curve, covariance = process.predict(grid, return_cov=True)
-        found.append(Prediction(float(grid[curve.argmin(), 0]), _past_minimum(curve, covariance)))
-    return found
+    process = fit(*some(FIT), y[finite].mean())
+    if len(finite) <= CONDITION:
+        return [_look(process, *some(CONDITION))] * TESTS
+    return [_look(process, *some(CONDITION)) for _ in range(TESTS)]
+
+
+def decision(lr: np.ndarray) -> Decision:
+    """When the warm-up ended, by lr at the ends of epochs 0, 1, 2 …: where it first is lower than before."""
+    falls = np.flatnonzero(np.diff(lr) < 0)
+    require(len(falls) > 0, "lr", lr, "never falls: the run ended in its warm-up")
+    return Decision(int(falls[0]) + 1, float(lr[falls[0] + 1]))
+
+
+def smoothed(losses: np.ndarray, fit: Fit = curve.maximize_likelihood) -> tuple[np.ndarray, np.ndarray]:
+    """The curve behind finite losses at 500 points of [0, 1], fitted to all of them: mean and standard deviation."""
+    x, grid = np.arange(len(losses)) / len(losses), np.linspace(0, 1, _GRID)
+    mean, covariance = curve.condition(fit(x, losses, losses.mean()), x, losses, grid)
+    return mean, np.sqrt(covariance.diagonal())
+
+
+def _look(process: curve.Process, x: np.ndarray, y: np.ndarray) -> Prediction:
+    grid = np.linspace(0, 1, _GRID)
+    mean, covariance = curve.condition(process, x, y, grid)
+    return Prediction(float(grid[mean.argmin()]), _past_minimum(mean, covariance))
 
 
 def _past_minimum(mean: np.ndarray, covariance: np.ndarray) -> float:
