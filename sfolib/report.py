@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,24 @@ def select(names: Sequence[str]) -> list[Path]:
     return chosen
 
 
-def figures(names: Sequence[str], scale: str, jobs: int, out: Path) -> list[Outcome]:
-    """Run notebooks, `jobs` at a time; write checks.json and index.html into `out`. A failure stops no other."""
+def figures(
+    names: Sequence[str], scale: str, jobs: int, out: Path, lost: Mapping[str, str] | None = None
+) -> list[Outcome]:
+    """Run notebooks, `jobs` at a time; write checks.json and index.html into `out`. A failure stops no other.
+
+    lost: notebooks that cannot be run, with why.
+    """
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
-    notebooks = select(names)
+    lost = lost or {}
+    notebooks = [path for path in select(names) if path.stem not in lost]
     out = out.resolve()
     (out / "executed").mkdir(parents=True, exist_ok=True)
     parallel = max(1, min(jobs, len(notebooks)))
     inner = max(1, jobs // parallel)
     tasks = (delayed(execute)(path, out, scale, inner) for path in notebooks)
-    outcomes = []
+    outcomes = [Outcome(name, 0.0, error) for name, error in lost.items()]
     with tqdm(total=len(notebooks), desc="notebooks", unit="notebook") as progress:
         for outcome in Parallel(n_jobs=parallel, return_as="generator_unordered")(tasks):
             progress.write(f"{outcome.name}: {outcome.error or 'done'} ({outcome.seconds:.0f} s)")
