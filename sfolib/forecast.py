@@ -65,7 +65,8 @@ def budget(spec: Spec, samples_per_epoch: int) -> Budget:
         mean = n / math.ceil(n / batch) if spec.sampling == "permutation" else batch  # an epoch ends with a short one
         step, samples = step + stride, samples + math.ceil(stride * mean)
         sizes.add(min(batch, n) if spec.sampling == "permutation" else batch)
-    samples = min(samples, spec.max_samples + max(sizes))
+    if samples >= spec.max_samples:  # the step that reaches it is the last one
+        samples = spec.max_samples + max(sizes) - 1
     points = samples / n if spec.measure == "epoch" else _geometric(step, spec.measure)
     return Budget(step, samples, math.ceil(points) + 1, min(sizes), max(sizes))
 

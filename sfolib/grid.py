@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from joblib import Parallel, delayed, parallel_config
-from joblib.parallel import get_active_backend
+from joblib.parallel import get_active_backend, register_parallel_backend
 from tqdm import tqdm
 
 from sfolib.errors import InputError, require
@@ -67,7 +67,22 @@ def _loky(address: None, jobs: int) -> Iterator[None]:
 @contextmanager
 def _dask(address: str | None, jobs: int) -> Iterator[None]:
     from distributed import Client, LocalCluster
+    from joblib._dask import DaskDistributedBackend
 
+    class Backend(DaskDistributedBackend):
+        """joblib's own would wait for ever on a task that Dask gives up, after it has killed several workers; and run
+        the tasks in this process while the cluster has one worker."""
+
+        def effective_n_jobs(self, n_jobs: int) -> int:
+            return max(2, sum(self.client.ncores().values()))
+
+        def submit(self, func: Any, callback: Callable[[Any], None]) -> Any:
+            (_, (_, name, _), _), *_ = func.items  # the arguments of `_attempt`
+            future = super().submit(func, callback)
+            future.add_done_callback(lambda f: callback([_lost(name, f.exception())]) if f.exception() else None)
+            return future
+
+    register_parallel_backend("dask", Backend)
     if address is not None:
         try:
             client = Client(address, timeout=20)
@@ -133,7 +148,11 @@ def _outcomes(task: Callable[[Item], Result], items: Mapping[str, Item], jobs: i
             yield outcome
     except Exception as error:  # an item's own errors do not come this way: a worker, or its engine, has ended
         for name in sorted(waiting):
-            yield _Outcome(name, None, f"lost with its worker ({type(error).__name__})")
+            yield _lost(name, error)
+
+
+def _lost(name: str, error: BaseException) -> _Outcome:
+    return _Outcome(name, None, f"lost with its worker ({type(error).__name__})")
 
 
 def _attempt(task: Callable[[Item], Result], name: str, item: Item) -> _Outcome:

@@ -1,5 +1,6 @@
 """Many runs: failures, lost workers, two at the same run, and what is seen of notebooks before they run."""
 
+import importlib
 import os
 import signal
 import threading
@@ -134,9 +135,10 @@ def test_dask_leaves_the_same_records_as_loky_though_a_worker_is_killed(dask, tm
 def test_dask_tells_of_a_task_that_kills_every_worker(dask, tmp_path):
     items = {str(i): (i, "deadly" if i == 1 else "") for i in range(3)}
     once, lost = {"distributed.scheduler.allowed-failures": 0}, pytest.raises(grid.TasksFailed, match="lost with its")
-    with dask.config.set(once), grid.backend("dask", None, 2), lost as caught:
+    with importlib.import_module("dask").config.set(once), grid.backend("dask", None, 2), lost as caught:
         grid.gather(partial(fails, tmp_path, 99), items, 2)
-    assert "1" in [failure.name for failure in caught.value.failures]
+    assert [failure.name for failure in caught.value.failures] == ["1"]
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "2"}
 
 
 def test_an_address_without_a_cluster_is_named(capsys):
