@@ -9,6 +9,7 @@ from functools import partial
 
 import nbformat
 import pytest
+from failing import square
 
 from sfolib import ahead, forecast, grid, record, train
 from sfolib.cli import main
@@ -23,30 +24,17 @@ def spec(batch, **change):
     return Spec(**{"problem": Digits(holdout=1000), "plan": Plan(batch, 0.1), "max_samples": 2000} | change)
 
 
-def fails(folder, times, item):
-    """item², but a "bad" item fails, and a "deadly" one ends its process, the first `times` times."""
-    number, how = item
-    flag = folder / str(number)
-    tries = int(flag.read_text()) if flag.exists() else 0
-    flag.write_text(str(tries + 1))
-    if how and tries < times:
-        if how == "deadly":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise ValueError(f"{number} is bad")
-    return number**2
-
-
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_what_failed_is_tried_once_more(jobs, tmp_path):
     items = {str(i): (i, "bad" if i in (1, 3) else "") for i in range(5)}
-    assert grid.gather(partial(fails, tmp_path, 1), items, jobs) == {str(i): i**2 for i in range(5)}
+    assert grid.gather(partial(square, tmp_path, 1), items, jobs) == {str(i): i**2 for i in range(5)}
     assert [(tmp_path / str(i)).read_text() for i in range(5)] == ["1", "2", "1", "2", "1"]
 
 
 def test_what_failed_twice_is_reported_and_stops_no_other(tmp_path):
     items = {str(i): (i, "bad" if i == 1 else "") for i in range(4)}
     with pytest.raises(grid.TasksFailed, match="1 of 4 runs failed twice") as caught:
-        grid.gather(partial(fails, tmp_path, 2), items, 1, tell=lambda item: f"told {item}")
+        grid.gather(partial(square, tmp_path, 2), items, 1, tell=lambda item: f"told {item}")
     (failure,) = caught.value.failures
     assert failure.name == "1"
     assert failure.told == "told (1, 'bad')"
@@ -56,7 +44,7 @@ def test_what_failed_twice_is_reported_and_stops_no_other(tmp_path):
 
 def test_a_lost_process_loses_no_task(tmp_path):
     items = {str(i): (i, "deadly" if i == 1 else "") for i in range(6)}
-    assert grid.gather(partial(fails, tmp_path, 1), items, 2) == {str(i): i**2 for i in range(6)}
+    assert grid.gather(partial(square, tmp_path, 1), items, 2) == {str(i): i**2 for i in range(6)}
 
 
 def test_a_spec_twice_is_trained_once(tmp_path, monkeypatch):
@@ -136,7 +124,7 @@ def test_dask_tells_of_a_task_that_kills_every_worker(dask, tmp_path):
     items = {str(i): (i, "deadly" if i == 1 else "") for i in range(3)}
     once, lost = {"distributed.scheduler.allowed-failures": 0}, pytest.raises(grid.TasksFailed, match="lost with its")
     with importlib.import_module("dask").config.set(once), grid.backend("dask", None, 2), lost as caught:
-        grid.gather(partial(fails, tmp_path, 99), items, 2)
+        grid.gather(partial(square, tmp_path, 99), items, 2)
     assert [failure.name for failure in caught.value.failures] == ["1"]
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "2"}
 
