@@ -70,8 +70,8 @@ class Config(BaseModel):
         return Plan(piecewise([math.ceil(min(top, batch(epoch))) for epoch in starts], starts[1:]), lr, "epoch")
 
 
-def read(path: Path | str) -> Config:
-    """Read a JSON file of theirs. `InputError` names a key that is missing, unknown or of a wrong kind."""
+def read_json(path: Path | str) -> dict[str, Any]:
+    """The JSON object in a file. `InputError` where there is none."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -79,6 +79,16 @@ def read(path: Path | str) -> Config:
     except ValueError as error:
         raise InputError(f"config = {str(path)!r}: is not JSON ({error})") from error
     require(isinstance(data, dict), "config", str(path), "must hold one JSON object")
+    return data
+
+
+def read(path: Path | str) -> Config:
+    """Read a JSON file of theirs; see `parse`."""
+    return parse(read_json(path))
+
+
+def parse(data: dict[str, Any]) -> Config:
+    """One of their JSON objects. `InputError` names a key that is missing, unknown or of a wrong kind."""
     try:
         config = Config(**data)
     except ValidationError as error:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from sfolib.train import Spec, Trainer
 
 
+_SETTINGS = {"precision": "precision", "dtype": "dtype", "micro_batch": "max_micro_batch"}  # of `train`: option, field
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     args = _parser().parse_args(arguments)
@@ -39,20 +42,26 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--backend", choices=("loky", "dask", "ray"), default="loky", help="what runs are trained on")
     figures.add_argument("--address", default=None, help="of a Dask scheduler or Ray cluster (default: one made here)")
     figures.add_argument("--dry-run", action="store_true", help="tell what would be trained, and what it would cost")
+    figures.add_argument("--again", action="store_true", help="also what has not changed since it last ran")
     figures.set_defaults(command=_figures)
-    train = commands.add_parser("train", help="train what a JSON file in the authors' format says")
+    train = commands.add_parser("train", help="train what a JSON file in the authors' format, or a spec of ours, says")
     _add_problem(train)
     train.add_argument(
         "--out", type=Path, default=None, help="folder of run.json and metrics.jsonl (default: csv_path)"
     )
-    train.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="of networks")
-    train.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    train.add_argument("--micro-batch", type=int, help="most samples at once of one seed on a device; see README")
+    train.add_argument("--precision", choices=("fp32", "tf32", "bf16"), help="of networks (default: fp32)")
+    train.add_argument("--dtype", choices=("float32", "float64"), help="(default: float32)")
+    train.add_argument("--micro-batch", type=int, help="most samples at once on a device (default: the batch)")
     train.add_argument("--resume", action="store_true", help="go on with the run in that folder")
     train.set_defaults(command=_train)
     constants = commands.add_parser("constants", help="L, sigma2 and gap of the problem of such a file")
     _add_problem(constants)
     constants.set_defaults(command=_constants)
+    plan = commands.add_parser("plan", help="the schedule that the theory recommends for such a file and this machine")
+    _add_problem(plan)
+    plan.add_argument("--objective", choices=("time", "samples"), default="time", help="what to save (default: time)")
+    plan.add_argument("--out", type=Path, default=Path("plan.json"), help="the spec of its run (default: plan.json)")
+    plan.set_defaults(command=_plan)
     readme = commands.add_parser("readme", help="make the last figures the README's claims and picture")
     readme.set_defaults(command=_readme)
     return parser
@@ -60,11 +69,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_problem(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG.json")
-    parser.add_argument("--dataset", choices=("digits", "mnist", "cifar10", "cifar100"), default="cifar100")
-    parser.add_argument("--data-dir", default="data", metavar="DIR", help="where the data set is (default: data)")
+    known = ("digits", "mnist", "cifar10", "cifar100")
+    parser.add_argument("--dataset", choices=known, help="(default: cifar100)")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the data set is (default: data)")
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index> (default: auto)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, help="(default: 0)")
 
 
 def _figures(args: argparse.Namespace) -> int:
@@ -77,9 +87,10 @@ def _figures(args: argparse.Namespace) -> int:
 
         print(forecast.table([ahead.look(path, args.scale, out) for path in notebooks], args.jobs))
         return 0
+    due = [path for path in notebooks if args.again or not report.is_up_to_date(path, out, args.scale)]
     with grid.backend(args.backend, args.address, args.jobs):
-        lost = ahead.train_all(notebooks, args.scale, out, args.jobs)
-    outcomes = report.figures(args.names, args.scale, args.jobs, out, lost)
+        lost = ahead.train_all(due, args.scale, out, args.jobs)
+    outcomes = report.figures(args.names, args.scale, args.jobs, out, args.again, lost)
     print(f"report: {out / 'index.html'}")
     return 1 if any(outcome.error for outcome in outcomes) else 0
 
@@ -88,7 +99,8 @@ def _train(args: argparse.Namespace) -> int:
     from sfolib import authors, distributed, record
     from sfolib.train import resolve_device, run_in
 
-    config, spec = _spec(args, precision=args.precision, dtype=args.dtype, max_micro_batch=args.micro_batch)
+    config, spec = _read(args)
+    require(config is not None or args.out is not None, "out", None, "is needed for a spec of ours; add --out DIR")
     out = args.out or Path(config.csv_path)
     with distributed.joined(resolve_device(args.device)) as (ranks, device):
         begun, ended = (out / record.METRICS).exists(), (out / record.RUN).exists()
@@ -104,40 +116,64 @@ def _train(args: argparse.Namespace) -> int:
             with held, _Progress(spec.max_samples, ranks.first) as progress:
                 run = run_in(out, spec, device, 10.0, progress, ranks)
         if ranks.first:
-            folder = authors.write_csv(config, run, spec.problem.size)
-            print(
-                f"run: {out}; csv: {folder}; {run.status} after {run.steps[-1]} steps, "
-                f"{run.samples[-1]} gradient evaluations"
-            )
+            told = f"csv: {authors.write_csv(config, run, spec.problem.size)}; " if config else ""
+            print(f"run: {out}; {told}{run.status} after {run.steps[-1]} steps, {run.samples[-1]} gradient evaluations")
     return 1 if run.status == "diverged" else 0
 
 
 def _constants(args: argparse.Namespace) -> int:
     from sfolib import constants
 
-    _, spec = _spec(args)
-    print(constants.table(constants.estimate(spec, args.device)))
+    print(constants.table(constants.estimate(_read(args)[1], args.device)))
     return 0
 
 
-def _spec(args: argparse.Namespace, **settings: Any) -> tuple[Config, Spec]:
-    """The config, and what it asks for as a spec."""
+def _plan(args: argparse.Namespace) -> int:
+    from sfolib import record
+    from sfolib.recommend import recommend
+
+    require(not args.out.exists(), "out", str(args.out), "exists; choose another file with --out")
+    config, spec = _read(args)
+    found = recommend(spec, args.objective, max_batch=config.max_bs if config else None, device=args.device)
+    print(found.table)
+    record.write_json(args.out, found.spec.model_dump(mode="json"))
+    print(f"spec: {args.out}; run it by: python -m sfolib train {args.out} --out DIR")
+    return 0
+
+
+def _read(args: argparse.Namespace) -> tuple[Config | None, Spec]:
+    """The authors' config, if it is one, and the spec that a file asks for."""
     from pydantic import ValidationError
 
-    from sfolib import authors, problems
+    from sfolib import authors
     from sfolib.train import Spec
 
-    config = authors.read(args.config)
-    problem = problems.named(args.dataset, config.model, data_dir=args.data_dir, download=args.download)
-    network = args.dataset != "digits" or config.model == "cnn"
+    data = authors.read_json(args.config)
     try:
-        spec = Spec(
-            problem=problem, plan=config.plan(), max_samples=config.epochs * problem.size, seeds=(args.seed,),
-            running=True, published_norm=network, **settings,
-        )  # fmt: skip
+        if "problem" not in data:
+            config = authors.parse(data)
+            return config, _asked(config, args)
+        said = {name: getattr(args, name, None) for name in ("dataset", "data_dir", "seed", *_SETTINGS)}
+        for name, value in (said | {"download": args.download or None}).items():
+            require(value is None, name, value, f"is for files in the authors' format; say it in {args.config}")
+        return None, Spec.model_validate(data)
     except ValidationError as error:
         raise explain(error) from error
-    return config, spec
+
+
+def _asked(config: Config, args: argparse.Namespace) -> Spec:
+    """What a config of the authors asks for, with the command line's settings."""
+    from sfolib import problems
+    from sfolib.train import Spec
+
+    dataset = args.dataset or "cifar100"
+    place = {"data_dir": args.data_dir or "data", "download": args.download}
+    problem = problems.named(dataset, config.model, **place)
+    return Spec(
+        problem=problem, plan=config.plan(), max_samples=config.epochs * problem.size, seeds=(args.seed or 0,),
+        running=True, published_norm=dataset != "digits" or config.model == "cnn",
+        **{field: value for name, field in _SETTINGS.items() if (value := getattr(args, name, None)) is not None},
+    )  # fmt: skip
 
 
 class _Progress:

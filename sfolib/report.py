@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ README_FIGURE = Path("01_critical_batch_size") / "sfo.png"
 _MANY = 6  # a longer list is told by its range
 
 
+_RAN = "ran.json"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How one notebook's run ended; error is None where all went well."""
@@ -28,6 +33,10 @@ class Outcome:
     name: str
     seconds: float
     error: str | None
+
+    @property
+    def line(self) -> str:
+        return f"{self.name}: {self.error or 'done'} ({self.seconds:.0f} s)"
 
 
 def select(names: Sequence[str]) -> list[Path]:
@@ -41,11 +50,17 @@ def select(names: Sequence[str]) -> list[Path]:
 
 
 def figures(
-    names: Sequence[str], scale: str, jobs: int, out: Path, lost: Mapping[str, str] | None = None
+    names: Sequence[str],
+    scale: str,
+    jobs: int,
+    out: Path,
+    again: bool = False,
+    lost: Mapping[str, str] | None = None,
 ) -> list[Outcome]:
     """Run notebooks, `jobs` at a time; write checks.json and index.html into `out`. A failure stops no other.
 
-    lost: notebooks that cannot be run, with why.
+    What ran well before, and would do the same now, is left as it is (see `fingerprint`), unless `again`. lost:
+    notebooks that cannot be run, with why.
     """
     from joblib import Parallel, delayed
     from tqdm import tqdm
@@ -54,17 +69,43 @@ def figures(
     notebooks = [path for path in select(names) if path.stem not in lost]
     out = out.resolve()
     (out / "executed").mkdir(parents=True, exist_ok=True)
-    parallel = max(1, min(jobs, len(notebooks)))
+    due = [path for path in notebooks if again or not is_up_to_date(path, out, scale)]
+    for path in notebooks:
+        if path not in due:
+            print(f"{path.stem}: up to date")
+    parallel = max(1, min(jobs, len(due)))
     inner = max(1, jobs // parallel)
-    tasks = (delayed(execute)(path, out, scale, inner) for path in notebooks)
+    for name in lost:
+        shutil.rmtree(out / name, ignore_errors=True)
+    tasks = (delayed(execute)(path, out, scale, inner) for path in due)
     outcomes = [Outcome(name, 0.0, error) for name, error in lost.items()]
-    with tqdm(total=len(notebooks), desc="notebooks", unit="notebook") as progress:
+    with tqdm(total=len(due), desc="notebooks", unit="notebook") as progress:
         for outcome in Parallel(n_jobs=parallel, return_as="generator_unordered")(tasks):
-            progress.write(f"{outcome.name}: {outcome.error or 'done'} ({outcome.seconds:.0f} s)")
+            progress.write(outcome.line)
             progress.update()
             outcomes.append(outcome)
     write(out, outcomes)
     return sorted(outcomes, key=lambda outcome: outcome.name)
+
+
+def fingerprint(path: Path, scale: str) -> str:
+    """Of all that decides what a notebook publishes: itself, the scale, sfolib's sources, the packages' versions."""
+    packages = sorted(f"{d.metadata['Name']} {d.version}" for d in metadata.distributions())
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    digest = hashlib.sha256("\n".join([scale, platform.python_version(), *packages]).encode())
+    for file in (path, *sources):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def is_up_to_date(path: Path, out: Path, scale: str) -> bool:
+    """Whether what a notebook published in `out` is what it would publish now."""
+    folder = out / path.stem
+    if not (folder / _RAN).is_file() or not (out / "executed" / path.name).is_file():
+        return False
+    ran, published = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (_RAN, "published.json"))
+    shown = all((folder / f"{key}.{kind}").is_file() for key in published["figures"] for kind in ("png", "pdf"))
+    return shown and ran["fingerprint"] == fingerprint(path, scale)
 
 
 def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
@@ -72,7 +113,7 @@ def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
     import papermill
 
     shutil.rmtree(out / path.stem, ignore_errors=True)
-    started = time.perf_counter()
+    started, before = time.perf_counter(), fingerprint(path, scale)
     error = None
     for attempt in (1, 2):
         try:
@@ -91,7 +132,11 @@ def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
                 continue
             error = f"{type(failure).__name__}: {failure}"
         break
-    return Outcome(path.stem, time.perf_counter() - started, error)
+    outcome = Outcome(path.stem, time.perf_counter() - started, error)
+    if error is None:
+        ran = {"fingerprint": before, "seconds": round(outcome.seconds, 1)}
+        record.write_json(out / path.stem / _RAN, ran)
+    return outcome
 
 
 def write(out: Path, outcomes: Sequence[Outcome]) -> None:
@@ -189,8 +234,9 @@ def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
     text = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
     heading = re.match(r"#\s*(.+)", text)
     words = [f"scale {told['scale']}"] if "scale" in told else []
-    if outcome is not None:
-        words.append(f"ran in {outcome.seconds:.0f} s")
+    ran = out / path.stem / _RAN
+    if ran.exists():
+        words.append(f"ran in {json.loads(ran.read_text(encoding='utf-8'))['seconds']:.0f} s")
     return {
         "name": path.stem,
         "title": heading[1] if heading else path.stem,

@@ -3,10 +3,12 @@
 import nbformat
 import numpy as np
 import pandas as pd
+import pytest
 from nbclient import NotebookClient
 
 from sfolib import figures
 from sfolib.check import Slope
+from sfolib.record import Run
 
 
 def frame(source, sfo, eps2=1e-2):
@@ -58,3 +60,31 @@ def test_a_notebook_goes_on_showing_figures():
     NotebookClient(notebook, timeout=120).execute()
     shown = [[output.output_type for output in cell.outputs] for cell in notebook.cells]
     assert ["display_data" in types for types in shown] == [False, True, True]
+
+
+def test_trajectories_draw_means_and_intervals_over_seeds():
+    steps = np.array([0, 1, 2, 4, 8, 16])
+    rows = [
+        {"seed": s, "epoch": k / 8, "step": k, "samples": 4 * k, "batch": 4, "lr": 0.1 * (1 + s), "test_accuracy": 0.5}
+        for k in steps.tolist()
+        for s in range(3)
+    ]
+    run = Run({}, {"status": "finished"}, pd.DataFrame(rows))
+    figure = figures.trajectories({"one": run}, ["lr", "test_error"], "epochs")
+    rate, error = figure.axes
+    assert list(rate.lines[0].get_xdata()) == list(steps[1:] / 8)
+    assert rate.lines[0].get_ydata() == pytest.approx(np.full(5, 0.2))
+    low, high = rate.collections[0].get_datalim(rate.transData).intervaly
+    assert (low, high) == pytest.approx((0.1, 0.3), abs=0.04)
+    assert list(error.lines[0].get_ydata()) == [0.5] * 5
+    assert figures.against_clocks({"one": run}, ["lr"]).axes[1].get_xlabel() == "steps"
+
+
+def test_costs_show_what_was_not_reached_as_a_cross():
+    frame = pd.DataFrame(
+        {"group": ["g", "g"], "system": ["a", "b"], "sfo": [10.0, np.inf], "low": [8.0, 9.0], "high": [12.0, np.inf]}
+    )
+    axis = figures.costs(frame, ["g"]).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+    marks = {line.get_marker(): list(line.get_ydata()) for line in axis.lines if len(line.get_xdata()) == 1}
+    assert marks == {"o": [0], "x": [1]}

@@ -86,14 +86,42 @@ def test_one_failing_notebook_stops_no_other(tmp_path, monkeypatch, capsys):
     checks = json.loads((out / "checks.json").read_text())
     assert [check["notebook"] for check in checks] == ["01_good", "02_bad"]
     assert [check["verdict"] for check in checks] == ["reproduced"] * 2
-    for name in ("01_good", "02_bad"):
-        assert {file.name for file in (out / name).iterdir()} == {"one.png", "one.pdf", "published.json"}
+    for name, ran in (("01_good", {"ran.json"}), ("02_bad", set())):
+        assert {file.name for file in (out / name).iterdir()} == {"one.png", "one.pdf", "published.json"} | ran
         assert (out / "executed" / f"{name}.ipynb").exists()
-    assert main(["figures", "01", "--scale", "smoke", "--out", str(out)]) == 0
     with pytest.raises(SystemExit):
         main(["figures", "--scale", "enormous"])
     assert main(["figures", "07"]) == 1
     assert "must begin one of 01_good, 02_bad" in capsys.readouterr().err
+
+
+def test_what_has_not_changed_is_not_run_again(tmp_path, monkeypatch, capsys):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    path = tmp_path / "notebooks" / "01_good.ipynb"
+    made(path, "notebook.finish(checks)")
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "figures"
+    command = ["figures", "--scale", "smoke", "--out", str(out)]
+    executed = out / "executed" / path.name
+
+    def ran(arguments):
+        before = executed.stat().st_mtime_ns if executed.exists() else 0
+        assert main(arguments) == 0
+        return executed.stat().st_mtime_ns > before
+
+    assert ran(command)
+    page = (out / "index.html").read_text()
+    assert not ran(command)
+    assert "01_good: up to date" in capsys.readouterr().out
+    assert (out / "index.html").read_text().split("Written")[0] == page.split("Written")[0]
+    assert ran([*command, "--again"])
+    assert ran(["figures", "--out", str(out)])  # another scale
+    assert ran(command)
+    (out / "01_good" / "one.pdf").unlink()
+    assert ran(command)
+    made(path, "notebook.finish(checks) or None")
+    assert ran(command)
 
 
 def test_publish_is_all_or_nothing(tmp_path):

@@ -51,6 +51,42 @@ def test_single_runs_dip_before_their_expectation_gets_there():
     assert np.median(dips) < noisy.reach(1.1e-2**0.5).sfo
 
 
+def test_attain_finds_where_accuracy_gets_to_a_level():
+    run = made(lambda k: 1.0)
+    run.rows["test_accuracy"] = 1 - 1 / (1 + run.rows["step"])
+    found = run.attain(0.99)
+    assert found.steps == pytest.approx(99, rel=0.005)
+    assert found.low == found.sfo == found.high
+    assert run.attain(0.9999).sfo == np.inf
+
+
+def test_a_band_is_the_mean_of_the_seeds_and_covers_it():
+    rng = np.random.default_rng(5)
+    run = made(lambda k: 1.0, seeds=40)
+    run.rows["loss"] = 2.0 + rng.normal(size=len(run.rows))
+    mean, low, high = run.band("loss")
+    assert mean == pytest.approx(run.curves("loss").mean(0))
+    assert ((low <= mean) & (mean <= high)).all()
+    assert 0.88 < np.mean((low <= 2.0) & (high >= 2.0)) < 0.99
+    assert high - low == pytest.approx(2 * 1.96 * run.curves("loss").std(0) / 40**0.5, rel=0.15)
+
+
+def test_pooled_runs_are_read_at_common_gradient_evaluations():
+    runs = [made(lambda k, b=b: 1 / (1 + b * k), seeds=1, batch=b) for b in (1, 2, 4)]
+    for seed, run in enumerate(runs):
+        run.rows["seed"], run.rows["lr"] = seed, np.where(run.rows["samples"] < 100, 0.1, 0.2)
+    both = record.pooled(runs)
+    assert both.samples[0] == 0
+    assert both.samples[-1] == 5000
+    assert both.curves() == pytest.approx(np.tile(1 / (1 + both.samples), (3, 1)), rel=1e-3)
+    assert both.curves("batch").tolist() == [[b] * len(both.samples) for b in (1, 2, 4)]
+    assert set(both.rows["lr"]) == {0.1, 0.2}
+    assert both.steps == pytest.approx(both.samples * (1 + 1 / 2 + 1 / 4) / 3, rel=0.02)
+    assert both.reach(0.1).sfo == pytest.approx(99, rel=0.01)
+    with pytest.raises(InputError, match="must differ"):
+        record.pooled([runs[0], runs[0]])
+
+
 def test_what_is_not_reached_is_never_a_number():
     found = made(lambda k: 1.0 + 1 / (1 + k)).reach(0.5)
     assert found == (np.inf, np.inf, np.inf, np.inf)
@@ -86,9 +122,10 @@ def test_ratios_to_bounds():
     assert flat.ratio_to(1 + 1 / np.arange(1, 5001)) == pytest.approx(1 / (1 + 1 / 5000))
     falling = made(lambda k: 1 / (1 + k))
     assert falling.ratio_to(np.full(5000, 1e-3)) == pytest.approx(falling.expected[0] / 1e-3)
-    frame = pd.DataFrame({"eps2": [1.0, 1.0, 2.0], "batch": [1, 2, 1], "sfo": [3.0, np.inf, 8.0]})
+    frame = pd.DataFrame({"eps2": [1.0, 1.0, 2.0], "batch": [1, 2, 1], "sfo": [3.0, np.inf, 8.0], "spent": 9.0})
     assert record.ratio_to(frame, frame.assign(sfo=[6.0, np.inf, 4.0])) == 2.0
     assert record.ratio_to(frame, frame.assign(sfo=[6.0, 9.0, 4.0])) == np.inf
+    assert record.ratio_to(frame, frame.assign(sfo=[6.0, 9.1, 4.0])) == 2.0  # the run ended before it could tell
     with pytest.raises(InputError, match="nothing to compare"):
         record.ratio_to(frame, frame.assign(sfo=np.inf))
 

@@ -201,6 +201,17 @@ def test_run_all_keeps_the_order_in_processes(tmp_path):
     assert [found.rows["batch"].iloc[0] for found in run_all(specs, tmp_path, jobs=2)] == [8, 1000, 100]
 
 
+def test_each_seed_of_a_policy_adapts_by_itself():
+    policy = {"kind": "EpsilonTrigger", "batch": 32, "lr": 0.2, "eps": 0.5, "delta": 2.0, "check_every": 10}
+    told = Spec(problem=Digits(), policy=policy, seeds=(3, 5), max_samples=20_000, measure=1.2)
+    (both,) = train.run_apart([told])
+    alone = [run(told.model_copy(update={"seeds": (seed,)})) for seed in told.seeds]
+    assert both.rows.equals(record.pooled(alone).rows)
+    assert list(both.rows["seed"].unique()) == [3, 5]
+    with pytest.raises(InputError, match="seeds"):
+        run(told)
+
+
 def test_divergence_ends_a_run_and_keeps_its_rows():
     spec = Spec(problem=Quadratic(d=10), plan=Plan(1, 1e6), sampling="replacement", max_samples=10**6, measure=1.5)
     found = run(spec)
