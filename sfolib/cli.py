@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfolib.errors import InputError, explain, require
+from sfolib.errors import InputError, RankLost, explain, require
 
 if TYPE_CHECKING:
     from sfolib.authors import Config
     from sfolib.train import Spec, Trainer
+
+
+_SETTINGS = {"precision": "precision", "dtype": "dtype", "micro_batch": "max_micro_batch"}  # of `train`: option, field
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,8 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         return args.command(args)
-    except InputError as error:
-        print(f"sfolib: {error}", file=sys.stderr)
+    except (InputError, RankLost) as error:
+        rank = f" rank {os.environ['RANK']}:" if "TORCHELASTIC_RUN_ID" in os.environ else ""
+        print(f"sfolib:{rank} {error}", file=sys.stderr)
         return 1
 
 
@@ -33,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--scale", choices=("smoke", "quick", "paper"), default="quick")
     figures.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     figures.add_argument("--out", type=Path, default=None, help="folder (default: the project's figures/)")
+    figures.add_argument("--backend", choices=("loky", "dask", "ray"), default="loky", help="what runs are trained on")
+    figures.add_argument("--address", default=None, help="of a Dask scheduler or Ray cluster (default: one made here)")
+    figures.add_argument("--dry-run", action="store_true", help="tell what would be trained, and what it would cost")
     figures.add_argument("--again", action="store_true", help="also what has not changed since it last ran")
     figures.set_defaults(command=_figures)
     train = commands.add_parser("train", help="train what a JSON file in the authors' format, or a spec of ours, says")
@@ -41,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=None, help="folder of run.json and metrics.jsonl (default: csv_path)"
     )
     train.add_argument("--precision", choices=("fp32", "tf32", "bf16"), help="of networks (default: fp32)")
+    train.add_argument("--dtype", choices=("float32", "float64"), help="(default: float32)")
+    train.add_argument("--micro-batch", type=int, help="most samples at once on a device (default: the batch)")
     train.add_argument("--resume", action="store_true", help="go on with the run in that folder")
     train.set_defaults(command=_train)
     constants = commands.add_parser("constants", help="L, sigma2 and gap of the problem of such a file")
@@ -67,32 +78,46 @@ def _add_problem(parser: argparse.ArgumentParser) -> None:
 
 
 def _figures(args: argparse.Namespace) -> int:
-    from sfolib import notebook, report
+    from sfolib import ahead, grid, notebook, report
 
     require(args.jobs >= 1, "jobs", args.jobs, "must be 1 or more")
-    out = args.out or notebook.root() / "figures"
-    outcomes = report.figures(args.names, args.scale, args.jobs, out, args.again)
+    out, notebooks = args.out or notebook.root() / "figures", report.select(args.names)
+    if args.dry_run:
+        from sfolib import forecast
+
+        print(forecast.table([ahead.look(path, args.scale, out) for path in notebooks], args.jobs))
+        return 0
+    due = [path for path in notebooks if args.again or not report.is_up_to_date(path, out, args.scale)]
+    with grid.backend(args.backend, args.address, args.jobs):
+        lost = ahead.train_all(due, args.scale, out, args.jobs)
+    outcomes = report.figures(args.names, args.scale, args.jobs, out, args.again, lost)
     print(f"report: {out / 'index.html'}")
     return 1 if any(outcome.error for outcome in outcomes) else 0
 
 
 def _train(args: argparse.Namespace) -> int:
-    from sfolib import authors, record
-    from sfolib.train import run_in
+    from sfolib import authors, distributed, record
+    from sfolib.train import resolve_device, run_in
 
     config, spec = _read(args)
     require(config is not None or args.out is not None, "out", None, "is needed for a spec of ours; add --out DIR")
     out = args.out or Path(config.csv_path)
-    begun = (out / record.METRICS).exists()
-    require(args.resume or not begun, "out", str(out), "holds a run; add --resume to go on, or choose another folder")
-    if args.resume and (out / record.RUN).exists():
-        run = record.load(out)
-        require(run.provenance["key"] == spec.key, "out", str(out), "holds a run of another config, data set or seed")
-    else:
-        with _Progress(spec.max_samples) as progress:
-            run = run_in(out, spec, args.device, 10.0, progress)
-    told = f"csv: {authors.write_csv(config, run, spec.problem.size)}; " if config else ""
-    print(f"run: {out}; {told}{run.status} after {run.steps[-1]} steps, {run.samples[-1]} gradient evaluations")
+    with distributed.joined(resolve_device(args.device)) as (ranks, device):
+        begun, ended = (out / record.METRICS).exists(), (out / record.RUN).exists()
+        how = "holds a run; add --resume to go on, or choose another folder"
+        require(args.resume or not begun, "out", str(out), how)
+        ranks.wait()  # for all to have seen the folder as it was
+        if ended:
+            run = record.load(out)
+            mine = run.provenance["key"] == spec.key
+            require(mine, "out", str(out), "holds a run of another config, data set or seed")
+        else:
+            held = record.held(out, wait=False) if ranks.first else nullcontext()
+            with held, _Progress(spec.max_samples, ranks.first) as progress:
+                run = run_in(out, spec, device, 10.0, progress, ranks)
+        if ranks.first:
+            told = f"csv: {authors.write_csv(config, run, spec.problem.size)}; " if config else ""
+            print(f"run: {out}; {told}{run.status} after {run.steps[-1]} steps, {run.samples[-1]} gradient evaluations")
     return 1 if run.status == "diverged" else 0
 
 
@@ -128,7 +153,7 @@ def _read(args: argparse.Namespace) -> tuple[Config | None, Spec]:
         if "problem" not in data:
             config = authors.parse(data)
             return config, _asked(config, args)
-        said = {name: getattr(args, name, None) for name in ("dataset", "data_dir", "seed", "precision")}
+        said = {name: getattr(args, name, None) for name in ("dataset", "data_dir", "seed", *_SETTINGS)}
         for name, value in (said | {"download": args.download or None}).items():
             require(value is None, name, value, f"is for files in the authors' format; say it in {args.config}")
         return None, Spec.model_validate(data)
@@ -147,15 +172,15 @@ def _asked(config: Config, args: argparse.Namespace) -> Spec:
     return Spec(
         problem=problem, plan=config.plan(), max_samples=config.epochs * problem.size, seeds=(args.seed or 0,),
         running=True, published_norm=dataset != "digits" or config.model == "cnn",
-        precision=getattr(args, "precision", None) or "fp32",
+        **{field: value for name, field in _SETTINGS.items() if (value := getattr(args, name, None)) is not None},
     )  # fmt: skip
 
 
 class _Progress:
     """A bar over gradient evaluations, with epoch, batch size, learning rate and loss."""
 
-    def __init__(self, total: int):
-        self.total, self.bar = total, None
+    def __init__(self, total: int, shown: bool):
+        self.total, self.shown, self.bar = total, shown, None
 
     def __enter__(self) -> _Progress:
         return self
@@ -165,7 +190,9 @@ class _Progress:
 
         last = rows[-1]
         if self.bar is None:  # a resumed run does not start at 0
-            self.bar = tqdm(total=self.total, initial=last["samples"], unit="SFO", unit_scale=True)
+            self.bar = tqdm(
+                total=self.total, initial=last["samples"], unit="SFO", unit_scale=True, disable=not self.shown
+            )
         shown = {"epoch": f"{last['epoch']:.4g}", "batch": last["batch"], "lr": last["lr"], "loss": last["loss"]}
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update(last["samples"] - self.bar.n)

@@ -14,6 +14,10 @@ class InputError(ValueError):
     """Bad input; its message names the field, the value and what is allowed."""
 
 
+class RankLost(RuntimeError):
+    """A run in several processes cannot go on: one of them has ended, or they no longer agree."""
+
+
 def require(ok: bool, field: str, value: object, allowed: str) -> None:
     """Raise `InputError` "field = value: allowed" unless `ok`."""
     if not ok:

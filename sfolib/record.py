@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from sfolib.errors import InputError, positive, require
 
@@ -263,6 +265,26 @@ def _first_crossing(x: np.ndarray, curves: np.ndarray, level: float) -> np.ndarr
     # before the first step there is no logarithm to interpolate in: the step itself is the crossing
     found[inside] = np.where(x[i - 1] > 0, between, x[i])
     return found
+
+
+@contextmanager
+def held(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a run's folder against other processes, which wait; the system lets go of it when a process dies.
+
+    Raises `InputError` where another process has it and `wait` is False, or `folder`'s parent cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise InputError(f"folder = {str(folder)!r}: another process is training there; wait for it to end") from None
+    except OSError as error:
+        raise InputError(f"folder = {str(folder)!r}: cannot be written ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_json(path: Path, content: Any) -> None:

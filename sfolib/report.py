@@ -9,7 +9,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -49,25 +49,36 @@ def select(names: Sequence[str]) -> list[Path]:
     return chosen
 
 
-def figures(names: Sequence[str], scale: str, jobs: int, out: Path, again: bool = False) -> list[Outcome]:
+def figures(
+    names: Sequence[str],
+    scale: str,
+    jobs: int,
+    out: Path,
+    again: bool = False,
+    lost: Mapping[str, str] | None = None,
+) -> list[Outcome]:
     """Run notebooks, `jobs` at a time; write checks.json and index.html into `out`. A failure stops no other.
 
-    What ran well before, and would do the same now, is left as it is (see `fingerprint`), unless `again`.
+    What ran well before, and would do the same now, is left as it is (see `fingerprint`), unless `again`. lost:
+    notebooks that cannot be run, with why.
     """
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
-    notebooks = select(names)
+    lost = lost or {}
+    notebooks = [path for path in select(names) if path.stem not in lost]
     out = out.resolve()
     (out / "executed").mkdir(parents=True, exist_ok=True)
-    due = [path for path in notebooks if again or not _is_up_to_date(path, out, scale)]
+    due = [path for path in notebooks if again or not is_up_to_date(path, out, scale)]
     for path in notebooks:
         if path not in due:
             print(f"{path.stem}: up to date")
     parallel = max(1, min(jobs, len(due)))
     inner = max(1, jobs // parallel)
+    for name in lost:
+        shutil.rmtree(out / name, ignore_errors=True)
     tasks = (delayed(execute)(path, out, scale, inner) for path in due)
-    outcomes = []
+    outcomes = [Outcome(name, 0.0, error) for name, error in lost.items()]
     with tqdm(total=len(due), desc="notebooks", unit="notebook") as progress:
         for outcome in Parallel(n_jobs=parallel, return_as="generator_unordered")(tasks):
             progress.write(outcome.line)
@@ -87,7 +98,8 @@ def fingerprint(path: Path, scale: str) -> str:
     return digest.hexdigest()
 
 
-def _is_up_to_date(path: Path, out: Path, scale: str) -> bool:
+def is_up_to_date(path: Path, out: Path, scale: str) -> bool:
+    """Whether what a notebook published in `out` is what it would publish now."""
     folder = out / path.stem
     if not (folder / _RAN).is_file() or not (out / "executed" / path.name).is_file():
         return False

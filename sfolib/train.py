@@ -10,17 +10,18 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
-from tqdm import tqdm
 
-from sfolib import optimizers, provenance, record
+from sfolib import grid, optimizers, provenance, record
 from sfolib.adaptive import signals
+from sfolib.distributed import ALONE, Ranks
 from sfolib.errors import InputError, require
 from sfolib.plan import Plan
 from sfolib.problems import LATER, PLACE, Execution, Problem, Record
@@ -29,6 +30,7 @@ SCHEMA = 1  # raise it when the same spec no longer means the same numbers
 CHECKPOINT = "checkpoint.pt"
 _SETTLED = 10  # measuring points
 Watch = Callable[["Trainer", list[dict[str, Any]]], None]
+AHEAD: ContextVar[Callable[[Spec, Any, str], Any] | None] = ContextVar("ahead", default=None)  # see `ahead`
 _CLOCK = ("step", "samples", "probes", "true_batch", "below")
 
 
@@ -96,13 +98,15 @@ class Spec(Record):
 
 class Trainer:
     """A run in progress. Its whole state is the clock, the parameters, the optimizer's state, the policy's, and how
-    long ‖∇f‖ has been small."""
+    long ‖∇f‖ has been small. `ranks`: the processes that share the run; each has such a trainer, in the same state."""
 
-    def __init__(self, spec: Spec, device: str = "auto"):
+    def __init__(self, spec: Spec, device: str = "auto", ranks: Ranks = ALONE):
         require(len(set(spec.seeds)) == len(spec.seeds), "seeds", spec.seeds, "must differ from each other")
         self.spec, self.device = spec, resolve_device(device)
         how = Execution(*(getattr(spec, name) for name in Execution._fields))
         self.task = spec.problem.bind(spec.seeds, spec.sampling, self.device, spec.dtype, how)
+        self.ranks = ranks
+        self.task.spread(ranks)
         self.update = optimizers.build(spec.optimizer, self.task.parameters, spec.momentum, spec.weight_decay)
         self.step = self.samples = self.probes = self.true_batch = self.below = 0
         self.status = "running"
@@ -132,6 +136,8 @@ class Trainer:
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure: one row a seed. Decides whether the run is over."""
+        norm = float(sum(p.square().sum() for p in self.task.parameters)) if self.ranks.size > 1 else 0.0
+        self.ranks.agree("step, gradient evaluations and ‖θ‖²", self.step, self.samples, norm)
         measured = {name: value.tolist() for name, value in self.task.measure().items()}
         self.probes += self.task.probes
         batch, lr = (self.policy.batch, self.policy.lr) if self.policy else self.spec.plan.at(self._clock())
@@ -225,20 +231,27 @@ def run(
     """Train to the end, or load the run from `store` when it is on record there under the spec's key.
 
     In a store a run checkpoints at the first measuring point after every `checkpoint_every` seconds, and one that
-    was killed goes on from there, to the same rows. One CPU thread where the problem is too small to share.
+    was killed goes on from there, to the same rows. Of several processes that are given the same spec one trains and
+    the others wait for its record. One CPU thread where the problem is too small to share.
     """
-    folder = None if store is None else Path(store) / spec.key
-    if folder is not None and (folder / record.RUN).exists():
-        return record.load(folder)
-    return run_in(folder, spec, device, checkpoint_every)
+    if store is None:
+        return run_in(None, spec, device, checkpoint_every)
+    folder = Path(store) / spec.key
+    if not (folder / record.RUN).exists():
+        with record.held(folder):
+            if not (folder / record.RUN).exists():
+                return run_in(folder, spec, device, checkpoint_every)
+    return record.load(folder)
 
 
 def run_in(
-    folder: Path | None, spec: Spec, device: str = "auto", checkpoint_every: float = 30.0, watch: Watch | None = None
-) -> record.Run:
+    folder: Path | None, spec: Spec, device: str = "auto", checkpoint_every: float = 30.0, watch: Watch | None = None,
+    ranks: Ranks = ALONE,
+) -> record.Run:  # fmt: skip
     """`run` with its files in `folder`, or nowhere, going on from the checkpoint there.
 
-    `watch` is called with the trainer and its new rows at every measuring point.
+    `watch` is called with the trainer and its new rows at every measuring point. `ranks`: the processes that make this
+    run together and all call this, see `distributed.joined`; the first one writes, and `folder` is one for all.
     Raises `InputError` for a checkpoint of another spec, or a folder that cannot be written.
     """
     import pandas as pd
@@ -247,7 +260,7 @@ def run_in(
     torch.set_num_threads(spec.problem.threads or threads)
     try:
         started = time.perf_counter()
-        trainer = Trainer(spec, device)
+        trainer = Trainer(spec, device, ranks)
         if folder is None:
             rows = [row for rows in _measuring_points(trainer, watch) for row in rows]
         else:
@@ -256,6 +269,7 @@ def run_in(
             "status": trainer.status,
             "key": spec.key,
             "schema": SCHEMA,
+            "ranks": ranks.size,
             **provenance.machine(trainer.device),
             "seconds": round(time.perf_counter() - started, 3),
             **trainer.task.provenance(),
@@ -263,7 +277,7 @@ def run_in(
     finally:
         torch.set_num_threads(threads)
     finished = record.Run(spec.model_dump(mode="json"), told, pd.DataFrame(rows))
-    if folder is not None:
+    if folder is not None and ranks.first:
         record.write_json(folder / record.RUN, {"spec": finished.spec, "provenance": told})
         (folder / CHECKPOINT).unlink(missing_ok=True)
     return finished
@@ -272,11 +286,26 @@ def run_in(
 def run_all(
     specs: Sequence[Spec], store: Path | str | None = None, device: str = "auto", jobs: int = 1
 ) -> list[record.Run]:
-    """`run` for each spec, `jobs` at a time in processes of their own, with progress; in the order of `specs`."""
-    tasks = (delayed(_numbered)(i, spec, store, device) for i, spec in enumerate(specs))
-    done = Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
-    runs = dict(tqdm(done, total=len(specs), desc="runs", unit="run"))
-    return [runs[i] for i in range(len(specs))]
+    """`run` for each spec, `jobs` at a time in processes of their own or wherever `grid.backend` says, with progress;
+    in the order of `specs`. A spec that is asked for twice is trained once.
+
+    Workers that see `store` leave their records there, and those of others are written here. Raises
+    `grid.TasksFailed`, when all others are done, for runs that failed twice.
+    """
+    if (ahead := AHEAD.get()) is not None:
+        return [ahead(spec, store, device) for spec in specs]
+    wanted = {spec.key: spec for spec in specs}
+    if store is None:
+        found = grid.gather(partial(run, device=device), wanted, jobs, Spec.model_dump_json)
+    else:
+        store = Path(store).resolve()
+        missing = {key: spec for key, spec in wanted.items() if not (store / key / record.RUN).exists()}
+        trained = grid.gather(partial(run, store=store, device=device), missing, jobs, Spec.model_dump_json)
+        for key, new in trained.items():
+            if not (store / key / record.RUN).exists():
+                record.save(new, store / key)
+        found = trained | {key: record.load(store / key) for key in wanted if key not in trained}
+    return [found[spec.key] for spec in specs]
 
 
 def run_apart(
@@ -288,27 +317,26 @@ def run_apart(
     return [record.pooled([next(runs) for _ in spec.seeds]) for spec in specs]
 
 
-def _numbered(i: int, spec: Spec, store: Path | str | None, device: str) -> tuple[int, record.Run]:
-    return i, run(spec, store, device)
-
-
 def _train_on_disk(
     trainer: Trainer, folder: Path, checkpoint_every: float, watch: Watch | None
 ) -> list[dict[str, Any]]:
-    """Train with rows and checkpoints on disk; a resumed metrics file is first cut back to its checkpoint."""
+    """Train with rows and checkpoints on disk; a resumed metrics file is first cut back to its checkpoint.
+
+    Ranks but the first have the same rows in memory and write nothing.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"folder = {str(folder)!r}: cannot be written ({error.strerror})") from error
-    length = _restore(trainer, folder / CHECKPOINT)
-    with open(folder / record.METRICS, "r+b" if length else "w+b") as file:
+    length, writes, path = _restore(trainer, folder / CHECKPOINT), trainer.ranks.first, folder / record.METRICS
+    with open(path, "r+b" if length else "w+b") if writes else io.BytesIO(path.read_bytes() if length else b"") as file:
         file.truncate(length)
         rows = [json.loads(text) for text in file]
         saved = time.monotonic()
         for new in _measuring_points(trainer, watch):
             file.write("".join(map(record.line, new)).encode())
             rows += new
-            if trainer.status == "running" and time.monotonic() - saved >= checkpoint_every:
+            if writes and trainer.status == "running" and time.monotonic() - saved >= checkpoint_every:
                 _checkpoint(trainer, folder / CHECKPOINT, file)
                 saved = time.monotonic()
     return rows

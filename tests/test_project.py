@@ -32,7 +32,10 @@ def test_environment_yml_lists_what_pyproject_lists():
         *((f"sfolib.{room}", ("torch", "sympy")) for room in ("bounds", "quadratic", "schedule", "plan", "check")),
         *((f"sfolib.{room}", ("torch", "sympy", "sklearn")) for room in ("recipes", "cases", "adaptive")),
         *((f"sfolib.adaptive.{room}", ("torch", "sympy", "sklearn")) for room in ("policy", "autowu")),
-        *((f"sfolib.{room}", ("torch", "sympy")) for room in ("record", "notebook", "report", "cli", "problems")),
+        *(
+            (f"sfolib.{room}", ("torch", "sympy"))
+            for room in ("record", "notebook", "report", "cli", "problems", "grid", "ahead")
+        ),
         ("sfolib.derive", ("torch",)),
         ("sfolib.figures", ("torch", "sympy")),
     ],

@@ -73,14 +73,15 @@ def step(policy: Policy, task: Task, update: Update, steps: int, samples: int) -
 def statistics(task: MLP | NetworkTask, samples: int, batch: int, per_tensor: bool = False) -> GradientStatistics:
     """T10's statistics of the batch that is due after `samples`, at the parameters as they are; needs 2 samples.
 
-    A short last batch of one sample borrows the one before it. per_tensor: see `gradstats.gradient_statistics`.
+    A short last batch of one sample borrows the one before it. Each rank looks at its part of the batch. per_tensor: see
+    `gradstats.gradient_statistics`.
     """
-    start = samples if batch > 1 else samples - 1
-    x, y = (tensor[0] for tensor in task.batches.take(start, max(batch, 2)))
+    start, share = (samples if batch > 1 else samples - 1), task.ranks.part(max(batch, 2))
+    x, y = (tensor[0] for tensor in task.batches.take(start + share.start, share.stop - share.start))
+    told = {"l2": task.l2, "ranks": task.ranks, "per_tensor": per_tensor}
     if isinstance(task, NetworkTask):
-        return gradient_statistics(task.models[0], cross_entropy, x, y, l2=task.l2, per_tensor=per_tensor)
-    x, y = x[:, :-1], y.argmax(1)
-    return gradient_statistics(_as_module(task), cross_entropy, x, y, l2=task.l2, per_tensor=per_tensor)
+        return gradient_statistics(task.models[0], cross_entropy, x, y, **told)
+    return gradient_statistics(_as_module(task), cross_entropy, x[:, :-1], y.argmax(1), **told)
 
 
 def _as_module(task: MLP) -> nn.Sequential:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
 from sfolib.bounds import Constants
+from sfolib.distributed import ALONE, Ranks
 from sfolib.errors import require
 from sfolib.gradstats.layers import RULES
 from sfolib.gradstats.persample import Loss, per_sample
@@ -68,25 +69,35 @@ class Population(NamedTuple):
 
 
 def gradient_statistics(
-    model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, *, l2: float = 0.0, per_tensor: bool = False
+    model: nn.Module,
+    loss_fn: Loss,
+    x: Tensor,
+    y: Tensor,
+    *,
+    l2: float = 0.0,
+    per_tensor: bool = False,
+    ranks: Ranks = ALONE,
 ) -> GradientStatistics:
     """The statistics of T10 [S] for samples `x`, `y` (leading dimension n ≥ 2), the model in the mode it is in.
 
     `loss_fn(model(x), y)` must be the mean over the batch of losses of one sample each (checked on the halves of
     some samples); `l2` adds (l2/2)‖θ‖² to every one. `per_tensor=True` takes inner products parameter tensor by
     parameter tensor and adds up their variances, as AdAdaGrad's published code does: the covariance between
-    tensors is lost, and it is another quantity.
+    tensors is lost, and it is another quantity. `ranks`: the statistics of all ranks' samples together, of which
+    `x`, `y` are this one's, exactly; every rank gets the same.
 
     Raises `InputError` for a loss that is no such mean, a trainable parameter of a layer type that is not in
     `RULES`, or used more than once or outside its layer, BatchNorm on batch statistics, Dropout in train mode.
     """
-    n, samples = len(x), per_sample(model, loss_fn, x, y, l2)
+    samples = per_sample(model, loss_fn, x, y, l2, ranks)
+    n = int(ranks.total(len(x)))
     _, mean, direction, sqnorms, products = samples
     if not per_tensor:
         mean, direction, sqnorms, products = (t.sum(0, keepdims=True) for t in samples[1:])
     # Rounding alone can take these sums of squares below 0.
-    variance = np.maximum((sqnorms.sum(1) - n * mean) / (n - 1), 0.0)
-    inner = products.var(1, ddof=1)
+    variance = np.maximum((ranks.total(sqnorms.sum(1)) - n * mean) / (n - 1), 0.0)
+    centred = products - ranks.total(products.sum(1, keepdims=True)) / n
+    inner = ranks.total(np.square(centred).sum(1)) / (n - 1)
     # T10 with its sum over j done: the orthogonal parts have mean 0 and square sum Σ ‖g_i‖² − (g_i·ḡ)²/‖ḡ‖².
     along = np.divide(inner, direction, out=np.zeros_like(inner), where=direction > 0)
     orthogonal = np.maximum(variance - along, 0.0)
@@ -146,6 +157,7 @@ def full_gradient_sqnorm(
     chunk: int | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
+    ranks: Ranks = ALONE,
 ) -> float:
     """‖∇f‖² over the whole of `data` = (x, y); f is the mean of `loss_fn`, plus (l2/2)‖θ‖². Costs n evaluations.
 
@@ -153,19 +165,22 @@ def full_gradient_sqnorm(
     "as_published": what the authors' program calls the full gradient: train mode, a shuffled pass of batches of
     100 under `augment(x)`, weighted by their sizes. It is not the gradient of one function (BatchNorm,
     augmentation). Run on a copy, torch's RNG seeded by `seed` and then put back.
+    ranks: the gradient over all ranks' data, of which `data` is this one's part; "as_published" wants the whole data
+    on every rank, and they take its batches in turn.
     Raises `InputError` for an unknown mode, no data, a chunk below 1, or `augment` with "exact".
     """
     require(mode in ("exact", "as_published"), "mode", mode, "must be 'exact' or 'as_published'")
     x, y = data
-    require(len(x) == len(y) > 0, "data", (len(x), len(y)), "must be as many labels as samples, at least one")
+    n = len(x) if mode == "as_published" else int(ranks.total(len(x)))
+    require(len(x) == len(y) and n > 0, "data", (len(x), len(y)), "must be as many labels as samples, at least one")
     parameters = _trainable(model)
     if mode == "exact":
         require(augment is None, "augment", augment, "must be None in mode 'exact'")
         if chunk is None:
-            chunk = max(1, CHUNK.get(x.device.type, CHUNK["cuda"]) // max(1, x[0].numel()))
+            chunk = max(1, CHUNK.get(x.device.type, CHUNK["cuda"]) // max(1, x.shape[1:].numel()))
         require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "must be an integer of at least 1")
         with _eval_mode(model):
-            total = _mean_gradient(model, loss_fn, zip(x.split(chunk), y.split(chunk), strict=True), len(x))
+            total = _mean_gradient(model, loss_fn, zip(x.split(chunk), y.split(chunk), strict=True), n)
     else:
         replica = copy.deepcopy(model).train()
         devices = [x.device] if x.device.type == "cuda" else []
@@ -175,7 +190,8 @@ def full_gradient_sqnorm(
                 torch.cuda.default_generators[device.index or 0].manual_seed(seed)
             order = torch.randperm(len(x)).to(x.device).split(100)
             batches = ((augment(x[i]) if augment else x[i], y[i]) for i in order)
-            total = _mean_gradient(replica, loss_fn, batches, len(x))
+            total = _mean_gradient(replica, loss_fn, islice(batches, ranks.rank, None, ranks.size), n)
+    ranks.add(total)
     gradient = [g + l2 * p.detach() for g, p in zip(total, parameters, strict=True)] if l2 else total
     return sum(g.double().square().sum() for g in gradient).item()
 
@@ -184,13 +200,15 @@ def _mean_gradient(model: nn.Module, loss_fn: Loss, batches: Iterable[tuple[Tens
     """Mean of the batches' gradients, weighted by their sizes over n."""
     parameters, total = _trainable(model), []
     for x, y in batches:
+        if not len(x):
+            continue
         with torch.enable_grad():
             loss = loss_fn(model(x), y)
             if n != len(x):
                 loss = loss * (len(x) / n)
         gradient = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         total = [a.add_(b) for a, b in zip(total, gradient, strict=True)] if total else list(gradient)
-    return total
+    return total or [torch.zeros_like(p) for p in parameters]
 
 
 def smoothness(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, *, l2: float = 0.0) -> float:

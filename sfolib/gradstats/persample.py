@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from sfolib.distributed import ALONE, Ranks
 from sfolib.errors import require
 from sfolib.gradstats.layers import RULES
 
@@ -118,10 +119,12 @@ class PerSample(NamedTuple):
     products: np.ndarray
 
 
-def per_sample(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, l2: float) -> PerSample:
-    """The direction of the inner products is ḡ + l2·θ; g_i and ḡ are without l2."""
+def per_sample(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, l2: float, ranks: Ranks = ALONE) -> PerSample:
+    """The direction of the inner products is ḡ + l2·θ; g_i and ḡ are without l2. Of several ranks' samples `x`, `y` are
+    this one's: n, g_i and the products are of these, ḡ and the direction of all."""
     n = len(x)
-    require(n >= 2, "x", tuple(x.shape), "must hold at least 2 samples")
+    total = int(ranks.total(n))
+    require(total >= 2, "x", tuple(x.shape), "must hold at least 2 samples")
     require(len(y) == n, "y", tuple(y.shape), f"must have x's leading dimension, {n}")
     layers = _layers(model)
     parameters = {
@@ -130,17 +133,22 @@ def per_sample(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, l2: float)
         for key, p in layer.named_parameters(recurse=False)
         if p.requires_grad
     }
-    with torch.enable_grad(), _captured(layers) as calls:
-        output = model(x)
-        loss = loss_fn(output, y)
-    scalar = loss.dim() == 0 and loss.requires_grad
-    require(scalar, "loss_fn", loss, "must return a scalar that depends on trainable parameters")
-    _check_mean(loss_fn, output.detach(), y)
-    owners, uses = Counter(parameters.values()), _uses(loss)
-    for key, p in parameters.items():
-        require(owners[p] == 1 and uses[p] <= 1, "model", ".".join(key), "a parameter may be used only once")
-    means = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-    del output, loss
+    calls, uses = [], Counter()
+    means = [torch.zeros_like(p) for p in parameters.values()]
+    if n:  # a rank may have no sample of its own
+        with torch.enable_grad(), _captured(layers) as calls:
+            output = model(x)
+            loss = loss_fn(output, y)
+        scalar = loss.dim() == 0 and loss.requires_grad
+        require(scalar, "loss_fn", loss, "must return a scalar that depends on trainable parameters")
+        if n > 1:
+            _check_mean(loss_fn, output.detach(), y)
+        owners, uses = Counter(parameters.values()), _uses(loss)
+        for key, p in parameters.items():
+            require(owners[p] == 1 and uses[p] <= 1, "model", ".".join(key), "a parameter may be used only once")
+        means = list(torch.autograd.grad(loss, [*parameters.values()], allow_unused=True, materialize_grads=True))
+        del output, loss
+    means = ranks.mean(means, n / total)
     with torch.no_grad():
         directions = [mean + l2 * p if l2 else mean for mean, p in zip(means, parameters.values(), strict=True)]
         terms = _terms(layers, calls, dict(zip(parameters, directions, strict=True)), n)
@@ -151,7 +159,7 @@ def per_sample(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, l2: float)
         mean_sqnorms = _numbers([m.square().sum() for m in means])
         direction_sqnorms = _numbers([v.square().sum() for v in directions]) if l2 else mean_sqnorms
     # d is of the mean loss, 1/n of what it is of the sample's own.
-    return PerSample(list(means), mean_sqnorms, direction_sqnorms, sqnorms * n**2, products * n)
+    return PerSample(means, mean_sqnorms, direction_sqnorms, sqnorms * n**2, products * n)
 
 
 def _terms(layers: dict, calls: list[_Call], directions: dict, n: int) -> dict[tuple[str, str], tuple]:

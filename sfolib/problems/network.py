@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfolib.data import Augment, Batches, Sampling, generator
+from sfolib.distributed import Ranks, apart, spread_batch_norm
 from sfolib.errors import require
 from sfolib.gradstats import CHUNK, full_gradient_sqnorm
 from sfolib.problems import Execution, models
@@ -57,6 +58,10 @@ class NetworkTask(Task):
     batch, but under BatchNorm, whose statistics (and their running means) are then those of the micro-batches: another
     function, so rows tell the micro-batch size. Out of memory, the micro-batch halves and the run goes on from the
     micro-batch that failed; provenance tells when.
+
+    Of several ranks each takes a part of the batch, and micro-batches are parts of that part: what rows tell is how
+    many samples went through all ranks at once. BatchNorm's statistics are those of all ranks, of one micro-batch at a
+    time, so that the function is that of one process; there a rank that is out of memory ends the run.
     """
 
     def __init__(
@@ -90,27 +95,37 @@ class NetworkTask(Task):
     def batch_size(self, samples: int, nominal: int) -> int:
         return self.batches.size(samples, nominal)
 
-    def gradients(self, step: int, samples: int, batch: int) -> list[Tensor]:
+    def spread(self, ranks: Ranks) -> None:
+        super().spread(ranks)
+        if ranks.size > 1:
+            for model in self.models:
+                spread_batch_norm(model, ranks)
+
+    def pieces(self, batch: int) -> list[tuple[int, int]] | None:
+        size = self.micro_batch or batch
+        return [(k, min(size, batch - k)) for k in range(0, batch, size)] if self.batch_norm else None
+
+    def part(self, step: int, start: int, count: int, batch: int) -> tuple[list[Tensor], Tensor | None]:
         found, scores = [], []
         with _arithmetic(self.device, self.how.precision):
-            for seed, (x, y) in enumerate(zip(*self.batches.take(samples, batch), strict=True)):
-                gradient, loss, right = self._accumulated(seed, x, y, step)
+            for seed, (x, y) in enumerate(zip(*self.batches.take(start, count), strict=True)):
+                gradient, loss, right = self._accumulated(seed, x, y, step, batch)
                 found.append(gradient)
                 scores.append(torch.stack([loss, right]))
-        if self.tally:
-            self.tally.add(*torch.stack(scores, 1), batch)
         gradients = [torch.stack(same) if len(same) > 1 else same[0][None] for same in zip(*found, strict=True)]
         if self.l2:
-            torch._foreach_add_(gradients, self.parameters, alpha=self.l2)
-        return gradients
+            torch._foreach_add_(gradients, self.parameters, alpha=self.l2 * (count / batch))
+        return gradients, torch.stack(scores, 1).double() if self.tally else None
 
-    def _accumulated(self, seed: int, x: Tensor, y: Tensor, step: int) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """Gradient and mean loss of a batch, and how many were right, a micro-batch at a time."""
+    def _accumulated(
+        self, seed: int, x: Tensor, y: Tensor, step: int, batch: int
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """What samples add to the gradient and mean loss of a batch, and how many were right, a micro-batch at once."""
         n, start, total = len(x), 0, None
         loss = right = torch.zeros((), device=self.device)
-        while start < n:
+        while total is None or start < n:  # without samples of its own a rank goes through BatchNorm all the same
             stop = min(n, start + (self.micro_batch or n))
-            part = self._backward(seed, x[start:stop], y[start:stop], (stop - start) / n)
+            part = self._backward(seed, x[start:stop], y[start:stop], (stop - start) / batch)
             if part is None:
                 self._halve(stop - start, step)
                 continue
@@ -128,7 +143,7 @@ class NetworkTask(Task):
         try:
             with torch.autocast(kind, torch.bfloat16, enabled=self.how.precision == "bf16"):
                 logits = self.models[seed](x)
-                loss = cross_entropy(logits, y) * weight
+                loss = (cross_entropy(logits, y) if len(y) else logits.sum()) * weight
             gradient = torch.autograd.grad(loss, self.weights[seed])
         except torch.OutOfMemoryError:
             return None
@@ -137,6 +152,8 @@ class NetworkTask(Task):
 
     def _halve(self, size: int, step: int) -> None:
         require(size > 1, "batch", size, "one sample is already too much for the device's memory")
+        alone = self.ranks.size == 1 or not self.batch_norm
+        require(alone, "max_micro_batch", self.micro_batch, "is too much for the device's memory; set a smaller one")
         self.micro_batch = -(-size // 2)
         self.out_of_memory.append({"step": step, "micro_batch": self.micro_batch})
         if self.device != "cpu":
@@ -146,14 +163,14 @@ class NetworkTask(Task):
         with _arithmetic(self.device, "fp32"):
             by_seed = [self._measure(model, seed) for model, seed in zip(self.models, self.seeds, strict=True)]
         found = {k: torch.tensor([of[k] for of in by_seed], dtype=torch.float64) for k in by_seed[0]}
-        found["micro_batch"] = torch.full((len(self.seeds),), self.largest)
+        found["micro_batch"] = torch.full((len(self.seeds),), int(self.ranks.total(self.largest)))
         self.largest = 0
         return found | (self.tally.take() if self.tally else {})
 
     def _measure(self, model: nn.Module, seed: int) -> dict[str, float]:
-        scores = _Scores()
-        sqnorm = full_gradient_sqnorm(model, scores, (self.x, self.y), l2=self.l2)
-        loss, accuracy = scores.means()
+        scores, share = _Scores(), self.ranks.part(len(self.x))
+        sqnorm = full_gradient_sqnorm(model, scores, (self.x[share], self.y[share]), l2=self.l2, ranks=self.ranks)
+        loss, accuracy = scores.means(self.ranks)
         weights = [p.detach().double() for p in model.parameters()]
         loss += 0.5 * self.l2 * sum(p.square().sum().item() for p in weights)
         found = {"loss": loss, "accuracy": accuracy, "grad_sqnorm": sqnorm}
@@ -163,19 +180,22 @@ class NetworkTask(Task):
             test_scores, size = _Scores(), max(1, CHUNK["cpu" if self.device == "cpu" else "cuda"] // self.x[0].numel())
             model.eval()
             with torch.no_grad():
-                for x, y in zip(*(t.split(size) for t in self.test), strict=True):
-                    test_scores(model(x), y)
+                share = self.ranks.part(len(self.test[1]))
+                for x, y in zip(*(t[share].split(size) for t in self.test), strict=True):
+                    if len(y):
+                        test_scores(model(x), y)
             model.train()
-            found |= dict(zip(("test_loss", "test_accuracy"), test_scores.means(), strict=True))
+            found |= dict(zip(("test_loss", "test_accuracy"), test_scores.means(self.ranks), strict=True))
         return found
 
     def _published(self, model: nn.Module, seed: int) -> float:
         """Order and augmentation are the same at every measuring point, a function of the seed."""
         rng, augment = generator(seed, _PUBLISHED), self.augment
-        return full_gradient_sqnorm(
-            model, cross_entropy, (self.x, self.y), "as_published", l2=self.l2, seed=seed,
-            augment=(lambda x: augment(x, rng)) if augment else None,
-        )  # fmt: skip
+        with apart(model):
+            return full_gradient_sqnorm(
+                model, cross_entropy, (self.x, self.y), "as_published", l2=self.l2, seed=seed, ranks=self.ranks,
+                augment=(lambda x: augment(x, rng)) if augment else None,
+            )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         told = {"micro_batch": self.micro_batch, "out_of_memory": self.out_of_memory}
@@ -208,8 +228,10 @@ class _Scores:
         self.n += len(y)
         return loss
 
-    def means(self) -> tuple[float, float]:
-        return self.loss.item() / self.n, self.right.item() / self.n
+    def means(self, ranks: Ranks) -> tuple[float, float]:
+        """Over all ranks."""
+        loss, right, n = ranks.total([float(self.loss), float(self.right), self.n]).tolist()
+        return loss / n, right / n
 
 
 def _on(device: str, data: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:

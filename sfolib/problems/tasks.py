@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from sfolib.data import Batches, Sampling, generator
+from sfolib.distributed import ALONE, Ranks
 
 
 class Task:
@@ -22,14 +23,51 @@ class Task:
     samples_per_epoch: int
     parameters: list[Tensor]  # each (seeds, …)
     probes: int  # gradient evaluations that one `measure` costs
+    ranks: Ranks = ALONE
+    tally: Tally | None = None
+
+    def spread(self, ranks: Ranks) -> None:
+        """Share the work with the other processes of the run."""
+        self.ranks = ranks
 
     def batch_size(self, samples: int, nominal: int) -> int:
         """True size of the batch due after `samples` gradient evaluations."""
         raise NotImplementedError
 
     def gradients(self, step: int, samples: int, batch: int) -> list[Tensor]:
-        """Gradient of the mean loss of the batch due then, one tensor a parameter."""
+        """Gradient of the mean loss of the batch due then, one tensor a parameter; the same on every rank."""
+        if self.ranks.size == 1:
+            gradients, scores = self.part(step, samples, batch, batch)
+        else:
+            gradients, scores = self._together(step, samples, batch)
+        if self.tally:
+            self.tally.add(*scores, batch)
+        return gradients
+
+    def part(self, step: int, start: int, count: int, batch: int) -> tuple[list[Tensor], Tensor | None]:
+        """What `count` samples after the first `start` add to the gradient of the mean loss of a batch; where there is
+        a tally also what they add to that loss and to the right answers, (2, seeds) in float64."""
         raise NotImplementedError
+
+    def pieces(self, batch: int) -> list[tuple[int, int]] | None:
+        """(first, size) of the pieces of a batch that the ranks must go through in step, even with no sample of their
+        own; None where samples do not see each other."""
+        return None
+
+    def _together(self, step: int, samples: int, batch: int) -> tuple[list[Tensor], Tensor | None]:
+        """Every rank's part of the batch, or of its pieces."""
+        gradients = [torch.zeros_like(p) for p in self.parameters]
+        scores = torch.zeros(2, len(gradients[0]), dtype=torch.float64, device=gradients[0].device)
+        pieces = self.pieces(batch)
+        for first, size in pieces or [(0, batch)]:
+            share = self.ranks.part(size)
+            count = share.stop - share.start
+            if count or pieces:
+                found, told = self.part(step, samples + first + share.start, count, batch)
+                torch._foreach_add_(gradients, found)
+                scores += 0.0 if told is None else told
+        self.ranks.add([*gradients, scores])
+        return gradients, scores
 
     def measure(self) -> dict[str, Tensor]:
         """Measurements on the whole problem, each (seeds,); draws no random number and changes no part of the run."""
@@ -101,30 +139,38 @@ class MLP(Task):
         return self.batches.size(samples, nominal)
 
     @torch.no_grad()
-    def gradients(self, step: int, samples: int, batch: int) -> list[Tensor]:
-        x, y = self.batches.take(samples, batch)
+    def part(self, step: int, start: int, count: int, batch: int) -> tuple[list[Tensor], Tensor | None]:
+        x, y = self.batches.take(start, count)
         inputs, logits = self._forward(x)
+        scores = None
         if self.tally:
-            loss = -(torch.log_softmax(logits, 1) * y.mT).sum(1).mean(1)
-            self.tally.add(loss, (logits.argmax(1) == y.argmax(2)).sum(1), batch)
-        return self._backward(inputs, torch.softmax(logits, 1).sub_(y.mT), batch)[0]
+            loss = -(torch.log_softmax(logits, 1) * y.mT).sum(1).mean(1) * (count / batch)
+            scores = torch.stack([loss.double(), (logits.argmax(1) == y.argmax(2)).sum(1).double()])
+        return self._backward(inputs, torch.softmax(logits, 1).sub_(y.mT), batch)[0], scores
 
     @torch.no_grad()
     def measure(self) -> dict[str, Tensor]:
-        seeds = len(self.parameters[0])
-        inputs, logits = self._forward(self.x.expand(seeds, -1, -1))
-        found = _scores("", logits, self.y)
-        found["loss"] += 0.5 * self.l2 * sum(p.square().sum((1, 2)) for p in self.parameters)
-        gradients, deltas = self._backward(inputs, torch.softmax(logits, 1).sub_(self.y.T), len(self.x))
-        found["grad_sqnorm"] = sum(g.square().sum((1, 2)) for g in gradients)
+        seeds, n, share = len(self.parameters[0]), len(self.x), self.ranks.part(len(self.x))
+        x, y = self.x[share], self.y[share]
+        inputs, logits = self._forward(x.expand(seeds, -1, -1))
+        scores = _scores("", logits, y)
+        gradients, deltas = self._backward(inputs, torch.softmax(logits, 1).sub_(y.T), n)
         # ‖∇f_i‖² of a layer is ‖input_i‖²‖delta_i‖²; the ℓ2 term is the same for every i and has no variance.
-        sqnorms = [self.x_sqnorm, *(a.square().sum(1) for a in inputs[1:])]
+        sqnorms = [self.x_sqnorm[share], *(a.square().sum(1) for a in inputs[1:])]
         second_moment = sum((a * d.square().sum(1)).mean(1) for a, d in zip(sqnorms, deltas, strict=True))
+        *means, second_moment = self.ranks.mean([*scores.values(), second_moment], len(x) / n)
+        found = dict(zip(scores, means, strict=True))
+        self.ranks.add(gradients)
+        found["loss"] += 0.5 * self.l2 * sum(p.square().sum((1, 2)) for p in self.parameters)
+        found["grad_sqnorm"] = sum(g.square().sum((1, 2)) for g in gradients)
         mean = [g - self.l2 * p for g, p in zip(gradients, self.parameters, strict=True)]
         found["variance"] = second_moment - sum(m.square().sum((1, 2)) for m in mean)
         if self.test is not None:
-            x, y = self.test
-            found |= _scores("test_", self._forward(x.expand(seeds, -1, -1))[1], y)
+            share = self.ranks.part(len(self.test[1]))
+            x, y = (t[share] for t in self.test)
+            scores = _scores("test_", self._forward(x.expand(seeds, -1, -1))[1], y)
+            weight = len(x) / len(self.test[1])
+            found |= dict(zip(scores, self.ranks.mean([*scores.values()], weight), strict=True))
         return found | (self.tally.take() if self.tally else {})
 
     def _forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -136,11 +182,12 @@ class MLP(Task):
         return inputs, torch.bmm(self.parameters[-1], inputs[-1])
 
     def _backward(self, inputs: list[Tensor], delta: Tensor, batch: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Gradients of the mean loss, and per-sample ∂f_i/∂(layer's output), each (seeds, out, batch)."""
-        gradients, deltas = [], []
+        """What these samples add to the gradients of the mean loss of a batch, and per-sample ∂f_i/∂(layer's output),
+        each (seeds, out, samples)."""
+        gradients, deltas, l2 = [], [], self.l2 * (delta.shape[2] / batch)
         for layer in reversed(range(len(inputs))):
             x, parameter = inputs[layer], self.parameters[layer]
-            gradients.append(torch.baddbmm(parameter, delta, x.mT, beta=self.l2, alpha=1.0 / batch))
+            gradients.append(torch.baddbmm(parameter, delta, x.mT, beta=l2, alpha=1.0 / batch))
             deltas.append(delta)
             if layer:
                 delta = torch.bmm(parameter[:, :, :-1].mT, delta).mul_(x[:, :-1] > 0)
