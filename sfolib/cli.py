@@ -1,4 +1,4 @@
-"""`python -m sfolib …`: exit status 0 if all went well, 1 with a line that says what to mend."""
+"""`python -m sfolib …`: exit status 0 if all went well, 1 with a line that says what to mend, 130 if interrupted."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from sfolib.errors import InputError, explain, require
+from sfolib import interrupt
+from sfolib.errors import InputError, explain, one_line, require
 
 if TYPE_CHECKING:
     from sfolib.authors import Config
@@ -16,17 +17,26 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
-    args = _parser().parse_args(arguments)
+    """Run a command; returns the exit status. SIGINT and SIGTERM end it with what was trained so far on disk."""
     try:
-        return args.command(args)
+        with interrupt.terminable():
+            args = _parser().parse_args(arguments)
+            return args.command(args)
     except InputError as error:
-        print(f"sfolib: {error}", file=sys.stderr)
+        print(f"sfolib: {one_line(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt as stop:
+        print(f"sfolib: interrupted: {one_line(stop) or 'the same again goes on from there'}", file=sys.stderr)
+        return interrupt.STATUS
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; `{self.prog} --help` tells more")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sfolib", description=sys.modules["sfolib"].__doc__)
+    parser = _Parser(prog="python -m sfolib", description=sys.modules["sfolib"].__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     figures = commands.add_parser("figures", help="run notebooks through papermill and write the report page")
     figures.add_argument("names", nargs="*", metavar="NAME", help="notebooks, by name or its beginning (default: all)")

@@ -89,8 +89,8 @@ def test_one_failing_notebook_stops_no_other(tmp_path, monkeypatch, capsys):
     for name, ran in (("01_good", {"ran.json"}), ("02_bad", set())):
         assert {file.name for file in (out / name).iterdir()} == {"one.png", "one.pdf", "published.json"} | ran
         assert (out / "executed" / f"{name}.ipynb").exists()
-    with pytest.raises(SystemExit):
-        main(["figures", "--scale", "enormous"])
+    assert main(["figures", "--scale", "enormous"]) == 1
+    assert "--scale: invalid choice: 'enormous'" in capsys.readouterr().err
     assert main(["figures", "07"]) == 1
     assert "must begin one of 01_good, 02_bad" in capsys.readouterr().err
 
