@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from unicodedata import category
 
 import numpy as np
 
@@ -34,7 +35,8 @@ def shown(value: object) -> str:
 
 def one_line(text: object) -> str:
     """Text that a terminal shows on one line: what it would take for a command or a new line is written out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    plain = (c if c.isprintable() or category(c) == "Zs" else c.encode("unicode_escape").decode() for c in str(text))
+    return "".join(plain)
 
 
 def positive(field: str, value: object) -> None:

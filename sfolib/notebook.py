@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from sfolib import record
+from sfolib import files
 from sfolib.check import Check, assert_expected, table
 from sfolib.errors import InputError, explain, require
 
@@ -39,7 +40,7 @@ class Parameters(BaseModel):
     jobs: processes; None is one a core. out: folder for figures and records; None is the project's `figures/`.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     scale: Scale
     device: str
@@ -87,18 +88,20 @@ def _injected(cells: Iterable[str]) -> list[str]:
 def publish(p: Parameters, name: str, figures: Mapping[str, tuple[Figure, str]], checks: list[Check]) -> pd.DataFrame:
     """Write a notebook's figures (name → figure and caption; PNG and PDF) and checks to `p.folder/name`, all or
     nothing, and return the checks as a table. Assert them with `finish` in the last cell."""
+    for key in (name, *figures):
+        require(re.fullmatch(r"\w[\w-]*", key) is not None, "name", key, "must be letters, digits, _ and -")
     for check in checks:
         require(check.figure in figures, "figure", check.figure, f"a check's figure is one of {', '.join(figures)}")
-    folder = p.folder / name
+    folder = files.folder(p.folder) / name
     new = folder.with_name(f".{name}.{os.getpid()}")
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
+    files.folder(new)
     for key, (figure, _) in figures.items():
         figure.savefig(new / f"{key}.png", dpi=200)
         figure.savefig(new / f"{key}.pdf", metadata={"CreationDate": None})
     captions = {key: caption for key, (_, caption) in figures.items()}
     claims = [check.to_dict() | {"notebook": name} for check in checks]
-    record.write_json(new / "published.json", {"scale": p.scale, "figures": captions, "checks": claims})
+    files.write_json(new / "published.json", {"scale": p.scale, "figures": captions, "checks": claims})
     shutil.rmtree(folder, ignore_errors=True)
     new.replace(folder)
     return table(checks)
