@@ -87,13 +87,15 @@ def _figures(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from sfolib import authors, record
-    from sfolib.train import run_in
+    from sfolib import authors, files, limits, record
+    from sfolib.train import CHECKPOINT, run_in
 
     config, spec = _read(args)
     require(config is not None or args.out is not None, "out", None, "is needed for a spec of ours; add --out DIR")
     out = args.out or Path(config.csv_path)
-    begun = (out / record.METRICS).exists()
+    for folder in (out, Path(config.csv_path)) if config else (out,):
+        files.folder(folder)  # rather now than after the training
+    begun = any((out / name).exists() for name in (record.METRICS, record.RUN, CHECKPOINT))
     require(args.resume or not begun, "out", str(out), "holds a run; add --resume to go on, or choose another folder")
     if args.resume and (out / record.RUN).exists():
         run = record.load(out)
@@ -101,6 +103,8 @@ def _train(args: argparse.Namespace) -> int:
     else:
         with _Progress(spec.max_samples) as progress:
             run = run_in(out, spec, args.device, 10.0, progress)
+    for mark in limits.beyond(run):
+        print(f"warning: {mark.text}", file=sys.stderr)
     told = f"csv: {authors.write_csv(config, run, spec.problem.size)}; " if config else ""
     print(f"run: {out}; {told}{run.status} after {run.steps[-1]} steps, {run.samples[-1]} gradient evaluations")
     return 1 if run.status == "diverged" else 0

@@ -70,7 +70,7 @@ def parameters(namespace: Mapping[str, Any], scales: Mapping[str, Mapping[str, A
     schema = create_model("Parameters", __base__=Parameters, **{name: (kind, ...) for name, kind in fields.items()})
     given = {name: namespace[name] for name in schema.model_fields if name in namespace}
     given |= {name: namespace[name] for name in _injected(namespace.get("In", ()))}
-    require(given.get("scale") in scales, "scale", given.get("scale"), f"must be one of {', '.join(scales)}")
+    require(given.get("scale") in [*scales], "scale", given.get("scale"), f"must be one of {', '.join(scales)}")
     by_scale = scales[given["scale"]]
     try:
         return schema(**{name: by_scale.get(name) if value is None else value for name, value in given.items()})
@@ -82,7 +82,7 @@ def _injected(cells: Iterable[str]) -> list[str]:
     """Names that papermill assigned: it only warns of one that the notebook does not know."""
     trees = [ast.parse(cell) for cell in cells if cell.startswith("# Parameters\n")]
     assigned = [node for tree in trees for node in tree.body if isinstance(node, ast.Assign)]
-    return [target.id for node in assigned for target in node.targets]
+    return [ast.unparse(target) for node in assigned for target in node.targets]
 
 
 def publish(p: Parameters, name: str, figures: Mapping[str, tuple[Figure, str]], checks: list[Check]) -> pd.DataFrame:

@@ -57,16 +57,16 @@ class Spec(Record):
     plan: Annotated[
         Plan | None, BeforeValidator(_plan), PlainSerializer(lambda plan: plan.to_dict() if plan else None)
     ] = None
-    max_samples: int = Field(ge=1)
-    max_steps: int | None = Field(None, ge=1)
+    max_samples: int = Field(ge=1, le=10**15)
+    max_steps: int | None = Field(None, ge=1, le=10**15)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1)
     sampling: Literal["replacement", "permutation"] = "permutation"
-    stop_eps: float | None = Field(None, gt=0)
-    measure: Annotated[float, Field(gt=1, allow_inf_nan=False)] | Literal["epoch"] = "epoch"
+    stop_eps: float | None = Field(None, gt=0, le=1e100)
+    measure: Annotated[float, Field(gt=1, le=1e15)] | Literal["epoch"] = "epoch"
     dtype: Literal["float32", "float64"] = "float32"
     optimizer: Annotated[optimizers.Optimizer, LATER] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), LATER] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e30), LATER] = 0.0
     precision: Annotated[Literal["fp32", "tf32", "bf16"], LATER] = "fp32"
     channels_last: Annotated[bool, LATER] = False
     max_micro_batch: Annotated[int | None, Field(ge=1), LATER] = None
@@ -104,8 +104,9 @@ class Trainer:
         self.update = optimizers.build(spec.optimizer, self.task.parameters, spec.momentum, spec.weight_decay)
         self.step = self.samples = self.probes = self.true_batch = self.below = 0
         self.measured = [0, 0]  # step and samples of the last measuring point
-        self.status = "running"
+        self.status, self._finite = "running", True
         self._max_steps = spec.max_steps or math.inf
+        self._largest = torch.finfo(getattr(torch, spec.dtype)).max
         self.policy = signals.build(spec.policy) if spec.policy else None
         if self.policy:
             signals.check(self.policy, self.task, spec.seeds)
@@ -118,20 +119,23 @@ class Trainer:
         task, update = self.task, self.update
         last_step, last_sample = self._next_measurement()
         clock = None
-        while self.step < last_step and self.samples < last_sample and not interrupt.received():
+        while self.step < last_step and self.samples < last_sample and self._finite and not interrupt.received():
             if self.policy:
-                self.true_batch, probes = signals.step(self.policy, task, update, self.step, self.samples)
+                told = signals.step(self.policy, task, update, self.step, self.samples)
+                self.true_batch, probes, self._finite = told
                 self.probes += probes
             else:
                 if clock != (now := self._clock()):
                     clock, (batch, lr) = now, self.spec.plan.at(now)
+                    lr = self._representable(lr)
                 self.true_batch = task.batch_size(self.samples, batch)
                 update(task.gradients(self.step, self.samples, self.true_batch), lr)
             self.step += 1
             self.samples += self.true_batch
 
     def rows(self) -> list[dict[str, Any]]:
-        """Measure: one row a seed. Decides whether the run is over."""
+        """Measure: one row a seed. Decides whether the run is over; where a loss, ‖∇f‖² or a policy's signal is not
+        finite it has diverged."""
         measured = {name: value.tolist() for name, value in self.task.measure().items()}
         self.probes += self.task.probes
         self.measured = [self.step, self.samples]
@@ -148,8 +152,10 @@ class Trainer:
         sqnorm = np.array(measured["grad_sqnorm"])
         below = self.spec.stop_eps is not None and sqnorm.mean() <= self.spec.stop_eps**2
         self.below = self.below + 1 if below else 0
-        if not np.isfinite(sqnorm).all() or not np.isfinite(measured["loss"]).all():
+        lost = ~(np.isfinite(sqnorm) & np.isfinite(measured["loss"]))
+        if lost.any() or not self._finite:
             self.status = "diverged"
+            self.diverged = {"step": self.step, "seeds": np.array(self.spec.seeds)[lost].tolist() or [*self.spec.seeds]}
         elif self.below == _SETTLED:
             self.status = "reached"
         elif self.samples >= self.spec.max_samples or self.step >= self._max_steps:
@@ -167,6 +173,10 @@ class Trainer:
         if clock == "epoch":
             return self.samples // self.task.samples_per_epoch
         return self.step if clock == "step" else self.samples
+
+    def _representable(self, lr: float) -> float:
+        """lr as the run's numbers can hold it: what is larger than all of them is infinite, and the run diverges."""
+        return lr if lr <= self._largest else math.inf
 
     def _check_ends(self) -> None:
         """A plan that starts or ends with what is no batch size or lr is found out before anything is written."""
@@ -275,6 +285,7 @@ def run_in(
             **provenance.machine(trainer.device),
             "seconds": round(time.perf_counter() - started, 3),
             **trainer.task.provenance(),
+            **({"diverged": trainer.diverged} if trainer.status == "diverged" else {}),
         }
     finally:
         torch.set_num_threads(threads)

@@ -14,7 +14,10 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
+
+import hypothesis
 
 from sfolib import checkpoint, files, record
 from sfolib import train as training
@@ -161,8 +164,36 @@ def kill(count, folder, seed=0):
         shutil.rmtree(at)
 
 
+def tried(strategy, attempt, examples, **settings):
+    """What came of that many examples: how often each answer of `attempt`."""
+    found = Counter()
+
+    @hypothesis.settings(max_examples=examples, **settings)
+    @hypothesis.given(strategy)
+    def each(data):
+        found[attempt(data)] += 1
+
+    each()
+    return found
+
+
+def garbled(count, **settings):
+    """Half configs and specs, a quarter command lines, a quarter parameters; new ones every time, unless told."""
+    import garbage
+
+    settings = {"derandomize": False, "database": None, "deadline": None} | settings
+    for share, strategy, attempt in (
+        (2, garbage.FILES, garbage.try_file),
+        (4, garbage.COMMANDS, garbage.try_command),
+        (4, garbage.PARAMETERS, garbage.try_parameters),
+    ):
+        yield attempt.__name__, dict(tried(strategy, attempt, count // share, **settings))
+
+
 if __name__ == "__main__":
     what, number = sys.argv[1], int(sys.argv[2])
     with tempfile.TemporaryDirectory() as at:
         if what == "kill":
             print(f"{number} kills, {len(kill(number, Path(at)))} runs resumed to the last digit")
+        else:
+            print(f"{number} inputs: {dict(garbled(number))}")

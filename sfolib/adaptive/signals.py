@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sfolib import adaptive
-from sfolib.adaptive.policy import Policy
-from sfolib.errors import require
+from sfolib.adaptive.policy import Policy, whole
+from sfolib.errors import InputError, positive, require, shown
 from sfolib.gradstats import GradientStatistics, gradient_statistics
 from sfolib.optimizers import Update
 from sfolib.problems.network import NetworkTask
@@ -34,9 +35,17 @@ def build(told: dict[str, Any]) -> Policy:
     known = inspect.signature(make).parameters
     unknown = [name for name in arguments if name not in known]
     require(not unknown, "policy", unknown, f"{kind} takes {[*known]}")
+    listed = [name for name, value in arguments.items() if isinstance(value, list)]
+    require(not listed, "policy", told, f"{listed} must not be lists")
     missing = [name for name, p in known.items() if p.default is p.empty and name not in arguments]
     require(not missing, "policy", missing, f"{kind} needs them")
-    return make(**arguments)
+    try:
+        policy = make(**arguments)
+        whole("batch", policy.batch)
+        positive("lr", policy.lr)
+        return policy
+    except (TypeError, ArithmeticError) as error:
+        raise InputError(f"policy = {shown(told)}: {error}") from error
 
 
 def check(policy: Policy, task: Task, seeds: tuple[int, ...]) -> None:
@@ -53,8 +62,9 @@ def check(policy: Policy, task: Task, seeds: tuple[int, ...]) -> None:
     require(isinstance(policy, adaptive.EpsilonTrigger) or networks, "policy", kind, "needs per-sample gradients")
 
 
-def step(policy: Policy, task: Task, update: Update, steps: int, samples: int) -> tuple[int, int]:
-    """A step of the policy, and its update: the batch's true size, and the probes that the signal cost."""
+def step(policy: Policy, task: Task, update: Update, steps: int, samples: int) -> tuple[int, int, bool]:
+    """A step of the policy, and its update: the batch's true size, the probes that the signal cost, and whether that
+    was finite; the policy is not shown one that is not."""
     batch, lr = task.batch_size(samples, policy.batch), policy.lr
     due, signal, probes = policy.due, None, 0
     by_loss, by_norm = isinstance(policy, adaptive.AutoWU), isinstance(policy, adaptive.EpsilonTrigger)
@@ -66,16 +76,18 @@ def step(policy: Policy, task: Task, update: Update, steps: int, samples: int) -
         signal = task.tally.loss.item() - before
     elif due and by_norm:
         signal, probes = task.measure()["grad_sqnorm"].item() ** 0.5, task.probes
-    policy.update(batch, signal)
-    return batch, probes
+    finite = signal is None or bool(np.isfinite(signal).all())
+    if finite:
+        policy.update(batch, signal)
+    return batch, probes, finite
 
 
 def statistics(task: MLP | NetworkTask, samples: int, batch: int) -> GradientStatistics:
     """T10's statistics of the batch that is due after `samples`, at the parameters as they are; needs 2 samples.
 
-    A short last batch of one sample borrows the one before it.
+    A batch of one sample borrows the one before it, or after it at the start.
     """
-    start = samples if batch > 1 else samples - 1
+    start = samples if batch > 1 or samples == 0 else samples - 1
     x, y = (tensor[0] for tensor in task.batches.take(start, max(batch, 2)))
     if isinstance(task, NetworkTask):
         return gradient_statistics(task.models[0], cross_entropy, x, y, l2=task.l2)
