@@ -23,10 +23,8 @@ def beyond(run: Run) -> list[Beyond]:
     divergence. The network problems have no known L: their lr is never warned of here."""
     found, n, L = [], _size(run), _smoothness(run.spec.get("problem", {}))
     if n is not None:
-        above = "is above the data set's"
-        found += _first(
-            run, "batch", run.curves("batch").max(0) > n, "b > n", lambda b: f"{b:g}", f"{above} {n} samples"
-        )
+        over, above = run.curves("batch").max(0) > n, f"is above the data set's {n} samples"
+        found += _first(run, "batch", over, "b > n", lambda b: f"{b:g}", above)
     if L is not None and "lr" in run.rows:
         over = run.curves("lr").max(0) * L >= 2
         found += _first(run, "lr", over, "η ≥ 2/L", lambda lr: f"{lr:.6g}", f"is not below 2/L = {2 / L:.6g}")

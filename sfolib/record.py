@@ -25,7 +25,7 @@ from sfolib.files import write_json as write_json
 
 METRICS, RUN = "metrics.jsonl", "run.json"
 SCHEMA = 1  # raise it when the same spec no longer means the same numbers
-_PART = 4096  # rows
+_PART = 512  # rows
 _RESAMPLES = 1000
 _WINDOW = ((1 / 1.08, "left"), (1.08, "right"))
 
@@ -243,7 +243,9 @@ def _on_grid(table: pd.DataFrame, name: str, grid: np.ndarray) -> np.ndarray:
 def _resamples(curves: np.ndarray) -> np.ndarray:
     """Means of bootstrap resamples of the seeds, (resamples, points), from curves (seeds, points); always the same."""
     seeds = len(curves)
-    return np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds @ curves
+    weights = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
+    with np.errstate(over="ignore", invalid="ignore"):  # a diverged run has no value from there on
+        return weights @ curves
 
 
 def _interval(values: np.ndarray, confidence: float) -> np.ndarray:

@@ -121,8 +121,11 @@ class Trainer:
         clock = None
         while self.step < last_step and self.samples < last_sample and self._finite and not interrupt.received():
             if self.policy:
-                told = signals.step(self.policy, task, update, self.step, self.samples)
-                self.true_batch, probes, self._finite = told
+                try:
+                    told = signals.step(self.policy, task, update, self.step, self.samples)
+                except signals.NotFinite as lost:
+                    told, self._finite = lost.args, False
+                self.true_batch, probes = told
                 self.probes += probes
             else:
                 if clock != (now := self._clock()):

@@ -23,6 +23,10 @@ from sfolib.problems.tasks import MLP, Task
 from sfolib.schedule import from_dict
 
 
+class NotFinite(ArithmeticError):
+    """A run has diverged; its args are what `step` would have returned."""
+
+
 def build(told: dict[str, Any]) -> Policy:
     """The policy of {"kind": name of its class, its arguments by name …}; a schedule is given as its `to_dict`.
 
@@ -62,9 +66,11 @@ def check(policy: Policy, task: Task, seeds: tuple[int, ...]) -> None:
     require(isinstance(policy, adaptive.EpsilonTrigger) or networks, "policy", kind, "needs per-sample gradients")
 
 
-def step(policy: Policy, task: Task, update: Update, steps: int, samples: int) -> tuple[int, int, bool]:
-    """A step of the policy, and its update: the batch's true size, the probes that the signal cost, and whether that
-    was finite; the policy is not shown one that is not."""
+def step(policy: Policy, task: Task, update: Update, steps: int, samples: int) -> tuple[int, int]:
+    """A step of the policy, and its update: the batch's true size, and the probes that the signal cost.
+
+    Raises `NotFinite` after an update whose signal is not; the policy is not shown it.
+    """
     batch, lr = task.batch_size(samples, policy.batch), policy.lr
     due, signal, probes = policy.due, None, 0
     by_loss, by_norm = isinstance(policy, adaptive.AutoWU), isinstance(policy, adaptive.EpsilonTrigger)
@@ -76,10 +82,11 @@ def step(policy: Policy, task: Task, update: Update, steps: int, samples: int) -
         signal = task.tally.loss.item() - before
     elif due and by_norm:
         signal, probes = task.measure()["grad_sqnorm"].item() ** 0.5, task.probes
-    finite = signal is None or bool(np.isfinite(signal).all())
-    if finite:
-        policy.update(batch, signal)
-    return batch, probes, finite
+    told = (signal.mean_sqnorm, signal.variance) if isinstance(signal, GradientStatistics) else signal
+    if signal is not None and not np.isfinite(told).all():
+        raise NotFinite(batch, probes)
+    policy.update(batch, signal)
+    return batch, probes
 
 
 def statistics(task: MLP | NetworkTask, samples: int, batch: int) -> GradientStatistics:
