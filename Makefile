@@ -4,7 +4,7 @@ SCALE  ?= quick
 JOBS   ?= 2
 BIN    := .venv/bin
 
-.PHONY: venv figures readme test lab lint bench clean
+.PHONY: venv figures readme test torture lab lint bench clean
 
 venv: .venv/installed
 
@@ -24,6 +24,10 @@ test: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+torture: venv
+	$(BIN)/python tests/torture.py kill 200
+	$(BIN)/python tests/torture.py input 20000
 
 lab: venv
 	$(BIN)/jupyter lab --notebook-dir notebooks

@@ -7,7 +7,6 @@ Batch size and learning rate change every `incr_interval` epochs: stage k has ba
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sfolib.errors import InputError, explain, require
+from sfolib import files
+from sfolib.errors import InputError, explain, positive, require
 from sfolib.plan import Plan
 from sfolib.schedule import Schedule, constant, exponential, linear, piecewise
 
@@ -45,18 +45,18 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     model: str
-    bs: int = Field(ge=1)
+    bs: int = Field(ge=1, le=10**9)
     bs_method: Method
     lr: float = Field(gt=0, allow_inf_nan=False)
     lr_method: Method
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=10**6)
     csv_path: str = Field(min_length=1)
     incr_interval: int | None = Field(None, ge=1)
     coefficient: float | None = Field(None, allow_inf_nan=False)
     bs_exp_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     lr_coefficient: float | None = Field(None, allow_inf_nan=False)
     lr_exp_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
-    max_bs: int = Field(2048, ge=1)
+    max_bs: int = Field(2048, ge=1, le=10**9)
     bs_step_type: Literal["periodic"] | None = None
     checkpoint_path: str | None = None
 
@@ -67,17 +67,15 @@ class Config(BaseModel):
         lr = _schedule(self.lr_method, self.lr, self.lr_coefficient, self.lr_exp_rate, every)
         top = math.inf if self.bs_method == "constant" else self.max_bs
         starts = range(0, self.epochs, every)
-        return Plan(piecewise([math.ceil(min(top, batch(epoch))) for epoch in starts], starts[1:]), lr, "epoch")
+        sizes = [min(top, batch(epoch)) for epoch in starts]
+        for epoch, size in zip(starts, sizes, strict=True):
+            positive(f"bs at epoch {epoch}", size)
+        return Plan(piecewise(map(math.ceil, sizes), starts[1:]), lr, "epoch")
 
 
 def read_json(path: Path | str) -> dict[str, Any]:
     """The JSON object in a file. `InputError` where there is none."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"config = {str(path)!r}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"config = {str(path)!r}: is not JSON ({error})") from error
+    data = files.read_json(Path(path), "it must hold one JSON object", "config")
     require(isinstance(data, dict), "config", str(path), "must hold one JSON object")
     return data
 
@@ -98,6 +96,9 @@ def parse(data: dict[str, Any]) -> Config:
         for key in keys.get(value, ()):
             if getattr(config, key) is None:
                 raise InputError(f"{key}: missing; {method} = {value!r} needs it")
+    path = Path(config.csv_path)
+    inside = path.is_absolute() or ".." not in path.parts
+    require(inside, "csv_path", config.csv_path, "leads out of the working directory; say an absolute path to do so")
     return config
 
 
@@ -121,14 +122,12 @@ def write_csv(config: Config, run: Run, samples_per_epoch: int) -> Path:
         "norm": zip(epochs, steps, norm, strict=True),
         "lr_bs": ((s.epoch + 1, s.step, s.lr, pairs[s.epoch][0]) for s in walk),
     }
-    folder = Path(config.csv_path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, lines in content.items():
-            with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([HEADERS[name], *lines])
-    except OSError as error:
-        raise InputError(f"csv_path = {config.csv_path!r}: cannot be written ({error.strerror})") from error
+    folder = files.folder(Path(config.csv_path))
+    for name, lines in content.items():
+        with files.replacing(folder / f"{name}.csv") as file:
+            writer = csv.writer(file)
+            writer.writerow(HEADERS[name])
+            writer.writerows(lines)
     return folder
 
 

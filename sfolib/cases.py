@@ -18,7 +18,7 @@ class Validity(NamedTuple):
 
     case: of T5, in words. exponent: p of min E‖∇f‖² = O(N^−p), 0 for no polynomial rate, nan where T5 does not apply.
     noise_floor: the ε that the last pair's noise leaves in the bound, inf where its lr is not below 2/L.
-    lr_share: the largest lr over 2/L; T1 needs it below 1.
+    lr_share: the largest lr over 2/L; T1 needs it below 1. warnings: where the run leaves what the bounds assume.
     """
 
     stages: int
@@ -29,6 +29,7 @@ class Validity(NamedTuple):
     exponent: float
     noise_floor: float
     lr_share: float
+    warnings: tuple[str, ...]
 
 
 def validity(plan: Plan, c: Constants, samples_per_epoch: int, epochs: int) -> Validity:
@@ -38,7 +39,7 @@ def validity(plan: Plan, c: Constants, samples_per_epoch: int, epochs: int) -> V
     whose batch (but for rounding) or lr is not geometric, as a capped one or a cosine, has no exponent.
     """
     rows = plan.walk(samples_per_epoch, epochs)
-    readings = (dict(epoch=r.epoch, step=r.step - 1, sample=r.samples - r.batch)[plan.clock] for r in rows)
+    readings = map(plan.reading, rows)
     stages = [(*pair, sum(1 for _ in steps)) for pair, steps in groupby(map(plan.at, readings))]
     batches, rates, steps = zip(*stages, strict=True)
     delta, gamma = _factor(batches), _factor(rates)
@@ -49,8 +50,9 @@ def validity(plan: Plan, c: Constants, samples_per_epoch: int, epochs: int) -> V
     if len(stages) == 1:
         case, exponent = "constant: the noise floor stays", 0.0
     share = max(rates) * c.L / 2
+    warnings = tuple(plan.report(c, samples_per_epoch, epochs))
     floor = bounds.noise_floor(c, rates[-1], batches[-1]) if rates[-1] * c.L < 2 else math.inf
-    return Validity(len(stages), delta, gamma, tau, case, exponent, floor, share)
+    return Validity(len(stages), delta, gamma, tau, case, exponent, floor, share, warnings)
 
 
 def _factor(values: tuple[float, ...]) -> float:

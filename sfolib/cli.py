@@ -1,4 +1,4 @@
-"""`python -m sfolib …`: exit status 0 if all went well, 1 with a line that says what to mend."""
+"""`python -m sfolib …`: exit status 0 if all went well, 1 with a line that says what to mend, 130 if interrupted."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from sfolib.errors import InputError, RankLost, explain, require
+from sfolib import interrupt
+from sfolib.errors import InputError, RankLost, explain, one_line, require
 
 if TYPE_CHECKING:
     from sfolib.authors import Config
@@ -21,18 +22,27 @@ _SETTINGS = {"precision": "precision", "dtype": "dtype", "micro_batch": "max_mic
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
-    args = _parser().parse_args(arguments)
+    """Run a command; returns the exit status. SIGINT and SIGTERM end it with what was trained so far on disk."""
     try:
-        return args.command(args)
+        with interrupt.terminable():
+            args = _parser().parse_args(arguments)
+            return args.command(args)
     except (InputError, RankLost) as error:
         rank = f" rank {os.environ['RANK']}:" if "TORCHELASTIC_RUN_ID" in os.environ else ""
-        print(f"sfolib:{rank} {error}", file=sys.stderr)
+        print(f"sfolib:{rank} {one_line(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt as stop:
+        print(f"sfolib: interrupted: {one_line(stop) or 'the same again goes on from there'}", file=sys.stderr)
+        return interrupt.STATUS
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; `{self.prog} --help` tells more")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sfolib", description=sys.modules["sfolib"].__doc__)
+    parser = _Parser(prog="python -m sfolib", description=sys.modules["sfolib"].__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     figures = commands.add_parser("figures", help="run notebooks through papermill and write the report page")
     figures.add_argument("names", nargs="*", metavar="NAME", help="notebooks, by name or its beginning (default: all)")
@@ -96,14 +106,17 @@ def _figures(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from sfolib import authors, distributed, record
-    from sfolib.train import resolve_device, run_in
+    from sfolib import authors, distributed, files, limits, record
+    from sfolib.train import CHECKPOINT, resolve_device, run_in
 
     config, spec = _read(args)
     require(config is not None or args.out is not None, "out", None, "is needed for a spec of ours; add --out DIR")
     out = args.out or Path(config.csv_path)
+    for folder in (out, Path(config.csv_path)) if config else (out,):
+        files.folder(folder)  # rather now than after the training
     with distributed.joined(resolve_device(args.device)) as (ranks, device):
-        begun, ended = (out / record.METRICS).exists(), (out / record.RUN).exists()
+        begun = any((out / name).exists() for name in (record.METRICS, record.RUN, CHECKPOINT))
+        ended = (out / record.RUN).exists()
         how = "holds a run; add --resume to go on, or choose another folder"
         require(args.resume or not begun, "out", str(out), how)
         ranks.wait()  # for all to have seen the folder as it was
@@ -116,6 +129,8 @@ def _train(args: argparse.Namespace) -> int:
             with held, _Progress(spec.max_samples, ranks.first) as progress:
                 run = run_in(out, spec, device, 10.0, progress, ranks)
         if ranks.first:
+            for mark in limits.beyond(run):
+                print(f"warning: {mark.text}", file=sys.stderr)
             told = f"csv: {authors.write_csv(config, run, spec.problem.size)}; " if config else ""
             print(f"run: {out}; {told}{run.status} after {run.steps[-1]} steps, {run.samples[-1]} gradient evaluations")
     return 1 if run.status == "diverged" else 0

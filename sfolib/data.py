@@ -19,6 +19,7 @@ from sfolib.plan import Plan, Step
 Sampling = Literal["replacement", "permutation"]
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 _CHUNK = 4096
+_LARGEST = 1 << 20  # samples of a batch by replacement, each in memory
 _AUGMENTING = 1 << 33  # keeps the augmentation's generator apart from the order's
 
 
@@ -71,13 +72,17 @@ class Batches:
         return min(count, self.n - start % self.n) if self.sampling == "permutation" else count
 
     def take(self, start: int, count: int) -> list[torch.Tensor]:
+        most = max(_LARGEST, self.n)
+        require(count <= most, "batch", count, f"at most {most} samples can be gathered at once; cap it by max_batch")
         epoch, offset = divmod(start, self.n)
         whole = self._load(epoch)
-        if offset + count <= self.n:
-            return [tensor[:, offset : offset + count] for tensor in whole]
-        head = [tensor[:, offset:] for tensor in whole]
-        tail = self.take((epoch + 1) * self.n, count - (self.n - offset))
-        return [torch.cat(pair, dim=1) for pair in zip(head, tail, strict=True)]
+        parts = [[tensor[:, offset : offset + count] for tensor in whole]]
+        left = count - (self.n - offset)
+        while left > 0:
+            epoch += 1
+            parts.append([tensor[:, :left] for tensor in self._load(epoch)])
+            left -= self.n
+        return parts[0] if len(parts) == 1 else [torch.cat(same, dim=1) for same in zip(*parts, strict=True)]
 
     def _load(self, epoch: int) -> tuple[torch.Tensor, ...]:
         if epoch != self._epoch:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from unicodedata import category
 
 import numpy as np
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+
+_LONGEST = 200  # characters of a value in an error
 
 
 class InputError(ValueError):
@@ -21,7 +25,22 @@ class RankLost(RuntimeError):
 def require(ok: bool, field: str, value: object, allowed: str) -> None:
     """Raise `InputError` "field = value: allowed" unless `ok`."""
     if not ok:
-        raise InputError(f"{field} = {value!r}: {allowed}")
+        raise InputError(f"{field} = {shown(value)}: {allowed}")
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: on one line, and not all of a long one."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"<{type(value).__name__}>"
+    return one_line(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+
+
+def one_line(text: object) -> str:
+    """Text that a terminal shows on one line: what it would take for a command or a new line is written out."""
+    plain = (c if c.isprintable() or category(c) == "Zs" else c.encode("unicode_escape").decode() for c in str(text))
+    return "".join(plain)
 
 
 def positive(field: str, value: object) -> None:
@@ -35,11 +54,11 @@ def explain(error: ValidationError) -> InputError:
     """pydantic's findings in one line: each names the field, the value and what is allowed."""
     found = []
     for item in error.errors():
-        field = ".".join(str(part) for part in item["loc"]) or "input"
+        field = one_line(".".join(str(part) for part in item["loc"])) or "input"
         if item["type"] == "extra_forbidden":
             found.append(f"{field}: unknown name")
         elif item["type"] == "missing":
             found.append(f"{field}: missing")
         else:
-            found.append(f"{field} = {item['input']!r}: {item['msg']}")
+            found.append(f"{field} = {shown(item['input'])}: {one_line(item['msg'])}")
     return InputError("; ".join(found))

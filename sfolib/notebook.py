@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from sfolib import record
+from sfolib import files
 from sfolib.check import Check, assert_expected, table
 from sfolib.errors import InputError, explain, require
 
@@ -39,7 +40,7 @@ class Parameters(BaseModel):
     jobs: processes; None is one a core. out: folder for figures and records; None is the project's `figures/`.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     scale: Scale
     device: str
@@ -69,7 +70,7 @@ def parameters(namespace: Mapping[str, Any], scales: Mapping[str, Mapping[str, A
     schema = create_model("Parameters", __base__=Parameters, **{name: (kind, ...) for name, kind in fields.items()})
     given = {name: namespace[name] for name in schema.model_fields if name in namespace}
     given |= {name: namespace[name] for name in _injected(namespace.get("In", ()))}
-    require(given.get("scale") in scales, "scale", given.get("scale"), f"must be one of {', '.join(scales)}")
+    require(given.get("scale") in [*scales], "scale", given.get("scale"), f"must be one of {', '.join(scales)}")
     by_scale = scales[given["scale"]]
     try:
         return schema(**{name: by_scale.get(name) if value is None else value for name, value in given.items()})
@@ -81,24 +82,26 @@ def _injected(cells: Iterable[str]) -> list[str]:
     """Names that papermill assigned: it only warns of one that the notebook does not know."""
     trees = [ast.parse(cell) for cell in cells if cell.startswith("# Parameters\n")]
     assigned = [node for tree in trees for node in tree.body if isinstance(node, ast.Assign)]
-    return [target.id for node in assigned for target in node.targets]
+    return [ast.unparse(target) for node in assigned for target in node.targets]
 
 
 def publish(p: Parameters, name: str, figures: Mapping[str, tuple[Figure, str]], checks: list[Check]) -> pd.DataFrame:
     """Write a notebook's figures (name → figure and caption; PNG and PDF) and checks to `p.folder/name`, all or
     nothing, and return the checks as a table. Assert them with `finish` in the last cell."""
+    for key in (name, *figures):
+        require(re.fullmatch(r"\w[\w-]*", key) is not None, "name", key, "must be letters, digits, _ and -")
     for check in checks:
         require(check.figure in figures, "figure", check.figure, f"a check's figure is one of {', '.join(figures)}")
-    folder = p.folder / name
+    folder = files.folder(p.folder) / name
     new = folder.with_name(f".{name}.{os.getpid()}")
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
+    files.folder(new)
     for key, (figure, _) in figures.items():
         figure.savefig(new / f"{key}.png", dpi=200)
         figure.savefig(new / f"{key}.pdf", metadata={"CreationDate": None})
     captions = {key: caption for key, (_, caption) in figures.items()}
     claims = [check.to_dict() | {"notebook": name} for check in checks]
-    record.write_json(new / "published.json", {"scale": p.scale, "figures": captions, "checks": claims})
+    files.write_json(new / "published.json", {"scale": p.scale, "figures": captions, "checks": claims})
     shutil.rmtree(folder, ignore_errors=True)
     new.replace(folder)
     return table(checks)

@@ -113,13 +113,21 @@ class Plan:
         """Where the run leaves what the bounds assume, in sentences; empty where it does not."""
         found = {}
         for row in self.walk(samples_per_epoch, epochs):
+            batch, _ = self.at(self.reading(row))
             if row.lr * c.L >= 2:
                 text = f"lr = {row.lr:.6g} at step {row.step} is not below 2/L = {2 / c.L:.6g}"
                 found.setdefault("lr", text)
             if row.batch == samples_per_epoch:
                 text = f"at step {row.step} the batch is the whole data set: no noise is left in a step"
                 found.setdefault("batch", text)
+            if batch > samples_per_epoch:
+                text = f"batch = {batch} at step {row.step} is above the data set's {samples_per_epoch} samples"
+                found.setdefault("nominal", text)
         return [*found.values()]
+
+    def reading(self, step: Step) -> int:
+        """What the plan's clock said when that step began."""
+        return {"epoch": step.epoch, "step": step.step - 1, "sample": step.samples - step.batch}[self.clock]
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as literals that JSON can hold; `InputError` if a schedule is a bare function."""
@@ -139,7 +147,10 @@ class Plan:
         """The plan that `to_dict` gave as data."""
         names = ["batch", "lr", "clock", "max_batch", "rows"]
         require(set(data) == set(names), "plan", [*data], f"entries must be {names}")
-        rows = tuple(Stage(*row) for row in data["rows"])
+        rows = data["rows"]
+        stages = isinstance(rows, list | tuple) and all(isinstance(row, list | tuple) for row in rows)
+        require(stages and {len(row) for row in rows} <= {len(Stage._fields)}, "rows", rows, f"must be {Stage._fields}")
+        rows = tuple(Stage(*row) for row in rows)
         return cls(from_dict(data["batch"]), from_dict(data["lr"]), data["clock"], data["max_batch"], rows)
 
 

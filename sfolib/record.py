@@ -6,13 +6,14 @@ provenance, written last: a folder without `run.json` is an unfinished run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,13 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from sfolib import files
 from sfolib.errors import InputError, positive, require
+from sfolib.files import write_json as write_json
 
 METRICS, RUN = "metrics.jsonl", "run.json"
+SCHEMA = 2  # raise it when the same spec no longer means the same numbers
+_PART = 512  # rows
 _RESAMPLES = 1000
 _WINDOW = ((1 / 1.08, "left"), (1.08, "right"))
 
@@ -240,7 +245,9 @@ def _on_grid(table: pd.DataFrame, name: str, grid: np.ndarray) -> np.ndarray:
 def _resamples(curves: np.ndarray) -> np.ndarray:
     """Means of bootstrap resamples of the seeds, (resamples, points), from curves (seeds, points); always the same."""
     seeds = len(curves)
-    return np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds @ curves
+    weights = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
+    with np.errstate(over="ignore", invalid="ignore"):  # a diverged run has no value from there on
+        return weights @ curves
 
 
 def _interval(values: np.ndarray, confidence: float) -> np.ndarray:
@@ -287,24 +294,62 @@ def held(folder: Path, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write atomically: a reader sees the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+class Lines:
+    """metrics.jsonl as it grows: how long it is, and the digest by which a reader knows that it has all of it.
+
+    length, digest: of what a checkpoint covers; the file is cut back to it, and `InputError` raised, with the file
+    left alone, where that is no longer what was written.
+    """
+
+    def __init__(self, path: Path, length: int = 0, digest: str = ""):
+        self.length, self._sha256 = length, hashlib.sha256()
+        self._file = open(path, "r+b" if length else "w+b")  # noqa: SIM115 closed by the run
+        if length:
+            self._sha256.update(self._file.read(length))
+            if self.digest != digest:
+                self._file.close()
+                raise InputError(f"file = {str(path)!r}: damaged; delete its folder and run it again")
+            self._file.truncate(length)
+
+    @property
+    def digest(self) -> str:
+        return self._sha256.hexdigest()
+
+    def write(self, rows: Iterable[dict[str, Any]]) -> None:
+        text = "".join(map(line, rows)).encode()
+        self._file.write(text)
+        self._sha256.update(text)
+        self.length += len(text)
+
+    def sync(self) -> None:
+        """Get what was written onto the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a DataFrame, some at a time: as dictionaries they would take ten times the memory."""
+    rows = iter(rows)
+    parts = [pd.DataFrame(part) for part in iter(lambda: list(islice(rows, _PART)), [])]
+    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0] if parts else pd.DataFrame()
 
 
 def save(run: Run, folder: Path | str) -> Path:
     """Write a run's two files into `folder` (made if missing) and return it."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / METRICS, "w", encoding="utf-8") as file:
-        file.writelines(line(row) for row in run.rows.to_dict("records"))
-    write_json(folder / RUN, {"spec": run.spec, "provenance": run.provenance})
+    folder = files.folder(Path(folder))
+    text = "".join(line(row) for row in run.rows.to_dict("records")).encode()
+    with files.replacing(folder / METRICS, "wb") as file:
+        file.write(text)
+    finish(run.spec, run.provenance, folder, hashlib.sha256(text).hexdigest())
     return folder
+
+
+def finish(spec: dict[str, Any], provenance: dict[str, Any], folder: Path, digest: str) -> None:
+    """Write run.json, which makes a folder with its metrics.jsonl, of that digest, a finished run."""
+    files.write_json(folder / RUN, {"spec": spec, "provenance": provenance, "sha256": digest})
 
 
 def line(row: dict[str, Any]) -> str:
@@ -313,13 +358,25 @@ def line(row: dict[str, Any]) -> str:
 
 
 def load(folder: Path | str) -> Run:
-    """Read a finished run. `InputError` names the file that is missing or damaged, and the remedy."""
+    """Read a finished run. `InputError` names the file that is missing, damaged or of another version of sfolib, and
+    the remedy; nothing is written."""
     folder = Path(folder)
+    remedy = "delete the folder and run it again"
     require((folder / RUN).is_file(), "run", str(folder), f"has no {RUN}: no finished run; run it again")
+    head = files.read_json(folder / RUN, remedy, "run")
+    known = isinstance(head, dict) and all(isinstance(head.get(name), dict) for name in ("spec", "provenance"))
+    known = known and isinstance(head["provenance"].get("status"), str)
+    require(known, "run", str(folder / RUN), f"damaged: no record of a run; {remedy}")
+    schema = head["provenance"].get("schema", SCHEMA)
+    other = f"is of schema {schema!r}, and this sfolib reads {SCHEMA}: use the sfolib that wrote it, or {remedy}"
+    require(schema == SCHEMA, "run", str(folder / RUN), other)
+    digest = hashlib.sha256()
     try:
-        head = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        with open(folder / METRICS, encoding="utf-8") as file:
-            rows = pd.DataFrame([json.loads(text) for text in file])
-        return Run(head["spec"], head["provenance"], rows)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"run = {str(folder)!r}: damaged ({error}); delete the folder and run it again") from error
+        with open(folder / METRICS, "rb") as file:
+            rows = table(json.loads(text) for text in file if digest.update(text) is None)
+        missing = {"seed", "step", "samples"} - set(rows)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"run = {str(folder / METRICS)!r}: damaged ({error}); {remedy}") from error
+    whole = not missing and head.get("sha256") in (None, digest.hexdigest())  # None: older than the digest
+    require(whole, "run", str(folder / METRICS), f"damaged: not the rows that were written; {remedy}")
+    return Run(head["spec"], head["provenance"], rows)

@@ -15,15 +15,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sfolib import record
-from sfolib.errors import InputError, require
+from sfolib import files
+from sfolib.errors import InputError, one_line, require
 from sfolib.notebook import root
 
 README_FIGURE = Path("01_critical_batch_size") / "sfo.png"
 _MANY = 6  # a longer list is told by its range
-
-
-_RAN = "ran.json"
+_RAN, _PUBLISHED = "ran.json", "published.json"
+_AGAIN = "run `make figures` first"
+_UNFINISHED = "It did not run to its end: what it shows may be in part, or of other parameters. Run it again."
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,16 @@ def figures(
 ) -> list[Outcome]:
     """Run notebooks, `jobs` at a time; write checks.json and index.html into `out`. A failure stops no other.
 
-    What ran well before, and would do the same now, is left as it is (see `fingerprint`), unless `again`. lost:
-    notebooks that cannot be run, with why.
+    What ran well before, and would do the same now, is left as it is (see `fingerprint`), unless `again`. Interrupted,
+    the page tells what did not end; the same again runs that, and trains what is not on record. lost: notebooks that
+    cannot be run, with why.
     """
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
     lost = lost or {}
     notebooks = [path for path in select(names) if path.stem not in lost]
-    out = out.resolve()
-    (out / "executed").mkdir(parents=True, exist_ok=True)
+    out = files.folder(out / "executed").resolve().parent
     due = [path for path in notebooks if again or not is_up_to_date(path, out, scale)]
     for path in notebooks:
         if path not in due:
@@ -79,12 +79,14 @@ def figures(
         shutil.rmtree(out / name, ignore_errors=True)
     tasks = (delayed(execute)(path, out, scale, inner) for path in due)
     outcomes = [Outcome(name, 0.0, error) for name, error in lost.items()]
-    with tqdm(total=len(due), desc="notebooks", unit="notebook") as progress:
-        for outcome in Parallel(n_jobs=parallel, return_as="generator_unordered")(tasks):
-            progress.write(outcome.line)
-            progress.update()
-            outcomes.append(outcome)
-    write(out, outcomes)
+    try:
+        with tqdm(total=len(due), desc="notebooks", unit="notebook") as progress:
+            for outcome in Parallel(n_jobs=parallel, return_as="generator_unordered")(tasks):
+                progress.write(outcome.line)
+                progress.update()
+                outcomes.append(outcome)
+    finally:
+        write(out, outcomes)
     return sorted(outcomes, key=lambda outcome: outcome.name)
 
 
@@ -103,16 +105,53 @@ def is_up_to_date(path: Path, out: Path, scale: str) -> bool:
     folder = out / path.stem
     if not (folder / _RAN).is_file() or not (out / "executed" / path.name).is_file():
         return False
-    ran, published = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (_RAN, "published.json"))
+    ran, published = _ran(folder), _published(folder)
     shown = all((folder / f"{key}.{kind}").is_file() for key in published["figures"] for kind in ("png", "pdf"))
     return shown and ran["fingerprint"] == fingerprint(path, scale)
+
+
+def _ran(folder: Path) -> dict[str, Any]:
+    """How the notebook of that folder ran last."""
+    told = files.read_json(folder / _RAN, _remedy(folder))
+    known = isinstance(told, dict) and isinstance(told.get("seconds"), int | float) and "fingerprint" in told
+    require(known, "file", str(folder / _RAN), f"damaged: does not tell how the notebook ran; {_remedy(folder)}")
+    return told
+
+
+def _published(folder: Path) -> dict[str, Any]:
+    """What the notebook of that folder published."""
+    told = files.read_json(folder / _PUBLISHED, _remedy(folder))
+    known = isinstance(told, dict) and isinstance(told.get("figures"), dict) and isinstance(told.get("checks"), list)
+    require(known, "file", str(folder / _PUBLISHED), f"damaged: no figures and checks; {_remedy(folder)}")
+    _claims(folder / _PUBLISHED, told["checks"], _remedy(folder))
+    own = all(check["notebook"] == folder.name for check in told["checks"])
+    require(own, "file", str(folder / _PUBLISHED), f"has claims of another notebook; {_remedy(folder)}")
+    return told
+
+
+def _claims(path: Path, checks: Any, remedy: str) -> list[dict[str, Any]]:
+    """The checks, if they are what `Check.to_dict` gives."""
+    texts = ("claim", "kind", "source", "explanation", "verdict", "notebook")
+    known = isinstance(checks, list) and all(
+        isinstance(check, dict)
+        and all(isinstance(check.get(name), str) for name in texts)
+        and {"measured", "theory", "interval"} <= set(check)
+        for check in checks
+    )
+    require(known, "file", str(path), f"damaged: not a list of claims; {remedy}")
+    return checks
+
+
+def _remedy(folder: Path) -> str:
+    return f"delete {folder} and run its notebook again"
 
 
 def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
     """One notebook through papermill; what it published before is removed first, so that nothing stale is shown."""
     import papermill
 
-    shutil.rmtree(out / path.stem, ignore_errors=True)
+    for old in (out / path.stem, *out.glob(f".{path.stem}.*")):
+        shutil.rmtree(old, ignore_errors=True)
     started, before = time.perf_counter(), fingerprint(path, scale)
     error = None
     for attempt in (1, 2):
@@ -123,6 +162,7 @@ def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
                 {"scale": scale, "jobs": jobs, "out": str(out)},
                 progress_bar={"desc": path.stem, "leave": False, "unit": "cell"},
                 cwd=path.parent,
+                extra_arguments=["--log-level=CRITICAL"],  # of the kernel: on its end, and on its encryption
             )
         except papermill.exceptions.PapermillExecutionError as failure:
             error = f"{failure.ename}: {failure.evalue}"
@@ -135,7 +175,7 @@ def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
     outcome = Outcome(path.stem, time.perf_counter() - started, error)
     if error is None:
         ran = {"fingerprint": before, "seconds": round(outcome.seconds, 1)}
-        record.write_json(out / path.stem / _RAN, ran)
+        files.write_json(out / path.stem / _RAN, ran)
     return outcome
 
 
@@ -147,7 +187,7 @@ def write(out: Path, outcomes: Sequence[Outcome]) -> None:
     notebooks = [_notebook(path, out, ended.get(path.stem)) for path in select(())]
     notebooks = [notebook for notebook in notebooks if notebook["figures"] or notebook["error"]]
     checks = [check for notebook in notebooks for check in notebook["checks"]]
-    record.write_json(out / "checks.json", checks)
+    files.write_json(out / "checks.json", checks)
     reproduced = sum(check["verdict"] == "reproduced" for check in checks)
     summary = (
         f"{reproduced} of {len(checks)} claims reproduced. Written {time.strftime('%Y-%m-%d %H:%M')} on "
@@ -156,7 +196,8 @@ def write(out: Path, outcomes: Sequence[Outcome]) -> None:
     environment = Environment(loader=PackageLoader("sfolib", "."), autoescape=True, trim_blocks=True)
     environment.filters["values"] = values
     page = environment.get_template("report.html.j2").render(summary=summary, notebooks=notebooks, checks=checks)
-    (out / "index.html").write_text(page, encoding="utf-8")
+    with files.replacing(out / "index.html") as file:
+        file.write(page)
 
 
 def claims_table(checks: Sequence[dict[str, Any]]) -> str:
@@ -165,15 +206,23 @@ def claims_table(checks: Sequence[dict[str, Any]]) -> str:
     for check in checks:
         measured = values(check["measured"]) + (f" [{values(check['interval'])}]" if check["interval"] else "")
         link = f"[{check['notebook'][:2]}](notebooks/{check['notebook']}.ipynb)"
-        cells = [check["claim"], check["source"], link, measured, values(check["theory"]), check["verdict"]]
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+        told = [check["claim"], check["source"]]
+        cells = [*map(_cell, told), link, measured, values(check["theory"]), _cell(check["verdict"])]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text as itself in a cell of a Markdown table: no markup, no link, no further cell or line."""
+    return re.sub(r"([\\`*_\[\]<>|&~$#])", r"\\\1", one_line(text))
 
 
 def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
     """The README's table of benchmarks, in Markdown."""
     lines = ["| measured | ratio | wanted | |", "|---|---|---|---|"]
-    lines += [f"| {r['name']} | {r['ratio']:.3g} | {r['wanted']} | {'' if r['ok'] else 'missed'} |" for r in rows]
+    lines += [
+        f"| {_cell(r['name'])} | {r['ratio']:.3g} | {r['wanted']} | {'' if r['ok'] else 'missed'} |" for r in rows
+    ]
     return "\n".join(lines)
 
 
@@ -187,7 +236,7 @@ def filled(readme: str) -> str:
         before, start, rest = readme.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- /{name} -->")
         require(bool(end), "README.md", name, f"has no <!-- {name} --> … <!-- /{name} --> to fill; restore them")
-        readme = before + start + table(json.loads(source.read_text(encoding="utf-8"))) + "\n" + end + after
+        readme = before + start + table(files.read_json(source, "restore it")) + "\n" + end + after
     return readme
 
 
@@ -195,14 +244,20 @@ def fill_readme() -> None:
     """Keep the claims and the README's figure of the last `figures` as the project's own, in `figures/reference`,
     and fill the README's tables."""
     folder, reference = root() / "figures", root() / "figures" / "reference"
-    for source, target in ((Path("checks.json"), "checks.json"), (README_FIGURE, README_FIGURE.name)):
-        require(
-            (folder / source).is_file(), "figures", str(folder / source), "does not exist; run `make figures` first"
-        )
-        reference.mkdir(exist_ok=True)
-        shutil.copyfile(folder / source, reference / target)
+    sources = (Path("checks.json"), README_FIGURE)
+    for source in sources:
+        found = (folder / source).is_file()
+        require(found, "figures", str(folder / source), "does not exist; run `make figures` first")
+    checks = _claims(folder / sources[0], files.read_json(folder / sources[0], _AGAIN), _AGAIN)
+    for name in dict.fromkeys(check["notebook"] for check in checks):
+        require((folder / name / _RAN).is_file(), "notebook", name, f"did not run to its end; {_AGAIN}")
+    for source in sources:
+        with files.replacing(files.folder(reference) / source.name, "wb") as file:
+            file.write((folder / source).read_bytes())
     readme = root() / "README.md"
-    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    text = filled(readme.read_text(encoding="utf-8"))
+    with files.replacing(readme) as file:
+        file.write(text)
 
 
 def values(value: Any) -> str:
@@ -229,19 +284,20 @@ def _bracketed(item: Any) -> str:
 
 def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
     """What the report says of one notebook."""
-    published = out / path.stem / "published.json"
-    told = json.loads(published.read_text(encoding="utf-8")) if published.exists() else {"figures": {}, "checks": []}
+    folder = out / path.stem
+    began = (folder / _PUBLISHED).exists()
+    told = _published(folder) if began else {"figures": {}, "checks": []}
     text = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
     heading = re.match(r"#\s*(.+)", text)
     words = [f"scale {told['scale']}"] if "scale" in told else []
-    ran = out / path.stem / _RAN
-    if ran.exists():
-        words.append(f"ran in {json.loads(ran.read_text(encoding='utf-8'))['seconds']:.0f} s")
+    ended = (folder / _RAN).exists()
+    if ended:
+        words.append(f"ran in {_ran(folder)['seconds']:.0f} s")
     return {
         "name": path.stem,
         "title": heading[1] if heading else path.stem,
         "told": " · ".join(words),
-        "error": outcome.error if outcome else None,
+        "error": outcome.error if outcome else _UNFINISHED if began and not ended else None,
         "figures": told["figures"],
         "checks": told["checks"],
     }

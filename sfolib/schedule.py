@@ -11,18 +11,20 @@ from __future__ import annotations
 import math
 import operator
 import re
+import sys
+from bisect import bisect_right
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from sfolib.errors import require
+from sfolib.errors import InputError, require, shown
 
 _KINDS: dict[str, type[Schedule]] = {}
 
 
 def _finite(field: str, value: Any) -> None:
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     require(ok, field, value, "must be a finite number")
 
 
@@ -63,7 +65,7 @@ class Schedule:
 def from_dict(data: dict[str, Any]) -> Schedule:
     """The schedule that `to_dict` gave as data; `InputError` names an unknown kind or argument."""
     require(
-        isinstance(data, dict) and data.get("kind") in _KINDS,
+        isinstance(data, dict) and data.get("kind") in [*_KINDS],
         "schedule",
         data,
         f"kind must be one of {[*_KINDS]}",
@@ -72,7 +74,10 @@ def from_dict(data: dict[str, Any]) -> Schedule:
     cls = _KINDS[data["kind"]]
     names = [f.name for f in fields(cls)]
     require(set(arguments) == set(names), data["kind"], [*arguments], f"arguments must be {names}")
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise InputError(f"{data['kind']} = {shown(arguments)}: {error}") from error
 
 
 def _nested(field: str, value: Any) -> None:
@@ -333,7 +338,7 @@ def parse(text: str) -> Piecewise:
 
 
 def _piece(boundaries: tuple[int, ...], t: int) -> int:
-    return sum(at <= t for at in boundaries)
+    return bisect_right(boundaries, t)
 
 
 def _check_boundaries(boundaries: tuple[int, ...], pieces: int) -> None:

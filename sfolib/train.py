@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,19 +17,19 @@ import numpy as np
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from sfolib import grid, optimizers, provenance, record
+from sfolib import checkpoint, files, grid, interrupt, optimizers, provenance, record
 from sfolib.adaptive import signals
 from sfolib.distributed import ALONE, Ranks
-from sfolib.errors import InputError, require
+from sfolib.errors import require
 from sfolib.plan import Plan
 from sfolib.problems import LATER, PLACE, Execution, Problem, Record
+from sfolib.record import SCHEMA
 
-SCHEMA = 1  # raise it when the same spec no longer means the same numbers
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT = checkpoint.NAME
 _SETTLED = 10  # measuring points
 Watch = Callable[["Trainer", list[dict[str, Any]]], None]
 AHEAD: ContextVar[Callable[[Spec, Any, str], Any] | None] = ContextVar("ahead", default=None)  # see `ahead`
-_CLOCK = ("step", "samples", "probes", "true_batch", "below")
+_CLOCK = ("step", "samples", "probes", "true_batch", "below", "measured")
 
 
 def _plan(value: Any) -> Any:
@@ -61,16 +59,16 @@ class Spec(Record):
     plan: Annotated[
         Plan | None, BeforeValidator(_plan), PlainSerializer(lambda plan: plan.to_dict() if plan else None)
     ] = None
-    max_samples: int = Field(ge=1)
-    max_steps: int | None = Field(None, ge=1)
+    max_samples: int = Field(ge=1, le=10**15)
+    max_steps: int | None = Field(None, ge=1, le=10**15)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1)
     sampling: Literal["replacement", "permutation"] = "permutation"
-    stop_eps: float | None = Field(None, gt=0)
-    measure: Annotated[float, Field(gt=1, allow_inf_nan=False)] | Literal["epoch"] = "epoch"
+    stop_eps: float | None = Field(None, gt=0, le=1e100)
+    measure: Annotated[float, Field(gt=1, le=1e15)] | Literal["epoch"] = "epoch"
     dtype: Literal["float32", "float64"] = "float32"
     optimizer: Annotated[optimizers.Optimizer, LATER] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), LATER] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e30), LATER] = 0.0
     precision: Annotated[Literal["fp32", "tf32", "bf16"], LATER] = "fp32"
     channels_last: Annotated[bool, LATER] = False
     max_micro_batch: Annotated[int | None, Field(ge=1), LATER] = None
@@ -97,8 +95,9 @@ class Spec(Record):
 
 
 class Trainer:
-    """A run in progress. Its whole state is the clock, the parameters, the optimizer's state, the policy's, and how
-    long ‖∇f‖ has been small. `ranks`: the processes that share the run; each has such a trainer, in the same state."""
+    """A run in progress. Its whole state is the clock, the task's, the optimizer's, the policy's, when it was last
+    measured, and how long ‖∇f‖ has been small. `ranks`: the processes that share the run; each has such a trainer, in
+    the same state."""
 
     def __init__(self, spec: Spec, device: str = "auto", ranks: Ranks = ALONE):
         require(len(set(spec.seeds)) == len(spec.seeds), "seeds", spec.seeds, "must differ from each other")
@@ -109,37 +108,47 @@ class Trainer:
         self.task.spread(ranks)
         self.update = optimizers.build(spec.optimizer, self.task.parameters, spec.momentum, spec.weight_decay)
         self.step = self.samples = self.probes = self.true_batch = self.below = 0
-        self.status = "running"
+        self.measured = [0, 0]  # step and samples of the last measuring point
+        self.status, self._finite = "running", True
         self._max_steps = spec.max_steps or math.inf
+        self._largest = torch.finfo(getattr(torch, spec.dtype)).max
         self.policy = signals.build(spec.policy) if spec.policy else None
         if self.policy:
             signals.check(self.policy, self.task, spec.seeds)
         else:
+            self._check_ends()
             self._constant = {spec.plan.batch.kind, spec.plan.lr.kind} == {"constant"}
 
     def advance(self) -> None:
-        """Take steps up to the next measuring point, or to the end of the budget."""
+        """Take steps up to the next measuring point, the end of the budget, or the step in which a signal came."""
         task, update = self.task, self.update
         last_step, last_sample = self._next_measurement()
         clock = None
-        while self.step < last_step and self.samples < last_sample:
+        while self.step < last_step and self.samples < last_sample and self._finite and not interrupt.received():
             if self.policy:
-                self.true_batch, probes = signals.step(self.policy, task, update, self.step, self.samples)
+                try:
+                    told = signals.step(self.policy, task, update, self.step, self.samples)
+                except signals.NotFinite as lost:
+                    told, self._finite = lost.args, False
+                self.true_batch, probes = told
                 self.probes += probes
             else:
                 if clock != (now := self._clock()):
                     clock, (batch, lr) = now, self.spec.plan.at(now)
+                    lr = self._representable(lr)
                 self.true_batch = task.batch_size(self.samples, batch)
                 update(task.gradients(self.step, self.samples, self.true_batch), lr)
             self.step += 1
             self.samples += self.true_batch
 
     def rows(self) -> list[dict[str, Any]]:
-        """Measure: one row a seed. Decides whether the run is over."""
+        """Measure: one row a seed. Decides whether the run is over; where a loss, ‖∇f‖² or a policy's signal is not
+        finite it has diverged."""
         norm = float(sum(p.square().sum() for p in self.task.parameters)) if self.ranks.size > 1 else 0.0
         self.ranks.agree("step, gradient evaluations and ‖θ‖²", self.step, self.samples, norm)
         measured = {name: value.tolist() for name, value in self.task.measure().items()}
         self.probes += self.task.probes
+        self.measured = [self.step, self.samples]
         batch, lr = (self.policy.batch, self.policy.lr) if self.policy else self.spec.plan.at(self._clock())
         at = {
             "epoch": self.samples / self.task.samples_per_epoch,
@@ -153,8 +162,10 @@ class Trainer:
         sqnorm = np.array(measured["grad_sqnorm"])
         below = self.spec.stop_eps is not None and sqnorm.mean() <= self.spec.stop_eps**2
         self.below = self.below + 1 if below else 0
-        if not np.isfinite(sqnorm).all() or not np.isfinite(measured["loss"]).all():
+        lost = ~(np.isfinite(sqnorm) & np.isfinite(measured["loss"]))
+        if lost.any() or not self._finite:
             self.status = "diverged"
+            self.diverged = {"step": self.step, "seeds": np.array(self.spec.seeds)[lost].tolist() or [*self.spec.seeds]}
         elif self.below == _SETTLED:
             self.status = "reached"
         elif self.samples >= self.spec.max_samples or self.step >= self._max_steps:
@@ -173,13 +184,25 @@ class Trainer:
             return self.samples // self.task.samples_per_epoch
         return self.step if clock == "step" else self.samples
 
+    def _representable(self, lr: float) -> float:
+        """lr as the run's numbers can hold it: what is larger than all of them is infinite, and the run diverges."""
+        return lr if lr <= self._largest else math.inf
+
+    def _check_ends(self) -> None:
+        """A plan that starts or ends with what is no batch size or lr is found out before anything is written."""
+        plan, end = self.spec.plan, self.spec.max_samples - 1
+        plan.at(0)
+        if self.spec.max_steps is None and plan.clock != "step":
+            plan.at(end if plan.clock == "sample" else end // self.task.samples_per_epoch)
+
     def _next_measurement(self) -> tuple[float, int]:
         """The step and the sample count at whichever of which `advance` ends."""
         step, sample = self._max_steps, self.spec.max_samples
+        last_step, last_sample = self.measured
         if self.spec.measure == "epoch":
             n = self.task.samples_per_epoch
-            return step, min(sample, (self.samples // n + 1) * n)
-        return min(step, max(self.step + 1, math.ceil(self.step * self.spec.measure))), sample
+            return step, min(sample, (last_sample // n + 1) * n)
+        return min(step, max(last_step + 1, math.ceil(last_step * self.spec.measure))), sample
 
     def state_dict(self) -> dict[str, Any]:
         clock = {name: getattr(self, name) for name in _CLOCK}
@@ -219,6 +242,8 @@ def _measuring_points(trainer: Trainer, watch: Watch | None = None) -> Iterator[
     while trainer.status == "running":
         if trainer.probes:
             trainer.advance()
+            if interrupt.received():
+                return
         rows = trainer.rows()
         if watch:
             watch(trainer, rows)
@@ -241,7 +266,10 @@ def run(
         with record.held(folder):
             if not (folder / record.RUN).exists():
                 return run_in(folder, spec, device, checkpoint_every)
-    return record.load(folder)
+    found = record.load(folder)
+    other = f"is the record of another spec, {found.provenance.get('key')}; delete the folder and run it again"
+    require(found.provenance.get("key") == spec.key, "run", str(folder), other)
+    return found
 
 
 def run_in(
@@ -252,19 +280,23 @@ def run_in(
 
     `watch` is called with the trainer and its new rows at every measuring point. `ranks`: the processes that make this
     run together and all call this, see `distributed.joined`; the first one writes, and `folder` is one for all.
-    Raises `InputError` for a checkpoint of another spec, or a folder that cannot be written.
+    Rows are on disk and not in memory while it runs. On SIGINT or SIGTERM it ends at its next step with a checkpoint
+    and raises `Interrupted`.
+    Raises `InputError` for a checkpoint of another spec, and where a file is damaged or cannot be written.
     """
-    import pandas as pd
-
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.problem.threads or threads)
     try:
         started = time.perf_counter()
         trainer = Trainer(spec, device, ranks)
-        if folder is None:
-            rows = [row for rows in _measuring_points(trainer, watch) for row in rows]
-        else:
-            rows = _train_on_disk(trainer, folder, checkpoint_every, watch)
+        with interrupt.listening():
+            if folder is None:
+                rows = record.table(row for rows in _measuring_points(trainer, watch) for row in rows)
+                _uninterrupted(trainer, "none of it is kept")
+            elif ranks.first:
+                digest = _train_on_disk(trainer, folder, checkpoint_every, watch)
+            else:
+                _train_along(trainer, folder, watch)
         told = {
             "status": trainer.status,
             "key": spec.key,
@@ -273,14 +305,18 @@ def run_in(
             **provenance.machine(trainer.device),
             "seconds": round(time.perf_counter() - started, 3),
             **trainer.task.provenance(),
+            **({"diverged": trainer.diverged} if trainer.status == "diverged" else {}),
         }
     finally:
         torch.set_num_threads(threads)
-    finished = record.Run(spec.model_dump(mode="json"), told, pd.DataFrame(rows))
-    if folder is not None and ranks.first:
-        record.write_json(folder / record.RUN, {"spec": finished.spec, "provenance": told})
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-    return finished
+    if folder is None:
+        return record.Run(spec.model_dump(mode="json"), told, rows)
+    if ranks.first:
+        record.finish(spec.model_dump(mode="json"), told, folder, digest)
+        for left in (folder / CHECKPOINT, *folder.glob(f".{CHECKPOINT}.*"), *folder.glob(f".{record.RUN}.*")):
+            left.unlink(missing_ok=True)
+    ranks.wait()
+    return record.load(folder)
 
 
 def run_all(
@@ -317,48 +353,57 @@ def run_apart(
     return [record.pooled([next(runs) for _ in spec.seeds]) for spec in specs]
 
 
-def _train_on_disk(
-    trainer: Trainer, folder: Path, checkpoint_every: float, watch: Watch | None
-) -> list[dict[str, Any]]:
-    """Train with rows and checkpoints on disk; a resumed metrics file is first cut back to its checkpoint.
+def _train_along(trainer: Trainer, folder: Path, watch: Watch | None) -> None:
+    """A rank but the first: the same steps from the same checkpoint, and nothing written."""
+    _restore(trainer, folder / CHECKPOINT)
+    for _ in _measuring_points(trainer, watch):
+        pass
+    _uninterrupted(trainer, f"{folder} holds a checkpoint")
 
-    Ranks but the first have the same rows in memory and write nothing.
-    """
+
+def _train_on_disk(trainer: Trainer, folder: Path, checkpoint_every: float, watch: Watch | None) -> str:
+    """Train with rows and checkpoints on disk, from the checkpoint there on; the digest of the rows."""
+    files.folder(folder)
+    path = folder / CHECKPOINT
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        lines = record.Lines(folder / record.METRICS, *_restore(trainer, path))
+        try:
+            saved = time.monotonic()
+            for new in _measuring_points(trainer, watch):
+                lines.write(new)
+                if trainer.status == "running" and time.monotonic() - saved >= checkpoint_every:
+                    _checkpoint(trainer, path, lines)
+                    saved = time.monotonic()
+            if trainer.status == "running":
+                _checkpoint(trainer, path, lines)
+            _uninterrupted(trainer, f"{folder} holds a checkpoint; the same again, with --resume on the command line, "
+                                    "goes on from there")  # fmt: skip
+            lines.sync()
+            return lines.digest
+        finally:
+            lines.close()
     except OSError as error:
-        raise InputError(f"folder = {str(folder)!r}: cannot be written ({error.strerror})") from error
-    length, writes, path = _restore(trainer, folder / CHECKPOINT), trainer.ranks.first, folder / record.METRICS
-    with open(path, "r+b" if length else "w+b") if writes else io.BytesIO(path.read_bytes() if length else b"") as file:
-        file.truncate(length)
-        rows = [json.loads(text) for text in file]
-        saved = time.monotonic()
-        for new in _measuring_points(trainer, watch):
-            file.write("".join(map(record.line, new)).encode())
-            rows += new
-            if writes and trainer.status == "running" and time.monotonic() - saved >= checkpoint_every:
-                _checkpoint(trainer, folder / CHECKPOINT, file)
-                saved = time.monotonic()
-    return rows
+        raise files.unwritable(folder / record.METRICS, error) from error
 
 
-def _checkpoint(trainer: Trainer, path: Path, metrics: io.BufferedRandom) -> None:
-    metrics.flush()
-    os.fsync(metrics.fileno())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        torch.save(trainer.state_dict() | {"key": trainer.spec.key, "length": metrics.tell()}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _uninterrupted(trainer: Trainer, kept: str) -> None:
+    if trainer.status == "running":
+        where = f"after {trainer.step} steps, {trainer.samples} gradient evaluations"
+        raise interrupt.Interrupted(f"{interrupt.received().name} {where}; {kept}")
 
 
-def _restore(trainer: Trainer, path: Path) -> int:
-    """Load the checkpoint, if there is one; how many bytes of the metrics file it covers."""
+def _checkpoint(trainer: Trainer, path: Path, lines: record.Lines) -> None:
+    lines.sync()
+    told = {"key": trainer.spec.key, "length": lines.length, "digest": lines.digest}
+    checkpoint.write(path, trainer.state_dict() | told)
+
+
+def _restore(trainer: Trainer, path: Path) -> tuple[int, str]:
+    """Load the checkpoint, if there is one; length and digest of the metrics that it covers."""
     if not path.exists():
-        return 0
-    state = torch.load(path, map_location=trainer.device, weights_only=True)
+        return 0, ""
+    state = checkpoint.read(path, trainer.device)
     other = f"is of another spec ({state['key']}, not {trainer.spec.key}); choose another folder"
     require(state["key"] == trainer.spec.key, "checkpoint", str(path), other)
     trainer.load_state_dict(state)
-    return state["length"]
+    return state["length"], state["digest"]

@@ -89,8 +89,8 @@ def test_one_failing_notebook_stops_no_other(tmp_path, monkeypatch, capsys):
     for name, ran in (("01_good", {"ran.json"}), ("02_bad", set())):
         assert {file.name for file in (out / name).iterdir()} == {"one.png", "one.pdf", "published.json"} | ran
         assert (out / "executed" / f"{name}.ipynb").exists()
-    with pytest.raises(SystemExit):
-        main(["figures", "--scale", "enormous"])
+    assert main(["figures", "--scale", "enormous"]) == 1
+    assert "--scale: invalid choice: 'enormous'" in capsys.readouterr().err
     assert main(["figures", "07"]) == 1
     assert "must begin one of 01_good, 02_bad" in capsys.readouterr().err
 
@@ -154,12 +154,24 @@ def test_papermill_refuses_a_bad_parameter_before_anything_is_written(folder, gi
     assert not (tmp_path / "figures").exists()
 
 
+def test_what_keeps_tests_off_the_network_does(tmp_path):
+    tried = tmp_path / "tried.txt"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "offline"), "OFFLINE": str(tried)}
+    for host, refused in (("192.0.2.1", True), ("127.0.0.1", False)):
+        program = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connect(({host!r}, 9))"
+        ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert (ended.returncode != 0) == refused
+    assert tried.read_text() == "socket.connect 192.0.2.1\n"
+
+
 def test_every_notebook_at_smoke_scale(tmp_path):
-    """What `make figures SCALE=smoke` does, with its exit status; a second run gives the same claims."""
-    out = tmp_path / "figures"
+    """What `make figures SCALE=smoke` does, with its exit status, and without reaching the network."""
+    out, tried = tmp_path / "figures", tmp_path / "tried.txt"
     command = [sys.executable, "-m", "sfolib", "figures", "--scale", "smoke", "--out", str(out)]
-    environment = os.environ | {"PYTHONWARNINGS": "default"}
+    path = os.pathsep.join([str(ROOT / "tests" / "offline"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONWARNINGS": "default", "PYTHONPATH": path, "OFFLINE": str(tried)}
     subprocess.run(command, cwd=ROOT, check=True, env=environment)
+    assert not tried.exists(), tried.read_text()
     checks = json.loads((out / "checks.json").read_text())
     assert {check["notebook"] for check in checks} == {path.stem for path in report.select(())}
     assert all(check["source"] and check["verdict"] in ("reproduced", "partly", "not reproduced") for check in checks)

@@ -173,6 +173,7 @@ def test_report_says_where_the_assumptions_are_left():
     assert plan.report(C, 100, 4) == [
         "lr = 1.2 at step 27 is not below 2/L = 1",
         "at step 27 the batch is the whole data set: no noise is left in a step",
+        "batch = 200 at step 27 is above the data set's 100 samples",
     ]
 
 

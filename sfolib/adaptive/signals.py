@@ -9,17 +9,22 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sfolib import adaptive
-from sfolib.adaptive.policy import Policy
-from sfolib.errors import require
+from sfolib.adaptive.policy import Policy, whole
+from sfolib.errors import InputError, positive, require, shown
 from sfolib.gradstats import GradientStatistics, gradient_statistics
 from sfolib.optimizers import Update
 from sfolib.problems.network import NetworkTask
 from sfolib.problems.tasks import MLP, Task
 from sfolib.schedule import from_dict
+
+
+class NotFinite(ArithmeticError):
+    """A run has diverged; its args are what `step` would have returned."""
 
 
 def build(told: dict[str, Any]) -> Policy:
@@ -34,9 +39,17 @@ def build(told: dict[str, Any]) -> Policy:
     known = inspect.signature(make).parameters
     unknown = [name for name in arguments if name not in known]
     require(not unknown, "policy", unknown, f"{kind} takes {[*known]}")
+    listed = [name for name, value in arguments.items() if isinstance(value, list)]
+    require(not listed, "policy", told, f"{listed} must not be lists")
     missing = [name for name, p in known.items() if p.default is p.empty and name not in arguments]
     require(not missing, "policy", missing, f"{kind} needs them")
-    return make(**arguments)
+    try:
+        policy = make(**arguments)
+        whole("batch", policy.batch)
+        positive("lr", policy.lr)
+        return policy
+    except (TypeError, ArithmeticError) as error:
+        raise InputError(f"policy = {shown(told)}: {error}") from error
 
 
 def check(policy: Policy, task: Task, seeds: tuple[int, ...]) -> None:
@@ -54,7 +67,10 @@ def check(policy: Policy, task: Task, seeds: tuple[int, ...]) -> None:
 
 
 def step(policy: Policy, task: Task, update: Update, steps: int, samples: int) -> tuple[int, int]:
-    """A step of the policy, and its update: the batch's true size, and the probes that the signal cost."""
+    """A step of the policy, and its update: the batch's true size, and the probes that the signal cost.
+
+    Raises `NotFinite` after an update whose signal is not; the policy is not shown it.
+    """
     batch, lr = task.batch_size(samples, policy.batch), policy.lr
     due, signal, probes = policy.due, None, 0
     by_loss, by_norm = isinstance(policy, adaptive.AutoWU), isinstance(policy, adaptive.EpsilonTrigger)
@@ -66,6 +82,9 @@ def step(policy: Policy, task: Task, update: Update, steps: int, samples: int) -
         signal = task.tally.loss.item() - before
     elif due and by_norm:
         signal, probes = task.measure()["grad_sqnorm"].item() ** 0.5, task.probes
+    told = (signal.mean_sqnorm, signal.variance) if isinstance(signal, GradientStatistics) else signal
+    if signal is not None and not np.isfinite(told).all():
+        raise NotFinite(batch, probes)
     policy.update(batch, signal)
     return batch, probes
 
@@ -73,10 +92,10 @@ def step(policy: Policy, task: Task, update: Update, steps: int, samples: int) -
 def statistics(task: MLP | NetworkTask, samples: int, batch: int, per_tensor: bool = False) -> GradientStatistics:
     """T10's statistics of the batch that is due after `samples`, at the parameters as they are; needs 2 samples.
 
-    A short last batch of one sample borrows the one before it. Each rank looks at its part of the batch. per_tensor: see
-    `gradstats.gradient_statistics`.
+    A batch of one sample borrows the one before it, or after it at the start. Each rank looks at its part of the batch.
+    per_tensor: see `gradstats.gradient_statistics`.
     """
-    start, share = (samples if batch > 1 else samples - 1), task.ranks.part(max(batch, 2))
+    start, share = (samples if batch > 1 or samples == 0 else samples - 1), task.ranks.part(max(batch, 2))
     x, y = (tensor[0] for tensor in task.batches.take(start + share.start, share.stop - share.start))
     told = {"l2": task.l2, "ranks": task.ranks, "per_tensor": per_tensor}
     if isinstance(task, NetworkTask):

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sfolib.figures.style import LINES, Band, log_ticks, style
+from sfolib.limits import beyond
 from sfolib.record import Run
 
 CLOCKS = {"samples": "gradient evaluations", "steps": "steps", "epochs": "epochs"}
@@ -34,6 +35,8 @@ def trajectories(
 
     Curves are means over seeds, bands 95 % bootstrap intervals over seeds; a batch size or lr is a mean of steps.
     theory: further curves of a column, in the colour of the run with the same label.
+    Where a run left what the theory assumes (`limits.beyond`) the legend says so and a triangle marks it; a cross is
+    where it diverged.
     """
     rows = -(-len(columns) // 2)
     palette = dict(zip(runs, sns.color_palette("colorblind", len(runs)), strict=True))
@@ -41,7 +44,7 @@ def trajectories(
         figure, axes = plt.subplots(rows, 2, figsize=(7.2, 2.55 * rows + 0.25), sharex=True, squeeze=False)
         for axis, column in zip(axes.flat, columns, strict=False):
             for label, run in runs.items():
-                _curve(axis, run, column, clock, color=palette[label], label=label)
+                _curve(axis, run, column, clock, color=palette[label], label=_warned(label, run))
             for band in (theory or {}).get(column, ()):
                 axis.plot(band.x, band.y, color=palette.get(band.label, "0.3"), **LINES[band.source])
             axis.set(xscale="log", yscale="log", ylabel=COLUMNS[column])
@@ -72,7 +75,7 @@ def against_clocks(
         for row, column in zip(axes, columns, strict=True):
             for axis, clock in zip(row, CLOCKS, strict=True):
                 for label, run in runs.items():
-                    _curve(axis, run, column, clock, color=palette[label], label=label)
+                    _curve(axis, run, column, clock, color=palette[label], label=_warned(label, run))
                 for band in (theory or {}).get((column, clock), ()):
                     axis.plot(band.x, band.y, color=palette.get(band.label, "0.3"), **LINES[band.source])
                 axis.set(xscale="log", yscale="log")
@@ -119,8 +122,19 @@ def _curve(axis: Axes, run: Run, column: str, clock: str, **look: object) -> Non
     else:
         mean, low, high = run.band(column)
     shown = x > 0
+    for mark in beyond(run):
+        if column == mark.column and mark.short != "diverged" and x[mark.point] > 0:
+            axis.plot(x[mark.point], mean[mark.point], "^", color=look["color"], markersize=7, fillstyle="none")
+    finite = np.flatnonzero(shown & np.isfinite(mean))
+    if run.status == "diverged" and len(finite):
+        axis.plot(x[finite[-1]], mean[finite[-1]], "X", color=look["color"], markersize=7)
     schedule = column in ("batch", "lr")
     settings = {"drawstyle": "steps-post"} if schedule else {}
     axis.plot(x[shown], mean[shown], **LINES["measured"], markevery=max(1, shown.sum() // 12), **settings, **look)
     filled = {"step": "post"} if schedule else {}
     axis.fill_between(x[shown], low[shown], high[shown], color=look["color"], alpha=0.2, linewidth=0, **filled)
+
+
+def _warned(label: str, run: Run) -> str:
+    """The label, with what there is to warn of."""
+    return ", ".join([label, *(mark.short for mark in beyond(run))])

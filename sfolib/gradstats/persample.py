@@ -105,8 +105,8 @@ def _check_mean(loss_fn: Loss, output: Tensor, y: Tensor) -> None:
         whole, first, last = torch.stack(losses).tolist()
     parts = abs(first) * half / n + abs(last) * (n - half) / n
     gap = abs(whole - (first * half + last * (n - half)) / n)
-    mean = gap <= parts * torch.finfo(losses[0].dtype).eps ** 0.5
-    require(mean, "loss_fn", whole, "must be the mean over the batch of losses of one sample each")
+    other = gap > parts * torch.finfo(losses[0].dtype).eps ** 0.5  # not where a loss is not a number: that is no proof
+    require(not other, "loss_fn", whole, "must be the mean over the batch of losses of one sample each")
 
 
 class PerSample(NamedTuple):

@@ -9,7 +9,15 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from sfolib.errors import InputError, require
 from sfolib.problems import images
@@ -74,10 +82,17 @@ class Digits(_Problem):
     """
 
     kind: Literal["digits"] = "digits"
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((), strict=False)
-    l2: float = Field(1e-3, ge=0, allow_inf_nan=False)
+    hidden: tuple[Annotated[int, Field(ge=1, le=2**16)], ...] = Field((), strict=False)
+    l2: float = Field(1e-3, ge=0, le=1e30)
     holdout: int = Field(0, ge=0, le=1000)
     model: Annotated[Literal["cnn"] | None, LATER] = None
+
+    @field_validator("holdout")
+    @classmethod
+    def _stratified(cls, value: int) -> int:
+        if 0 < value < 10:
+            raise ValueError("must be 0, or 10 or more: one of every class")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -154,7 +169,7 @@ class Images(_Problem):
     data_dir: Annotated[str, PLACE] = "data"
     download: Annotated[bool, PLACE] = False
     augment: bool | None = None
-    l2: float = Field(0.0, ge=0, allow_inf_nan=False)
+    l2: float = Field(0.0, ge=0, le=1e30)
 
     @property
     def size(self) -> int:
@@ -179,11 +194,11 @@ class Quadratic(_Problem):
     """The power-law quadratic of `sfolib.quadratic`, a synthetic problem whose expected curve is exact."""
 
     kind: Literal["quadratic"] = "quadratic"
-    d: int = Field(400, ge=2)
-    lam_min: float = Field(1e-4, gt=0)
-    L: float = Field(1.0, gt=0)
-    gap: float = Field(1.0, gt=0)
-    sigma2: float = Field(1.0, ge=0)
+    d: int = Field(400, ge=2, le=10**7)
+    lam_min: float = Field(1e-4, gt=0, le=1e30)
+    L: float = Field(1.0, gt=0, le=1e30)
+    gap: float = Field(1.0, gt=0, le=1e30)
+    sigma2: float = Field(1.0, ge=0, le=1e30)
     noise: Literal["white", "curvature"] = "white"
 
     @cached_property

@@ -198,12 +198,13 @@ class NetworkTask(Task):
             )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        told = {"micro_batch": self.micro_batch, "out_of_memory": self.out_of_memory}
+        told = {"micro_batch": self.micro_batch, "largest": self.largest, "out_of_memory": self.out_of_memory}
         return super().state_dict() | told | {"buffers": self.buffers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.micro_batch, self.out_of_memory = state["micro_batch"], copy.copy(state["out_of_memory"])
+        self.micro_batch, self.largest = state["micro_batch"], state["largest"]
+        self.out_of_memory = copy.copy(state["out_of_memory"])
         for buffer, saved in zip(self.buffers, state["buffers"], strict=True):
             buffer.copy_(saved)
 

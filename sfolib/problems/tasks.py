@@ -75,11 +75,13 @@ class Task:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the clock and the optimizer's state."""
-        return {"parameters": self.parameters}
+        return {"parameters": self.parameters} | ({"tally": self.tally.state_dict()} if self.tally else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for parameter, saved in zip(self.parameters, state["parameters"], strict=True):
             parameter.copy_(saved)
+        if self.tally:
+            self.tally.__dict__.update(state["tally"])
 
     def provenance(self) -> dict[str, Any]:
         """What happened on the way that the numbers may show."""
@@ -110,6 +112,9 @@ class Tally:
         self.loss, self.right = torch.zeros_like(self.loss), torch.zeros_like(self.right)
         self.steps = self.samples = 0
         return found
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.__dict__)
 
 
 class MLP(Task):
