@@ -38,8 +38,10 @@ def schedules(panels: Sequence[Panel]) -> Figure:
     palette = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
     rows = -(-len(panels) // 2)
     with style():
-        figure, axes = plt.subplots(rows, 2, figsize=(7.2, 2.15 * rows + 0.4))
-        for axis, panel in zip(axes.flat, panels, strict=True):
+        figure, axes = plt.subplots(rows, 2, figsize=(7.2, 2.15 * rows + 0.4), squeeze=False)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        for axis, panel in zip(axes.flat, panels, strict=False):
             for label, run in panel.runs.items():
                 _curve(axis, run, panel, palette[label], label)
             axis.set(yscale="log", xlabel=CLOCKS[panel.clock], ylabel=COLUMNS[panel.column], title=panel.title)
