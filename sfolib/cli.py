@@ -49,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--scale", choices=("smoke", "quick", "paper"), default="quick")
     figures.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     figures.add_argument("--out", type=Path, default=None, help="folder (default: the project's figures/)")
-    figures.add_argument("--backend", choices=("loky", "dask", "ray"), default="loky", help="what runs are trained on")
+    how = "train the runs of all notebooks as one grid of tasks there, before any (default: each trains its own)"
+    figures.add_argument("--backend", choices=("loky", "dask", "ray"), help=how)
     figures.add_argument("--address", default=None, help="of a Dask scheduler or Ray cluster (default: one made here)")
     figures.add_argument("--dry-run", action="store_true", help="tell what would be trained, and what it would cost")
     figures.add_argument("--again", action="store_true", help="also what has not changed since it last ran")
@@ -98,8 +99,11 @@ def _figures(args: argparse.Namespace) -> int:
         print(forecast.table([ahead.look(path, args.scale, out) for path in notebooks], args.jobs))
         return 0
     due = [path for path in notebooks if args.again or not report.is_up_to_date(path, out, args.scale)]
-    with grid.backend(args.backend, args.address, args.jobs):
-        lost = ahead.train_all(due, args.scale, out, args.jobs)
+    require(args.backend or not args.address, "address", args.address, "is of a cluster; add --backend dask or ray")
+    lost = {}
+    if args.backend:
+        with grid.backend(args.backend, args.address, args.jobs):
+            lost = ahead.train_all(due, args.scale, out, args.jobs)
     outcomes = report.figures(args.names, args.scale, args.jobs, out, args.again, lost)
     print(f"report: {out / 'index.html'}")
     return 1 if any(outcome.error for outcome in outcomes) else 0

@@ -190,7 +190,7 @@ def test_a_notebook_whose_runs_fail_is_told_and_others_run(tmp_path, monkeypatch
         advance(self)
 
     monkeypatch.setattr(Trainer, "advance", break_down)
-    assert main(["figures", "--scale", "smoke", "--jobs", "1"]) == 1
+    assert main(["figures", "--scale", "smoke", "--jobs", "1", "--backend", "loky"]) == 1
     told = capsys.readouterr()
     assert "1 of 2 runs failed twice" in told.out
     assert "AssertionError: out of order" in told.out
