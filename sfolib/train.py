@@ -29,7 +29,7 @@ CHECKPOINT = checkpoint.NAME
 _SETTLED = 10  # measuring points
 Watch = Callable[["Trainer", list[dict[str, Any]]], None]
 AHEAD: ContextVar[Callable[[Spec, Any, str], Any] | None] = ContextVar("ahead", default=None)  # see `ahead`
-_CLOCK = ("step", "samples", "probes", "true_batch", "below", "measured")
+_CLOCK = ("step", "samples", "probes", "true_batch", "below", "began", "midway")
 
 
 def _plan(value: Any) -> Any:
@@ -95,9 +95,9 @@ class Spec(Record):
 
 
 class Trainer:
-    """A run in progress. Its whole state is the clock, the task's, the optimizer's, the policy's, when it was last
-    measured, and how long ‖∇f‖ has been small. `ranks`: the processes that share the run; each has such a trainer, in
-    the same state."""
+    """A run in progress. Its whole state is the clock, the task's, the optimizer's, the policy's, where the way to the
+    next measuring point began, and how long ‖∇f‖ has been small. `ranks`: the processes that share the run; each has
+    such a trainer, in the same state."""
 
     def __init__(self, spec: Spec, device: str = "auto", ranks: Ranks = ALONE):
         require(len(set(spec.seeds)) == len(spec.seeds), "seeds", spec.seeds, "must differ from each other")
@@ -108,7 +108,7 @@ class Trainer:
         self.task.spread(ranks)
         self.update = optimizers.build(spec.optimizer, self.task.parameters, spec.momentum, spec.weight_decay)
         self.step = self.samples = self.probes = self.true_batch = self.below = 0
-        self.measured = [0, 0]  # step and samples of the last measuring point
+        self.began, self.midway = [0, 0], False  # step and samples; whether a signal ended the way before its end
         self.status, self._finite = "running", True
         self._max_steps = spec.max_steps or math.inf
         self._largest = torch.finfo(getattr(torch, spec.dtype)).max
@@ -122,6 +122,8 @@ class Trainer:
     def advance(self) -> None:
         """Take steps up to the next measuring point, the end of the budget, or the step in which a signal came."""
         task, update = self.task, self.update
+        if not self.midway:
+            self.began = [self.step, self.samples]
         last_step, last_sample = self._next_measurement()
         clock = None
         while self.step < last_step and self.samples < last_sample and self._finite and not interrupt.received():
@@ -140,6 +142,7 @@ class Trainer:
                 update(task.gradients(self.step, self.samples, self.true_batch), lr)
             self.step += 1
             self.samples += self.true_batch
+        self.midway = interrupt.received() is not None
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure: one row a seed. Decides whether the run is over; where a loss, ‖∇f‖² or a policy's signal is not
@@ -148,7 +151,6 @@ class Trainer:
         self.ranks.agree("step, gradient evaluations and ‖θ‖²", self.step, self.samples, norm)
         measured = {name: value.tolist() for name, value in self.task.measure().items()}
         self.probes += self.task.probes
-        self.measured = [self.step, self.samples]
         batch, lr = (self.policy.batch, self.policy.lr) if self.policy else self.spec.plan.at(self._clock())
         at = {
             "epoch": self.samples / self.task.samples_per_epoch,
@@ -198,7 +200,7 @@ class Trainer:
     def _next_measurement(self) -> tuple[float, int]:
         """The step and the sample count at whichever of which `advance` ends."""
         step, sample = self._max_steps, self.spec.max_samples
-        last_step, last_sample = self.measured
+        last_step, last_sample = self.began
         if self.spec.measure == "epoch":
             n = self.task.samples_per_epoch
             return step, min(sample, (last_sample // n + 1) * n)
@@ -242,7 +244,7 @@ def _measuring_points(trainer: Trainer, watch: Watch | None = None) -> Iterator[
     while trainer.status == "running":
         if trainer.probes:
             trainer.advance()
-            if interrupt.received():
+            if trainer.midway:
                 return
         rows = trainer.rows()
         if watch:

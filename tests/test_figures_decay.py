@@ -13,7 +13,7 @@ def made(sqnorm, published=None):
     """Two seeds, measured after 0, 1 and 2 steps of batch 4."""
     rows = [
         {"seed": seed, "step": k, "samples": 4 * k, "epoch": float(k), "batch": 4 + k, "grad_sqnorm": v,
-         "test_accuracy": 0.9, "published_sqnorm": 2 * v if published is None else published}
+         "test_accuracy": 0.9 - 0.1 * k, "published_sqnorm": 2 * v if published is None else published}
         for seed, of_seed in enumerate(sqnorm)
         for k, v in enumerate(of_seed)
     ]  # fmt: skip
@@ -23,13 +23,13 @@ def made(sqnorm, published=None):
 def test_schedules_show_means_as_measured_from_the_first_step_on():
     run = made([[9.0, 1.0, 4.0], [9.0, 3.0, 4.0]])
     runs = {"a": run}
-    panels = [Panel(runs, "grad_sqnorm"), Panel(runs, "batch"), Panel(runs, "test_error", "steps", "late", 2)]
+    panels = [Panel(runs, "grad_sqnorm"), Panel(runs, "batch"), Panel(runs, "test_error", "steps", "late", 1)]
     norm, batch, error = (axis for axis in schedules(panels).axes if axis.get_visible())
     assert list(norm.lines[0].get_xdata()) == [4, 8]
     assert list(norm.lines[0].get_ydata()) == [2.0, 4.0]
     assert list(batch.lines[0].get_xdata()) == [0, 4, 8]
-    assert list(error.lines[0].get_xdata()) == [2]
-    assert list(error.lines[0].get_ydata()) == pytest.approx([0.1])
+    assert list(error.lines[0].get_xdata()) == [1, 2]
+    assert list(error.lines[0].get_ydata()) == pytest.approx([0.2, 0.3])
 
 
 def test_a_likeness_stands_in_the_row_of_its_system():

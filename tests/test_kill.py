@@ -62,6 +62,28 @@ def test_a_signal_ends_a_run_at_its_next_step(name, spec, number, tmp_path, monk
     assert {path.name for path in folder.iterdir()} == {record.RUN, record.METRICS}
 
 
+def test_a_signal_at_any_step_misses_no_measuring_point(tmp_path, monkeypatch):
+    """One that comes in the step of a measuring point too, or while it is measured."""
+    spec = dict(torture.specs())["sgd"].model_copy(update={"max_steps": 8, "measure": 1.5})
+    whole = run(spec)
+    assert list(whole.steps) == [0, 1, 2, 3, 5, 8]
+    for name, count in (("rows", 5), ("_clock", 8)):
+        original = getattr(Trainer, name)
+        for last in range(count):
+            left = iter(range(last, -1, -1))
+
+            def signalled(self, original=original, left=left):
+                if next(left, None) == 0:
+                    signal.raise_signal(signal.SIGTERM)
+                return original(self)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Trainer, name, signalled)
+                with pytest.raises(interrupt.Interrupted):
+                    run(spec, tmp_path / f"{name}{last}", "cpu")
+            assert run(spec, tmp_path / f"{name}{last}", "cpu").rows.equals(whole.rows)
+
+
 def test_signals_are_as_before_once_a_run_has_ended():
     before = [signal.getsignal(number) for number in interrupt.SIGNALS]
     with interrupt.listening():
