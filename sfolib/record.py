@@ -206,7 +206,7 @@ def ratio_to(frame: pd.DataFrame, bound: pd.DataFrame) -> float:
     says nothing and is left out.
     """
     both = frame.merge(bound, on=["eps2", "batch"], suffixes=("", "_bound"))
-    spent = both["spent"] if "spent" in both else np.inf  # an exact curve has no end
+    spent = both.get("spent", np.inf)  # an exact curve has no end
     both = both[np.isfinite(both["sfo_bound"]) & (np.isfinite(both["sfo"]) | (spent >= both["sfo_bound"]))]
     require(len(both) > 0, "bound", len(bound), "has no finite value where frame has one; nothing to compare")
     return float((both["sfo"] / both["sfo_bound"]).max())
