@@ -203,11 +203,11 @@ def ratio_to(frame: pd.DataFrame, bound: pd.DataFrame) -> float:
     """The largest ratio of frame's gradient evaluations to bound's at the same ε² and batch, where bound has a number.
 
     inf where what the bound promises was not reached, though the run spent as much. Where the run ended before, it
-    says nothing and is left out.
+    says nothing and is left out; a theory's curve (`predicted`) never ends.
     """
+    frame = frame if "spent" in frame else frame.assign(spent=np.inf)
     both = frame.merge(bound, on=["eps2", "batch"], suffixes=("", "_bound"))
-    spent = both.get("spent", np.inf)  # an exact curve has no end
-    both = both[np.isfinite(both["sfo_bound"]) & (np.isfinite(both["sfo"]) | (spent >= both["sfo_bound"]))]
+    both = both[np.isfinite(both["sfo_bound"]) & (np.isfinite(both["sfo"]) | (both["spent"] >= both["sfo_bound"]))]
     require(len(both) > 0, "bound", len(bound), "has no finite value where frame has one; nothing to compare")
     return float((both["sfo"] / both["sfo_bound"]).max())
 

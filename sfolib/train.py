@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -282,8 +283,8 @@ def run_in(
 
     `watch` is called with the trainer and its new rows at every measuring point. `ranks`: the processes that make this
     run together and all call this, see `distributed.joined`; the first one writes, and `folder` is one for all.
-    Rows are on disk and not in memory while it runs. On SIGINT or SIGTERM it ends at its next step with a checkpoint
-    and raises `Interrupted`.
+    Rows are on disk and not in memory while it runs. On SIGINT or SIGTERM a run of one process ends at its next step
+    with a checkpoint and raises `Interrupted`.
     Raises `InputError` for a checkpoint of another spec, and where a file is damaged or cannot be written.
     """
     threads = torch.get_num_threads()
@@ -291,7 +292,8 @@ def run_in(
     try:
         started = time.perf_counter()
         trainer = Trainer(spec, device, ranks)
-        with interrupt.listening():
+        # ranks would stop at different steps: under torchrun a signal ends them as a kill does
+        with interrupt.listening() if ranks.size == 1 else nullcontext():
             if folder is None:
                 rows = record.table(row for rows in _measuring_points(trainer, watch) for row in rows)
                 _uninterrupted(trainer, "none of it is kept")

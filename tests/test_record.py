@@ -126,6 +126,9 @@ def test_ratios_to_bounds():
     assert record.ratio_to(frame, frame.assign(sfo=[6.0, np.inf, 4.0])) == 2.0
     assert record.ratio_to(frame, frame.assign(sfo=[6.0, 9.0, 4.0])) == np.inf
     assert record.ratio_to(frame, frame.assign(sfo=[6.0, 9.1, 4.0])) == 2.0  # the run ended before it could tell
+    theory = frame.drop(columns="spent")
+    assert record.ratio_to(theory, theory.assign(sfo=[6.0, np.inf, 4.0])) == 2.0
+    assert record.ratio_to(theory, theory.assign(sfo=[6.0, 9.1, 4.0])) == np.inf
     with pytest.raises(InputError, match="nothing to compare"):
         record.ratio_to(frame, frame.assign(sfo=np.inf))
 
