@@ -131,7 +131,7 @@ def test_dask_tells_of_a_task_that_kills_every_worker(dask, tmp_path):
 
 def test_an_address_without_a_cluster_is_named(capsys):
     assert main(["figures", "00", "--address", "tcp://127.0.0.1:1"]) == 1
-    assert "address = 'tcp://127.0.0.1:1': add --backend dask or ray" in capsys.readouterr().err
+    assert "address = 'tcp://127.0.0.1:1': is of a cluster; add --backend dask or ray" in capsys.readouterr().err
 
 
 CELLS = [
