@@ -207,6 +207,8 @@ def command(arguments, told=None):
     outer = Path.cwd().parent
     assert [path.name for path in outer.iterdir()] == ["project"], arguments
     for path in outer.rglob("*"):
+        if path.name.endswith(".lock"):  # a run's folder was held; see `record.held`
+            continue
         assert not path.name.startswith("."), path
         assert path.name not in ("owned",), path
         if path.name in (RUN, "checks.json", "plan.json"):

@@ -43,8 +43,8 @@ DAMAGE = {
     "empty head": (record.RUN, lambda data: b"", "is not JSON"),
     "a list": (record.RUN, lambda data: b"[]", "no record of a run"),
     "no provenance": (record.RUN, lambda data: b'{"spec": {}}', "no record of a run"),
-    "older schema": (record.RUN, provenance(schema=0), "is of schema 0, and this sfolib reads 1"),
-    "newer schema": (record.RUN, provenance(schema=2), "is of schema 2, and this sfolib reads 1"),
+    "older schema": (record.RUN, provenance(schema=0), "is of schema 0, and this sfolib reads 2"),
+    "newer schema": (record.RUN, provenance(schema=3), "is of schema 3, and this sfolib reads 2"),
     "another spec's": (record.RUN, provenance(key="0" * 16), "is the record of another spec"),
 }
 
