@@ -14,17 +14,20 @@ from sfolib.errors import InputError, require
 from sfolib.files import replacing
 
 NAME = "checkpoint.pt"
-_HEADER = b"sfolib checkpoint 1\n"  # raise the number when the state's entries change
+_TRAILER = b"sfolib checkpoint 2\n"  # raise the number when the state's entries change
 _DIGEST = hashlib.sha256().digest_size
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Header, SHA-256 of the rest, the state as torch stores it; in place of an older one only when all is on disk."""
+    """The state as torch stores it, its SHA-256 and a trailer; in place of an older file only when all is on disk.
+
+    `torch.load(path, weights_only=True)` reads it too: what follows the archive is no part of it.
+    """
     content = io.BytesIO()
     torch.save(state, content)
     with replacing(path, "wb") as file:
-        file.write(_HEADER + hashlib.sha256(content.getbuffer()).digest())
         file.write(content.getbuffer())
+        file.write(hashlib.sha256(content.getbuffer()).digest() + _TRAILER)
 
 
 def read(path: Path, device: str) -> dict[str, Any]:
@@ -34,8 +37,9 @@ def read(path: Path, device: str) -> dict[str, Any]:
         found = path.read_bytes()
     except OSError as error:
         raise InputError(f"checkpoint = {str(path)!r}: cannot be read ({error.strerror}); {remedy}") from error
-    require(found.startswith(_HEADER), "checkpoint", str(path), f"is damaged or of another version; {remedy}")
-    digest, content = found[len(_HEADER) :][:_DIGEST], found[len(_HEADER) + _DIGEST :]
+    require(found.endswith(_TRAILER), "checkpoint", str(path), f"is damaged or of another version; {remedy}")
+    end = len(found) - len(_TRAILER) - _DIGEST
+    content, digest = memoryview(found)[: max(end, 0)], found[max(end, 0) : -len(_TRAILER)]
     require(hashlib.sha256(content).digest() == digest, "checkpoint", str(path), f"is damaged; {remedy}")
     try:
         return torch.load(io.BytesIO(content), map_location=device, weights_only=True)

@@ -175,10 +175,11 @@ def _flip(data):
 
 
 DAMAGE = {
-    "cut checkpoint": (CHECKPOINT, lambda data: data[:-100], "is damaged"),
+    "cut checkpoint": (CHECKPOINT, lambda data: data[:-100], "is damaged or of another version"),
+    "hole in a checkpoint": (CHECKPOINT, lambda data: data[:300] + data[400:], "is damaged;"),
     "empty checkpoint": (CHECKPOINT, lambda data: b"", "damaged or of another version"),
     "bit of a checkpoint": (CHECKPOINT, _flip, "is damaged"),
-    "checkpoint of another version": (CHECKPOINT, lambda data: data.replace(b"nt 1\n", b"nt 0\n"), "another version"),
+    "checkpoint of another version": (CHECKPOINT, lambda data: data.replace(b"nt 2\n", b"nt 0\n"), "another version"),
     "cut rows": (record.METRICS, lambda data: data[:300], "damaged"),
     "bit of a row": (record.METRICS, _flip, "damaged"),
     "no rows": (record.METRICS, None, "cannot be"),
