@@ -7,18 +7,13 @@ Units: batch and samples are gradient evaluations, steps updates. Source of the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from sfolib import record
 from sfolib.errors import require
 from sfolib.plan import Plan
 from sfolib.record import Run
-
-if TYPE_CHECKING:
-    from sfolib.train import Spec, Trainer
 
 _RESAMPLES = 1000
 _POINTS = 100
@@ -109,28 +104,6 @@ def compare(
         seeds=float(np.sqrt(across.sum() / (count * (count - 1)))),
         shift=_interval(each.mean(), drawn @ each),
     )
-
-
-def run_adam(spec: Spec, beta2: float, store: Path | str, device: str = "auto") -> Run:
-    """`train.run` of a spec with optimizer "adam", whose second moment is remembered over 1/(1 − beta2) steps.
-
-    torch's default is beta2 = 0.999. On record in `store` under the spec's key and beta2; the spec of the
-    run that is returned tells beta2 as well.
-    """
-    from sfolib import train
-
-    require(spec.optimizer == "adam", "optimizer", spec.optimizer, "must be 'adam'")
-    require(0 <= beta2 < 1, "beta2", beta2, "must be in [0, 1)")
-
-    def remember(trainer: Trainer, _rows: list) -> None:
-        group = trainer.update.optimizer.param_groups[0]
-        group["betas"] = (group["betas"][0], beta2)
-
-    folder = Path(store) / f"{spec.key}-beta2-{beta2:g}"
-    if not (folder / record.RUN).exists():
-        train.run_in(folder, spec, device, watch=remember)  # its first call is before the first step
-    run = record.load(folder)
-    return Run(run.spec | {"beta2": beta2}, run.provenance, run.rows)
 
 
 def _on(grid: np.ndarray, run: Run, column: str, clock: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch import Tensor
 from sfolib.errors import require
 
 Optimizer = Literal["sgd", "momentum", "nesterov", "adam", "adamw", "adagrad", "adagrad_norm"]
+BETA2 = 0.999  # torch's default
 _TINY = 1e-10  # added to the root of a sum of squares, as torch's Adagrad does
 
 
@@ -27,15 +28,20 @@ class Update(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def build(name: Optimizer, parameters: list[Tensor], momentum: float, weight_decay: float) -> Update:
+def build(
+    name: Optimizer, parameters: list[Tensor], momentum: float = 0.0, weight_decay: float = 0.0, beta2: float = BETA2
+) -> Update:
     """The update by name. weight_decay adds weight_decay·θ to the gradient, but for "adamw", which decouples it.
 
-    momentum: of "momentum" and "nesterov" alone. The rest of torch's settings are torch's defaults.
-    Raises `InputError` for a momentum that the optimizer would not use, or one that needs it and has none.
+    momentum: of "momentum" and "nesterov" alone. beta2: of "adam" and "adamw" alone, whose second moment is remembered
+    over 1/(1 − beta2) steps. The rest of torch's settings are torch's defaults.
+    Raises `InputError` for a momentum or beta2 that the optimizer would not use, or a momentum that it needs and is 0.
     """
     has_momentum = name in ("momentum", "nesterov")
     wanted = "must be above 0" if has_momentum else "must be 0"
     require((momentum > 0) == has_momentum, "momentum", momentum, f"{wanted} where optimizer = {name!r}")
+    has_moments = name in ("adam", "adamw")
+    require(has_moments or beta2 == BETA2, "beta2", beta2, f"must be {BETA2} where optimizer = {name!r}")
     if name == "sgd" and not weight_decay:
         return PlainSGD(parameters)
     if name == "adagrad_norm":
@@ -43,8 +49,10 @@ def build(name: Optimizer, parameters: list[Tensor], momentum: float, weight_dec
     settings = {"weight_decay": weight_decay, "foreach": True}
     if name in ("sgd", "momentum", "nesterov"):
         return FromTorch(torch.optim.SGD, parameters, momentum=momentum, nesterov=name == "nesterov", **settings)
-    adaptive = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adagrad": torch.optim.Adagrad}
-    return FromTorch(adaptive[name], parameters, **settings)
+    if name == "adagrad":
+        return FromTorch(torch.optim.Adagrad, parameters, **settings)
+    with_moments = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return FromTorch(with_moments, parameters, betas=(0.9, beta2), **settings)
 
 
 class PlainSGD:

@@ -279,6 +279,7 @@ def _first_crossing(x: np.ndarray, curves: np.ndarray, level: float) -> np.ndarr
 def held(folder: Path, wait: bool = True) -> Iterator[None]:
     """Hold a run's folder against other processes, which wait; the system lets go of it when a process dies.
 
+    What holds it is a file beside it, which goes where nothing is left that could go on.
     Raises `InputError` where another process has it and `wait` is False, or `folder`'s parent cannot be written.
     """
     try:
@@ -292,6 +293,8 @@ def held(folder: Path, wait: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
+        if (folder / RUN).exists() or not folder.exists():  # who waits for it will find the record, or fail as well
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 

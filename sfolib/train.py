@@ -46,7 +46,7 @@ class Spec(Record):
     stop_eps: end after ten measuring points in a row whose mean ‖∇f‖² over seeds is at most stop_eps²; fewer could be
     a fluctuation, and `record.Run.reach` looks at the points on both sides of a crossing.
     measure: ratio of the steps of successive measuring points, or "epoch" for the end of every epoch.
-    optimizer, momentum, weight_decay: see `optimizers.build`. The measured f is without weight_decay.
+    optimizer, momentum, weight_decay, beta2: see `optimizers.build`. The measured f is without weight_decay.
     running: also the loss and accuracy of the batches as they were trained on, see `tasks.Tally`.
     For networks only: precision of the training steps ("bf16" is autocast; what is measured is measured in full),
     channels_last, max_micro_batch (a larger batch is accumulated, see `network.NetworkTask`), published_norm (also
@@ -70,6 +70,7 @@ class Spec(Record):
     optimizer: Annotated[optimizers.Optimizer, LATER] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0
     weight_decay: Annotated[float, Field(ge=0, le=1e30), LATER] = 0.0
+    beta2: Annotated[float, Field(ge=0, lt=1), LATER] = optimizers.BETA2
     precision: Annotated[Literal["fp32", "tf32", "bf16"], LATER] = "fp32"
     channels_last: Annotated[bool, LATER] = False
     max_micro_batch: Annotated[int | None, Field(ge=1), LATER] = None
@@ -107,7 +108,8 @@ class Trainer:
         self.task = spec.problem.bind(spec.seeds, spec.sampling, self.device, spec.dtype, how)
         self.ranks = ranks
         self.task.spread(ranks)
-        self.update = optimizers.build(spec.optimizer, self.task.parameters, spec.momentum, spec.weight_decay)
+        settings = (spec.momentum, spec.weight_decay, spec.beta2)
+        self.update = optimizers.build(spec.optimizer, self.task.parameters, *settings)
         self.step = self.samples = self.probes = self.true_batch = self.below = 0
         self.began, self.midway = [0, 0], False  # step and samples; whether a signal ended the way before its end
         self.status, self._finite = "running", True

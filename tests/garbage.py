@@ -99,10 +99,12 @@ SPEC = {
 QUADRATIC = {"kind": "quadratic", "d": 20, "lam_min": 1e-3, "L": 1.0, "gap": 1.0, "sigma2": 1.0, "noise": "white"}
 TRIGGER = {"kind": "EpsilonTrigger", "batch": 32, "lr": 0.2, "eps": 0.5, "delta": 2.0, "gamma": 1.0, "check_every": 2}
 TEST = {"kind": "NormTest", "eta": 1.0, "batch": 16, "lr": 0.1, "test_interval": 1, "max_batch": 100}
+SCALED = {"kind": "AdaScale", "scale": 4, "batch": 8, "lr": 0.1}
 AUTO = {"kind": "AutoWU", "total_steps": 20, "steps_per_epoch": 2, "batch": 100, "min_lr": 1e-5, "max_lr": 1.0}
 SPECS = [
     SPEC, SPEC | {"problem": QUADRATIC, "sampling": "replacement", "measure": 1.5},
     SPEC | {"plan": None, "policy": TRIGGER}, SPEC | {"plan": None, "policy": TEST},
+    SPEC | {"plan": None, "policy": SCALED}, SPEC | {"optimizer": "adam", "beta2": 0.9},
     SPEC | {"plan": None, "policy": AUTO, "running": True}, SPEC | {"optimizer": "momentum", "momentum": 0.9},
     *(SPEC | {"plan": PLAN | {"batch": made.to_dict()}} for made in SCHEDULES),
 ]  # fmt: skip
@@ -207,7 +209,8 @@ def command(arguments, told=None):
     outer = Path.cwd().parent
     assert [path.name for path in outer.iterdir()] == ["project"], arguments
     for path in outer.rglob("*"):
-        if path.name.endswith(".lock"):  # a run's folder was held; see `record.held`
+        if path.name.endswith(".lock"):  # of a run that was interrupted: it can go on
+            assert not (path.with_name(path.name[1:].removesuffix(".lock")) / RUN).exists(), path
             continue
         assert not path.name.startswith("."), path
         assert path.name not in ("owned",), path

@@ -6,7 +6,7 @@ import pytest
 
 from sfolib import recipes
 from sfolib import schedule as s
-from sfolib.equivalence import compare, run_adam, totals
+from sfolib.equivalence import compare, totals
 from sfolib.errors import InputError
 from sfolib.plan import Plan
 from sfolib.problems import Digits
@@ -81,18 +81,6 @@ def test_growing_and_decaying_have_equal_sums():
     assert grow[1:] == pytest.approx(decay[1:], rel=1e-12)
 
 
-def test_adam_with_its_default_memory_is_adam_and_goes_on_from_its_record(tmp_path):
-    spec = Spec(problem=Digits(), plan=Plan(50, 0.01), seeds=(0, 1), max_samples=1797, optimizer="adam", measure=2.0)
-    usual = run(spec, device="cpu")
-    same, short = (run_adam(spec, beta2, tmp_path, "cpu") for beta2 in (0.999, 0.5))
-    pd.testing.assert_frame_equal(same.rows, usual.rows)
-    assert short.spec["beta2"] == 0.5
-    loss = [of.curves("loss")[:, [0, 1, -1]] for of in (usual, short)]
-    assert loss[0][:, :2] == pytest.approx(loss[1][:, :2], rel=1e-6)  # the first step is ±lr whatever the memory
-    assert not np.allclose(loss[0][:, 2], loss[1][:, 2], rtol=1e-3)
-    pd.testing.assert_frame_equal(run_adam(spec, 0.5, tmp_path, "cpu").rows, short.rows)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -100,11 +88,6 @@ def test_adam_with_its_default_memory_is_adam_and_goes_on_from_its_record(tmp_pa
         (lambda: compare(made(FIRST[:1]), made(FIRST[:1])), r"seeds = \[0\]: a distance"),
         (lambda: compare(made(FIRST), made(FIRST), start=20), "start = 20: must be before samples = 20"),
         (lambda: totals(Plan(1, 1.0), 4, 4, "shuffled"), "sampling = 'shuffled'"),
-        (lambda: run_adam(Spec(problem=Digits(), plan=Plan(1, 1.0), max_samples=1), 0.9, "."), "optimizer = 'sgd'"),
-        (
-            lambda: run_adam(Spec(problem=Digits(), plan=Plan(1, 1.0), max_samples=1, optimizer="adam"), 1.0, "."),
-            "beta2 = 1.0",
-        ),
     ],
 )
 def test_bad_input_is_named(call, message):

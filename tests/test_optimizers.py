@@ -22,6 +22,7 @@ CASES = {
     "nesterov": {"optimizer": "nesterov", "momentum": 0.8},
     "adam": {"optimizer": "adam", "weight_decay": 0.05},
     "adamw": {"optimizer": "adamw", "weight_decay": 0.05},
+    "adam of short memory": {"optimizer": "adam", "beta2": 0.5},
     "adagrad": {"optimizer": "adagrad"},
     "adagrad_norm": {"optimizer": "adagrad_norm", "weight_decay": 0.05},
 }
@@ -53,7 +54,8 @@ def plain(case, parameters):
         momentum = case.get("momentum", 0.0)
         return torch.optim.SGD(parameters, 1.0, momentum=momentum, weight_decay=decay, nesterov=nesterov)
     classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adagrad": torch.optim.Adagrad}
-    return classes[name](parameters, 1.0, weight_decay=decay)
+    betas = {"betas": (0.9, case.get("beta2", 0.999))} if name != "adagrad" else {}
+    return classes[name](parameters, 1.0, weight_decay=decay, **betas)
 
 
 @every_case
@@ -63,8 +65,9 @@ def test_stacked_seeds_step_as_each_alone(case):
     stacked = [draw(3, 4, 2), draw(3, 5)]
     alone = [[p[seed].clone().requires_grad_() for p in stacked] for seed in range(3)]
     twins = [plain(case, parameters) for parameters in alone]
-    decay = case.get("weight_decay", 0.0)
-    update = optimizers.build(case.get("optimizer", "sgd"), stacked, case.get("momentum", 0.0), decay)
+    update = optimizers.build(
+        **{"name": "sgd"} | {"name" if k == "optimizer" else k: v for k, v in case.items()}, parameters=stacked
+    )
     for t in range(12):
         lr, gradients = 0.1 * 1.1**t, [draw(3, 4, 2), draw(3, 5)]
         for seed, twin in enumerate(twins):
@@ -115,6 +118,12 @@ def test_a_killed_run_resumes_to_the_same_rows(case, tmp_path, monkeypatch):
 def test_momentum_is_asked_for_where_it_is_used(name, momentum):
     spec = Spec(problem=Digits(), plan=Plan(8, 0.1), max_samples=100, optimizer=name, momentum=momentum)
     with pytest.raises(InputError, match="momentum"):
+        run(spec)
+
+
+def test_beta2_is_asked_for_where_it_is_used():
+    spec = Spec(problem=Digits(), plan=Plan(8, 0.1), max_samples=100, optimizer="momentum", momentum=0.9, beta2=0.9)
+    with pytest.raises(InputError, match=r"beta2 = 0\.9: must be 0\.999 where optimizer = 'momentum'"):
         run(spec)
 
 

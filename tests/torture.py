@@ -53,6 +53,7 @@ def policies():
         "NormTest": {"eta": 1.0, **_TESTED},
         "InnerProductTest": {"theta": 0.7, **_TESTED},
         "AugmentedInnerProductTest": {"theta": 0.7, "nu": 3.0, **_TESTED},
+        "AdaScale": {"scale": 4, "batch": 4, "lr": 0.1},
         "AutoWU": {"total_steps": 60, "steps_per_epoch": 10, "batch": 32},
     }
     problems = itertools.cycle((SOFTMAX, MLP))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
+from sfolib.adaptive.adascale import AdaScale
 from sfolib.adaptive.autowu import AutoWU
 from sfolib.adaptive.policy import Policy, whole
 from sfolib.errors import positive, require
@@ -22,7 +23,7 @@ from sfolib.schedule import Schedule, constant
 if TYPE_CHECKING:
     from sfolib.gradstats import GradientStatistics
 
-__all__ = ["AugmentedInnerProductTest", "AutoWU", "EpsilonTrigger", "InnerProductTest", "NormTest"]
+__all__ = ["AdaScale", "AugmentedInnerProductTest", "AutoWU", "EpsilonTrigger", "InnerProductTest", "NormTest"]
 
 
 class EpsilonTrigger(Policy):
