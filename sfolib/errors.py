@@ -45,6 +45,8 @@ def one_line(text: object) -> str:
 
 def positive(field: str, value: object) -> None:
     """Require a finite number, or an array of them, above 0."""
+    if type(value) in (float, int) and 0 < value < 2**63:  # most of the time; a plan asks at every step
+        return
     numbers = np.asarray(value)
     ok = numbers.dtype.kind in "iuf" and bool(np.all(np.isfinite(numbers)) and np.all(numbers > 0))
     require(ok, field, value, "must be a finite number above 0")

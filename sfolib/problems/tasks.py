@@ -16,6 +16,8 @@ from torch.nn.functional import one_hot, pad
 from sfolib.data import Batches, Sampling, generator
 from sfolib.distributed import ALONE, Ranks
 
+threshold_backward = torch.ops.aten.threshold_backward  # of ReLU: the gradient where its input is above 0, else 0
+
 
 class Task:
     """What the training loop needs of a problem."""
@@ -195,7 +197,8 @@ class MLP(Task):
             gradients.append(torch.baddbmm(parameter, delta, x.mT, beta=l2, alpha=1.0 / batch))
             deltas.append(delta)
             if layer:
-                delta = torch.bmm(parameter[:, :, :-1].mT, delta).mul_(x[:, :-1] > 0)
+                # a product with x > 0, a mask of bytes, takes five times as long
+                delta = threshold_backward(torch.bmm(parameter[:, :, :-1].mT, delta), x[:, :-1], 0)
         return gradients[::-1], deltas[::-1]
 
 
