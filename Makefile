@@ -23,7 +23,7 @@ readme: venv
 test: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 torture: venv
 	$(BIN)/python tests/torture.py kill 200

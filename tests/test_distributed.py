@@ -25,6 +25,7 @@ from sfolib.problems.network import ImageData, NetworkTask
 from sfolib.schedule import exponential
 from sfolib.train import Spec, run_in
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[1]
 N = 797
 GROWING = Plan(exponential(1, 1.5, 20), exponential(0.05, 1.2, 20), "step", max_batch=90)  # 1, 2, 2, 3, 5 … 58

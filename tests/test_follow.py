@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from spies import steps_of
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -66,22 +67,9 @@ def test_the_table_is_what_a_plain_loop_and_the_training_loop_do(plan):
     assert [i for batch in batches for i in batch] == [i for order in orders for i in order]
 
     trainer = Trainer(Spec(problem=problem, plan=plan, seeds=(seed,), max_samples=epochs * n, dtype="float64"), "cpu")
-    done, gradients, update = [], trainer.task.gradients, trainer.update
-
-    def spy_gradients(step, samples, batch):
-        done.append([samples // n, step + 1, samples + batch, batch])
-        return gradients(step, samples, batch)
-
-    def spy_update(found, lr):
-        done[-1].append(lr)
-        update(found, lr)
-
-    trainer.task.gradients, trainer.update = spy_gradients, spy_update
-    trainer.rows()
-    while trainer.status == "running":
-        trainer.advance()
-        trainer.rows()
-    assert [tuple(row) for row in done] == table
+    assert [
+        ((samples - batch) // n, step, samples, batch, lr) for step, samples, batch, lr in steps_of(trainer)
+    ] == table
 
 
 @pytest.mark.parametrize("name", ["exponential by step", "seesaw"])

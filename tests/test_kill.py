@@ -15,6 +15,7 @@ from sfolib.optimizers import Optimizer
 from sfolib.train import CHECKPOINT, Trainer, run
 
 
+@pytest.mark.long
 def test_twenty_kills_lose_nothing(tmp_path):
     """`make torture` does two hundred."""
     names = torture.kill(20, tmp_path)

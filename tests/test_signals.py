@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from spies import steps_of
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
@@ -100,29 +101,9 @@ def plain_loop(name, seed, epochs):
     return rows
 
 
-def spied(trainer):
-    """(true batch, lr) of each step that the trainer makes, to its end."""
-    done, update, gradients = [], trainer.update, trainer.task.gradients
-
-    def spy_gradients(step, samples, batch):
-        done.append([batch])
-        return gradients(step, samples, batch)
-
-    def spy_update(found, lr):
-        done[-1].append(lr)
-        update(found, lr)
-
-    trainer.task.gradients, trainer.update = spy_gradients, spy_update
-    trainer.rows()
-    while trainer.status == "running":
-        trainer.advance()
-        trainer.rows()
-    return [tuple(row) for row in done]
-
-
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_training_loop_does_what_a_plain_loop_does(name):
-    rows = spied(Trainer(spec(name), "cpu"))
+    rows = [row[2:] for row in steps_of(Trainer(spec(name), "cpu"))]
     plain = plain_loop(name, 7, 5)
     assert [batch for batch, _ in rows] == [batch for batch, _ in plain]
     assert [lr for _, lr in rows] == pytest.approx([lr for _, lr in plain], rel=1e-6)

@@ -1,0 +1,38 @@
+"""Every notebook at smoke scale, off the network: what continuous integration runs of the figures."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sfolib import report
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_what_keeps_tests_off_the_network_does(tmp_path):
+    tried = tmp_path / "tried.txt"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "offline"), "OFFLINE": str(tried)}
+    for host, refused in (("192.0.2.1", True), ("127.0.0.1", False)):
+        program = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connect(({host!r}, 9))"
+        ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert (ended.returncode != 0) == refused
+    assert tried.read_text() == "socket.connect 192.0.2.1\n"
+
+
+@pytest.mark.long
+def test_every_notebook_at_smoke_scale(tmp_path):
+    """What `make figures SCALE=smoke` does, with its exit status, and without reaching the network."""
+    out, tried = tmp_path / "figures", tmp_path / "tried.txt"
+    command = [sys.executable, "-m", "sfolib", "figures", "--scale", "smoke", "--out", str(out)]
+    path = os.pathsep.join([str(ROOT / "tests" / "offline"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONWARNINGS": "default", "PYTHONPATH": path, "OFFLINE": str(tried)}
+    subprocess.run(command, cwd=ROOT, check=True, env=environment)
+    assert not tried.exists(), tried.read_text()
+    checks = json.loads((out / "checks.json").read_text())
+    assert {check["notebook"] for check in checks} == {path.stem for path in report.select(())}
+    assert all(check["source"] and check["verdict"] in ("reproduced", "partly", "not reproduced") for check in checks)
+    assert all(check["explanation"] for check in checks if check["verdict"] != "reproduced")
