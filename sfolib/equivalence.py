@@ -6,6 +6,7 @@ Units: batch and samples are gradient evaluations, steps updates. Source of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -63,11 +64,13 @@ class Likeness:
 
     distance: rms difference of two runs of the same seed, over seeds and points. seeds: the same of two runs of the
     first schedule with different seeds, the yardstick. shift: mean of second − first, over seeds and points.
+    squares: mean square of that difference over the points, (seeds,).
     """
 
     distance: Interval
     seeds: float
     shift: Interval
+    squares: np.ndarray
 
     @property
     def ratio(self) -> Interval:
@@ -97,19 +100,37 @@ def compare(
     square = np.square(b - a).mean(1)  # (seeds,)
     across = np.square(a[:, None] - a).mean(2)  # (seeds, seeds), 0 on the diagonal
     each = (b - a).mean(1)
-    count = len(seeds)
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) / count
+    count, drawn = len(seeds), _drawn(len(seeds))
     return Likeness(
         distance=_interval(np.sqrt(square.mean()), np.sqrt(drawn @ square)),
         seeds=float(np.sqrt(across.sum() / (count * (count - 1)))),
         shift=_interval(each.mean(), drawn @ each),
+        squares=square,
     )
+
+
+def exponent(x: Sequence[float], likenesses: Sequence[Likeness]) -> Interval:
+    """Least-squares slope of ln distance against ln x, with its interval over seeds, which all must share."""
+    count = {len(found.squares) for found in likenesses}
+    require(len(count) == 1, "likenesses", sorted(count), "must be of the same seeds")
+    squares = np.array([found.squares for found in likenesses])  # (x, seeds)
+    centred = np.log(x) - np.mean(np.log(x))
+
+    def slope(mean: np.ndarray) -> np.ndarray:
+        return centred @ (0.5 * np.log(mean)) / (centred @ centred)
+
+    return _interval(slope(squares.mean(1)), slope(squares @ _drawn(*count).T))
 
 
 def _on(grid: np.ndarray, run: Run, column: str, clock: str) -> np.ndarray:
     curves = run.curves(column)
     curves = curves if column.endswith("accuracy") else np.log(curves)
     return np.array([np.interp(grid, getattr(run, clock), curve) for curve in curves])
+
+
+def _drawn(seeds: int) -> np.ndarray:
+    """Weights of the seeds in every resample, (resamples, seeds); always the same."""
+    return np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
 
 
 def _interval(value: float, drawn: np.ndarray) -> Interval:

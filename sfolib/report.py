@@ -172,6 +172,8 @@ def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
                 continue
             error = f"{type(failure).__name__}: {failure}"
         break
+    if error is None and not (out / path.stem / _PUBLISHED).is_file():
+        error = "published nothing; a notebook ends with notebook.publish and notebook.finish"
     outcome = Outcome(path.stem, time.perf_counter() - started, error)
     if error is None:
         ran = {"fingerprint": before, "seconds": round(outcome.seconds, 1)}

@@ -6,7 +6,7 @@ import pytest
 
 from sfolib import recipes
 from sfolib import schedule as s
-from sfolib.equivalence import compare, totals
+from sfolib.equivalence import compare, exponent, totals
 from sfolib.errors import InputError
 from sfolib.plan import Plan
 from sfolib.problems import Digits
@@ -79,6 +79,19 @@ def test_growing_and_decaying_have_equal_sums():
     decay, grow = (totals(recipes.increase_batch(4, lr, share), 64, 4 * 64) for share in (0.0, 1.0))
     assert (decay.steps, grow.steps) == (64, 32 + 8)
     assert grow[1:] == pytest.approx(decay[1:], rel=1e-12)
+
+
+def test_the_exponent_of_a_power_law_is_found_and_its_interval_is_that_of_the_seeds():
+    """Distances c_i x^1.5, a c_i for each seed: no resample changes the slope. One seed with another power does."""
+    x = [1.0, 2.0, 4.0]
+    offset = np.array([0.3, 0.1, 0.2])[:, None]
+
+    def likenesses(power):
+        return [compare(made(FIRST), made(np.array(FIRST) + offset * v**power)) for v in x]
+
+    found = exponent(x, likenesses(1.5))
+    assert found == pytest.approx((1.5, 1.5, 1.5))
+    assert exponent(x, likenesses(np.array([[1.5], [1.5], [0.5]]))).low < 1.4
 
 
 @pytest.mark.parametrize(

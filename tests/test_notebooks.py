@@ -72,6 +72,7 @@ def test_one_failing_notebook_stops_no_other(tmp_path, monkeypatch, capsys):
     (tmp_path / "pyproject.toml").touch()
     made(tmp_path / "notebooks" / "01_good.ipynb", "notebook.finish(checks)")
     made(tmp_path / "notebooks" / "02_bad.ipynb", "raise RuntimeError('<script>broke</script>')")
+    made(tmp_path / "notebooks" / "03_mute.ipynb", "import shutil; shutil.rmtree(f'{p.folder}/03_mute')")
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "figures"
     assert main(["figures", "--scale", "smoke", "--out", str(out)]) == 1
@@ -80,6 +81,7 @@ def test_one_failing_notebook_stops_no_other(tmp_path, monkeypatch, capsys):
     assert "&lt;script&gt;broke" in page
     assert "a &lt;b&gt;claim" in page
     assert "A title &amp; more" in page
+    assert "03_mute: published nothing" in capsys.readouterr().out
     checks = json.loads((out / "checks.json").read_text())
     assert [check["notebook"] for check in checks] == ["01_good", "02_bad"]
     assert [check["verdict"] for check in checks] == ["reproduced"] * 2
@@ -89,7 +91,7 @@ def test_one_failing_notebook_stops_no_other(tmp_path, monkeypatch, capsys):
     assert main(["figures", "--scale", "enormous"]) == 1
     assert "--scale: invalid choice: 'enormous'" in capsys.readouterr().err
     assert main(["figures", "07"]) == 1
-    assert "must begin one of 01_good, 02_bad" in capsys.readouterr().err
+    assert "must begin one of 01_good, 02_bad, 03_mute" in capsys.readouterr().err
 
 
 def test_what_has_not_changed_is_not_run_again(tmp_path, monkeypatch, capsys):
