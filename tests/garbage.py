@@ -100,11 +100,13 @@ QUADRATIC = {"kind": "quadratic", "d": 20, "lam_min": 1e-3, "L": 1.0, "gap": 1.0
 TRIGGER = {"kind": "EpsilonTrigger", "batch": 32, "lr": 0.2, "eps": 0.5, "delta": 2.0, "gamma": 1.0, "check_every": 2}
 TEST = {"kind": "NormTest", "eta": 1.0, "batch": 16, "lr": 0.1, "test_interval": 1, "max_batch": 100}
 SCALED = {"kind": "AdaScale", "scale": 4, "batch": 8, "lr": 0.1}
+OPTIMAL = {"kind": "OptimalBatch", "h": 5.0, "L": 6.0, "mu": 0.01, "radius": 1.0, "L_max": 12.0, "n": 897}
 AUTO = {"kind": "AutoWU", "total_steps": 20, "steps_per_epoch": 2, "batch": 100, "min_lr": 1e-5, "max_lr": 1.0}
 SPECS = [
     SPEC, SPEC | {"problem": QUADRATIC, "sampling": "replacement", "measure": 1.5},
     SPEC | {"plan": None, "policy": TRIGGER}, SPEC | {"plan": None, "policy": TEST},
-    SPEC | {"plan": None, "policy": SCALED}, SPEC | {"optimizer": "adam", "beta2": 0.9},
+    SPEC | {"plan": None, "policy": SCALED}, SPEC | {"plan": None, "policy": OPTIMAL},
+    SPEC | {"optimizer": "adam", "beta2": 0.9},
     SPEC | {"plan": None, "policy": AUTO, "running": True}, SPEC | {"optimizer": "momentum", "momentum": 0.9},
     *(SPEC | {"plan": PLAN | {"batch": made.to_dict()}} for made in SCHEDULES),
 ]  # fmt: skip

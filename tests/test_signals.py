@@ -37,6 +37,17 @@ POLICIES = {
         "lr": 0.5,
         "test_interval": 3,
     },
+    "adascale": {"kind": "AdaScale", "scale": 4, "batch": 8, "lr": 0.3},
+    "optimal": {
+        "kind": "OptimalBatch",
+        "h": 5.0,
+        "L": 6.0,
+        "mu": L2,
+        "radius": 1.0,
+        "L_max": 12.0,
+        "n": N,
+        "check_every": 3,
+    },
     "autowu": {
         "kind": "AutoWU",
         "total_steps": 80,
@@ -87,8 +98,10 @@ def plain_loop(name, seed, epochs):
         for xb, yb in loader:
             rows.append((len(xb), optimizer.param_groups[0]["lr"]))
             due, signal = policy.due, None
-            if due and name in ("norm", "inner", "augmented"):
+            if due and name not in ("epsilon", "autowu"):
                 signal = brute_force(model, xb, yb)
+            if due and name == "optimal":
+                signal = signal.mean_sqnorm + (signal.n - 1) / signal.n * signal.variance
             loss = cross_entropy(model(xb), yb)
             optimizer.zero_grad()
             f(xb, yb).backward()

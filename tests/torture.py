@@ -54,6 +54,7 @@ def policies():
         "InnerProductTest": {"theta": 0.7, **_TESTED},
         "AugmentedInnerProductTest": {"theta": 0.7, "nu": 3.0, **_TESTED},
         "AdaScale": {"scale": 4, "batch": 4, "lr": 0.1},
+        "OptimalBatch": {"h": 5.0, "L": 6.0, "mu": 0.01, "radius": 1.0, "L_max": 12.0, "n": 897, "check_every": 3},
         "AutoWU": {"total_steps": 60, "steps_per_epoch": 10, "batch": 32},
     }
     problems = itertools.cycle((SOFTMAX, MLP))

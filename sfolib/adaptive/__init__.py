@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sfolib.adaptive.adascale import AdaScale
 from sfolib.adaptive.autowu import AutoWU
+from sfolib.adaptive.estimators import OptimalBatch
 from sfolib.adaptive.policy import Policy, whole
 from sfolib.errors import positive, require
 from sfolib.recipes import capped_stage
@@ -23,7 +24,15 @@ from sfolib.schedule import Schedule, constant
 if TYPE_CHECKING:
     from sfolib.gradstats import GradientStatistics
 
-__all__ = ["AdaScale", "AugmentedInnerProductTest", "AutoWU", "EpsilonTrigger", "InnerProductTest", "NormTest"]
+__all__ = [
+    "AdaScale",
+    "AugmentedInnerProductTest",
+    "AutoWU",
+    "EpsilonTrigger",
+    "InnerProductTest",
+    "NormTest",
+    "OptimalBatch",
+]
 
 
 class EpsilonTrigger(Policy):

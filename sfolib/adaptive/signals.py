@@ -76,6 +76,8 @@ def step(policy: Policy, task: Task, update: Update, steps: int, samples: int) -
     by_loss, by_norm = isinstance(policy, adaptive.AutoWU), isinstance(policy, adaptive.EpsilonTrigger)
     if due and not by_loss and not by_norm:
         signal, probes = statistics(task, samples, batch), batch
+        if isinstance(policy, adaptive.OptimalBatch):
+            signal = signal.second_moment
     before = task.tally.loss.item() if by_loss else 0.0
     update(task.gradients(steps, samples, batch), lr)
     if by_loss:

@@ -59,6 +59,11 @@ class GradientStatistics:
     inner_product_variance: float
     orthogonal_variance: float
 
+    @property
+    def second_moment(self) -> float:
+        """Mean of ‖g_i‖²."""
+        return self.mean_sqnorm + (self.n - 1) / self.n * self.variance
+
 
 class Population(NamedTuple):
     """Of a whole data set: ‖∇f‖² and the exact σ²(θ) = (1/n) Σ ‖∇f_i − ∇f‖² (A3, for one uniform draw)."""
