@@ -17,7 +17,8 @@ from benchmarks.measure import interleaved, report, row
 from sfolib.plan import Plan
 from sfolib.problems import Digits, Quadratic, split_digits
 from sfolib.problems.models import build
-from sfolib.train import Spec, Trainer
+from sfolib.spec import Spec
+from sfolib.trainer import Trainer
 
 L2, LR = 1e-3, 0.1
 WANTED = {  # model: ratios wanted of one seed at b <= 16 and at b >= 64, and of 16 seeds at b <= 16

@@ -21,10 +21,11 @@ _ROOMS = {
     "quadratic": ("PowerLawQuadratic",),
     "recipes": ("at_momentum", "increase_batch", "late_switch", "scaled", "seesaw", "stagewise"),
     "record": ("Run", "load", "save"),
-    "train": ("Spec", "run", "run_all"),
+    "spec": ("Spec",),
+    "train": ("run", "run_all"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
-_MODULES = (*_ROOMS, "figures", "gradstats", "notebook", "report", "schedule")
+_MODULES = (*_ROOMS, "compare", "figures", "gradstats", "notebook", "report", "schedule")
 __all__ = sorted(_HOME)
 
 

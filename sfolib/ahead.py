@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sfolib import record
 
 if TYPE_CHECKING:
-    from sfolib.train import Spec
+    from sfolib.spec import Spec
 
 TRAINING = {"run_all", "run_apart"}
 WAVES = 8  # times that results may lead to further runs

@@ -15,7 +15,8 @@ from sfolib.errors import InputError, RankLost, explain, one_line, require
 
 if TYPE_CHECKING:
     from sfolib.authors import Config
-    from sfolib.train import Spec, Trainer
+    from sfolib.spec import Spec
+    from sfolib.trainer import Trainer
 
 
 _SETTINGS = {"precision": "precision", "dtype": "dtype", "micro_batch": "max_micro_batch"}  # of `train`: option, field
@@ -111,7 +112,8 @@ def _figures(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from sfolib import authors, distributed, files, limits, record
-    from sfolib.train import CHECKPOINT, resolve_device, run_in
+    from sfolib.train import CHECKPOINT, run_in
+    from sfolib.trainer import resolve_device
 
     config, spec = _read(args)
     require(config is not None or args.out is not None, "out", None, "is needed for a spec of ours; add --out DIR")
@@ -165,7 +167,7 @@ def _read(args: argparse.Namespace) -> tuple[Config | None, Spec]:
     from pydantic import ValidationError
 
     from sfolib import authors
-    from sfolib.train import Spec
+    from sfolib.spec import Spec
 
     data = authors.read_json(args.config)
     try:
@@ -183,7 +185,7 @@ def _read(args: argparse.Namespace) -> tuple[Config | None, Spec]:
 def _asked(config: Config, args: argparse.Namespace) -> Spec:
     """What a config of the authors asks for, with the command line's settings."""
     from sfolib import problems
-    from sfolib.train import Spec
+    from sfolib.spec import Spec
 
     dataset = args.dataset or "cifar100"
     place = {"data_dir": args.data_dir or "data", "download": args.download}

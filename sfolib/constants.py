@@ -20,7 +20,8 @@ from sfolib.gradstats import population_variance, smoothness
 from sfolib.problems import Digits
 from sfolib.problems.network import NetworkTask
 from sfolib.problems.tasks import MLP
-from sfolib.train import Spec, Trainer
+from sfolib.spec import Spec
+from sfolib.trainer import Trainer
 
 STEPS = 100  # of the run that is followed; measured after 0, 1, 10 and 100
 SAMPLE = 1000  # training samples measured on, at most

@@ -99,7 +99,7 @@ def _together(collective: Callable[..., Any], *arguments: Any) -> None:
 def joined(device: str) -> Iterator[tuple[Ranks, str]]:
     """The ranks and this one's device under torchrun, for as long as the block lasts; alone where there is none.
 
-    device: "cpu" or "cuda", as `train.resolve_device` says.
+    device: "cpu" or "cuda", as `trainer.resolve_device` says.
 
     NCCL between GPUs, rank i of a machine on its i-th; gloo on the CPU. A SIGTERM, which torchrun sends to all when
     one process has died, raises `RankLost` meanwhile. Raises `InputError` for more ranks than GPUs, or for one GPU.

@@ -13,7 +13,8 @@ import torch
 from sfolib import provenance, record
 from sfolib.ahead import Sight
 from sfolib.plan import Plan
-from sfolib.train import Spec, Trainer, resolve_device
+from sfolib.spec import Spec
+from sfolib.trainer import Trainer, resolve_device
 
 TIMED = 0.2  # seconds of steps that are timed at each batch size
 _STRIDE = 0.01  # of the steps so far, taken at one batch size when a plan is walked

@@ -97,17 +97,30 @@ def publish(p: Parameters, name: str, figures: Mapping[str, tuple[Figure, str]],
     shutil.rmtree(new, ignore_errors=True)
     files.folder(new)
     for key, (figure, _) in figures.items():
-        figure.savefig(new / f"{key}.png", dpi=200)
-        engine = figure.get_layout_engine()
-        figure.set_layout_engine("none")  # laid out it is now, and that takes as long as drawing it
-        figure.savefig(new / f"{key}.pdf", metadata={"CreationDate": None})
-        figure.set_layout_engine(engine)
+        _draw(figure, new / key)
     captions = {key: caption for key, (_, caption) in figures.items()}
     claims = [check.to_dict() | {"notebook": name} for check in checks]
     files.write_json(new / "published.json", {"scale": p.scale, "figures": captions, "checks": claims})
     shutil.rmtree(folder, ignore_errors=True)
     new.replace(folder)
     return table(checks)
+
+
+def _draw(figure: Figure, path: Path) -> None:
+    """PNG and PDF. `Figure.savefig` would draw and lay out each of them twice."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
+    canvas, dpi, engine = figure.canvas, figure.dpi, figure.get_layout_engine()
+    try:
+        figure.dpi = 200
+        FigureCanvasAgg(figure).print_png(path.with_suffix(".png"))
+        figure.set_layout_engine("none")  # laid out it is now
+        FigureCanvasPdf(figure).print_pdf(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+    finally:
+        figure.set_layout_engine(engine)
+        figure.dpi = dpi
+        figure.set_canvas(canvas)
 
 
 def finish(checks: list[Check]) -> None:

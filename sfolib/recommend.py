@@ -10,8 +10,9 @@ from sfolib import constants, timing
 from sfolib.constants import Estimate
 from sfolib.errors import require
 from sfolib.plan import Plan, front_plan
+from sfolib.spec import Spec
 from sfolib.timing import StepTime
-from sfolib.train import Spec, Trainer
+from sfolib.trainer import Trainer
 
 _MOST = 40  # stages
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, product
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,84 +163,6 @@ class Run:
     @cached_property
     def _points(self) -> pd.DataFrame:
         return self.rows[self.rows["seed"] == self.rows["seed"].iloc[0]]
-
-
-def crossings(runs: Iterable[Run], eps2: Iterable[float], **labels: Any) -> pd.DataFrame:
-    """`Run.reach` of each constant-batch run at each ε²: columns eps2, batch, steps, sfo, low, high, spent (what the
-    run spent in all, gradient evaluations), and labels."""
-    rows = []
-    for run, target in product(runs, eps2):
-        reached = run.reach(target**0.5)
-        batch = int(run.rows["batch"].iloc[0])
-        rows.append({"eps2": target, "batch": batch, **reached._asdict(), "spent": run.samples[-1], **labels})
-    return pd.DataFrame(rows)
-
-
-def predicted(steps_to: Callable, batch: np.ndarray, eps2: Iterable[float], source: str) -> pd.DataFrame:
-    """A theory's curves in the columns of `crossings`: steps_to(batch, eps) gives steps, shape of batch."""
-    curves = [(target, steps_to(batch, target**0.5)) for target in eps2]
-    frames = (
-        pd.DataFrame({"eps2": target, "batch": batch, "steps": steps, "sfo": steps * batch, "source": source})
-        for target, steps in curves
-    )
-    return pd.concat(frames, ignore_index=True)
-
-
-def cheapest(frame: pd.DataFrame) -> pd.DataFrame:
-    """The row of the fewest gradient evaluations at each ε² that was reached at all, largest ε² first."""
-    reached = frame[np.isfinite(frame["sfo"])]
-    return reached.loc[reached.groupby("eps2")["sfo"].idxmin()].sort_values("eps2", ascending=False)
-
-
-def pareto(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no other beats in both steps and SFO, fewest steps first: the front, at one ε²."""
-    ordered = frame[np.isfinite(frame["sfo"])].sort_values(["steps", "sfo"])
-    before = ordered["sfo"].cummin().shift(fill_value=np.inf)
-    return ordered[ordered["sfo"] < before]
-
-
-def ratio_to(frame: pd.DataFrame, bound: pd.DataFrame) -> float:
-    """The largest ratio of frame's gradient evaluations to bound's at the same ε² and batch, where bound has a number.
-
-    inf where what the bound promises was not reached, though the run spent as much. Where the run ended before, it
-    says nothing and is left out; a theory's curve (`predicted`) never ends.
-    """
-    frame = frame if "spent" in frame else frame.assign(spent=np.inf)
-    both = frame.merge(bound, on=["eps2", "batch"], suffixes=("", "_bound"))
-    both = both[np.isfinite(both["sfo_bound"]) & (np.isfinite(both["sfo"]) | (both["spent"] >= both["sfo_bound"]))]
-    require(len(both) > 0, "bound", len(bound), "has no finite value where frame has one; nothing to compare")
-    return float((both["sfo"] / both["sfo_bound"]).max())
-
-
-def pooled(runs: Sequence[Run], points: int = 300) -> Run:
-    """Runs of different seeds, each with its own batch sizes, as one run of them all: rows at common numbers of
-    gradient evaluations, up to where the shortest ended.
-
-    ‖∇f‖² and losses are interpolated in logarithms, batch and lr are those in force, all else is linear between the
-    measuring points; all against log SFO. `steps` are means over the seeds.
-    """
-    require(len(runs) > 0, "runs", len(runs), "must be at least one")
-    tables = [run.rows[run.rows["seed"] == seed] for run in runs for seed in run.rows["seed"].unique()]
-    seeds = [int(table["seed"].iloc[0]) for table in tables]
-    require(len(set(seeds)) == len(seeds), "seeds", seeds, "must differ from each other")
-    first = max(table["samples"].iloc[1] for table in tables)
-    grid = np.concatenate([[0], np.geomspace(first, min(table["samples"].iloc[-1] for table in tables), points)])
-    frames = [pd.DataFrame({name: _on_grid(table, name, grid) for name in table.columns}) for table in tables]
-    steps = np.mean([frame["step"] for frame in frames], axis=0)
-    rows = pd.concat([frame.assign(step=steps, samples=grid) for frame in frames], ignore_index=True)
-    status = "diverged" if any(run.status == "diverged" for run in runs) else runs[0].status
-    seconds = sum(run.provenance.get("seconds", 0.0) for run in runs)
-    return Run(runs[0].spec | {"seeds": seeds}, runs[0].provenance | {"status": status, "seconds": seconds}, rows)
-
-
-def _on_grid(table: pd.DataFrame, name: str, grid: np.ndarray) -> np.ndarray:
-    x, y = np.log1p(table["samples"].to_numpy()), table[name].to_numpy()
-    if name in ("seed", "batch", "true_batch", "lr"):
-        return y[np.searchsorted(table["samples"], grid, side="right") - 1]
-    if name in ("grad_sqnorm", "loss", "test_loss"):
-        with np.errstate(divide="ignore"):
-            return np.exp(np.interp(np.log1p(grid), x, np.log(y)))
-    return np.interp(np.log1p(grid), x, y)
 
 
 def _resamples(curves: np.ndarray) -> np.ndarray:

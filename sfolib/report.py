@@ -22,6 +22,7 @@ from sfolib.notebook import root
 README_FIGURE = Path("01_critical_batch_size") / "sfo.png"
 _MANY = 6  # a longer list is told by its range
 _RAN, _PUBLISHED = "ran.json", "published.json"
+_SECONDS = Path("figures") / "reference" / "seconds.json"  # how long each notebook took for the README
 _AGAIN = "run `make figures` first"
 _UNFINISHED = "It did not run to its end: what it shows may be in part, or of other parameters. Run it again."
 
@@ -69,7 +70,7 @@ def figures(
     lost = lost or {}
     notebooks = [path for path in select(names) if path.stem not in lost]
     out = files.folder(out / "executed").resolve().parent
-    due = [path for path in notebooks if again or not is_up_to_date(path, out, scale)]
+    due = _longest_first([path for path in notebooks if again or not is_up_to_date(path, out, scale)])
     for path in notebooks:
         if path not in due:
             print(f"{path.stem}: up to date")
@@ -88,6 +89,13 @@ def figures(
     finally:
         write(out, outcomes)
     return sorted(outcomes, key=lambda outcome: outcome.name)
+
+
+def _longest_first(notebooks: Sequence[Path]) -> list[Path]:
+    """So that none is left to run alone at the end; a notebook whose time is not known counts as long."""
+    path = root() / _SECONDS
+    seconds = files.read_json(path, "restore it") if path.is_file() else {}
+    return sorted(notebooks, key=lambda notebook: -seconds.get(notebook.stem, float("inf")))
 
 
 def fingerprint(path: Path, scale: str) -> str:
@@ -243,19 +251,21 @@ def filled(readme: str) -> str:
 
 
 def fill_readme() -> None:
-    """Keep the claims and the README's figure of the last `figures` as the project's own, in `figures/reference`,
-    and fill the README's tables."""
+    """Keep the claims, the README's figure and the notebooks' times of the last `figures` as the project's own, in
+    `figures/reference`, and fill the README's tables."""
     folder, reference = root() / "figures", root() / "figures" / "reference"
     sources = (Path("checks.json"), README_FIGURE)
     for source in sources:
         found = (folder / source).is_file()
         require(found, "figures", str(folder / source), "does not exist; run `make figures` first")
     checks = _claims(folder / sources[0], files.read_json(folder / sources[0], _AGAIN), _AGAIN)
-    for name in dict.fromkeys(check["notebook"] for check in checks):
+    names = list(dict.fromkeys(check["notebook"] for check in checks))
+    for name in names:
         require((folder / name / _RAN).is_file(), "notebook", name, f"did not run to its end; {_AGAIN}")
     for source in sources:
         with files.replacing(files.folder(reference) / source.name, "wb") as file:
             file.write((folder / source).read_bytes())
+    files.write_json(root() / _SECONDS, {name: _ran(folder / name)["seconds"] for name in names})
     readme = root() / "README.md"
     text = filled(readme.read_text(encoding="utf-8"))
     with files.replacing(readme) as file:

@@ -12,7 +12,8 @@ import torch
 from sfolib.errors import positive, require
 from sfolib.plan import Plan
 from sfolib.problems import Problem
-from sfolib.train import Spec, Trainer
+from sfolib.spec import Spec
+from sfolib.trainer import Trainer
 
 
 class StepTime(NamedTuple):

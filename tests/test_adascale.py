@@ -21,7 +21,9 @@ from sfolib.figures.style import Band
 from sfolib.gradstats import GradientStatistics
 from sfolib.plan import Plan
 from sfolib.problems import Digits, split_digits
-from sfolib.train import Spec, Trainer, run
+from sfolib.spec import Spec
+from sfolib.train import run
+from sfolib.trainer import Trainer
 
 L2 = 1e-2
 PROBLEM = Digits(l2=L2, holdout=997)

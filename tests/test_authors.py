@@ -14,7 +14,8 @@ from sfolib.bounds import Constants
 from sfolib.errors import InputError
 from sfolib.plan import Plan
 from sfolib.problems import Digits, Quadratic, images
-from sfolib.train import Spec, Trainer
+from sfolib.spec import Spec
+from sfolib.trainer import Trainer
 
 CONST = {"model": "softmax", "bs": 16, "bs_method": "constant", "lr": 0.1, "lr_method": "constant", "epochs": 3}
 LINEAR = CONST | {"bs_method": "linear_growth", "coefficient": 8, "bs_step_type": "periodic", "incr_interval": 2}

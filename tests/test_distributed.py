@@ -23,7 +23,8 @@ from sfolib.plan import Plan
 from sfolib.problems import Digits, Execution, models
 from sfolib.problems.network import ImageData, NetworkTask
 from sfolib.schedule import exponential
-from sfolib.train import Spec, run_in
+from sfolib.spec import Spec
+from sfolib.train import run_in
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[1]

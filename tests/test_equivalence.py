@@ -11,7 +11,8 @@ from sfolib.errors import InputError
 from sfolib.plan import Plan
 from sfolib.problems import Digits
 from sfolib.record import Run
-from sfolib.train import Spec, run
+from sfolib.spec import Spec
+from sfolib.train import run
 
 
 def made(curves, samples=(0, 10, 20), column="loss", batch=2):

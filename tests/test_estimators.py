@@ -29,7 +29,8 @@ from sfolib.plan import Plan
 from sfolib.problems import Digits, Quadratic, split_digits
 from sfolib.quadratic import PowerLawQuadratic
 from sfolib.record import Run
-from sfolib.train import Spec, run
+from sfolib.spec import Spec
+from sfolib.train import run
 
 HAND = GradientStatistics(2, 4.0, 4.0, 8.0, 2.0)  # g = (3, 1) and (1, −1): mean (2, 0), squared norms 10 and 2
 

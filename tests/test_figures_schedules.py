@@ -27,7 +27,8 @@ from sfolib.problems import Digits
 from sfolib.quadratic import PowerLawQuadratic
 from sfolib.record import Run
 from sfolib.schedule import exponential
-from sfolib.train import Spec, run
+from sfolib.spec import Spec
+from sfolib.train import run
 
 
 def run_of(steps, samples, batch, values, seeds=(0, 1), **columns):

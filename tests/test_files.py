@@ -15,7 +15,8 @@ from sfolib import cli, files, record
 from sfolib.errors import InputError
 from sfolib.plan import Plan
 from sfolib.problems import Quadratic
-from sfolib.train import Spec, run, run_in
+from sfolib.spec import Spec
+from sfolib.train import run, run_in
 
 SPEC = Spec(problem=Quadratic(d=5), plan=Plan(8, 0.1), sampling="replacement", max_samples=400, measure=1.2)
 

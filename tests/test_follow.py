@@ -14,7 +14,8 @@ from sfolib.errors import InputError
 from sfolib.follow import PlanLR
 from sfolib.plan import Plan, critical_plan, front_plan
 from sfolib.problems import Digits
-from sfolib.train import Spec, Trainer
+from sfolib.spec import Spec
+from sfolib.trainer import Trainer
 
 C = Constants(L=2.0, sigma2=40.0, gap=1.5)
 PLANS = {

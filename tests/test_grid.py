@@ -17,7 +17,9 @@ from sfolib.errors import InputError
 from sfolib.plan import Plan
 from sfolib.problems import Digits
 from sfolib.schedule import exponential
-from sfolib.train import Spec, Trainer, run, run_all, run_in
+from sfolib.spec import Spec
+from sfolib.train import run, run_all, run_in
+from sfolib.trainer import Trainer
 
 
 def spec(batch, **change):
@@ -140,7 +142,8 @@ CELLS = [
 from sfolib import notebook
 from sfolib.plan import Plan
 from sfolib.problems import Digits
-from sfolib.train import Spec, run_all
+from sfolib.spec import Spec
+from sfolib.train import run_all
 p = notebook.parameters(globals(), {'smoke': {}, 'quick': {}})
 def train(batches, lr):
     return run_all([Spec(problem=Digits(holdout=1000), plan=Plan(b, lr), max_samples=2000) for b in batches],

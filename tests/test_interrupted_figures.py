@@ -20,24 +20,25 @@ TRAINS = """
 import time
 from pathlib import Path
 import matplotlib.pyplot as plt
-from sfolib import interrupt, notebook, train
+from sfolib import interrupt, notebook, train, trainer
 from sfolib.check import Check
 from sfolib.plan import Plan
 from sfolib.problems import Quadratic
+from sfolib.spec import Spec
 p = notebook.parameters(globals(), {'smoke': {}, 'quick': {}})
 told = dict(problem=Quadratic(d=5), sampling="replacement", max_samples=4000)
-specs = [train.Spec(plan=Plan(b, 0.1), **told) for b in (8, 9)]
+specs = [Spec(plan=Plan(b, 0.1), **told) for b in (8, 9)]
 checks = [Check('a claim', 'upper', 1.0, 2.0, figure='one')]
 notebook.publish(p, '01_trains', {'one': (plt.figure(), 'a caption')}, checks)
 train.run(specs[0], p.store, "cpu")
-advance = train.Trainer.advance
+advance = trainer.Trainer.advance
 
 def waiting(self):
     while not Path("go").exists() and not interrupt.received():
         time.sleep(0.05)
     advance(self)
 
-train.Trainer.advance = waiting
+trainer.Trainer.advance = waiting
 train.run(specs[1], p.store, "cpu", checkpoint_every=0.0)
 """
 
@@ -129,6 +130,8 @@ def test_only_what_ran_to_its_end_gets_into_the_readme(tmp_path, monkeypatch):
     report.fill_readme()
     filled = readme.read_text()
     assert "| a | a | [01](notebooks/01_trains.ipynb) | 1 | 2 | reproduced |" in filled
+    ran = json.loads((folder / "ran.json").read_text())["seconds"]
+    assert json.loads((tmp_path / "figures" / "reference" / "seconds.json").read_text()) == {"01_trains": ran}
     for name, damage, message in (
         ("01_trains/ran.json", None, "did not run to its end"),
         ("checks.json", "[1, 2]", "checks.json.*not a list of claims"),

@@ -12,7 +12,8 @@ import torture
 from sfolib import adaptive, checkpoint, cli, interrupt, record
 from sfolib.errors import InputError
 from sfolib.optimizers import Optimizer
-from sfolib.train import CHECKPOINT, Trainer, run
+from sfolib.train import CHECKPOINT, run
+from sfolib.trainer import Trainer
 
 
 @pytest.mark.long

@@ -4,15 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from archives import write_cifar
 
-from sfolib import cases, figures, limits, record
+from sfolib import cases, compare, figures, limits
 from sfolib.adaptive import signals
 from sfolib.bounds import Constants
 from sfolib.check import Check
 from sfolib.plan import Plan
-from sfolib.problems import Digits, Quadratic
+from sfolib.problems import Digits, Images, Quadratic, archive, images, models
 from sfolib.schedule import exponential, linear
-from sfolib.train import Spec, run
+from sfolib.spec import Spec
+from sfolib.train import run
 
 C = Constants(L=1.0, sigma2=1.0, gap=1.0)
 
@@ -84,9 +86,9 @@ def test_a_diverged_run_is_shown_as_such_and_reaches_nothing():
     panel = figures.trajectories({"lost": lost}).axes[3]
     (cross,) = [line for line in panel.lines if line.get_marker() == "X"]
     assert cross.get_xdata()[0] == lost.samples[-2]
-    assert not record.crossings([lost], [1e-2])["sfo"].apply(np.isfinite).any()
+    assert not compare.crossings([lost], [1e-2])["sfo"].apply(np.isfinite).any()
     assert Check("", "upper", lost.reach(1e-2).sfo, 1e9).verdict == "not reproduced"
-    pooled = record.pooled([run(quadratic(0.1, seeds=(5,))), run(quadratic(1e6, seeds=(6,), max_samples=10**6))])
+    pooled = compare.pooled([run(quadratic(0.1, seeds=(5,))), run(quadratic(1e6, seeds=(6,), max_samples=10**6))])
     assert pooled.status == "diverged"
 
 
@@ -125,6 +127,21 @@ def test_numbers_do_not_depend_on_the_number_of_threads(problem):
     """To the last digit: these problems run on one thread, however many there are."""
     sampling = "replacement" if isinstance(problem, Quadratic) else "permutation"
     spec = Spec(problem=problem, plan=Plan(64, 0.05), max_samples=640, measure=2.0, sampling=sampling)
+    pd.testing.assert_frame_equal(*on_threads(spec), check_exact=True)
+
+
+def test_on_images_they_do_not_beyond_rounding(tmp_path, monkeypatch):
+    """They run on all threads, which take sums in another order: nothing else shows in double precision."""
+    monkeypatch.setitem(models.MODELS, "resnet8", archive._resnet8)
+    write_cifar(tmp_path / "data", monkeypatch)
+    images.load.cache_clear()
+    problem = Images(dataset="cifar10", model="resnet8", data_dir=str(tmp_path / "data"))
+    spec = Spec(problem=problem, plan=Plan(16, 0.01), max_samples=100, dtype="float64")
+    pd.testing.assert_frame_equal(*on_threads(spec), rtol=1e-9)
+
+
+def on_threads(spec):
+    """The rows of the same run on one thread and on three."""
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
@@ -133,4 +150,4 @@ def test_numbers_do_not_depend_on_the_number_of_threads(problem):
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-    pd.testing.assert_frame_equal(*found, check_exact=True)
+    return found

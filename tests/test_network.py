@@ -17,7 +17,9 @@ from sfolib.errors import InputError
 from sfolib.plan import Plan
 from sfolib.problems import Digits, Images, images, models, network
 from sfolib.schedule import exponential
-from sfolib.train import Spec, Trainer, run
+from sfolib.spec import Spec
+from sfolib.train import run
+from sfolib.trainer import Trainer
 
 
 def tiny(classes, in_shape):

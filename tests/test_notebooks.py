@@ -9,7 +9,7 @@ import papermill
 import pytest
 from pydantic import PositiveFloat
 
-from sfolib import notebook
+from sfolib import notebook, report
 from sfolib.check import Check
 from sfolib.cli import main
 from sfolib.errors import InputError
@@ -65,6 +65,23 @@ def made(path, last):
     ]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+
+
+def test_notebooks_begin_with_the_longest(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    for name in ("01_short", "02_long", "03_new"):
+        made(tmp_path / "notebooks" / f"{name}.ipynb", "notebook.finish(checks)")
+    seconds = tmp_path / "figures" / "reference" / "seconds.json"
+    seconds.parent.mkdir(parents=True)
+    seconds.write_text('{"01_short": 2.0, "02_long": 30}')
+    begun = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        report, "execute", lambda path, *_: begun.append(path.stem) or report.Outcome(path.stem, 0, None)
+    )
+    report.figures((), "smoke", 1, tmp_path / "figures")
+    assert begun == ["03_new", "02_long", "01_short"]
 
 
 def test_one_failing_notebook_stops_no_other(tmp_path, monkeypatch, capsys):

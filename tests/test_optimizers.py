@@ -12,8 +12,11 @@ from sfolib import optimizers, record, train
 from sfolib.errors import InputError
 from sfolib.plan import Plan
 from sfolib.problems import Digits
+from sfolib.record import SCHEMA
 from sfolib.schedule import exponential
-from sfolib.train import SCHEMA, Spec, Trainer, run
+from sfolib.spec import Spec
+from sfolib.train import run
+from sfolib.trainer import Trainer
 
 CASES = {
     "sgd": {},

@@ -11,7 +11,8 @@ from sfolib.pilot import fitted_constants, local_smoothness, pilots
 from sfolib.plan import Plan
 from sfolib.problems import Digits, Quadratic
 from sfolib.record import Run
-from sfolib.train import Spec, Trainer
+from sfolib.spec import Spec
+from sfolib.trainer import Trainer
 
 TRUE, EPS = Constants(L=2.0, sigma2=3.0, gap=0.7), 0.3
 

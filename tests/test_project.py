@@ -34,7 +34,7 @@ def test_environment_yml_lists_what_pyproject_lists():
         *((f"sfolib.adaptive.{room}", ("torch", "sympy", "sklearn")) for room in ("policy", "autowu")),
         *(
             (f"sfolib.{room}", ("torch", "sympy"))
-            for room in ("record", "notebook", "report", "cli", "problems", "grid", "ahead")
+            for room in ("record", "compare", "notebook", "report", "cli", "problems", "grid", "ahead")
         ),
         ("sfolib.derive", ("torch",)),
         ("sfolib.figures", ("torch", "sympy")),

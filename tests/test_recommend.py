@@ -9,7 +9,9 @@ from sfolib import bounds, cli, constants, record, timing
 from sfolib.plan import Plan
 from sfolib.problems import named
 from sfolib.recommend import recommend
-from sfolib.train import Spec, Trainer, run
+from sfolib.spec import Spec
+from sfolib.train import run
+from sfolib.trainer import Trainer
 
 
 def spec(model="softmax", epochs=200):

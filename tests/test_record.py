@@ -1,14 +1,15 @@
-"""Records: crossings beside brute force and beside what is known exactly; files there and back."""
+"""Records, one and several: crossings beside brute force and beside what is known exactly; files there and back."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from sfolib import record
+from sfolib import compare, record
+from sfolib.compare import cheapest, crossings, pareto, predicted
 from sfolib.errors import InputError
 from sfolib.plan import Plan
 from sfolib.problems import Quadratic
-from sfolib.record import METRICS, RUN, Run, cheapest, crossings, pareto, predicted
+from sfolib.record import METRICS, RUN, Run
 
 
 def made(curve, seeds=4, spread=0.0, ratio=1.02, batch=3):
@@ -75,7 +76,7 @@ def test_pooled_runs_are_read_at_common_gradient_evaluations():
     runs = [made(lambda k, b=b: 1 / (1 + b * k), seeds=1, batch=b) for b in (1, 2, 4)]
     for seed, run in enumerate(runs):
         run.rows["seed"], run.rows["lr"] = seed, np.where(run.rows["samples"] < 100, 0.1, 0.2)
-    both = record.pooled(runs)
+    both = compare.pooled(runs)
     assert both.samples[0] == 0
     assert both.samples[-1] == 5000
     assert both.curves() == pytest.approx(np.tile(1 / (1 + both.samples), (3, 1)), rel=1e-3)
@@ -84,7 +85,7 @@ def test_pooled_runs_are_read_at_common_gradient_evaluations():
     assert both.steps == pytest.approx(both.samples * (1 + 1 / 2 + 1 / 4) / 3, rel=0.02)
     assert both.reach(0.1).sfo == pytest.approx(99, rel=0.01)
     with pytest.raises(InputError, match="must differ"):
-        record.pooled([runs[0], runs[0]])
+        compare.pooled([runs[0], runs[0]])
 
 
 def test_what_is_not_reached_is_never_a_number():
@@ -93,7 +94,8 @@ def test_what_is_not_reached_is_never_a_number():
 
 
 def test_interval_covers_the_exact_crossing():
-    from sfolib.train import Spec, run
+    from sfolib.spec import Spec
+    from sfolib.train import run
 
     problem = Quadratic(d=30, lam_min=1e-3)
     exact = problem.exact.sfo_to(0.5, 4, 0.3)
@@ -123,14 +125,14 @@ def test_ratios_to_bounds():
     falling = made(lambda k: 1 / (1 + k))
     assert falling.ratio_to(np.full(5000, 1e-3)) == pytest.approx(falling.expected[0] / 1e-3)
     frame = pd.DataFrame({"eps2": [1.0, 1.0, 2.0], "batch": [1, 2, 1], "sfo": [3.0, np.inf, 8.0], "spent": 9.0})
-    assert record.ratio_to(frame, frame.assign(sfo=[6.0, np.inf, 4.0])) == 2.0
-    assert record.ratio_to(frame, frame.assign(sfo=[6.0, 9.0, 4.0])) == np.inf
-    assert record.ratio_to(frame, frame.assign(sfo=[6.0, 9.1, 4.0])) == 2.0  # the run ended before it could tell
+    assert compare.ratio_to(frame, frame.assign(sfo=[6.0, np.inf, 4.0])) == 2.0
+    assert compare.ratio_to(frame, frame.assign(sfo=[6.0, 9.0, 4.0])) == np.inf
+    assert compare.ratio_to(frame, frame.assign(sfo=[6.0, 9.1, 4.0])) == 2.0  # the run ended before it could tell
     theory = frame.drop(columns="spent")
-    assert record.ratio_to(theory, theory.assign(sfo=[6.0, np.inf, 4.0])) == 2.0
-    assert record.ratio_to(theory, theory.assign(sfo=[6.0, 9.1, 4.0])) == np.inf
+    assert compare.ratio_to(theory, theory.assign(sfo=[6.0, np.inf, 4.0])) == 2.0
+    assert compare.ratio_to(theory, theory.assign(sfo=[6.0, 9.1, 4.0])) == np.inf
     with pytest.raises(InputError, match="nothing to compare"):
-        record.ratio_to(frame, frame.assign(sfo=np.inf))
+        compare.ratio_to(frame, frame.assign(sfo=np.inf))
 
 
 def test_save_and_load_keep_every_digit(tmp_path):

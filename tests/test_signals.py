@@ -20,7 +20,9 @@ from sfolib.follow import PlanLR
 from sfolib.gradstats import GradientStatistics
 from sfolib.plan import Plan
 from sfolib.problems import Digits, Quadratic, split_digits
-from sfolib.train import Spec, Trainer, run, run_in
+from sfolib.spec import Spec
+from sfolib.train import run, run_in
+from sfolib.trainer import Trainer
 
 L2, HOLDOUT = 1e-2, 997
 N = 1797 - HOLDOUT

@@ -8,13 +8,15 @@ import torch
 from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 
-from sfolib import record, train
+from sfolib import compare, record, train
 from sfolib.data import Batches, epoch_order
 from sfolib.errors import InputError
 from sfolib.plan import Plan
 from sfolib.problems import Digits, Quadratic, split_digits
 from sfolib.schedule import exponential
-from sfolib.train import Spec, Trainer, run, run_all
+from sfolib.spec import Spec
+from sfolib.train import run, run_all
+from sfolib.trainer import Trainer, resolve_device
 
 PLANS = {
     "constant": Plan(64, 0.1),
@@ -206,7 +208,7 @@ def test_each_seed_of_a_policy_adapts_by_itself():
     told = Spec(problem=Digits(), policy=policy, seeds=(3, 5), max_samples=20_000, measure=1.2)
     (both,) = train.run_apart([told])
     alone = [run(told.model_copy(update={"seeds": (seed,)})) for seed in told.seeds]
-    assert both.rows.equals(record.pooled(alone).rows)
+    assert both.rows.equals(compare.pooled(alone).rows)
     assert list(both.rows["seed"].unique()) == [3, 5]
     with pytest.raises(InputError, match="seeds"):
         run(told)
@@ -263,7 +265,7 @@ def test_bad_input_beyond_the_spec():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named():
     with pytest.raises(InputError, match="no CUDA device"):
-        train.resolve_device("cuda:0")
+        resolve_device("cuda:0")
 
 
 def test_a_spec_survives_its_json():

@@ -26,7 +26,7 @@ from sfolib.optimizers import Optimizer
 from sfolib.plan import Plan
 from sfolib.problems import Digits, Quadratic
 from sfolib.schedule import exponential
-from sfolib.train import Spec
+from sfolib.spec import Spec
 
 SOFTMAX, MLP, CNN = (
     Digits(hidden=(), holdout=900),

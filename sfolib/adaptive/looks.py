@@ -8,7 +8,8 @@ import pandas as pd
 
 from sfolib.adaptive import signals
 from sfolib.errors import require
-from sfolib.train import Spec, Trainer
+from sfolib.spec import Spec
+from sfolib.trainer import Trainer
 
 _ELSEWHERE = 10**6  # epochs; draws from there on are none that a run makes
 _STATISTICS = ("mean_sqnorm", "variance", "inner_product_variance", "orthogonal_variance")

@@ -21,7 +21,9 @@ from sfolib.data import Batches
 from sfolib.errors import require
 from sfolib.problems.tasks import MLP, Task
 from sfolib.quadratic import PowerLawQuadratic
-from sfolib.train import SCHEMA, Spec, Trainer
+from sfolib.record import SCHEMA
+from sfolib.spec import Spec
+from sfolib.trainer import Trainer
 
 _BESIDE = 1 << 34  # keeps the probes' samples apart from those that are trained on
 _MOVE = 1e-2  # how far the two gradients whose difference stands for Hv lie to each side: in float32, no less

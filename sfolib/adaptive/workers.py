@@ -14,7 +14,9 @@ from sfolib.adaptive.adascale import AdaScale, Parallel, gain, weight
 from sfolib.errors import require
 from sfolib.plan import Plan
 from sfolib.problems.tasks import Task
-from sfolib.train import SCHEMA, Spec, Trainer
+from sfolib.record import SCHEMA
+from sfolib.spec import Spec
+from sfolib.trainer import Trainer
 
 
 def run_adascale(spec: Spec, scale: int, store: Path | str | None = None) -> record.Run:

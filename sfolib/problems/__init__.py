@@ -39,7 +39,7 @@ PLACE = "place"  # marks a field that says where things lie, and decides no numb
 
 
 class Execution(NamedTuple):
-    """How gradients are computed and what is measured beside them; see `train.Spec` for the fields."""
+    """How gradients are computed and what is measured beside them; see `spec.Spec` for the fields."""
 
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     channels_last: bool = False

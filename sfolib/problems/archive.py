@@ -17,7 +17,7 @@ from pydantic import Field
 
 from sfolib.errors import InputError
 from sfolib.problems import PLAIN, Execution, Images, Problem, images, split_digits
-from sfolib.train import Spec
+from sfolib.spec import Spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,7 +59,7 @@ class Handwriting(Images):
 
 
 class HandwritingSpec(Spec):
-    """`train.Spec` whose problem may be the archive."""
+    """`spec.Spec` whose problem may be the archive."""
 
     problem: Annotated[Handwriting | Problem, Field(union_mode="left_to_right")]
 
