@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,6 +72,7 @@ def parameters(namespace: Mapping[str, Any], scales: Mapping[str, Mapping[str, A
     given = {name: namespace[name] for name in schema.model_fields if name in namespace}
     given |= {name: namespace[name] for name in _injected(namespace.get("In", ()))}
     require(given.get("scale") in [*scales], "scale", given.get("scale"), f"must be one of {', '.join(scales)}")
+    _show_as_saved()
     by_scale = scales[given["scale"]]
     try:
         return schema(**{name: by_scale.get(name) if value is None else value for name, value in given.items()})
@@ -107,20 +109,45 @@ def publish(p: Parameters, name: str, figures: Mapping[str, tuple[Figure, str]],
 
 
 def _draw(figure: Figure, path: Path) -> None:
-    """PNG and PDF. `Figure.savefig` would draw and lay out each of them twice."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """PNG and PDF, of one layout."""
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
 
     canvas, dpi, engine = figure.canvas, figure.dpi, figure.get_layout_engine()
     try:
-        figure.dpi = 200
-        FigureCanvasAgg(figure).print_png(path.with_suffix(".png"))
-        figure.set_layout_engine("none")  # laid out it is now
+        path.with_suffix(".png").write_bytes(_png(figure, 200))
+        figure.set_layout_engine("none")
         FigureCanvasPdf(figure).print_pdf(path.with_suffix(".pdf"), metadata={"CreationDate": None})
     finally:
         figure.set_layout_engine(engine)
         figure.dpi = dpi
         figure.set_canvas(canvas)
+
+
+def _png(figure: Figure, dpi: float | None = None) -> bytes:
+    """What `Figure.savefig` gives, which would draw and lay out twice."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas, before = figure.canvas, figure.dpi
+    try:
+        figure.dpi = dpi or before
+        FigureCanvasAgg(figure).print_png(file := BytesIO())
+        return file.getvalue()
+    finally:
+        figure.dpi = before
+        figure.set_canvas(canvas)
+
+
+def _show_as_saved() -> None:
+    """In a notebook that shows PNGs, have `_png` draw them: Jupyter draws twice, to crop what our layout has filled."""
+    from IPython import get_ipython
+    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
+
+    if shell := get_ipython():
+        plt.draw_if_interactive()  # loads the backend, which sets a formatter of its own
+        formatter = shell.display_formatter.formatters["image/png"]
+        if Figure in formatter.type_printers:
+            formatter.for_type(Figure, _png)
 
 
 def finish(checks: list[Check]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from sfolib import bounds
@@ -84,15 +85,19 @@ class Plan:
         _whole("samples_per_epoch", samples_per_epoch)
         _whole("epochs", epochs)
         step = samples = 0
+        at = lru_cache(1)(self.at)  # within an epoch of a plan by epochs it is asked at every step
         while samples < samples_per_epoch * epochs:
-            row = self.after(step, samples, samples_per_epoch)
+            row = self._after(step, samples, samples_per_epoch, at)
             step, samples = row.step, row.samples
             yield row
 
     def after(self, step: int, samples: int, samples_per_epoch: int) -> Step:
         """The step that follows `step` steps and `samples` gradient evaluations, cut short by its epoch's end."""
+        return self._after(step, samples, samples_per_epoch, self.at)
+
+    def _after(self, step: int, samples: int, samples_per_epoch: int, at: Callable[[int], tuple[int, float]]) -> Step:
         epoch, done = divmod(samples, samples_per_epoch)
-        batch, lr = self.at({"epoch": epoch, "step": step, "sample": samples}[self.clock])
+        batch, lr = at(epoch if self.clock == "epoch" else step if self.clock == "step" else samples)
         batch = min(batch, samples_per_epoch - done)
         return Step(epoch, step + 1, samples + batch, batch, lr)
 

@@ -52,6 +52,27 @@ def test_no_perturbation_of_the_optimum_is_cheaper(kind, target, eps, steps):
                 assert scale * np.sum(batch) >= found.sfo * (1 - 1e-7)
 
 
+def test_a_shape_is_scaled_to_the_least_batches_that_meet_the_target():
+    rng, q, met = np.random.default_rng(4), problem({"noise": "white"}), set()
+    for _ in range(300):
+        steps, smallest = int(rng.integers(2, 40)), float(10 ** rng.uniform(-1, 4))
+        told = _Problem(q, steps, float(10 ** rng.uniform(-1, 0)), "grad_sqnorm", None, smallest)
+        lr, shape = np.minimum(0.9, np.exp(rng.normal(-1, 0.6, steps))), np.exp(rng.normal(size=steps))
+        bias, c, _ = told.parts(lr)
+        if bias >= told.value:
+            assert told.scaled(lr, shape) is None
+            continue
+
+        def missed(log_b0, room=told.value - bias, c=c, shape=shape, smallest=smallest):
+            return np.sum(c / np.maximum(smallest, np.exp(log_b0) * shape)) - room
+
+        low = np.log(smallest / shape.max())  # every batch is the smallest up to here
+        b0 = np.exp(low if missed(low) <= 0 else brentq(missed, low, 60.0, xtol=1e-13))
+        assert told.scaled(lr, shape) == pytest.approx(np.maximum(smallest, b0 * shape), rel=1e-9)
+        met.add(str(np.unique(b0 * shape > smallest * (1 + 1e-9))))
+    assert len(met) == 3  # all at the smallest, some, none
+
+
 def test_another_optimiser_in_all_variables_finds_nothing_better():
     """SLSQP over (ln lr_t, ln b_t) with the target as a constraint and numerical gradients."""
     q, steps, eps = problem({"noise": "curvature"}), 8, 0.4

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import inspect
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -21,6 +23,8 @@ from sfolib.optimizers import Update
 from sfolib.problems.network import NetworkTask
 from sfolib.problems.tasks import MLP, Task
 from sfolib.schedule import from_dict
+
+_MODULES: WeakKeyDictionary[MLP, nn.Sequential] = WeakKeyDictionary()  # making them takes as long as a look
 
 
 class NotFinite(ArithmeticError):
@@ -107,10 +111,13 @@ def statistics(task: MLP | NetworkTask, samples: int, batch: int, per_tensor: bo
 
 def _as_module(task: MLP) -> nn.Sequential:
     """The dense network as torch has it, on copies of the parameters; the bias is the last column."""
-    layers: list[nn.Module] = []
-    for parameter in task.parameters:
-        weight, bias = parameter[0, :, :-1].clone(), parameter[0, :, -1].clone()
-        layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-        layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
-        layers += [layer, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+    if task not in _MODULES:
+        shapes, made = [parameter.shape[1:] for parameter in task.parameters], task.parameters[0]
+        layers = [nn.Linear(columns - 1, rows, device="meta", dtype=made.dtype) for rows, columns in shapes]
+        relus = [module for layer in layers for module in (layer, nn.ReLU())]
+        _MODULES[task] = nn.Sequential(*relus[:-1]).to_empty(device=made.device)
+    with torch.no_grad():
+        for layer, parameter in zip(_MODULES[task][::2], task.parameters, strict=True):
+            layer.weight.copy_(parameter[0, :, :-1])
+            layer.bias.copy_(parameter[0, :, -1])
+    return _MODULES[task]

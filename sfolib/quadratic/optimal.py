@@ -18,7 +18,7 @@ from functools import cache
 from itertools import product
 
 import numpy as np
-from scipy.optimize import brentq, minimize, minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 
 from sfolib.errors import positive, require
 from sfolib.quadratic import PowerLawQuadratic, Target
@@ -137,13 +137,15 @@ class _Problem:
         if room <= 0:
             return None
 
-        def miss(log_b0: float) -> float:
-            return float(np.sum(c / np.maximum(self.min_batch, np.exp(log_b0) * shape))) - room
-
-        low = np.log(self.min_batch / np.max(shape))  # every batch is min_batch up to here
-        high = np.log(np.sum(c / shape) / room) + 1e-9  # and this is enough
-        b0 = low if miss(low) <= 0 else brentq(miss, low, max(low, high), xtol=1e-13)
-        return np.maximum(self.min_batch, np.exp(b0) * shape)
+        # with the batches of the k least shapes at min_batch, b0 = Σ_{others} c/shape / rest; the next is not below it
+        order = np.argsort(shape)
+        c, steps = c[order], shape[order]
+        free = np.cumsum((c / steps)[::-1])[::-1]
+        rest = room - np.concatenate([[0.0], np.cumsum(c[:-1])]) / self.min_batch
+        above = (rest > 0) & (free * steps >= rest * self.min_batch)
+        k = int(np.argmax(above)) if above.any() else -1
+        b0 = free[k] / rest[k] if k >= 0 else self.min_batch / steps[-1]
+        return np.maximum(self.min_batch, b0 * shape)
 
     def result(self, family: str, lr: np.ndarray, batch: np.ndarray) -> Optimum:
         path = self.q.grad_sqnorm_path if self.target == "grad_sqnorm" else self.q.loss_path
