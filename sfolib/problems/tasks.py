@@ -132,7 +132,8 @@ class MLP(Task):
     ):
         self.l2, self.tally = l2, Tally(len(seeds), device) if running else None
         self.x, self.y = _augmented(*train, classes, device, dtype)
-        self.test = _augmented(*test, classes, device, dtype) if len(test[1]) else None
+        self.test = _augmented(*test, classes, device, dtype)[0] if len(test[1]) else None
+        self.labels, self.test_labels = (torch.as_tensor(labels, device=device) for _, labels in (train, test))
         self.x_sqnorm = self.x.square().sum(1)
         self.batches = Batches((self.x, self.y), seeds, sampling)
         self.samples_per_epoch = self.probes = len(self.x)
@@ -160,7 +161,7 @@ class MLP(Task):
         seeds, n, share = len(self.parameters[0]), len(self.x), self.ranks.part(len(self.x))
         x, y = self.x[share], self.y[share]
         inputs, logits = self._forward(x.expand(seeds, -1, -1))
-        scores = _scores("", logits, y)
+        scores = _scores("", logits, self.labels[share])
         gradients, deltas = self._backward(inputs, torch.softmax(logits, 1).sub_(y.T), n)
         # ‖∇f_i‖² of a layer is ‖input_i‖²‖delta_i‖²; the ℓ2 term is the same for every i and has no variance.
         sqnorms = [self.x_sqnorm[share], *(a.square().sum(1) for a in inputs[1:])]
@@ -173,10 +174,10 @@ class MLP(Task):
         mean = [g - self.l2 * p for g, p in zip(gradients, self.parameters, strict=True)]
         found["variance"] = second_moment - sum(m.square().sum((1, 2)) for m in mean)
         if self.test is not None:
-            share = self.ranks.part(len(self.test[1]))
-            x, y = (t[share] for t in self.test)
-            scores = _scores("test_", self._forward(x.expand(seeds, -1, -1))[1], y)
-            weight = len(x) / len(self.test[1])
+            share = self.ranks.part(len(self.test))
+            x, labels = self.test[share], self.test_labels[share]
+            scores = _scores("test_", self._forward(x.expand(seeds, -1, -1))[1], labels)
+            weight = len(x) / len(self.test)
             found |= dict(zip(scores, self.ranks.mean([*scores.values()], weight), strict=True))
         return found | (self.tally.take() if self.tally else {})
 
@@ -217,11 +218,11 @@ def _layer(fan_in: int, fan_out: int, seed: int, layer: int, random: bool) -> Te
     return weight
 
 
-def _scores(prefix: str, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Mean cross-entropy and accuracy of logits (seeds, classes, n) for one-hot rows y (n, classes)."""
-    right = logits.mT.contiguous().argmax(2) == y.argmax(1)  # argmax is slow along any axis but the last
-    loss = -(torch.log_softmax(logits, 1) * y.T).sum(1).mean(1)
-    return {prefix + "loss": loss, prefix + "accuracy": right.to(y.dtype).mean(1)}
+def _scores(prefix: str, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Mean cross-entropy and accuracy of logits (seeds, classes, n) for labels (n,)."""
+    right = logits.mT.contiguous().argmax(2) == labels  # argmax is slow along any axis but the last
+    loss = -torch.log_softmax(logits, 1).gather(1, labels.expand(len(logits), 1, -1)).squeeze(1).mean(1)
+    return {prefix + "loss": loss, prefix + "accuracy": right.to(logits.dtype).mean(1)}
 
 
 class NoisyQuadratic(Task):
