@@ -131,6 +131,16 @@ def test_dask_tells_of_a_task_that_kills_every_worker(dask, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "2"}
 
 
+def test_ray_leaves_the_same_records_as_loky(tmp_path):
+    """Where there is Ray: it is not among what is installed for the tests."""
+    pytest.importorskip("ray")
+    specs = [spec(b, seeds=(0, 1), max_samples=3_000) for b in (2, 3, 4)]
+    run_all(specs, tmp_path / "loky", jobs=2)
+    with grid.backend("ray", None, 2):
+        run_all(specs, tmp_path / "ray", jobs=2)
+    assert records(tmp_path / "ray") == records(tmp_path / "loky")
+
+
 def test_an_address_without_a_cluster_is_named(capsys):
     assert main(["figures", "00", "--address", "tcp://127.0.0.1:1"]) == 1
     assert "address = 'tcp://127.0.0.1:1': is of a cluster; add --backend dask or ray" in capsys.readouterr().err
