@@ -1,11 +1,14 @@
 """Every notebook at smoke scale, off the network: what continuous integration runs of the figures."""
 
+import base64
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from sfolib import report
@@ -36,3 +39,18 @@ def test_every_notebook_at_smoke_scale(tmp_path):
     assert {check["notebook"] for check in checks} == {path.stem for path in report.select(())}
     assert all(check["source"] and check["verdict"] in ("reproduced", "partly", "not reproduced") for check in checks)
     assert all(check["explanation"] for check in checks if check["verdict"] != "reproduced")
+    for path in report.select(()):
+        published = sorted(proportions(file.read_bytes()) for file in (out / path.stem).glob("*.png"))
+        assert shown(out / "executed" / path.name) == published, path.stem
+
+
+def shown(path):
+    """The proportions of the pictures in an executed notebook."""
+    cells = nbformat.read(path, as_version=4).cells
+    outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", ())]
+    return sorted(proportions(base64.b64decode(data["image/png"])) for data in outputs if "image/png" in data)
+
+
+def proportions(png):
+    width, height = struct.unpack(">II", png[16:24])
+    return round(width / height, 2)
