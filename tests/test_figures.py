@@ -78,6 +78,9 @@ def test_trajectories_draw_means_and_intervals_over_seeds():
     assert (low, high) == pytest.approx((0.1, 0.3), abs=0.04)
     assert list(error.lines[0].get_ydata()) == [0.5] * 5
     assert figures.against_clocks({"one": run}, ["lr"]).axes[1].get_xlabel() == "steps"
+    three = figures.trajectories({"one": run}, ["batch", "lr", "test_error"], "epochs").axes[:3]
+    assert [axis.get_xlabel() for axis in three] == ["", "epochs", "epochs"]
+    assert [axis.xaxis.get_tick_params()["labelbottom"] for axis in three] == [False, True, True]
 
 
 def test_costs_show_what_was_not_reached_as_a_cross():

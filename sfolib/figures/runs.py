@@ -51,8 +51,9 @@ def trajectories(
             log_ticks(axis.yaxis)
         for axis in axes.flat[len(columns) :]:
             axis.set_visible(False)
-        for axis in axes[-1]:
+        for axis in axes.flat[: len(columns)][-2:]:  # the lowest of each column, where the last row has but one
             axis.set_xlabel(CLOCKS[clock])
+            axis.tick_params(labelbottom=True)
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(runs)))
     return figure
 
