@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from sfolib.figures.style import LINES, Band, log_ticks, style
 from sfolib.limits import beyond
@@ -109,8 +110,10 @@ def costs(frame: pd.DataFrame, groups: Sequence[str], xlabel: str = "gradient ev
                     continue
                 axis.plot([row["low"], min(row["high"], top)], [y, y], color=palette[system], linewidth=2, alpha=0.6)
                 axis.plot(row["sfo"], y, "o", color=palette[system], markersize=4)
-            axis.set(xscale="log", title=group, xlabel=xlabel, yticks=range(len(systems)))
+            axis.set(xscale="log", title=group, yticks=range(len(systems)))
             log_ticks(axis.xaxis)
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k: in narrow panels there is no room for more
+        figure.supxlabel(xlabel, fontsize="medium")
         axes[0, 0].set_yticklabels(systems)
         axes[0, 0].invert_yaxis()
     return figure
