@@ -113,6 +113,7 @@ def costs(frame: pd.DataFrame, groups: Sequence[str], xlabel: str = "gradient ev
             axis.set(xscale="log", title=group, yticks=range(len(systems)))
             log_ticks(axis.xaxis)
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k: in narrow panels there is no room for more
+            axis.tick_params(axis="x", labelsize=7.5)
         figure.supxlabel(xlabel, fontsize="medium")
         axes[0, 0].set_yticklabels(systems)
         axes[0, 0].invert_yaxis()
