@@ -12,7 +12,7 @@ venv: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --no-compile -e '.[dev]'
-	# on all cores, where pip takes one; a few templates are no Python
+# on all cores, where pip takes one; a few templates are no Python
 	$(BIN)/python -m compileall -qq -j $(JOBS) .venv/lib || true
 	touch $@
 
