@@ -25,7 +25,7 @@ _ROOMS = {
     "train": ("run", "run_all"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
-_MODULES = (*_ROOMS, "compare", "figures", "gradstats", "notebook", "report", "schedule")
+_MODULES = (*_ROOMS, "adam", "compare", "figures", "gradstats", "notebook", "report", "schedule")
 __all__ = sorted(_HOME)
 
 

@@ -18,10 +18,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from sfolib import bounds
+from sfolib import adam, bounds
+from sfolib.adam import AdamConstants
 from sfolib.adaptive import estimators, watched
 from sfolib.adaptive.estimators import NoiseScale, OptimalBatch
-from sfolib.bounds import AdamConstants, Constants
+from sfolib.bounds import Constants
 from sfolib.data import ScheduledBatchSampler, epoch_order
 from sfolib.errors import InputError
 from sfolib.gradstats import GradientStatistics
@@ -279,14 +280,14 @@ ADAM = AdamConstants(sigma2=3.0, M2=1.0, D2=4.0, h=0.5, reach=2.0)
 
 def test_adams_bound_by_hand():
     """β = ½: √(D2(σ² + M2)) = 4 once, and (1 + β)/(2h(1 − β)) = 3 per η."""
-    found = bounds.adam_bound(ADAM, 0.1, 0.5)
+    found = adam.bound(ADAM, 0.1, 0.5)
     assert found == pytest.approx((2 / 0.2 + 4, 0.1 * 3 * 3, 0.1 * 3 * 1))
-    assert bounds.adam_steps_to(ADAM, 0.1, 0.5, 3.0, 1.3) == pytest.approx(14 * 3 / (1.0 * 3 - 0.9))
-    assert bounds.adam_steps_to(ADAM, 0.1, 0.5, 0.9, 1.3) == math.inf
-    assert bounds.adam_critical_batch(ADAM, 0.1, 0.5, 1.3) == pytest.approx(1.8)
-    assert bounds.adam_critical_batch(ADAM, 0.1, 0.5, 0.3) == math.inf
+    assert adam.steps_to(ADAM, 0.1, 0.5, 3.0, 1.3) == pytest.approx(14 * 3 / (1.0 * 3 - 0.9))
+    assert adam.steps_to(ADAM, 0.1, 0.5, 0.9, 1.3) == math.inf
+    assert adam.critical_batch(ADAM, 0.1, 0.5, 1.3) == pytest.approx(1.8)
+    assert adam.critical_batch(ADAM, 0.1, 0.5, 0.3) == math.inf
     with pytest.raises(InputError, match="beta1"):
-        bounds.adam_bound(ADAM, 0.1, 1.0)
+        adam.bound(ADAM, 0.1, 1.0)
     with pytest.raises(InputError, match="reach"):
         AdamConstants(1.0, 1.0, 1.0, 1.0, 0.0)
 
@@ -318,7 +319,7 @@ def test_adams_bound_holds_for_a_run():
     c = AdamConstants(
         2.0, np.max(sqnorms), squares.sum(2).max(), np.min(roots), float((roots[-1] * squares.max(0)).sum(1).max())
     )
-    A, B, C = bounds.adam_bound(c, lr, beta)
+    A, B, C = adam.bound(c, lr, beta)
     assert left <= A / steps + B / b + C
 
 

@@ -119,7 +119,7 @@ def fixed_lr_batch(curvature_noise: ArrayLike, lr: ArrayLike, eps: ArrayLike) ->
 def critical_batch(batch: ArrayLike, steps: ArrayLike) -> float:
     """b* of measured steps K(b) to one ε: twice the floor w/u of the K = 1/(u − w/b) that fits best, in relative error.
 
-    The form of T2 [S] and of `bounds.adam_steps_to` [N], whatever their constants. Points with K = inf are left out; 0
+    The form of T2 [S] and of `adam.steps_to` [N], whatever their constants. Points with K = inf are left out; 0
     where K does not rise as b falls, inf where no batch would do. Raises `InputError` for fewer than 3 points.
     """
     batch, steps = np.asarray(batch, dtype=float), np.asarray(steps, dtype=float)

@@ -65,11 +65,10 @@ class _Decay:
 
     def _sum(self, f: np.ufunc, k: ArrayLike, w: np.ndarray) -> np.ndarray:
         k = np.asarray(k)
-        parts = [k.ravel()]
-        if k.size * len(w) > 10**6:  # bounds the memory of many k
-            parts = np.array_split(parts[0], k.size * len(w) // 10**6 + 1)
+        count = k.size * len(w) // 10**6 + 1  # bounds the memory of many k
+        parts = np.array_split(k.ravel(), count) if count > 1 else [k.ravel()]
         sums = [f(np.multiply.outer(part, self.log_a)) @ w for part in parts]
-        return (sums[0] if len(sums) == 1 else np.concatenate(sums)).reshape(k.shape)
+        return (np.concatenate(sums) if count > 1 else sums[0]).reshape(k.shape)
 
     def first(self, batch: float, value: float, last: float = np.inf) -> float:
         """The first whole k ≤ last with bias(k) + noise(k)/batch ≤ value; inf if there is none."""

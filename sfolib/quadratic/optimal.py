@@ -137,14 +137,13 @@ class _Problem:
         if room <= 0:
             return None
 
-        # with the batches of the k least shapes at min_batch, b0 = Σ_{others} c/shape / rest; the next is not below it
+        # where the k least of the shape stay at min_batch, b0 is free/rest, and the next is not below min_batch
         order = np.argsort(shape)
-        c, steps = c[order], shape[order]
-        free = np.cumsum((c / steps)[::-1])[::-1]
+        c, rising = c[order], shape[order]
+        free = np.cumsum((c / rising)[::-1])[::-1]
         rest = room - np.concatenate([[0.0], np.cumsum(c[:-1])]) / self.min_batch
-        above = (rest > 0) & (free * steps >= rest * self.min_batch)
-        k = int(np.argmax(above)) if above.any() else -1
-        b0 = free[k] / rest[k] if k >= 0 else self.min_batch / steps[-1]
+        above = np.flatnonzero((rest > 0) & (free * rising >= rest * self.min_batch))
+        b0 = free[above[0]] / rest[above[0]] if len(above) else self.min_batch / rising[-1]
         return np.maximum(self.min_batch, b0 * shape)
 
     def result(self, family: str, lr: np.ndarray, batch: np.ndarray) -> Optimum:
