@@ -4,8 +4,9 @@ from pathlib import Path
 
 from benchmarks import gradstats, loop
 from benchmarks.measure import REPEATS, report
-from sfolib import provenance, record
+from sfolib._utils import provenance
+from sfolib.training import records
 
 rows = report(loop.rows, gradstats.rows)
 told = provenance.machine("cpu") | {"threads": 1, "repeats": REPEATS, "command": "python -m benchmarks"}
-record.write_json(Path(__file__).parent / "results.json", {"provenance": told, "rows": rows})
+records.write_json(Path(__file__).parent / "results.json", {"provenance": told, "rows": rows})

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from benchmarks.measure import interleaved, report, row
-from sfolib.gradstats import full_gradient_sqnorm, gradient_statistics
+from sfolib.gradients.statistics import full_gradient_sqnorm, gradient_statistics
 from sfolib.problems.models import build, cnn
 
 

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from benchmarks.measure import interleaved, report, row
-from sfolib.plan import Plan
-from sfolib.problems import Digits, Quadratic, split_digits
 from sfolib.problems.models import build
-from sfolib.spec import Spec
-from sfolib.trainer import Trainer
+from sfolib.problems.specs import Digits, Quadratic, split_digits
+from sfolib.schedules.plan import Plan
+from sfolib.training.loop import Trainer
+from sfolib.training.spec import Spec
 
 L2, LR = 1e-3, 0.1
 WANTED = {  # model: ratios wanted of one seed at b <= 16 and at b >= 64, and of 16 seeds at b <= 16

@@ -10,13 +10,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sfolib import interrupt
-from sfolib.errors import InputError, RankLost, explain, one_line, require
+from sfolib._utils import interrupt
+from sfolib._utils.errors import InputError, RankLost, explain, one_line, require
 
 if TYPE_CHECKING:
-    from sfolib.authors import Config
-    from sfolib.spec import Spec
-    from sfolib.trainer import Trainer
+    from sfolib.experiments.umeda_iiduka import Config
+    from sfolib.training.loop import Trainer
+    from sfolib.training.spec import Spec
 
 
 _SETTINGS = {"precision": "precision", "dtype": "dtype", "micro_batch": "max_micro_batch"}  # of `train`: option, field
@@ -90,20 +90,21 @@ def _add_problem(parser: argparse.ArgumentParser) -> None:
 
 
 def _figures(args: argparse.Namespace) -> int:
-    from sfolib import ahead, grid, notebook, report
+    from sfolib.experiments import ahead, notebook, report
+    from sfolib.training import executors
 
     require(args.jobs >= 1, "jobs", args.jobs, "must be 1 or more")
     out, notebooks = args.out or notebook.root() / "figures", report.select(args.names)
     if args.dry_run:
-        from sfolib import forecast
+        from sfolib.experiments import cost
 
-        print(forecast.table([ahead.look(path, args.scale, out) for path in notebooks], args.jobs))
+        print(cost.table([ahead.look(path, args.scale, out) for path in notebooks], args.jobs))
         return 0
     due = [path for path in notebooks if args.again or not report.is_up_to_date(path, out, args.scale)]
     require(args.backend or not args.address, "address", args.address, "is of a cluster; add --backend dask or ray")
     lost = {}
     if args.backend:
-        with grid.backend(args.backend, args.address, args.jobs):
+        with executors.backend(args.backend, args.address, args.jobs):
             lost = ahead.train_all(due, args.scale, out, args.jobs)
     outcomes = report.figures(args.names, args.scale, args.jobs, out, args.again, lost)
     print(f"report: {out / 'index.html'}")
@@ -111,9 +112,12 @@ def _figures(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from sfolib import authors, distributed, files, limits, record
-    from sfolib.train import CHECKPOINT, run_in
-    from sfolib.trainer import resolve_device
+    from sfolib._utils import distributed, files
+    from sfolib.analysis import assumptions
+    from sfolib.experiments import umeda_iiduka
+    from sfolib.training import records
+    from sfolib.training.loop import resolve_device
+    from sfolib.training.run import CHECKPOINT, run_in
 
     config, spec = _read(args)
     require(config is not None or args.out is not None, "out", None, "is needed for a spec of ours; add --out DIR")
@@ -121,43 +125,43 @@ def _train(args: argparse.Namespace) -> int:
     for folder in (out, Path(config.csv_path)) if config else (out,):
         files.folder(folder)  # rather now than after the training
     with distributed.joined(resolve_device(args.device)) as (ranks, device):
-        begun = any((out / name).exists() for name in (record.METRICS, record.RUN, CHECKPOINT))
-        ended = (out / record.RUN).exists()
+        begun = any((out / name).exists() for name in (records.METRICS, records.RUN, CHECKPOINT))
+        ended = (out / records.RUN).exists()
         how = "holds a run; add --resume to go on, or choose another folder"
         require(args.resume or not begun, "out", str(out), how)
         ranks.wait()  # for all to have seen the folder as it was
         if ended:
-            run = record.load(out)
+            run = records.load(out)
             mine = run.provenance["key"] == spec.key
             require(mine, "out", str(out), "holds a run of another config, data set or seed")
         else:
-            held = record.held(out, wait=False) if ranks.first else nullcontext()
+            held = records.held(out, wait=False) if ranks.first else nullcontext()
             with held, _Progress(spec.max_samples, ranks.first) as progress:
                 run = run_in(out, spec, device, 10.0, progress, ranks)
         if ranks.first:
-            for mark in limits.beyond(run):
+            for mark in assumptions.beyond(run):
                 print(f"warning: {mark.text}", file=sys.stderr)
-            told = f"csv: {authors.write_csv(config, run, spec.problem.size)}; " if config else ""
+            told = f"csv: {umeda_iiduka.write_csv(config, run, spec.problem.size)}; " if config else ""
             print(f"run: {out}; {told}{run.status} after {run.steps[-1]} steps, {run.samples[-1]} gradient evaluations")
     return 1 if run.status == "diverged" else 0
 
 
 def _constants(args: argparse.Namespace) -> int:
-    from sfolib import constants
+    from sfolib.analysis import constants
 
     print(constants.table(constants.estimate(_read(args)[1], args.device)))
     return 0
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from sfolib import record
-    from sfolib.recommend import recommend
+    from sfolib.analysis.recommend import recommend
+    from sfolib.training import records
 
     require(not args.out.exists(), "out", str(args.out), "exists; choose another file with --out")
     config, spec = _read(args)
     found = recommend(spec, args.objective, max_batch=config.max_bs if config else None, device=args.device)
     print(found.table)
-    record.write_json(args.out, found.spec.model_dump(mode="json"))
+    records.write_json(args.out, found.spec.model_dump(mode="json"))
     print(f"spec: {args.out}; run it by: python -m sfolib train {args.out} --out DIR")
     return 0
 
@@ -166,13 +170,13 @@ def _read(args: argparse.Namespace) -> tuple[Config | None, Spec]:
     """The authors' config, if it is one, and the spec that a file asks for."""
     from pydantic import ValidationError
 
-    from sfolib import authors
-    from sfolib.spec import Spec
+    from sfolib.experiments import umeda_iiduka
+    from sfolib.training.spec import Spec
 
-    data = authors.read_json(args.config)
+    data = umeda_iiduka.read_json(args.config)
     try:
         if "problem" not in data:
-            config = authors.parse(data)
+            config = umeda_iiduka.parse(data)
             return config, _asked(config, args)
         said = {name: getattr(args, name, None) for name in ("dataset", "data_dir", "seed", *_SETTINGS)}
         for name, value in (said | {"download": args.download or None}).items():
@@ -185,7 +189,7 @@ def _read(args: argparse.Namespace) -> tuple[Config | None, Spec]:
 def _asked(config: Config, args: argparse.Namespace) -> Spec:
     """What a config of the authors asks for, with the command line's settings."""
     from sfolib import problems
-    from sfolib.spec import Spec
+    from sfolib.training.spec import Spec
 
     dataset = args.dataset or "cifar100"
     place = {"data_dir": args.data_dir or "data", "download": args.download}
@@ -224,7 +228,7 @@ class _Progress:
 
 
 def _readme(args: argparse.Namespace) -> int:
-    from sfolib import report
+    from sfolib.experiments import report
 
     report.fill_readme()
     return 0

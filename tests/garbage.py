@@ -13,9 +13,13 @@ from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
 from pydantic import PositiveFloat, PositiveInt
 
-from sfolib import adaptive, cli, interrupt, notebook, optimizers, report, schedule
-from sfolib.errors import InputError
-from sfolib.record import METRICS, RUN
+from sfolib import cli
+from sfolib._utils import interrupt
+from sfolib._utils.errors import InputError
+from sfolib.experiments import notebook, report
+from sfolib.schedules import adaptive, base
+from sfolib.training import optimizers
+from sfolib.training.records import METRICS, RUN
 
 STEPS = 3  # of an accepted run, before it is interrupted
 
@@ -86,10 +90,10 @@ PLAN = {
     "clock": "epoch", "max_batch": None, "rows": [],
 }  # fmt: skip
 SCHEDULES = [
-    schedule.linear(8, 4, 2), schedule.milestones(8, {1: 2.0}), schedule.piecewise([8, 16], [2]),
-    schedule.polynomial(8, 1, 4), schedule.cosine(8, 1, 4), schedule.warmup(schedule.constant(8), 3),
-    schedule.join([schedule.constant(8), schedule.linear(8, 8)], [2]), schedule.capped(schedule.exponential(8, 2), 20),
-    schedule.power(schedule.linear(1, 1), 2.0), schedule.product([schedule.constant(2), schedule.constant(4)]),
+    base.linear(8, 4, 2), base.milestones(8, {1: 2.0}), base.piecewise([8, 16], [2]),
+    base.polynomial(8, 1, 4), base.cosine(8, 1, 4), base.warmup(base.constant(8), 3),
+    base.join([base.constant(8), base.linear(8, 8)], [2]), base.capped(base.exponential(8, 2), 20),
+    base.power(base.linear(1, 1), 2.0), base.product([base.constant(2), base.constant(4)]),
 ]  # fmt: skip
 SPEC = {
     "problem": {"kind": "digits", "hidden": [], "l2": 1e-3, "holdout": 900}, "plan": PLAN, "max_samples": 2000,

@@ -9,7 +9,7 @@ import pytest
 import torture
 from garbage import CONFIG, PLAN, QUADRATIC, SPEC, TEST, TRIGGER
 
-from sfolib import schedule
+from sfolib.schedules import base
 
 
 def test_five_hundred_inputs():
@@ -40,7 +40,7 @@ REFUSED = {
     "eps whose square overflows": (SPEC | {"stop_eps": 1e200}, "stop_eps = 1e\\+200"),
     "wide layer": (SPEC | {"problem": {"kind": "digits", "hidden": [10**9]}}, "hidden.0 = 1000000000"),
     "infinite L": (SPEC | {"problem": QUADRATIC | {"L": math.inf}}, "L = inf"),
-    "batch that overflows": (plan(batch=schedule.exponential(8, 1e300).to_dict()), "batch at epoch"),
+    "batch that overflows": (plan(batch=base.exponential(8, 1e300).to_dict()), "batch at epoch"),
     "huge batch": (plan(batch={"kind": "constant", "v": 1e12}) | {"sampling": "replacement"}, "batch = 10.*max_batch"),
     "more epochs than any run": (CONFIG | {"epochs": 2**31}, "epochs = 2147483648"),
     "batch that falls below 1": (CONFIG | {"bs_method": "linear_growth", "coefficient": -300}, "bs at epoch 1 = -100"),

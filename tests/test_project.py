@@ -1,5 +1,6 @@
 """The repository itself: its walls, its two lists of packages, its notebooks as committed."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CONDA_NAMES = {"torch": "pytorch"}
+LATE_IMPORTS = {"cli", "problems"}  # start-up cost; torch only where a problem is put on a device
 
 
 def test_environment_yml_lists_what_pyproject_lists():
@@ -25,22 +27,75 @@ def test_environment_yml_lists_what_pyproject_lists():
     assert sorted(listed) == sorted(wanted)
 
 
+# each package imports those after it, and itself
+FLOORS = (
+    "cli", "experiments", "plotting", "analysis", "training", "problems", "schedules", "gradients", "theory", "_utils",
+)  # fmt: skip
+
+
+def imports_of(path):
+    """(line, module, top level?) of each import of sfolib in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{a.name}" for a in node.names] if node.module == "sfolib" else [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.startswith("sfolib."):
+                yield node.lineno, name, node in tree.body
+
+
+def test_each_package_imports_only_those_below_it():
+    wrong = []
+    for path in sorted((ROOT / "sfolib").rglob("*.py")):
+        own = path.relative_to(ROOT / "sfolib").parts[0].removesuffix(".py")
+        if own not in FLOORS:  # the top level itself
+            continue
+        for line, module, at_top in imports_of(path):
+            target = module.split(".")[1]
+            where = f"{path.relative_to(ROOT)}:{line}: imports {module}"
+            if FLOORS.index(target) < FLOORS.index(own):
+                wrong.append(f"{where}, which is above {own}")
+            if not at_top and own not in LATE_IMPORTS:
+                wrong.append(f"{where} inside a function")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_is_implemented_in_an_init():
+    for path in (ROOT / "sfolib").rglob("__init__.py"):
+        kinds = {type(node) for node in ast.parse(path.read_text(encoding="utf-8")).body}
+        assert kinds <= {ast.Expr, ast.Import, ast.ImportFrom, ast.Assign}, path
+
+
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
         ("sfolib", ("torch", "sympy", "pandas", "matplotlib", "scipy", "sklearn")),
-        *((f"sfolib.{room}", ("torch", "sympy")) for room in ("bounds", "quadratic", "schedule", "plan", "check")),
-        *((f"sfolib.{room}", ("torch", "sympy", "sklearn")) for room in ("recipes", "cases", "adaptive")),
-        *((f"sfolib.adaptive.{room}", ("torch", "sympy", "sklearn")) for room in ("policy", "autowu")),
+        *((f"sfolib.theory.{room}", ("torch", "sympy")) for room in ("bounds", "quadratic")),
+        *((f"sfolib.schedules.{room}", ("torch", "sympy")) for room in ("base", "plan")),
+        *((f"sfolib.schedules.{room}", ("torch", "sympy", "sklearn")) for room in ("published", "diagnostics")),
+        ("sfolib.schedules.adaptive", ("torch", "sympy", "sklearn")),
         *(
             (f"sfolib.{room}", ("torch", "sympy"))
-            for room in ("record", "compare", "notebook", "report", "cli", "problems", "grid", "ahead")
+            for room in ("training.records", "analysis.crossings", "analysis.claims", "problems", "training.executors")
         ),
-        ("sfolib.derive", ("torch",)),
-        ("sfolib.figures", ("torch", "sympy")),
+        *((f"sfolib.{room}", ("torch", "sympy")) for room in ("experiments.notebook", "experiments.report", "cli")),
+        ("sfolib.theory.derivations", ("torch",)),
+        ("sfolib.plotting", ("torch", "sympy")),
     ],
 )
-def test_walls_hold(module, heavy):
+def test_start_up_stays_light(module, heavy):
     program = f"import sys, {module}; print(*sorted({set(heavy)!r} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.split() == []
@@ -74,7 +129,7 @@ def test_ci_calls_make_test():
 
 
 def test_readme_tells_what_is_on_record(monkeypatch):
-    from sfolib.report import filled
+    from sfolib.experiments.report import filled
 
     monkeypatch.chdir(ROOT)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -19,14 +19,15 @@ from pathlib import Path
 
 import hypothesis
 
-from sfolib import checkpoint, files, record
-from sfolib import train as training
-from sfolib.adaptive.autowu import AutoWU
-from sfolib.optimizers import Optimizer
-from sfolib.plan import Plan
-from sfolib.problems import Digits, Quadratic
-from sfolib.schedule import exponential
-from sfolib.spec import Spec
+from sfolib import training as training
+from sfolib._utils import files
+from sfolib.problems.specs import Digits, Quadratic
+from sfolib.schedules.adaptive.autowu import AutoWU
+from sfolib.schedules.base import exponential
+from sfolib.schedules.plan import Plan
+from sfolib.training import checkpoint, records
+from sfolib.training.optimizers import Optimizer
+from sfolib.training.spec import Spec
 
 SOFTMAX, MLP, CNN = (
     Digits(hidden=(), holdout=900),
@@ -98,7 +99,7 @@ def _dying(call, count):
     elif call == "replace":
         Path.replace = before(Path.replace)
     elif call == "rows":
-        record.Lines.write = before(record.Lines.write)
+        records.Lines.write = before(records.Lines.write)
     elif call == "unlink":
         Path.unlink = before(Path.unlink)
     else:  # half of a checkpoint's, or of run.json's, bytes
@@ -136,7 +137,7 @@ def killed(name, spec, rng, folder, context):
     child.join()
     lasted, kills = time.monotonic() - started, 0
     whole, broken = (folder / store / spec.key for store in ("whole", "broken"))
-    while not (broken / record.RUN).exists():
+    while not (broken / records.RUN).exists():
         dies = (rng.choice(CALLS), rng.randint(1, 12)) if kills < 6 and rng.random() < 0.7 else None
         child = context.Process(target=_trained, args=(spec, folder / "broken", dies))
         child.start()
@@ -145,8 +146,8 @@ def killed(name, spec, rng, folder, context):
         child.join()
         assert child.exitcode in (0, -signal.SIGKILL), (name, child.exitcode)
         kills += child.exitcode != 0
-    assert (broken / record.METRICS).read_bytes() == (whole / record.METRICS).read_bytes(), name
-    told = [record.load(at) for at in (whole, broken)]
+    assert (broken / records.METRICS).read_bytes() == (whole / records.METRICS).read_bytes(), name
+    told = [records.load(at) for at in (whole, broken)]
     assert told[0].spec == told[1].spec, name
     assert told[0].status == told[1].status, name
     return kills

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfolib.errors import require
+from sfolib._utils.errors import require
 
 
 def softmax(classes: int, in_shape: tuple[int, ...]) -> nn.Module:

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sfolib.data import Augment, Batches, Sampling, generator
-from sfolib.distributed import Ranks, apart, spread_batch_norm
-from sfolib.errors import require
-from sfolib.gradstats import CHUNK, full_gradient_sqnorm
-from sfolib.problems import Execution, models
-from sfolib.problems.tasks import Tally, Task
+from sfolib._utils.distributed import Ranks, apart, spread_batch_norm
+from sfolib._utils.errors import require
+from sfolib._utils.rng import Sampling, generator
+from sfolib.gradients.statistics import CHUNK, full_gradient_sqnorm
+from sfolib.problems import models
+from sfolib.problems.batches import Augment, Batches
+from sfolib.problems.execution import Execution
+from sfolib.problems.stacked import Tally, Task
 
 _PUBLISHED = 1 << 34  # keeps the generator of the published norm's augmentation apart from all others
 

@@ -1,0 +1,73 @@
+"""The one error for input that a person can mend, and the checks that raise it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from unicodedata import category
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+
+_LONGEST = 200  # characters of a value in an error
+
+
+class InputError(ValueError):
+    """Bad input; its message names the field, the value and what is allowed."""
+
+
+class RankLost(RuntimeError):
+    """A run in several processes cannot go on: one of them has ended, or they no longer agree."""
+
+
+def require(ok: bool, field: str, value: object, allowed: str) -> None:
+    """Raise `InputError` "field = value: allowed" unless `ok`."""
+    if not ok:
+        raise InputError(f"{field} = {shown(value)}: {allowed}")
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: on one line, and not all of a long one."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"<{type(value).__name__}>"
+    return one_line(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+
+
+def one_line(text: object) -> str:
+    """Text that a terminal shows on one line: what it would take for a command or a new line is written out."""
+    plain = (c if c.isprintable() or category(c) == "Zs" else c.encode("unicode_escape").decode() for c in str(text))
+    return "".join(plain)
+
+
+def positive(field: str, value: object) -> None:
+    """Require a finite number, or an array of them, above 0."""
+    if type(value) in (float, int) and 0 < value < 2**63:  # most of the time; a plan asks at every step
+        return
+    numbers = np.asarray(value)
+    ok = numbers.dtype.kind in "iuf" and bool(np.all(np.isfinite(numbers)) and np.all(numbers > 0))
+    require(ok, field, value, "must be a finite number above 0")
+
+
+def whole(field: str, value: object) -> int:
+    """The value, if it is a whole number above 0."""
+    ok = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    require(ok, field, value, "must be a whole number above 0")
+    return value
+
+
+def explain(error: ValidationError) -> InputError:
+    """pydantic's findings in one line: each names the field, the value and what is allowed."""
+    found = []
+    for item in error.errors():
+        field = one_line(".".join(str(part) for part in item["loc"])) or "input"
+        if item["type"] == "extra_forbidden":
+            found.append(f"{field}: unknown name")
+        elif item["type"] == "missing":
+            found.append(f"{field}: missing")
+        else:
+            found.append(f"{field} = {shown(item['input'])}: {one_line(item['msg'])}")
+    return InputError("; ".join(found))

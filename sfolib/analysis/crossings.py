@@ -1,0 +1,60 @@
+"""Several runs side by side: when each got to a level, the cheapest, the front; single seeds as one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sfolib._utils.errors import require
+from sfolib.training.records import Run
+
+
+def crossings(runs: Iterable[Run], eps2: Iterable[float], **labels: Any) -> pd.DataFrame:
+    """`Run.reach` of each constant-batch run at each ε²: columns eps2, batch, steps, sfo, low, high, spent (what the
+    run spent in all, gradient evaluations), and labels."""
+    rows = []
+    for run, target in product(runs, eps2):
+        reached = run.reach(target**0.5)
+        batch = int(run.rows["batch"].iloc[0])
+        rows.append({"eps2": target, "batch": batch, **reached._asdict(), "spent": run.samples[-1], **labels})
+    return pd.DataFrame(rows)
+
+
+def predicted(steps_to: Callable, batch: np.ndarray, eps2: Iterable[float], source: str) -> pd.DataFrame:
+    """A theory's curves in the columns of `crossings`: steps_to(batch, eps) gives steps, shape of batch."""
+    curves = [(target, steps_to(batch, target**0.5)) for target in eps2]
+    frames = (
+        pd.DataFrame({"eps2": target, "batch": batch, "steps": steps, "sfo": steps * batch, "source": source})
+        for target, steps in curves
+    )
+    return pd.concat(frames, ignore_index=True)
+
+
+def cheapest(frame: pd.DataFrame) -> pd.DataFrame:
+    """The row of the fewest gradient evaluations at each ε² that was reached at all, largest ε² first."""
+    reached = frame[np.isfinite(frame["sfo"])]
+    return reached.loc[reached.groupby("eps2")["sfo"].idxmin()].sort_values("eps2", ascending=False)
+
+
+def pareto(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that no other beats in both steps and SFO, fewest steps first: the front, at one ε²."""
+    ordered = frame[np.isfinite(frame["sfo"])].sort_values(["steps", "sfo"])
+    before = ordered["sfo"].cummin().shift(fill_value=np.inf)
+    return ordered[ordered["sfo"] < before]
+
+
+def ratio_to(frame: pd.DataFrame, bound: pd.DataFrame) -> float:
+    """The largest ratio of frame's gradient evaluations to bound's at the same ε² and batch, where bound has a number.
+
+    inf where what the bound promises was not reached, though the run spent as much. Where the run ended before, it
+    says nothing and is left out; a theory's curve (`predicted`) never ends.
+    """
+    frame = frame if "spent" in frame else frame.assign(spent=np.inf)
+    both = frame.merge(bound, on=["eps2", "batch"], suffixes=("", "_bound"))
+    both = both[np.isfinite(both["sfo_bound"]) & (np.isfinite(both["sfo"]) | (both["spent"] >= both["sfo_bound"]))]
+    require(len(both) > 0, "bound", len(bound), "has no finite value where frame has one; nothing to compare")
+    return float((both["sfo"] / both["sfo_bound"]).max())

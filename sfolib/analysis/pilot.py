@@ -1,0 +1,107 @@
+"""Constants from a short pilot at one easy ε, in place of those that are loose: T2 turned round, run by run.
+
+Units: steps in updates, SFO in gradient evaluations, eps is ε itself. [S], [N] as in `bounds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sfolib._utils.errors import positive, require, whole
+from sfolib.theory.bounds import Constants, stable_lr
+from sfolib.training.records import Run
+
+if TYPE_CHECKING:
+    import torch
+
+    from sfolib.problems.stacked import Task
+
+_SMALL = 0.05  # length of a difference: below it float32 rounds, above it the Hessian changes
+
+
+class Pilot(NamedTuple):
+    """What one seed's pilot found, and its price in gradient evaluations: its runs until each was at ε, and L's."""
+
+    constants: Constants
+    sfo: float
+
+
+def fitted_constants(L: float, lr: ArrayLike, batch: ArrayLike, steps: ArrayLike, eps: float) -> Constants:
+    """T2 [S] turned round [N]: σ² and Δ, given L, with which T2's K(b) is what pairs (lr, batch) were seen to need.
+
+    With C1 and C2 at lr itself K = C1 b/(η(ε² b − C2 η)) is Δ/(ε² ηK) + Lη/2 + (Lσ²/(2ε²)) η/b = 1, linear in Δ and
+    σ²: least squares with neither below 0. lr, batch, steps: (pairs,), two pairs or more, of different batch sizes.
+    Raises `InputError` for a pair that did not get to ε, and where no Δ above 0 fits.
+    """
+    from scipy.optimize import nnls
+
+    positive("L", L)
+    lr, batch, steps = np.broadcast_arrays(stable_lr(L, lr), *(np.asarray(x, dtype=float) for x in (batch, steps)))
+    for field, value in (("batch", batch), ("steps", steps), ("eps", eps)):
+        positive(field, value)
+    require(len(np.unique(batch)) > 1, "batch", batch.tolist(), "must hold two batch sizes to tell σ² from Δ")
+    columns = np.column_stack([1 / (lr * steps), lr / batch])
+    (descent, noise), _ = nnls(columns, 1 - L * lr / 2)
+    require(descent > 0, "steps", steps.tolist(), "no Δ above 0 fits; take an easier eps or other batch sizes")
+    return Constants(L, float(2 * noise * eps**2 / L), float(descent * eps**2))
+
+
+def local_smoothness(task: Task, batch: int = 64, products: int = 10) -> tuple[np.ndarray, int]:
+    """The largest |eigenvalue| of the Hessian of a batch's loss where the task is, for each seed: A1's L from below.
+
+    Power iteration on differences of the gradient of the task's first batch: any task has those. Returns the
+    estimates, (seeds,), and their price in gradient evaluations a seed. Leaves the task as it was.
+    """
+    whole("batch", batch)
+    whole("products", products)
+    import torch
+
+    batch, at = task.batch_size(0, batch), [parameter.clone() for parameter in task.parameters]
+    base = task.gradients(0, 0, batch)
+    draw = torch.Generator().manual_seed(0)
+    direction = [torch.randn(x.shape, generator=draw, dtype=x.dtype).to(x.device) for x in at]
+    for _ in range(products):
+        length = _norms(direction) / _SMALL
+        for parameter, x, v in zip(task.parameters, at, direction, strict=True):
+            parameter.copy_(x + v / _like(length, v))
+        direction = [g - h for g, h in zip(task.gradients(0, 0, batch), base, strict=True)]
+    for parameter, x in zip(task.parameters, at, strict=True):
+        parameter.copy_(x)
+    return (_norms(direction) / _SMALL).double().cpu().numpy(), (products + 1) * batch
+
+
+def _norms(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Norm over all parameters, (seeds,)."""
+    return sum(v.flatten(1).square().sum(1) for v in vectors).sqrt()
+
+
+def _like(scale: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return scale.view(-1, *[1] * (v.dim() - 1))
+
+
+def pilots(runs: Sequence[Run], smoothness: tuple[Sequence[float], int], eps: float) -> list[Pilot]:
+    """A `Pilot` for each seed of runs of constant pairs, all with the same seeds.
+
+    smoothness: each seed's L, and its price, as `local_smoothness` gives them. A run that a seed never brought to eps
+    says nothing of σ² and Δ: it is paid for in full and left out of the fit.
+    """
+    require(len(runs) > 1, "runs", len(runs), "must be two or more")
+    seeds = runs[0].rows["seed"].unique()
+    each = zip(seeds, smoothness[0], strict=True)
+    return [_pilot([_alone(run, seed) for run in runs], float(L), smoothness[1], eps) for seed, L in each]
+
+
+def _pilot(runs: Sequence[Run], L: float, price: float, eps: float) -> Pilot:
+    reached = [run.reach(eps) for run in runs]
+    price += sum(min(found.sfo, float(run.samples[-1])) for run, found in zip(runs, reached, strict=True))
+    got = [(*run.rows[["lr", "batch"]].iloc[0], found.steps) for run, found in zip(runs, reached, strict=True)]
+    lr, batch, steps = np.array([pair for pair in got if np.isfinite(pair[2])]).reshape(-1, 3).T
+    return Pilot(fitted_constants(L, lr, batch, steps, eps), price)
+
+
+def _alone(run: Run, seed: int) -> Run:
+    return Run(run.spec, run.provenance, run.rows[run.rows["seed"] == seed])

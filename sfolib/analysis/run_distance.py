@@ -1,0 +1,137 @@
+"""T8 put to the test: what two schedules have in common, and how far apart the runs that they make are.
+
+Runs of one seed see the same samples in the same order, whatever their batch sizes, and so can be compared in pairs.
+Units: batch and samples are gradient evaluations, steps updates. Source of the protocols here: [N].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from sfolib._utils.errors import require
+from sfolib.schedules.plan import Plan
+from sfolib.training.records import Run
+
+_RESAMPLES = 1000
+_POINTS = 100
+
+
+class Totals(NamedTuple):
+    """steps: K; lr_sum: S = Σ η_t; noise_sum: V = Σ η_t²/b_t, as T1 has them."""
+
+    steps: int
+    lr_sum: float
+    noise_sum: float
+
+
+def totals(
+    plan: Plan,
+    samples_per_epoch: int,
+    samples: int,
+    sampling: Literal["replacement", "permutation"] = "replacement",
+) -> Totals:
+    """T8 [S]: K, S and V of the run of at least `samples` gradient evaluations that `plan` makes.
+
+    By "permutation" the last batch of an epoch is what is left of it, and takes a whole step.
+    """
+    require(sampling in ("replacement", "permutation"), "sampling", sampling, "'replacement' or 'permutation'")
+    steps = done = 0
+    lr_sum = noise_sum = 0.0
+    while done < samples:
+        batch, lr = plan.at({"epoch": done // samples_per_epoch, "step": steps, "sample": done}[plan.clock])
+        if sampling == "permutation":
+            batch = min(batch, samples_per_epoch - done % samples_per_epoch)
+        steps, done = steps + 1, done + batch
+        lr_sum, noise_sum = lr_sum + lr, noise_sum + lr**2 / batch
+    return Totals(steps, lr_sum, noise_sum)
+
+
+class Interval(NamedTuple):
+    """A value with its 95 % bootstrap interval over seeds."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How far the runs of two schedules are from each other, in ln of a column, or in an accuracy itself.
+
+    distance: rms difference of two runs of the same seed, over seeds and points. seeds: the same of two runs of the
+    first schedule with different seeds, the yardstick. shift: mean of second − first, over seeds and points.
+    squares: mean square of that difference over the points, (seeds,).
+    """
+
+    distance: Interval
+    seeds: float
+    shift: Interval
+    squares: np.ndarray
+
+    @property
+    def ratio(self) -> Interval:
+        """distance/seeds: below 1 where another schedule changes a run less than another seed does."""
+        return Interval(*(value / self.seeds for value in self.distance))
+
+
+def compare(
+    first: Run,
+    second: Run,
+    column: str = "loss",
+    clock: Literal["samples", "steps"] = "samples",
+    start: float = 0.0,
+    stop: float = np.inf,
+) -> Likeness:
+    """The likeness of two runs of the same seeds between `start` and `stop` on the clock, or where the shorter ends.
+
+    Curves are linear between measuring points. Raises `InputError` for runs of different seeds, or of only one.
+    """
+    seeds = list(first.spec["seeds"])
+    require(list(second.spec["seeds"]) == seeds, "seeds", list(second.spec["seeds"]), f"must be {seeds} in both runs")
+    require(len(seeds) > 1, "seeds", seeds, "a distance between seeds needs two or more")
+    end = min(stop, *(getattr(run, clock)[-1] for run in (first, second)))
+    require(start < end, "start", start, f"must be before {clock} = {end:g}, where the shorter run ends")
+    grid = np.linspace(start, end, _POINTS)
+    a, b = (_on(grid, run, column, clock) for run in (first, second))
+    square = np.square(b - a).mean(1)  # (seeds,)
+    across = np.square(a[:, None] - a).mean(2)  # (seeds, seeds), 0 on the diagonal
+    each = (b - a).mean(1)
+    count, drawn = len(seeds), _drawn(len(seeds))
+    return Likeness(
+        distance=_interval(np.sqrt(square.mean()), np.sqrt(drawn @ square)),
+        seeds=float(np.sqrt(across.sum() / (count * (count - 1)))),
+        shift=_interval(each.mean(), drawn @ each),
+        squares=square,
+    )
+
+
+def exponent(x: Sequence[float], likenesses: Sequence[Likeness]) -> Interval:
+    """Least-squares slope of ln distance against ln x, with its interval over seeds, which all must share."""
+    count = {len(found.squares) for found in likenesses}
+    require(len(count) == 1, "likenesses", sorted(count), "must be of the same seeds")
+    squares = np.array([found.squares for found in likenesses])  # (x, seeds)
+    centred = np.log(x) - np.mean(np.log(x))
+
+    def slope(mean: np.ndarray) -> np.ndarray:
+        return centred @ (0.5 * np.log(mean)) / (centred @ centred)
+
+    return _interval(slope(squares.mean(1)), slope(squares @ _drawn(*count).T))
+
+
+def _on(grid: np.ndarray, run: Run, column: str, clock: str) -> np.ndarray:
+    curves = run.curves(column)
+    curves = curves if column.endswith("accuracy") else np.log(curves)
+    return np.array([np.interp(grid, getattr(run, clock), curve) for curve in curves])
+
+
+def _drawn(seeds: int) -> np.ndarray:
+    """Weights of the seeds in every resample, (resamples, seeds); always the same."""
+    return np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
+
+
+def _interval(value: float, drawn: np.ndarray) -> Interval:
+    return Interval(float(value), *map(float, np.quantile(drawn, [0.025, 0.975])))

@@ -1,0 +1,28 @@
+"""Records → matplotlib figures. No training and no files here. `style` holds what all figures share."""
+
+from sfolib.plotting.against_batch_size import against_batch
+from sfolib.plotting.claims import proofs, ratios
+from sfolib.plotting.front import best_lr, family_costs, front_paths, fronts, optimal_schedules
+from sfolib.plotting.growth import anytime, overheads, rate_exponents
+from sfolib.plotting.runs import against_clocks, costs, trajectories
+from sfolib.plotting.style import Band, Curve, power_laws
+
+__all__ = [
+    "Band",
+    "Curve",
+    "against_batch",
+    "against_clocks",
+    "anytime",
+    "best_lr",
+    "costs",
+    "family_costs",
+    "front_paths",
+    "fronts",
+    "optimal_schedules",
+    "overheads",
+    "power_laws",
+    "proofs",
+    "rate_exponents",
+    "ratios",
+    "trajectories",
+]

@@ -1,0 +1,79 @@
+"""The critical batch size (T2): gradient evaluations and steps against the batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sfolib.plotting.style import LINES, NAMES, colours, style
+
+
+def against_batch(panels: Mapping[str, pd.DataFrame], quantity: str) -> Figure:
+    """Gradient evaluations ("sfo") or steps ("steps") to ε against the batch size, a panel for each problem.
+
+    Each panel's frame has columns source ("bound", "exact", "measured", "permutation"), eps2, batch, sfo, steps and,
+    where there is an interval of sfo, low and high. A value of inf is one that was not reached: a cross at the top.
+    The least sfo of the bound is a star, of the measured curve a large ring.
+    """
+    with style():
+        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 4.0), squeeze=False)
+        for axis, (title, frame) in zip(axes[0], panels.items(), strict=True):
+            _batch_panel(axis, frame, quantity)
+            axis.set(title=title, xscale="log", yscale="log", xlabel="batch size $b$")
+        axes[0, 0].set_ylabel(
+            r"gradient evaluations $N$ to $\varepsilon$" if quantity == "sfo" else r"steps $K$ to $\varepsilon$"
+        )
+        figure.legend(handles=_batch_legend(panels, quantity), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _batch_panel(axis: Axes, frame: pd.DataFrame, quantity: str) -> None:
+    palette = colours(frame["eps2"].unique())
+    measured = frame[frame["source"].isin(["measured", "permutation"]) & np.isfinite(frame[quantity])]
+    top = measured[quantity].max() * 8
+    for (source, eps2), curve in frame.groupby(["source", "eps2"], sort=False):
+        curve = curve.sort_values("batch")
+        reached = curve[np.isfinite(curve[quantity])]
+        colour = palette[eps2]
+        axis.plot(reached["batch"], reached[quantity], color=colour, **LINES[source])
+        if source == "measured":
+            missed = curve.loc[~np.isfinite(curve[quantity]), "batch"]
+            axis.plot(missed, np.full(len(missed), top), "x", color=colour, markersize=4)
+        if quantity == "sfo" and reached["low"].notna().any():
+            high = reached["high"].where(np.isfinite(reached["high"]), top)
+            axis.fill_between(reached["batch"], reached["low"], high, color=colour, alpha=0.25, linewidth=0)
+        if quantity == "sfo" and len(reached) and source in ("bound", "measured"):
+            best = reached.iloc[reached["sfo"].argmin()]
+            marker = "*" if source == "bound" else "o"
+            if best["sfo"] < top:
+                axis.plot(best["batch"], best["sfo"], marker, color=colour, fillstyle="none", markersize=9)
+    axis.set_xlim(0.8, measured["batch"].max() * 1.6)
+    axis.set_ylim(measured[quantity].min() / 2, top * 1.5)
+    handles = [Line2D([], [], color=palette[e], linewidth=2, label=f"{e:.0e}".replace("e-0", "e-")) for e in palette]
+    axis.legend(
+        handles=handles,
+        title=r"$\varepsilon^2$",
+        fontsize=7.5,
+        title_fontsize=8,
+        loc="lower right" if quantity == "sfo" else "lower left",
+        handlelength=1.0,
+        labelspacing=0.25,
+    )
+
+
+def _batch_legend(panels: Mapping[str, pd.DataFrame], quantity: str) -> list[Line2D]:
+    shown = [s for s in LINES if any(s in set(frame["source"]) for frame in panels.values())]
+    handles = [Line2D([], [], color="0.3", label=NAMES[s], **LINES[s]) for s in shown]
+    plain = {"color": "0.3", "linestyle": "none", "fillstyle": "none"}
+    if quantity == "sfo":
+        handles.append(Line2D([], [], marker="*", markersize=9, label=r"least $N$ of the bound", **plain))
+        handles.append(Line2D([], [], marker="o", markersize=9, label=r"least $N$ measured (band: 95 %)", **plain))
+    if any((~np.isfinite(f.loc[f["source"] == "measured", quantity])).any() for f in panels.values()):
+        handles.append(Line2D([], [], marker="x", markersize=4, label="not reached", **plain))
+    return handles

@@ -1,0 +1,159 @@
+"""Runs under growing schedules, made ready for figures and checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from sfolib._utils.errors import require
+from sfolib.analysis.claims import Check
+from sfolib.plotting.style import LINES, log_ticks, style
+from sfolib.schedules.base import piecewise
+from sfolib.schedules.plan import Plan
+from sfolib.theory.quadratic import StagePath
+from sfolib.training.records import Run
+
+_CLOCKS = {"sfo": "gradient evaluations", "steps": "steps"}
+_WIDTH = 1.08  # of the smoothing window, as `record.Run.expected` has it
+
+
+class Grown(Run):
+    """A run that is smoothed over 8 % of its gradient evaluations in place of 8 % of its steps.
+
+    At a constant batch size the two are the same. Where the batch grows by stages of equal epochs, the last few
+    percent of the steps are half of the run, and would be averaged into one value.
+    """
+
+    def like_expected(self, path: np.ndarray) -> np.ndarray:
+        """E‖∇f‖² at every step, (last step + 1,), at the measuring points and averaged as `expected` is, (points,)."""
+        return self._smoothed(path[self.steps][None])[0]
+
+    def _averaged(self, curves: np.ndarray) -> np.ndarray:
+        first = np.searchsorted(self.samples, self.samples / _WIDTH, "left")
+        last = np.searchsorted(self.samples, self.samples * _WIDTH, "right")
+        total = np.cumsum(curves, axis=1)
+        before = np.where(first > 0, total[:, first - 1], 0.0)
+        return (total[:, last - 1] - before) / (last - first)
+
+
+def grown(run: Run) -> Grown:
+    """The same run as a `Grown`."""
+    return Grown(run.spec, run.provenance, run.rows)
+
+
+class Value(NamedTuple):
+    """A mean over seeds with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def value_at(run: Run, column: str, step: float | None = None) -> Value:
+    """The column's `Run.band` at the last measuring point up to `step`, or at the last of all."""
+    step = run.steps[-1] if step is None else step
+    require(step >= run.steps[0], "step", step, f"must be at least {run.steps[0]}, the first measured")
+    point = int(np.searchsorted(run.steps, step, side="right")) - 1
+    return Value(*(float(part[point]) for part in run.band(column)))
+
+
+def rising(claim: str, values: Sequence[Value], source: str, figure: str, **known: str) -> Check:
+    """The claim that each value exceeds the one before it, beyond their intervals. known: as in `Check`."""
+    means, intervals = [v.mean for v in values], [v[1:] for v in values]
+    return Check(claim, "order", measured=means, interval=intervals, source=source, figure=figure, **known)
+
+
+def at_step(run: Run, column: str, step: float) -> float:
+    """The column's mean over seeds at `step`, linear in log step between the measuring points around it."""
+    require(run.steps[1] <= step <= run.steps[-1], "step", step, f"must be in [{run.steps[1]}, {run.steps[-1]}]")
+    return float(np.interp(np.log(step), np.log(run.steps[1:]), run.curves(column).mean(0)[1:]))
+
+
+def taken(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """lr and nominal batch size of each step, (T,): those in force at the measuring point before it.
+
+    Exact where the pair changes at measuring points only, as with measure = "epoch" and a plan that counts epochs.
+    """
+    each = run.rows.drop_duplicates("step").sort_values("step")
+    return tuple(np.repeat(each[name].to_numpy()[:-1], np.diff(run.steps)) for name in ("lr", "batch"))
+
+
+def without_noise(run: Run, n: int) -> Plan:
+    """A plan that takes the lr of each of the run's steps, with all n images in every step."""
+    each = run.rows.drop_duplicates("step").sort_values("step")
+    changed = each["lr"].to_numpy()[:-1] != each["lr"].shift().to_numpy()[:-1]
+    lr, at = each["lr"].to_numpy()[:-1][changed], run.steps[:-1][changed]
+    return Plan(n, piecewise(lr.tolist(), at[1:].tolist()), "step")
+
+
+def goals(runs: Mapping[str, Run], level: float, group: str, column: str = "grad_sqnorm") -> pd.DataFrame:
+    """`Run.reach` of ‖∇f‖² ≤ level by each run, or `Run.attain` of the level by another column: a row a run with
+    group and system, as `figures.costs` wants them, and steps, sfo, low and high."""
+    found = {
+        label: run.reach(level**0.5) if column == "grad_sqnorm" else run.attain(level, column)
+        for label, run in runs.items()
+    }
+    return pd.DataFrame([{"group": group, "system": label, **reached._asdict()} for label, reached in found.items()])
+
+
+def spending(
+    lr: float, batches: Sequence[float], lengths: Sequence[float], total: float
+) -> list[tuple[float, float, float]]:
+    """Stages at these batch sizes of so many gradient evaluations each, as (lr, batch, steps) for
+    `PowerLawQuadratic.stage_path`: whole steps, at least one a stage, as many stages as fit into `total`."""
+    steps = np.maximum(1.0, np.round(np.divide(lengths, batches)))
+    fits = np.cumsum(steps * batches) <= total
+    return [(lr, float(b), float(k)) for b, k in zip(np.asarray(batches)[fits], steps[fits], strict=True)]
+
+
+def exact_paths(panels: Mapping[str, tuple[str, Mapping[str, StagePath]]]) -> Figure:
+    """E‖∇f‖² of exact paths at the ends of their stages: a panel for each title, against its clock, "sfo" or "steps".
+    A label has one colour in all panels."""
+    labels = list(dict.fromkeys(label for _, paths in panels.values() for label in paths))
+    palette = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
+    with style():
+        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.5), squeeze=False)
+        for axis, (title, (clock, paths)) in zip(axes[0], panels.items(), strict=True):
+            for label, path in paths.items():
+                axis.plot(
+                    getattr(path, clock)[1:], path.grad_sqnorm[1:], color=palette[label], label=label, linewidth=1.2
+                )
+            axis.set(xscale="log", yscale="log", title=title, xlabel=_CLOCKS[clock])
+            log_ticks(axis.yaxis)
+        axes[0, 0].set_ylabel(r"$\mathbb{E}\|\nabla f\|^2$")
+        handles = {h.get_label(): h for axis in axes[0] for h in axis.get_lines()}
+        figure.legend(handles=[handles[label] for label in labels], loc="outside lower center", ncols=3, fontsize=7.5)
+    return figure
+
+
+def exponents(gamma: np.ndarray, p: np.ndarray, tested: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """T5's exponent against γ, dashed, and for each label of `tested` exponents at some γ."""
+    with style():
+        figure, axis = plt.subplots(figsize=(5.0, 3.2))
+        axis.plot(gamma, p, color="0.3", label="theory (T5)", **LINES["bound"])
+        for (label, (x, y)), colour in zip(tested.items(), sns.color_palette("colorblind"), strict=False):
+            axis.plot(x, y, "o", color=colour, label=label, markersize=4.5)
+        axis.set(xlabel=r"learning-rate growth a stage $\gamma$", ylabel=r"exponent $p$ of $O(N^{-p})$")
+        figure.legend(loc="outside lower center", ncols=2, fontsize=7.5)
+    return figure
+
+
+def readable(figure: Figure) -> Figure:
+    """The figure, every logarithmic horizontal axis with few and plain ticks: where one shows less than two decades,
+    matplotlib's own overlap."""
+    for axis in figure.axes:
+        if axis.get_xscale() == "log":
+            log_ticks(axis.xaxis)
+            axis.xaxis.set_major_formatter(_tick)
+    return figure
+
+
+def _tick(x: float, _: int) -> str:
+    power = np.log10(x)
+    return f"$10^{{{power:.0f}}}$" if x >= 1e5 and np.isclose(power, round(power)) else f"{x:g}"

@@ -1,0 +1,114 @@
+"""The one style of all figures, and the curves that many of them share.
+
+Its rules: theory dashed, exact thin, measured solid with markers; confidence bands shaded; colour-blind safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from sfolib.analysis.fits import Slope
+
+LINES: dict[str, dict] = {
+    "bound": {"linestyle": (0, (4, 2)), "linewidth": 1.2},
+    "exact": {"linestyle": "-", "linewidth": 0.8},
+    "measured": {"linestyle": "-", "linewidth": 1.5, "marker": "o", "markersize": 3.5},
+    "permutation": {"linestyle": ":", "linewidth": 1.2, "marker": "s", "markersize": 3, "fillstyle": "none"},
+}
+NAMES = {
+    "bound": "theory (bound)",
+    "exact": "exact expectation",
+    "measured": "measured, with replacement",
+    "permutation": "measured, by permutation",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The one style of every figure."""
+    settings = {
+        "font.size": 8.5,
+        "axes.titlesize": 9.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "0.9",
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+        "savefig.facecolor": "white",
+    }
+    plt.draw_if_interactive()  # loads the backend: what a notebook's switches on would else end with the context
+    with mpl.rc_context(settings):
+        yield
+
+
+def colours(values: Sequence[float]) -> dict[float, tuple]:
+    """A colour for each value, dark to light as values fall; legible in grey and to the colour-blind."""
+    ordered = sorted(values, reverse=True)
+    return dict(zip(ordered, sns.color_palette("viridis", len(ordered) + 1)[: len(ordered)], strict=True))
+
+
+class Curve(NamedTuple):
+    """A curve of a figure. source picks its line (see `LINES`); slope, if there is one, is told in the legend."""
+
+    label: str
+    source: str
+    x: np.ndarray
+    y: np.ndarray
+    slope: Slope | None = None
+
+
+def power_laws(panels: Mapping[str, Sequence[Curve]], xlabel: str) -> Figure:
+    """Curves on log-log axes, a panel for each y label. A problem (the label up to a colon) has one colour."""
+    problems = list(dict.fromkeys(curve.label.split(":")[0] for curves in panels.values() for curve in curves))
+    palette = dict(zip(problems, sns.color_palette("colorblind"), strict=False))
+    with style():
+        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 4.0), squeeze=False)
+        for axis, (ylabel, curves) in zip(axes[0], panels.items(), strict=True):
+            for label, source, x, y, slope in curves:
+                told = "" if slope is None else f", exponent {slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]"
+                axis.plot(x, y, color=palette[label.split(":")[0]], label=label + told, **LINES[source])
+            axis.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    return figure
+
+
+class Band(NamedTuple):
+    """A line of a figure with its confidence band, if it has one. source picks the line's style (see `LINES`)."""
+
+    label: str
+    source: str
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+def lines(axis: Axes, bands: Sequence[Band], **settings: object) -> None:
+    """Bands in colours that the colour-blind can tell apart, with a legend; settings are the axis'."""
+    for (label, source, x, y, low, high), colour in zip(bands, sns.color_palette("colorblind"), strict=False):
+        axis.plot(x, y, color=colour, label=label, **LINES[source])
+        if low is not None:
+            axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    axis.set(**settings)
+
+
+def log_ticks(*axes: Axis) -> None:
+    """Ticks as plain numbers, at 1, or 1 and 3, or 1, 2 and 5 times the powers of ten, as the axis has room."""
+    for axis in axes:
+        decades = np.ptp(np.log10(axis.get_view_interval()))
+        axis.set_major_locator(LogLocator(subs=(1,) if decades > 2.2 else (1, 3) if decades > 1.7 else (1, 2, 5)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter("{x:g}")

@@ -1,0 +1,257 @@
+"""A problem on a device, for several seeds at once: stochastic gradients, and everything measured on the whole of it.
+
+Parameters, batches and measurements carry a leading dimension of seeds, so that one matrix product serves them all.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot, pad
+
+from sfolib._utils.distributed import ALONE, Ranks
+from sfolib._utils.rng import Sampling, generator
+from sfolib.problems.batches import Batches
+
+threshold_backward = torch.ops.aten.threshold_backward  # of ReLU: the gradient where its input is above 0, else 0
+
+
+class Task:
+    """What the training loop needs of a problem."""
+
+    samples_per_epoch: int
+    parameters: list[Tensor]  # each (seeds, …)
+    probes: int  # gradient evaluations that one `measure` costs
+    ranks: Ranks = ALONE
+    tally: Tally | None = None
+
+    def spread(self, ranks: Ranks) -> None:
+        """Share the work with the other processes of the run."""
+        self.ranks = ranks
+
+    def batch_size(self, samples: int, nominal: int) -> int:
+        """True size of the batch due after `samples` gradient evaluations."""
+        raise NotImplementedError
+
+    def gradients(self, step: int, samples: int, batch: int) -> list[Tensor]:
+        """Gradient of the mean loss of the batch due then, one tensor a parameter; the same on every rank."""
+        if self.ranks.size == 1:
+            gradients, scores = self.part(step, samples, batch, batch)
+        else:
+            gradients, scores = self._together(step, samples, batch)
+        if self.tally:
+            self.tally.add(*scores, batch)
+        return gradients
+
+    def part(self, step: int, start: int, count: int, batch: int) -> tuple[list[Tensor], Tensor | None]:
+        """What `count` samples after the first `start` add to the gradient of the mean loss of a batch; where there is
+        a tally also what they add to that loss and to the right answers, (2, seeds) in float64."""
+        raise NotImplementedError
+
+    def pieces(self, batch: int) -> list[tuple[int, int]] | None:
+        """(first, size) of the pieces of a batch that the ranks must go through in step, even with no sample of their
+        own; None where samples do not see each other."""
+        return None
+
+    def _together(self, step: int, samples: int, batch: int) -> tuple[list[Tensor], Tensor | None]:
+        """Every rank's part of the batch, or of its pieces."""
+        gradients = [torch.zeros_like(p) for p in self.parameters]
+        scores = torch.zeros(2, len(gradients[0]), dtype=torch.float64, device=gradients[0].device)
+        pieces = self.pieces(batch)
+        for first, size in pieces or [(0, batch)]:
+            share = self.ranks.part(size)
+            count = share.stop - share.start
+            if count or pieces:
+                found, told = self.part(step, samples + first + share.start, count, batch)
+                torch._foreach_add_(gradients, found)
+                scores += 0.0 if told is None else told
+        self.ranks.add([*gradients, scores])
+        return gradients, scores
+
+    def measure(self) -> dict[str, Tensor]:
+        """Measurements on the whole problem, each (seeds,); draws no random number and changes no part of the run."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the clock and the optimizer's state."""
+        return {"parameters": self.parameters} | ({"tally": self.tally.state_dict()} if self.tally else {})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for parameter, saved in zip(self.parameters, state["parameters"], strict=True):
+            parameter.copy_(saved)
+        if self.tally:
+            self.tally.__dict__.update(state["tally"])
+
+    def provenance(self) -> dict[str, Any]:
+        """What happened on the way that the numbers may show."""
+        return {}
+
+
+class Tally:
+    """Loss and accuracy of the batches as they were trained on, over the steps since `take` was last called.
+
+    The mean over steps of the batches' mean losses, and the share of samples that were right: what the authors'
+    program logs as its training loss and accuracy. Stays on the device between calls of `take`.
+    """
+
+    def __init__(self, seeds: int, device: str):
+        self.loss, self.right = torch.zeros(2, seeds, dtype=torch.float64, device=device)
+        self.steps = self.samples = 0
+
+    def add(self, loss: Tensor, right: Tensor, samples: int) -> None:
+        """A step: mean loss and number of right answers, each (seeds,)."""
+        self.loss += loss
+        self.right += right
+        self.steps, self.samples = self.steps + 1, self.samples + samples
+
+    def take(self) -> dict[str, Tensor]:
+        if not self.steps:
+            return {}
+        found = {"running_loss": self.loss / self.steps, "running_accuracy": self.right / self.samples}
+        self.loss, self.right = torch.zeros_like(self.loss), torch.zeros_like(self.right)
+        self.steps = self.samples = 0
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+class MLP(Task):
+    """ReLU network with cross-entropy and ℓ2 on all parameters; no hidden layer is softmax regression.
+
+    f_i(θ) = CE(θ; x_i, y_i) + (l2/2)‖θ‖².  Layer l's parameters are (seeds, out, in + 1), the bias its last column.
+    Gradients are written out by hand: at small batches autograd's bookkeeping would cost more than the arithmetic.
+    Samples run along the last axis, which torch's softmax is fastest across.
+    """
+
+    def __init__(
+        self, train, test, hidden, classes, l2, seeds, sampling: Sampling, device, dtype, running: bool = False
+    ):
+        self.l2, self.tally = l2, Tally(len(seeds), device) if running else None
+        self.x, self.y = _augmented(*train, classes, device, dtype)
+        self.test = _augmented(*test, classes, device, dtype)[0] if len(test[1]) else None
+        self.labels, self.test_labels = (torch.as_tensor(labels, device=device) for _, labels in (train, test))
+        self.x_sqnorm = self.x.square().sum(1)
+        self.batches = Batches((self.x, self.y), seeds, sampling)
+        self.samples_per_epoch = self.probes = len(self.x)
+        widths = [self.x.shape[1] - 1, *hidden, classes]
+        self.parameters = [
+            torch.stack([_layer(fan_in, fan_out, seed, layer, bool(hidden)) for seed in seeds]).to(device, dtype)
+            for layer, (fan_in, fan_out) in enumerate(pairwise(widths))
+        ]
+
+    def batch_size(self, samples: int, nominal: int) -> int:
+        return self.batches.size(samples, nominal)
+
+    @torch.no_grad()
+    def part(self, step: int, start: int, count: int, batch: int) -> tuple[list[Tensor], Tensor | None]:
+        x, y = self.batches.take(start, count)
+        inputs, logits = self._forward(x)
+        scores = None
+        if self.tally:
+            loss = -(torch.log_softmax(logits, 1) * y.mT).sum(1).mean(1) * (count / batch)
+            scores = torch.stack([loss.double(), (logits.argmax(1) == y.argmax(2)).sum(1).double()])
+        return self._backward(inputs, torch.softmax(logits, 1).sub_(y.mT), batch)[0], scores
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, Tensor]:
+        seeds, n, share = len(self.parameters[0]), len(self.x), self.ranks.part(len(self.x))
+        x, y = self.x[share], self.y[share]
+        inputs, logits = self._forward(x.expand(seeds, -1, -1))
+        scores = _scores("", logits, self.labels[share])
+        gradients, deltas = self._backward(inputs, torch.softmax(logits, 1).sub_(y.T), n)
+        # ‖∇f_i‖² of a layer is ‖input_i‖²‖delta_i‖²; the ℓ2 term is the same for every i and has no variance.
+        sqnorms = [self.x_sqnorm[share], *(a.square().sum(1) for a in inputs[1:])]
+        second_moment = sum((a * d.square().sum(1)).mean(1) for a, d in zip(sqnorms, deltas, strict=True))
+        *means, second_moment = self.ranks.mean([*scores.values(), second_moment], len(x) / n)
+        found = dict(zip(scores, means, strict=True))
+        self.ranks.add(gradients)
+        found["loss"] += 0.5 * self.l2 * sum(p.square().sum((1, 2)) for p in self.parameters)
+        found["grad_sqnorm"] = sum(g.square().sum((1, 2)) for g in gradients)
+        mean = [g - self.l2 * p for g, p in zip(gradients, self.parameters, strict=True)]
+        found["variance"] = second_moment - sum(m.square().sum((1, 2)) for m in mean)
+        if self.test is not None:
+            share = self.ranks.part(len(self.test))
+            x, labels = self.test[share], self.test_labels[share]
+            scores = _scores("test_", self._forward(x.expand(seeds, -1, -1))[1], labels)
+            weight = len(x) / len(self.test)
+            found |= dict(zip(scores, self.ranks.mean([*scores.values()], weight), strict=True))
+        return found | (self.tally.take() if self.tally else {})
+
+    def _forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Inputs of every layer, each (seeds, in + 1, batch), and logits (seeds, classes, batch), from
+        x (seeds, batch, in + 1)."""
+        inputs = [x.mT]
+        for parameter in self.parameters[:-1]:
+            inputs.append(pad(torch.bmm(parameter, inputs[-1]).relu_(), (0, 0, 0, 1), value=1.0))
+        return inputs, torch.bmm(self.parameters[-1], inputs[-1])
+
+    def _backward(self, inputs: list[Tensor], delta: Tensor, batch: int) -> tuple[list[Tensor], list[Tensor]]:
+        """What these samples add to the gradients of the mean loss of a batch, and per-sample ∂f_i/∂(layer's output),
+        each (seeds, out, samples)."""
+        gradients, deltas, l2 = [], [], self.l2 * (delta.shape[2] / batch)
+        for layer in reversed(range(len(inputs))):
+            x, parameter = inputs[layer], self.parameters[layer]
+            gradients.append(torch.baddbmm(parameter, delta, x.mT, beta=l2, alpha=1.0 / batch))
+            deltas.append(delta)
+            if layer:
+                # a product with x > 0, a mask of bytes, takes five times as long
+                delta = threshold_backward(torch.bmm(parameter[:, :, :-1].mT, delta), x[:, :-1], 0)
+        return gradients[::-1], deltas[::-1]
+
+
+def _augmented(images: np.ndarray, labels: np.ndarray, classes: int, device, dtype) -> tuple[Tensor, Tensor]:
+    """Images with a column of ones for the bias, labels as one-hot rows."""
+    x = pad(torch.as_tensor(images, dtype=dtype), (0, 1), value=1.0)
+    return x.to(device), one_hot(torch.as_tensor(labels), classes).to(device, dtype)
+
+
+def _layer(fan_in: int, fan_out: int, seed: int, layer: int, random: bool) -> Tensor:
+    """He-initialised layer; a lone softmax layer starts at 0, its one canonical start."""
+    weight = torch.zeros(fan_out, fan_in + 1, dtype=torch.float64)
+    if random:
+        rng = generator(seed, 1 << 31, layer)  # apart from every epoch's key
+        weight[:, :-1] = torch.randn(fan_out, fan_in, generator=rng, dtype=torch.float64) * (2.0 / fan_in) ** 0.5
+    return weight
+
+
+def _scores(prefix: str, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Mean cross-entropy and accuracy of logits (seeds, classes, n) for labels (n,)."""
+    right = logits.mT.contiguous().argmax(2) == labels  # argmax is slow along any axis but the last
+    loss = -torch.log_softmax(logits, 1).gather(1, labels.expand(len(logits), 1, -1)).squeeze(1).mean(1)
+    return {prefix + "loss": loss, prefix + "accuracy": right.to(logits.dtype).mean(1)}
+
+
+class NoisyQuadratic(Task):
+    """f = ½ Σ λ_i θ_i², seen through gradients λ_i θ_i + √(s_i/b) ξ_i, ξ standard normal: a Monte Carlo twin of
+    `sfolib.quadratic`. One gradient evaluation is one draw; it has no data, so an epoch is 1024 of them by decree."""
+
+    samples_per_epoch = 1024
+    probes = 1
+    _block = 64  # steps of noise drawn at once
+
+    def __init__(self, eigenvalues, theta0, noise_variance, seeds, device, dtype):
+        self.eigenvalues = torch.tensor(eigenvalues, dtype=dtype, device=device)
+        self.scale = torch.tensor(noise_variance, dtype=dtype, device=device).sqrt()
+        self.parameters = [torch.tensor(theta0, dtype=dtype, device=device).repeat(len(seeds), 1)]
+        self.seeds, self._drawn, self._noise = seeds, -1, None
+
+    def batch_size(self, samples: int, nominal: int) -> int:
+        return nominal
+
+    def gradients(self, step: int, samples: int, batch: int) -> list[Tensor]:
+        block, row = divmod(step, self._block)
+        if block != self._drawn:
+            theta = self.parameters[0]
+            rng = generator(*self.seeds, 1 << 32, block)
+            noise = torch.randn(self._block, *theta.shape, generator=rng, dtype=theta.dtype)
+            self._drawn, self._noise = block, noise.to(theta.device) * self.scale
+        return [torch.addcmul(self._noise[row] / batch**0.5, self.eigenvalues, self.parameters[0])]
+
+    def measure(self) -> dict[str, Tensor]:
+        gradient = self.eigenvalues * self.parameters[0]
+        return {"loss": 0.5 * (gradient * self.parameters[0]).sum(1), "grad_sqnorm": gradient.square().sum(1)}

@@ -1,0 +1,25 @@
+"""Policies: batch size and learning rate from what a run measures.
+
+    for x, y in loader:
+        ...  # a step with policy.batch and policy.lr
+        policy.update(len(x), signal() if policy.due else None)
+
+Each is a plain object, for any loop; see `policy.Policy` for what all have, and its docstring for its signal.
+Bad input raises `InputError`.
+"""
+
+from sfolib.schedules.adaptive.adascale import AdaScale
+from sfolib.schedules.adaptive.autowu import AutoWU
+from sfolib.schedules.adaptive.grad_norm_trigger import EpsilonTrigger
+from sfolib.schedules.adaptive.gradient_tests import AugmentedInnerProductTest, InnerProductTest, NormTest
+from sfolib.schedules.adaptive.optimal_batch import OptimalBatch
+
+__all__ = [
+    "AdaScale",
+    "AugmentedInnerProductTest",
+    "AutoWU",
+    "EpsilonTrigger",
+    "InnerProductTest",
+    "NormTest",
+    "OptimalBatch",
+]

@@ -1,0 +1,61 @@
+"""What all adaptive policies have in common: a clock, the `update` after every step, and state of plain numbers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sfolib._utils.errors import require, whole
+from sfolib.schedules.plan import Step
+
+
+class Policy:
+    """Batch size and lr of the next step; the steps and samples (gradient evaluations) so far.
+
+    Call `update` after every step, with the true size of its batch and, where `due`, with the policy's signal.
+    `data.ScheduledBatchSampler` and `follow.PlanLR` take a policy in place of a plan. Errors are `InputError`s.
+    """
+
+    batch: int
+    lr: float
+    _state: ClassVar[tuple[str, ...]] = ()  # the attributes that change, beside the clock
+
+    def __init__(self, every: int):
+        self.every, self.step, self.samples = whole("every", every), 0, 0
+
+    @property
+    def due(self) -> bool:
+        """Whether the `update` that follows the present step needs the signal."""
+        return (self.step + 1) % self.every == 0
+
+    def update(self, taken: int, signal: Any = None) -> tuple[int, float]:
+        """After a step on `taken` samples; returns (batch, lr) of the next one."""
+        whole("taken", taken)
+        wanted = "is needed after this step" if self.due else "must be None: it is not looked at after this step"
+        require((signal is not None) == self.due, "signal", signal, wanted)
+        self.step, self.samples = self.step + 1, self.samples + taken
+        if signal is not None:
+            self._see(signal)
+        return self.batch, self.lr
+
+    def _see(self, signal: Any) -> None:
+        raise NotImplementedError
+
+    def after(self, step: int, samples: int, samples_per_epoch: int) -> Step:
+        """As `Plan.after`, but for the next step alone: `InputError` unless every one before it was reported."""
+        why = f"of {step} steps; call update after each, and prefetch nothing (num_workers=0)"
+        require(step == self.step, "steps that the policy has seen", self.step, why)
+        epoch, done = divmod(samples, samples_per_epoch)
+        batch = min(self.batch, samples_per_epoch - done)
+        return Step(epoch, step + 1, samples + batch, batch, self.lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers, and lists of them, that JSON can hold."""
+        state = {name: getattr(self, name) for name in ("step", "samples", *self._state)}
+        return {name: list(value) if isinstance(value, list) else value for name, value in state.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        names = ("step", "samples", *self._state)
+        require(set(state) == set(names), "state", [*state], f"entries must be {[*names]}")
+        for name in names:
+            value = state[name]
+            setattr(self, name, list(value) if isinstance(value, list) else value)

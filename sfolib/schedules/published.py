@@ -1,0 +1,158 @@
+"""Plans that others have published, in one language: each returns a `Plan`, a pure function of the clock.
+
+Units: batch is gradient evaluations a step; milestones, thresholds and totals are readings of the plan's clock.
+Schedules of lr come from `sfolib.schedule`. Raised for bad input: `InputError`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Literal
+
+from sfolib._utils.errors import positive, require
+from sfolib.schedules.base import Schedule, Warmup, capped, piecewise, power, product
+from sfolib.schedules.plan import Clock, Plan
+
+
+def increase_batch(
+    batch: int, lr: Schedule, share: float = 1.0, *, max_batch: int | None = None, clock: Clock = "epoch"
+) -> Plan:
+    """T8 [S]: where lr decays by α, batch × α^share and lr / α^(1 − share): η/b is what it was under `lr` alone.
+
+    share = 1 is "Don't Decay the Learning Rate, Increase the Batch Size" (Smith et al. 2018, arXiv 1711.00489), 0 the
+    plain decay. Decays are counted from lr(0), with milestones or without; in a `warmup` from the start of what it
+    warms. Once the batch is at max_batch the rest of the decay goes to lr (their hybrid).
+    """
+    return _traded(batch, lr, share, 1.0, max_batch, clock)
+
+
+def seesaw(
+    batch: int, lr: Schedule, share: float = 0.5, *, max_batch: int | None = None, clock: Clock = "sample"
+) -> Plan:
+    """Seesaw (Meterez et al. 2025, arXiv 2510.14717), for normalized SGD and Adam, of any decaying lr.
+
+    Where lr decays to α lr, lr × √α and batch / α: η/√b is what it was under `lr` alone, and α^(1 − share) is lr's
+    part in it (share ≤ 1/2; above it, by the paper, training is unstable). For SGD, where η/b counts, that is
+    `increase_batch` with any share. Decays and max_batch as there. Not checked against the authors' program.
+    """
+    require(share <= 0.5, "share", share, "must be at most 0.5")
+    return _traded(batch, lr, 2 * share, 0.5, max_batch, clock)
+
+
+def _traded(batch: int, lr: Schedule, growth: float, order: float, max_batch: int | None, clock: Clock) -> Plan:
+    """batch α^−growth for lr α, capped; lr α (batch/batch₀)^order, so that η/b^order does not see the trade."""
+    positive("batch", batch)
+    require(isinstance(lr, Schedule), "lr", lr, "must be a schedule")
+    require(0 <= growth <= 1, "share", growth * order, f"must be in [0, {order:g}]")
+    if isinstance(lr, Warmup):
+        plan = _traded(batch, lr.schedule, growth, order, max_batch, clock)
+        return Plan(plan.batch, Warmup(plan.lr, lr.duration), clock)
+    positive("lr at 0", lr(0))
+    sizes = power(lr, -growth, batch * lr(0) ** growth)
+    if max_batch is not None:
+        require(max_batch >= batch, "max_batch", max_batch, f"must be at least batch = {batch}")
+        sizes = capped(sizes, max_batch)
+    return Plan(sizes, product([lr, power(sizes, order, batch**-order)]), clock)
+
+
+def scaled(plan: Plan, factor: float, rule: Literal["linear", "sqrt"] = "linear") -> Plan:
+    """The plan at batch × factor, its lr × factor (Goyal et al. 2017, arXiv 1706.02677) or × √factor.
+
+    "linear" keeps η/b, the noise of SGD (T8); "sqrt" keeps η/√b, that of adaptive optimizers (Krizhevsky 2014,
+    arXiv 1404.5997; Malladi et al. 2022, arXiv 2205.10287). A max_batch is scaled as well. The clock must not count
+    steps, which would no longer hold the same samples.
+    """
+    require(rule in ("linear", "sqrt"), "rule", rule, "must be 'linear' or 'sqrt'")
+    positive("factor", factor)
+    return _rescaled(plan, factor, factor if rule == "linear" else math.sqrt(factor))
+
+
+def at_momentum(plan: Plan, momentum: float, before: float = 0.0) -> Plan:
+    """T8 [S]: the plan for this momentum in place of `before`: batch × (1 − before)/(1 − momentum), the same lr.
+
+    Keeps η/(b(1 − m)), on which the noise depends (Smith et al. 2018, arXiv 1711.00489).
+    """
+    for name, value in (("momentum", momentum), ("before", before)):
+        require(0 <= value < 1, name, value, "must be in [0, 1)")
+    return _rescaled(plan, (1 - before) / (1 - momentum), 1.0)
+
+
+def _rescaled(plan: Plan, batch: float, lr: float) -> Plan:
+    require(plan.clock != "step", "clock", plan.clock, "must be 'epoch' or 'sample': steps change in length")
+    sizes = plan.batch if plan.max_batch is None else capped(plan.batch, plan.max_batch)
+    return Plan(power(sizes, 1.0, batch), power(plan.lr, 1.0, lr), plan.clock)
+
+
+def late_switch(batch: int, large: int, at: int, lr: float | Schedule, *, clock: Clock = "sample") -> Plan:
+    """`batch` until the clock reads `at`, `large` from there on, lr by its own schedule.
+
+    "Fast Catch-Up, Late Switching" (Wang et al. 2026, arXiv 2602.14208): on hard tasks the best schedule of a given
+    number of samples is small for most of it and large only late. `at` is for the caller to say.
+    """
+    require(large > batch, "large", large, f"must be above batch = {batch}")
+    return Plan(piecewise([batch, large], [at]), lr, clock)
+
+
+def stagewise(
+    batch: int,
+    lr: float,
+    delta: float,
+    gamma: float,
+    stages: int,
+    total: int,
+    *,
+    exponent: float = 2.0,
+    max_lr: float = math.inf,
+    max_batch: int | None = None,
+    clock: Clock = "epoch",
+) -> Plan:
+    """T4 [S]: batch × delta and lr × gamma a stage, stage m a share of `total` in proportion to (δ/γ)^(exponent m).
+
+    exponent = 2 is what following the critical batch size asks for (Umeda & Iiduka 2025, arXiv 2508.05297); 0 gives
+    equal stages. Ends of stages are rounded to whole clock readings; `InputError` where one would be empty. Caps as in
+    T7, see `capped_stage`.
+    """
+    for name, value in (("stages", stages), ("total", total)):
+        require(isinstance(value, int) and value > 0, name, value, "must be a whole number above 0")
+    pairs = [capped_stage(m, batch, lr, delta, gamma, max_lr, max_batch) for m in range(stages)]
+    lengths = allocation((delta / gamma) ** exponent, stages, total)
+    sizes, rates = zip(*pairs, strict=True)
+    ends = [*accumulate(lengths)][:-1]
+    return Plan(piecewise(sizes, ends), piecewise(rates, ends), clock)
+
+
+def allocation(ratio: float, stages: int, total: int) -> Sequence[int]:
+    """Lengths of stages in proportion to ratio^m, whole numbers that add up to `total`; the ends are rounded."""
+    positive("ratio", ratio)
+    top = max(0.0, (stages - 1) * math.log(ratio))  # ratio^m without overflow
+    shares = [*accumulate(math.exp(m * math.log(ratio) - top) for m in range(stages))]
+    ends = [0, *(math.floor(total * share / shares[-1] + 0.5) for share in shares)]
+    lengths = [b - a for a, b in pairwise(ends)]
+    require(min(lengths) > 0, "total", total, f"is too little for {stages} stages: they would last {lengths}")
+    return lengths
+
+
+def capped_stage(
+    m: int,
+    batch: float,
+    lr: float,
+    delta: float,
+    gamma: float,
+    max_lr: float = math.inf,
+    max_batch: float | None = None,
+) -> tuple[float, float]:
+    """(batch, lr) of stage m of T4 [S] with the caps of T7 [N]; batch is not rounded.
+
+    η_m = min(η₀γ^m, max_lr, max_batch η₀/(b₀ r^m)) and b_m = b₀ (η_m/η₀) r^m with r = δ/γ: both grow, then the batch
+    alone by r, then lr shrinks by r at max_batch. The critical batch size is followed throughout.
+    """
+    for name, value in (("batch", batch), ("lr", lr), ("delta", delta), ("gamma", gamma)):
+        positive(name, value)
+    require(max_lr >= lr, "max_lr", max_lr, f"must be at least lr = {lr}")
+    top = math.inf if max_batch is None else max_batch
+    require(top >= batch, "max_batch", max_batch, f"must be at least batch = {batch}")
+    r = delta / gamma
+    eta = min(lr * gamma**m, max_lr, lr * top / (batch * r**m))
+    return min(top, batch * (eta / lr) * r**m), eta

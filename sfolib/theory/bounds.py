@@ -1,0 +1,329 @@
+"""The results T1 … T12 as plain numeric functions, in the papers' letters.
+
+Units: `lr` is η; `batch` is b, gradient evaluations a step; `eps` is ε itself, a gradient norm (not ε²);
+steps are updates and SFO is gradient evaluations. Batch, steps and SFO are continuous quantities here.
+Scalars or arrays in, broadcast against each other; floats or arrays out. `lr_max` is the η_max of T1's C1 and
+C2, by default lr itself. Every function raises `InputError` unless its numbers are finite and above 0 and
+lr < 2/L.
+
+Sources: [S] = Umeda & Iiduka 2025, arXiv 2508.05297, and the papers that it builds on;
+[N] = derived for this project.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sfolib._utils.errors import positive, require
+
+Numbers = float | np.ndarray
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What the bounds know of a problem (A1–A3).
+
+    L: smoothness of f. sigma2: σ², bound on the variance of one per-sample gradient. gap: Δ = f(θ₀) − f*.
+    """
+
+    L: float
+    sigma2: float
+    gap: float
+
+    def __post_init__(self) -> None:
+        positive("L", self.L)
+        positive("gap", self.gap)
+        number = isinstance(self.sigma2, int | float | np.number)
+        require(number and 0 <= self.sigma2 < np.inf, "sigma2", self.sigma2, "must be finite and 0 or above")
+
+
+class Growth(NamedTuple):
+    """Factors from one stage to the next: r of (ε_{m−1}/ε_m)², tau of the steps, epochs of the SFO."""
+
+    r: Numbers
+    tau: Numbers
+    epochs: Numbers
+
+
+def _array(field: str, value: ArrayLike) -> np.ndarray:
+    positive(field, value)
+    return np.asarray(value, dtype=float)
+
+
+def stable_lr(L: float, lr: ArrayLike, field: str = "lr") -> np.ndarray:
+    """lr as an array; `InputError` unless 0 < lr < 2/L, where the descent bound T1 holds."""
+    lr = _array(field, lr)
+    require(bool(np.all(lr * L < 2)), field, float(np.max(lr)), f"must be below 2/L = {2 / L:.6g}")
+    return lr
+
+
+def _plain(value: ArrayLike) -> Numbers:
+    value = np.asarray(value, dtype=float)
+    return float(value) if value.ndim == 0 else value
+
+
+def _c1_c2(c: Constants, lr: np.ndarray, lr_max: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """C1 and C2 of T1 at η_max = lr_max, or at lr itself."""
+    top = lr if lr_max is None else stable_lr(c.L, lr_max, "lr_max")
+    limit = f"must be at most lr_max = {float(np.min(top)):.6g}"
+    require(bool(np.all(lr <= top)), "lr", float(np.max(lr)), limit)
+    return 2 * c.gap / (2 - c.L * top), c.L * c.sigma2 / (2 - c.L * top)
+
+
+# ------------------------------------------------------------------------------------------ T1, any schedule
+def gradient_bound(
+    c: Constants, lr: ArrayLike, batch: ArrayLike, n: int | None = None, lr_max: float | None = None
+) -> np.ndarray:
+    """T1 [S]: bound on min_{t<k} E‖∇f(θ_t)‖² after k = 1 … T steps, (C1 + C2 V)/S, S = Σ η_t, V = Σ η_t²/b_t.
+
+    lr, batch: (T,) or scalars; lr_max is by default the largest lr of the schedule. Returns (T,).
+    It holds for mini-batches drawn with replacement. With n it holds for a *fresh* subset of b of n each
+    step, of variance (σ²/b)(n − b)/(n − 1). With n it does not hold for the slices of an epoch's permutation:
+    what the earlier slices left over is not independent of θ_t. There, show the one for replacement instead.
+    """
+    lr, batch = stable_lr(c.L, lr), _array("batch", batch)
+    c1, c2 = _c1_c2(c, lr, np.max(lr) if lr_max is None else lr_max)
+    per_sample = 1.0 if n is None else finite_population(batch, n)
+    lr, noise = np.broadcast_arrays(*np.atleast_1d(lr, lr**2 / batch * per_sample))
+    return (c1 + c2 * np.cumsum(noise)) / np.cumsum(lr)
+
+
+def finite_population(batch: ArrayLike, n: int) -> Numbers:
+    """T1 [S]: (n − b)/(n − 1), a subset's variance over that of b draws with replacement; 0 at b = n."""
+    batch = _array("batch", batch)
+    require(isinstance(n, int | np.integer) and n > 1, "n", n, "must be an integer above 1")
+    require(bool(np.all(batch <= n)), "batch", float(np.max(batch)), f"must be at most n = {n}")
+    return _plain((n - batch) / (n - 1))
+
+
+# --------------------------------------------------------------------------- T2, T3: constant batch and lr
+def steps_to(c: Constants, lr: ArrayLike, batch: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
+    """T2 [S]: steps K(b) = C1 b/(η(ε² b − C2 η)) to T1's bound = ε²; inf where ε ≤ the noise floor."""
+    lr, batch, eps = stable_lr(c.L, lr), _array("batch", batch), _array("eps", eps)
+    c1, c2 = _c1_c2(c, lr, lr_max)
+    room = eps**2 * batch - c2 * lr
+    reaches = room > 0
+    return _plain(np.where(reaches, c1 * batch / (lr * np.where(reaches, room, 1.0)), np.inf))
+
+
+def sfo_to(c: Constants, lr: ArrayLike, batch: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
+    """T2 [S]: gradient evaluations N(b) = K(b) b to T1's bound = ε²; inf where ε ≤ the noise floor."""
+    return _plain(steps_to(c, lr, batch, eps, lr_max) * np.asarray(batch, dtype=float))
+
+
+def noise_floor(c: Constants, lr: ArrayLike, batch: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
+    """T2, T9 [S]: √(C2 η/b), the ε that constant lr and batch approach in T1's bound and never reach."""
+    lr, batch = stable_lr(c.L, lr), _array("batch", batch)
+    return _plain(np.sqrt(_c1_c2(c, lr, lr_max)[1] * lr / batch))
+
+
+def critical_batch(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
+    """T2 [S]: b* = 2 C2 η/ε², the batch size of the fewest gradient evaluations at this lr."""
+    lr, eps = stable_lr(c.L, lr), _array("eps", eps)
+    return _plain(2 * _c1_c2(c, lr, lr_max)[1] * lr / eps**2)
+
+
+def minimal_sfo(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
+    """T2 [S]: N* = 4 C1 C2/ε⁴ gradient evaluations, at b*."""
+    lr, eps = stable_lr(c.L, lr), _array("eps", eps)
+    c1, c2 = _c1_c2(c, lr, lr_max)
+    return _plain(4 * c1 * c2 / eps**4)
+
+
+def minimal_steps(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
+    """T2 [S]: K* = 2 C1/(η ε²) steps, at b* (fewer steps need a larger b and more SFO)."""
+    lr, eps = stable_lr(c.L, lr), _array("eps", eps)
+    return _plain(2 * _c1_c2(c, lr, lr_max)[0] / (lr * eps**2))
+
+
+def calibrated(lr: float, batch: float, steps: float, eps: float, max_lr: float | None = None) -> Constants:
+    """T2 [S] turned round: constants with L = 1/max_lr (default 1/lr) whose b* and K* at lr and eps are these.
+
+    What a pilot at one easy eps found, in place of constants that are loose. C1 and C2 are those at max_lr.
+    """
+    max_lr = lr if max_lr is None else max_lr
+    for field, value in (("lr", lr), ("batch", batch), ("steps", steps), ("eps", eps), ("max_lr", max_lr)):
+        positive(field, value)
+    return Constants(1 / max_lr, batch * eps**2 * max_lr / (2 * lr), steps * lr * eps**2 / 4)
+
+
+def price_of_parallelism(c: Constants, lr: ArrayLike) -> Numbers:
+    """T3 [N]: 4/(2 − Lη)², N* at this lr over its limit as lr → 0; exactly 4 at lr = 1/L."""
+    return _plain(4 / (2 - c.L * stable_lr(c.L, lr)) ** 2)
+
+
+# ------------------------------------------------------------------------------- T4 – T7: growing by stages
+def growth(delta: ArrayLike, gamma: ArrayLike) -> Growth:
+    """T4 [S]: batch × delta and lr × gamma a stage, along the critical batch: r = δ/γ, τ = δ/γ², e = r²."""
+    delta, gamma = _array("delta", delta), _array("gamma", gamma)
+    return Growth(_plain(delta / gamma), _plain(delta / gamma**2), _plain((delta / gamma) ** 2))
+
+
+def rate_exponent(delta: ArrayLike, gamma: ArrayLike, tau: ArrayLike) -> Numbers:
+    """T5 [N]: p in min E‖∇f‖² = O(N^−p), p = min(ln γτ, ln δ/γ)/ln δτ ≤ 1/2, with equality on δ = γ²τ only.
+
+    0 (no polynomial rate) where γτ ≤ 1, since S then grows linearly at most, or δ ≤ γ, since the noise stays.
+    """
+    delta, gamma, tau = _array("delta", delta), _array("gamma", gamma), _array("tau", tau)
+    descent, noise = np.log(gamma * tau), np.log(delta / gamma)
+    falls = (descent > 0) & (noise > 0)
+    return _plain(np.where(falls, np.minimum(descent, noise) / np.where(falls, descent + noise, 1.0), 0.0))
+
+
+def anytime_ratio(r: ArrayLike, stop_early: bool = False) -> Numbers:
+    """T6 [N]: worst SFO of growing by r a stage over that of the best constant batch size, which knew ε.
+
+    Finishing the stage, r⁴/(r² − 1): 4 at r = √2. Stopping at ε, r²/(r² − 1) + r²/(2r − 1): 8/3 at r = 2.
+    """
+    r = _array("r", r)
+    require(bool(np.all(r > 1)), "r", float(np.min(r)), "must be above 1")
+    return _plain(r**2 / (r**2 - 1) + r**2 / (2 * r - 1) if stop_early else r**4 / (r**2 - 1))
+
+
+def stagewise_bound(eps: ArrayLike) -> np.ndarray:
+    """T6 [N]: T1's bound after stages 0 … M of T4, (M + 2)/Σ_{j≤M} 2/ε_j², without the assumption on the gap.
+
+    eps: (M + 1,), what each stage aims at. Returns (M + 1,). C1 and C2 cancel.
+    """
+    eps = np.atleast_1d(_array("eps", eps))
+    return np.arange(2, len(eps) + 2) / np.cumsum(2 / eps**2)
+
+
+def stage_ends(
+    c: Constants, eps0: float, r: float, lr: float, lr_growth: float, max_lr: float, max_batch: float
+) -> tuple[float, float]:
+    """T7 [N]: the stages (real numbers) at which lr meets its cap and the batch its own; inf for never.
+
+    On the path b_m = 2 C2 η_m/ε_m², C2 at max_lr, η_m = min(η₀γ^m, max_lr, max_batch ε_m²/(2 C2)).
+    A batch that is full before lr meets its cap leaves no second phase, and lr then never meets its cap.
+    """
+    for field, value in (("sigma2", c.sigma2), ("lr", lr), ("max_batch", max_batch)):
+        positive(field, value)
+    require(r > 1, "r", r, "must be above 1")
+    require(lr_growth >= 1, "lr_growth", lr_growth, "must be 1 or above")
+    lr_capped = 0.0 if lr >= max_lr else np.log(max_lr / lr) / np.log(lr_growth) if lr_growth > 1 else np.inf
+    start = min(lr, max_lr)
+    full = np.log(max_batch / critical_batch(c, start, eps0, max_lr)) / np.log(r * lr_growth)
+    if full >= lr_capped:
+        full = np.log(max_batch / critical_batch(c, max_lr, eps0)) / np.log(r)
+    return (float(lr_capped) if lr_capped <= full else np.inf), max(0.0, float(full))
+
+
+# --------------------------------------------------------------- T8 – T10: noise, decaying lr, adaptive tests
+def step_noise(lr: ArrayLike, batch: ArrayLike, momentum: float = 0.0) -> Numbers:
+    """T8 [S]: η/(b(1 − m)), on which alone the noise of a step depends (Smith et al.); same units as lr."""
+    require(0 <= momentum < 1, "momentum", momentum, "must be in [0, 1)")
+    return _plain(_array("lr", lr) / _array("batch", batch) / (1 - momentum))
+
+
+def power_sum(a: float, steps: ArrayLike) -> Numbers:
+    """Σ_{t=1}^{K} t^−a for K = steps, a ≥ 0, to rounding for any K (Euler–Maclaurin beyond 1000 terms)."""
+    require(np.isscalar(a) and np.isfinite(a) and a >= 0, "a", a, "must be a finite number, 0 or above")
+    steps, head = _array("steps", steps), 1000
+    require(bool(np.all(steps == np.floor(steps))), "steps", steps, "must be whole numbers")
+    small = np.concatenate([[0.0], np.cumsum(np.arange(1.0, head + 1) ** -a)])
+    far = np.maximum(steps, head)
+    # ∫ t^−a from head to far; expm1 and no difference of powers, which would cancel near a = 1
+    ln = np.log(far / head)
+    tail = ln if a == 1 else head ** (1 - a) * np.expm1((1 - a) * ln) / (1 - a)
+    for factor, power in ((0.5, a), (-a / 12, a + 1)):
+        tail = tail + factor * (far**-power - float(head) ** -power)
+    return _plain(small[np.minimum(steps, head).astype(int)] + tail)
+
+
+def decaying_lr_bound(c: Constants, lr: float, batch: ArrayLike, a: float, steps: ArrayLike) -> Numbers:
+    """T9 [S]: T1's bound after `steps` steps of η_t = η (t + 1)^−a, constant batch; it falls at every step.
+
+    Its order in K is K^−a for 0 < a < 1/2, K^−½ ln K at a = 1/2 and K^−(1−a) for 1/2 < a < 1
+    (Imaizumi & Iiduka 2024, arXiv 2402.15344).
+    """
+    lr, batch = stable_lr(c.L, lr), _array("batch", batch)
+    c1, c2 = _c1_c2(c, lr, None)
+    return _plain((c1 + c2 * lr**2 / batch * power_sum(2 * a, steps)) / (lr * power_sum(a, steps)))
+
+
+def decaying_lr_steps(c: Constants, lr: float, batch: float, a: float, eps: float) -> float:
+    """T9 [S]: the first whole step of η (t + 1)^−a with T1's bound ≤ ε², for 0 < a < 1; scalars."""
+    require(0 < a < 1, "a", a, "must be in (0, 1); a constant lr is steps_to")
+    positive("eps", eps)
+    low, high = 0.0, 1.0  # the bound is above ε² at low (0 stands for no step) and not at high
+    while decaying_lr_bound(c, lr, batch, a, high) > eps**2:
+        low, high = high, 2 * high
+    while high - low > 1 and low < (middle := np.floor((low + high) / 2)) < high:
+        low, high = (low, middle) if decaying_lr_bound(c, lr, batch, a, middle) <= eps**2 else (middle, high)
+    return float(high)
+
+
+def decaying_lr_sfo(c: Constants, lr: float, batch: float, a: float, eps: float) -> float:
+    """T9 [S]: gradient evaluations of `decaying_lr_steps`."""
+    return decaying_lr_steps(c, lr, batch, a, eps) * batch
+
+
+def norm_test_batch(c: Constants, eta: ArrayLike, eps: ArrayLike) -> Numbers:
+    """T10 [N]: σ²/(η_nt² ε²), the batch that the norm test with tolerance eta asks for where ‖∇f‖ = ε."""
+    return _plain(c.sigma2 / (_array("eta", eta) * _array("eps", eps)) ** 2)
+
+
+def norm_test_lr(c: Constants, eta: ArrayLike) -> Numbers:
+    """T10 [N]: 2/(L(1 + 2 η_nt²)), the lr whose critical batch the norm test with tolerance eta follows."""
+    return _plain(2 / (c.L * (1 + 2 * _array("eta", eta) ** 2)))
+
+
+# ----------------------------------------------------------------------- T11, T12: the front of steps and SFO
+def noise_scale(c: Constants, eps: ArrayLike) -> Numbers:
+    """T11 [N]: B = σ²/ε² = N_min/K_min, the front's critical batch: McCandlish et al.'s noise scale."""
+    return _plain(c.sigma2 / _array("eps", eps) ** 2)
+
+
+def front_min_steps(c: Constants, eps: ArrayLike) -> Numbers:
+    """T11 [N]: K_min = 2ΔL/ε² steps, approached as b → ∞."""
+    return _plain(2 * c.gap * c.L / _array("eps", eps) ** 2)
+
+
+def front_min_sfo(c: Constants, eps: ArrayLike) -> Numbers:
+    """T11 [N]: N_min = 2ΔLσ²/ε⁴ gradient evaluations, approached as lr → 0."""
+    return _plain(front_min_steps(c, eps) * noise_scale(c, eps))
+
+
+def _excess(c: Constants, steps: ArrayLike, eps: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """K/K_min − 1 (1 where K ≤ K_min), and where K > K_min."""
+    excess = np.asarray(_array("steps", steps) / front_min_steps(c, eps) - 1)
+    return np.where(excess > 0, excess, 1.0), excess > 0
+
+
+def front_sfo(c: Constants, steps: ArrayLike, eps: ArrayLike) -> Numbers:
+    """T11 [N]: the least N over (lr, b) at K steps, (K/K_min − 1)(N/N_min − 1) = 1; inf for K ≤ K_min."""
+    excess, above = _excess(c, steps, eps)
+    return _plain(np.where(above, front_min_sfo(c, eps) * (1 + 1 / excess), np.inf))
+
+
+def front_batch(c: Constants, steps: ArrayLike, eps: ArrayLike) -> Numbers:
+    """T11 [N]: b = B/(K/K_min − 1), the batch of the front at K steps; inf for K ≤ K_min."""
+    excess, above = _excess(c, steps, eps)
+    return _plain(np.where(above, noise_scale(c, eps) / excess, np.inf))
+
+
+def front_steps(c: Constants, batch: ArrayLike, eps: ArrayLike) -> Numbers:
+    """T11 [N]: K = K_min (1 + B/b), the steps of the front at this batch."""
+    return _plain(front_min_steps(c, eps) * (1 + noise_scale(c, eps) / _array("batch", batch)))
+
+
+def optimal_lr(c: Constants, batch: ArrayLike, eps: ArrayLike) -> Numbers:
+    """T11 [N]: η* = (1/L)/(1 + B/b), the lr of the front at this batch; the same as 2Δ/(ε² K)."""
+    return _plain(1 / (c.L * (1 + noise_scale(c, eps) / _array("batch", batch))))
+
+
+def front_time(c: Constants, batch: ArrayLike, eps: ArrayLike, latency: ArrayLike, per_sample: ArrayLike) -> Numbers:
+    """T12 [N]: K (τ0 + τ1 b) on the front; latency τ0 is time a step, per_sample τ1 time an evaluation."""
+    step_time = _array("latency", latency) + _array("per_sample", per_sample) * np.asarray(batch, dtype=float)
+    return _plain(front_steps(c, batch, eps) * step_time)
+
+
+def time_optimal_batch(c: Constants, eps: ArrayLike, latency: ArrayLike, per_sample: ArrayLike) -> Numbers:
+    """T12 [N]: b = √(B τ0/τ1) = √(τ0/τ1) σ/ε, the batch of the least `front_time`; its lr is `optimal_lr`."""
+    ratio = _array("latency", latency) / _array("per_sample", per_sample)
+    return _plain(np.sqrt(noise_scale(c, eps) * ratio))

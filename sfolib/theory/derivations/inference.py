@@ -1,0 +1,189 @@
+"""Steps that infer a fact from earlier ones: each rule says when it is valid, and checks that it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import sympy as sp
+
+from sfolib.theory.derivations.algebra import at_least, has_sign, is_strict, on_range, slack, split_sums, vanishes
+from sfolib.theory.derivations.steps import Stated, Step, all_allowed, same
+
+
+@dataclass(frozen=True, eq=False)
+class Combined(Stated):
+    """A linear combination of earlier facts, inequalities with multipliers ≥ 0, with a remainder that is 0 or ≥ 0."""
+
+    terms: tuple[tuple[Step, sp.Expr], ...]
+    how: ClassVar[str] = "linear combination of earlier steps with multipliers of proved sign"
+
+    def __post_init__(self):
+        if any(self.fact == step.fact for step, _ in self.terms):
+            raise ValueError(f"{self.claim}: this repeats a premise, so it could not fail")
+
+    @property
+    def premises(self):
+        return tuple(step for step, _ in self.terms)
+
+    def holds(self) -> bool:
+        remainder, strict = slack(self.fact), False
+        for step, multiplier in self.terms:
+            multiplier = sp.sympify(multiplier)
+            if not isinstance(step.fact, sp.Eq):
+                if isinstance(self.fact, sp.Eq) or not has_sign(multiplier, self.on, strict=False):
+                    return False
+                strict = strict or (is_strict(step.fact) and has_sign(multiplier, self.on))
+            remainder = remainder - multiplier * slack(step.fact)
+        if vanishes(on_range(remainder, self.on)):
+            return strict or not is_strict(self.fact)
+        return not isinstance(self.fact, sp.Eq) and has_sign(
+            sp.expand(split_sums(remainder)), self.on, is_strict(self.fact) and not strict
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Inferred(Stated):
+    """A step that transforms one earlier fact, `of`."""
+
+    of: Step
+
+    @property
+    def premises(self):
+        return (self.of,)
+
+
+@dataclass(frozen=True, eq=False)
+class Instance(Inferred):
+    """An earlier fact with symbols or terms replaced, `at`, within what they were declared to be."""
+
+    at: Mapping
+
+    @property
+    def needs(self):
+        return tuple(d.mapped(self.at) for d in self.of.on)
+
+    def holds(self) -> bool:
+        return all_allowed(self.at, self.on) and same(self.fact, self.of.fact, self.at)
+
+    @property
+    def how(self) -> str:
+        return "earlier step at " + ", ".join(f"${sp.latex(a)} = {sp.latex(b)}$" for a, b in self.at.items())
+
+
+@dataclass(frozen=True, eq=False)
+class Averaged(Inferred):
+    """Expectation of an earlier fact that is affine in the random terms; `mean` names their expectations."""
+
+    mean: Mapping
+    how: ClassVar[str] = "expectation of an earlier step (monotone, and linear: no product of random terms)"
+
+    def holds(self) -> bool:
+        affine = sp.Poly(slack(self.of.fact), *self.mean)
+        return affine.total_degree() == 1 and same(self.fact, self.of.fact, self.mean)
+
+
+@dataclass(frozen=True, eq=False)
+class Integrated(Inferred):
+    """An earlier inequality integrated over the limits `over` = (x, low, high)."""
+
+    over: tuple
+    how: ClassVar[str] = "integral of an earlier step (monotone)"
+
+    def holds(self) -> bool:
+        x, low, high = self.over
+        return (
+            has_sign(high - low)
+            and type(self.fact) is type(self.of.fact)
+            and vanishes(slack(self.fact) - sp.integrate(sp.expand(slack(self.of.fact)), (x, low, high)))
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Summed(Inferred):
+    """An earlier fact summed over the limits `over` = (index, low, high)."""
+
+    over: tuple
+    how: ClassVar[str] = "sum of an earlier step (monotone)"
+
+    @property
+    def needs(self):
+        index, low, high = self.over
+        return tuple(d for d in self.of.on if d not in (at_least(index, low), at_least(high, index)))
+
+    def holds(self) -> bool:
+        return type(self.fact) is type(self.of.fact) and vanishes(
+            slack(self.fact) - sp.Sum(slack(self.of.fact), self.over)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class BoundedSum(Stated):
+    """A bound B(T) on Σ_{k=1}^T by induction: B(1) bounds the first term, and `of`, at k = T + 1, the increment."""
+
+    of: Step
+    how: ClassVar[str] = "induction: first case, and an earlier step bounds every further term by the increment"
+
+    @property
+    def premises(self):
+        return (self.of,)
+
+    @property
+    def needs(self):
+        ((index, _, size),) = self.fact.lhs.limits
+        return tuple(d.mapped({index: size + 1}) for d in self.of.on)
+
+    def holds(self) -> bool:
+        ((index, low, size),) = self.fact.lhs.limits
+        sign = 1 if isinstance(self.fact, sp.Le) else -1
+        term, bound = self.fact.lhs.function, self.fact.rhs
+        added = bound.subs(size, size + 1) - bound - term.subs(index, size + 1)
+        return (
+            low == 1
+            and not is_strict(self.fact)
+            and vanishes(sign * added - slack(self.of.fact).subs(index, size + 1))
+            and has_sign(sign * (bound.subs(size, 1) - term.subs(index, 1)), self.on, strict=False)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped(Inferred):
+    """An earlier inequality between positive sides under a function whose derivative has a proved sign."""
+
+    function: sp.Lambda
+    how: ClassVar[str] = "monotone function of an earlier step (sign of the derivative)"
+
+    def holds(self) -> bool:
+        x = sp.Dummy("x", positive=True)
+        slope = sp.simplify(sp.diff(self.function(x), x))
+        before, after = self.of.fact, self.fact
+        if not all(has_sign(side, self.on) for side in before.args):
+            return False
+        low, high = before.args if isinstance(before, (sp.Le, sp.Lt)) else before.args[::-1]
+        if has_sign(-slope, self.on, is_strict(after)):
+            low, high = high, low
+        elif not has_sign(slope, self.on, is_strict(after)):
+            return False
+        return (is_strict(after) <= is_strict(before)) and vanishes(
+            slack(after) - self.function(high) + self.function(low)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Tangent(Stated):
+    """A convex function is ≥, a concave one ≤ its tangent at `at`, here at the point `point`."""
+
+    function: sp.Lambda
+    at: sp.Expr
+    point: sp.Expr
+    how: ClassVar[str] = "tangent of a convex or concave function (sign of the second derivative)"
+
+    def holds(self) -> bool:
+        x = sp.Dummy("x", positive=True)
+        curvature = sp.simplify(sp.diff(self.function(x), x, 2))
+        slope = sp.diff(self.function(x), x).subs(x, self.at)
+        gap = self.function(self.point) - self.function(self.at) - slope * (self.point - self.at)
+        places = has_sign(self.at, self.on) and has_sign(self.point, self.on)
+        bent = 1 if has_sign(curvature, self.on) else -1 if has_sign(-curvature, self.on) else 0
+        return places and bool(bent) and not is_strict(self.fact) and vanishes(slack(self.fact) - bent * gap)

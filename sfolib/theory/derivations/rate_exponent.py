@@ -1,0 +1,345 @@
+"""T5: the rate exponent of geometric growth."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import sympy as sp
+
+from sfolib.theory.derivations.algebra import above, between, eq, ge, gt, le, lt
+from sfolib.theory.derivations.critical_batch_size import NEW
+from sfolib.theory.derivations.derivation import Derivation, Proof
+from sfolib.theory.derivations.descent_bound import S, V
+from sfolib.theory.derivations.inference import Combined, Instance, Mapped, Summed
+from sfolib.theory.derivations.steps import Assumed, ClosedSum, Identity, Limit, Root, Sign
+from sfolib.theory.derivations.symbols import C1, C2, M, delta, gamma, j, tau
+
+b0, lr0, T0, N, Q = sp.symbols("b_0 eta_0 T_0 N Q", positive=True)
+g, rho, x, y = sp.symbols("g rho x y", positive=True)
+weight = lr0**2 * T0 / b0  # V of the first stage
+reach = sp.Symbol("R", positive=True)  # N at the end of stage M is at most this times (gρ)^M
+
+
+def _upto(term):
+    return sp.Sum(term, (j, 0, M))
+
+
+def _stage_sums(steps) -> tuple:
+    """S, V and N up to the end of stage M as geometric sums in g = γτ, q = g/ρ and gρ, where ρ = δ/γ."""
+    named = []
+    for symbol, words, term, base, plain in (
+        (S, "a stage adds T_j η_j", T0 * tau**j * (lr0 * gamma**j), gamma * tau, lr0 * T0),
+        (
+            V,
+            "a stage adds T_j η_j²/b_j",
+            T0 * tau**j * (lr0 * gamma**j) ** 2 / (b0 * delta**j),
+            gamma**2 * tau / delta,
+            weight,
+        ),
+        (N, "a stage adds T_j b_j gradient evaluations", T0 * tau**j * (b0 * delta**j), delta * tau, b0 * T0),
+    ):
+        total = steps.add(Assumed(words, eq(symbol, _upto(term))))
+        power = steps.add(Identity("as a power", term, plain * base**j))
+        added = steps.add(Summed("summed over the stages", eq(_upto(term), plain * _upto(base**j)), power, (j, 0, M)))
+        geometric = steps.add(
+            Combined(f"{symbol} as a geometric sum", eq(symbol, plain * _upto(base**j)), ((total, 1), (added, 1)))
+        )
+        ways = {tau: g / gamma, delta: rho * gamma}
+        named.append(
+            steps.add(Instance("with g = γτ and ρ = δ/γ", eq(symbol, geometric.fact.rhs.subs(ways)), geometric, ways))
+        )
+    return named
+
+
+def _geometric(steps) -> tuple:
+    """Σ_{j≤M} x^j: its closed form and bounds on both sides of x = 1."""
+    closed = steps.add(ClosedSum("the geometric sum", _upto(x**j), (x ** (M + 1) - 1) / (x - 1), M, start=0))
+    more = (above(x, 1),)
+    top = steps.add(
+        Combined(
+            "for x > 1 the last term bounds it from above",
+            le(_upto(x**j), x**M * x / (x - 1)),
+            ((closed, -1),),
+            on=more,
+        )
+    )
+    one = steps.add(Sign("a base above 1", gt(x, 1), on=more))
+    power = steps.add(Mapped("and its powers", gt(x**M, 1), one, sp.Lambda(y, y**M), on=more))
+    bottom = steps.add(Combined("and from below", ge(_upto(x**j), x**M), ((closed, 1), (power, 1 / (x - 1))), on=more))
+    less = steps.add(
+        Combined("for x < 1 it stays bounded", le(_upto(x**j), 1 / (1 - x)), ((closed, -1),), on=(between(x, 0, 1),))
+    )
+    count = steps.add(ClosedSum("for x = 1 it counts the stages", _upto(sp.S.One), M + 1, M, start=0))
+    return top, power, bottom, less, count
+
+
+def _decay(steps, words, v_most, base, rate, on) -> Combined:
+    """From V ≤ v_most at q^M (or 1) on: Q·N^p ≤ a constant, where Q falls like base^−M and p = ln base/ln gρ."""
+    const = (C1 + C2 * v_most) / (lr0 * T0)
+    p = sp.log(base) / sp.log(g * rho)
+    power = steps.add(
+        Mapped("N to the power p", le(N**p, (reach * (g * rho) ** M) ** p), steps.n_end, sp.Lambda(y, y**p), on=on)
+    )
+    same = steps.add(
+        Identity("p is the exponent that turns (gρ)^M into what Q falls by", ((g * rho) ** M) ** p, base**M)
+    )
+    return steps.add(
+        Combined(
+            words,
+            le(Q * N**p, const * reach**p),
+            ((rate, N**p), (power, const / base**M), (same, -const * reach**p / base**M)),
+            on=on,
+        )
+    )
+
+
+class _Cases(Proof):
+    """The steps of T5: what all cases share, then each case."""
+
+    def __init__(self):
+        self.s_sum, self.v_sum, self.n_sum = _stage_sums(self)
+        self.top, self.power, self.bottom, self.less, self.count = _geometric(self)
+        bound = self.add(Assumed("Q is the bound of T1 at the end of stage M", eq(Q, (C1 + C2 * V) / S)))
+        self.balance = self.add(Combined("cleared of its denominator", eq(Q * S, C1 + C2 * V), ((bound, S),)))
+        many, both = (above(g, 1),), (above(rho, 1), above(g, 1))
+        s_low = self.at(self.bottom, g, many)
+        self.s_low = self.add(
+            Combined("S grows like g^M", ge(S, lr0 * T0 * g**M), ((self.s_sum, 1), (s_low, lr0 * T0)), on=many)
+        )
+        s_top = self.at(self.top, g, many)
+        self.s_top = self.add(
+            Combined(
+                "and no faster", le(S, lr0 * T0 * g**M * g / (g - 1)), ((self.s_sum, -1), (s_top, lr0 * T0)), on=many
+            )
+        )
+        n_top = self.at(self.top, g * rho, both)
+        named = self.add(Assumed("a name for its constant", eq(reach, b0 * T0 * g * rho / (g * rho - 1))))
+        self.n_end = self.add(
+            Combined(
+                "N grows like (gρ)^M",
+                le(N, reach * (g * rho) ** M),
+                ((self.n_sum, -1), (n_top, b0 * T0), (named, (g * rho) ** M)),
+                on=both,
+            )
+        )
+        n_low = self.at(self.bottom, g * rho, both)
+        self.n_low = self.add(
+            Combined("and no slower", ge(N, b0 * T0 * (g * rho) ** M), ((self.n_sum, 1), (n_low, b0 * T0)), on=both)
+        )
+
+        self.between = self.add(
+            Combined(
+                "and before the next stage ends, N stays below a constant times that",
+                le(N + b0 * T0 * (g * rho) ** (M + 1), (1 + g * rho) * N),
+                ((self.n_low, g * rho),),
+                on=both,
+            )
+        )
+
+    def at(self, step, base, on) -> Instance:
+        """A bound on the geometric sum at another base."""
+        fact = step.fact.func(*(side.subs(x, base) for side in step.fact.args), evaluate=False)
+        return self.add(Instance("the geometric sum in this base", fact, step, {x: base}, on=on))
+
+    def fast(self) -> Combined:
+        """δ > γ²τ: V stays bounded."""
+        on = (above(rho, g), above(g, 1))
+        v_top = self.at(self.less, g / rho, on)
+        v_most = weight / (1 - g / rho)
+        small = self.add(
+            Combined(
+                "δ > γ²τ, that is ρ > g: V stays bounded", le(V, v_most), ((self.v_sum, -1), (v_top, weight)), on=on
+            )
+        )
+        scale = lr0 * T0 * g**M
+        rate = self.add(
+            Combined(
+                "and Q falls like g^−M",
+                le(Q, (C1 + C2 * v_most) / scale),
+                ((self.balance, -1 / scale), (self.s_low, Q / scale), (small, C2 / scale)),
+                on=on,
+            )
+        )
+        return _decay(self, "so with p = ln g/ln gρ, without a logarithm", v_most, g, rate, on)
+
+    def slow(self) -> Combined:
+        """δ < γ²τ: V grows like q^M."""
+        on = (above(g, rho), above(rho, 1))
+        base = g / rho
+        v_top, large = self.at(self.top, base, on), self.at(self.power, base, on)
+        v_most = weight * base / (base - 1)
+        grown = self.add(
+            Combined(
+                "δ < γ²τ, that is g > ρ: V grows like (g/ρ)^M",
+                le(V, v_most * base**M),
+                ((self.v_sum, -1), (v_top, weight)),
+                on=on,
+            )
+        )
+        scale = lr0 * T0 * g**M
+        rate = self.add(
+            Combined(
+                "and Q falls like ρ^−M",
+                le(Q, (C1 + C2 * v_most) * base**M / scale),
+                ((self.balance, -1 / scale), (self.s_low, Q / scale), (grown, C2 / scale), (large, C1 / scale)),
+                on=on,
+            )
+        )
+        v_low = self.at(self.bottom, base, on)
+        self.v_low = self.add(
+            Combined("from below: V", ge(V, weight * base**M), ((self.v_sum, 1), (v_low, weight)), on=on)
+        )
+        top = lr0 * T0 * g**M * g / (g - 1)
+        self.add(
+            Combined(
+                "Q falls no faster than that",
+                ge(Q, C2 * weight * base**M / top),
+                ((self.balance, 1 / top), (self.s_top, Q / top), (self.v_low, C2 / top)),
+                on=on,
+            )
+        )
+        plain = self.add(
+            Combined("the same, in powers of ρ", le(Q, (C1 + C2 * v_most) / (lr0 * T0 * rho**M)), ((rate, 1),), on=on)
+        )
+        return _decay(self, "so with p = ln ρ/ln gρ, without a logarithm", v_most, rho, plain, on)
+
+    def even(self) -> Combined:
+        """δ = γ²τ: V grows by the same in every stage."""
+        on = (above(g, 1),)
+        flat = self.add(Instance("δ = γ²τ, that is ρ = g", eq(V, weight * _upto(sp.S.One)), self.v_sum, {rho: g}))
+        linear = self.add(Combined("V counts the stages", eq(V, weight * (M + 1)), ((flat, 1), (self.count, weight))))
+        n_end = self.add(Instance("N at ρ = g", le(N, reach * g ** (2 * M)), self.n_end, {rho: g}, on=on))
+        const, scale = (C1 + C2 * weight * (M + 1)) / (lr0 * T0), lr0 * T0 * g**M
+        rate = self.add(
+            Combined(
+                "and Q falls like (M + 1) g^−M",
+                le(Q, const / g**M),
+                ((self.balance, -1 / scale), (self.s_low, Q / scale), (linear, -C2 / scale)),
+                on=on,
+            )
+        )
+        root = self.add(
+            Mapped("the root of N", le(sp.sqrt(N), sp.sqrt(reach) * g**M), n_end, sp.Lambda(y, sp.sqrt(y)), on=on)
+        )
+        return self.add(
+            Combined(
+                "so p = 1/2, with the factor M + 1, which is linear in ln N: the logarithm",
+                le(Q * sp.sqrt(N), const * sp.sqrt(reach)),
+                ((rate, sp.sqrt(N)), (root, const / g**M)),
+                on=on,
+            )
+        )
+
+    def floor(self) -> tuple:
+        """What Q cannot fall below: for any growth, for γτ ≤ 1, and for δ ≤ γ."""
+        top = lr0 * T0 * g**M * g / (g - 1)
+        least = self.add(
+            Combined(
+                "Q falls no faster than g^−M: p cannot be larger in this bound",
+                ge(Q, C1 / top),
+                ((self.balance, 1 / top), (self.s_top, Q / top)),
+                on=(above(g, 1),),
+            )
+        )
+        flat = self.add(Instance("γτ = 1", eq(S, lr0 * T0 * _upto(sp.S.One)), self.s_sum, {g: sp.S.One}))
+        linear = self.add(
+            Combined("S counts the stages", eq(S, lr0 * T0 * (M + 1)), ((flat, 1), (self.count, lr0 * T0)))
+        )
+        slow = self.add(
+            Combined(
+                "γτ = 1: Q falls no faster than 1/(M + 1)",
+                ge(Q, C1 / (lr0 * T0 * (M + 1))),
+                ((self.balance, 1 / (lr0 * T0 * (M + 1))), (linear, -Q / (lr0 * T0 * (M + 1)))),
+            )
+        )
+        none = self.add(
+            Limit(
+                "while N grows like ρ^M: no power of N, be it y/ln ρ ever so small, is reached",
+                sp.exp(y * x) / (x + 1),
+                x,
+                sp.oo,
+                sp.oo,
+            )
+        )
+        short = (between(g, 0, 1),)
+        s_most = self.at(self.less, g, short)
+        s_end = self.add(
+            Combined(
+                "γτ < 1: S stays bounded", le(S, lr0 * T0 / (1 - g)), ((self.s_sum, -1), (s_most, lr0 * T0)), on=short
+            )
+        )
+        stuck = self.add(
+            Combined(
+                "so Q does too, from below",
+                ge(Q, C1 * (1 - g) / (lr0 * T0)),
+                ((self.balance, (1 - g) / (lr0 * T0)), (s_end, Q * (1 - g) / (lr0 * T0))),
+                on=short,
+            )
+        )
+        epochs = self.add(
+            Sign(
+                "a fixed number of epochs a stage, τ = 1/δ, with γ < δ is such a case",
+                lt(gamma * (1 / delta), 1),
+                on=(above(delta, gamma),),
+            )
+        )
+        scaled = (between(rho, 0, 1, "(]"),)
+        ratio = self.add(Sign("δ ≤ γ, that is ρ ≤ 1", ge(g / rho, g), on=scaled))
+        powers = self.add(Mapped("powers", ge((g / rho) ** j, g**j), ratio, sp.Lambda(y, y**j), on=scaled))
+        added = self.add(Summed("summed", ge(_upto((g / rho) ** j), _upto(g**j)), powers, (j, 0, M), on=scaled))
+        noise = self.add(
+            Combined(
+                "V keeps up with S",
+                ge(V, lr0 / b0 * S),
+                ((self.v_sum, 1), (self.s_sum, -lr0 / b0), (added, weight)),
+                on=scaled,
+            )
+        )
+        noisy = self.add(
+            Combined(
+                "so the noise term does not vanish (δ = γ is the linear scaling rule)",
+                ge(Q, C2 * lr0 / b0),
+                ((self.balance, 1 / S), (noise, C2 / S)),
+                on=scaled,
+            )
+        )
+        return least, slow, none, stuck, epochs, noisy
+
+    def exponent(self) -> tuple:
+        """p = min(x, y)/(x + y) ≤ 1/2 with x = ln γτ, y = ln δ/γ."""
+        p = sp.Min(x, y) / (x + y)
+        half = self.add(
+            Identity(
+                "p with x = ln γτ > 0, y = ln δ/γ > 0: how far it is below 1/2",
+                sp.S.Half - p,
+                sp.Abs(x - y) / (2 * (x + y)),
+            )
+        )
+        most = self.add(Sign("which is never negative", ge(half.rhs, 0)))
+        bounded = self.add(Combined("so p ≤ 1/2", le(p, sp.S.Half), ((half, 1), (most, 1))))
+        less = self.add(Sign("p < 1/2 where y > x", lt(p, sp.S.Half), on=(above(y, x),)))
+        more = self.add(Sign("and where x > y", lt(p, sp.S.Half), on=(above(x, y),)))
+        of = sp.Min(sp.log(gamma * tau), sp.log(delta / gamma)) / sp.log(delta * tau)
+        grow = (above(tau, 1 / gamma), above(delta, gamma))
+        stated = self.add(
+            Instance(
+                "in the growth factors",
+                le(of, sp.S.Half),
+                bounded,
+                {x: sp.log(gamma * tau), y: sp.log(delta / gamma)},
+                on=grow,
+            )
+        )
+        surface = self.add(
+            Root("x = y, where γτ = δ/γ, is one surface", gamma * tau - delta / gamma, above(delta, 0), gamma**2 * tau)
+        )
+        exact = self.add(Identity("and on it p is", sp.Subs(of, delta, gamma**2 * tau), sp.S.Half))
+        return stated, less, more, surface, exact
+
+
+@cache
+def rate_exponent() -> Derivation:
+    """T5: Q = (C1 + C2 V)/S is O(N^−p), p = min(ln γτ, ln δ/γ)/ln δτ ≤ 1/2, equal exactly where δ = γ²τ."""
+    steps = _Cases()
+    stated = (steps.fast(), steps.slow(), steps.even(), steps.between, *steps.floor(), *steps.exponent())
+    return Derivation("T5", "Rate exponent", NEW, tuple(steps), tuple(step.fact for step in stated))

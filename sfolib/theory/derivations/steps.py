@@ -1,0 +1,245 @@
+"""The kinds of step: each is a claim in words, a fact as a SymPy relation, and a way to prove it that can fail.
+
+A step may rest on the facts of earlier steps, its `premises`, where these were proved; nothing else is taken as
+known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
+
+import sympy as sp
+
+from sfolib.theory.derivations.algebra import Range, eq, evaluated, has_sign, is_strict, slack, vanishes
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A claim (words). `fact` is the relation that it establishes, for all values that its symbols are declared
+    to have and that lie in the ranges `on`; `how` says in words how it is confirmed."""
+
+    claim: str
+    on: tuple[Range, ...] = field(default=(), kw_only=True)
+    how: ClassVar[str]
+
+    @property
+    def premises(self) -> tuple[Step, ...]:
+        return ()
+
+    @property
+    def needs(self) -> tuple[Range, ...]:
+        """The ranges that the premises were proved on, as this step uses them."""
+        return tuple(d for premise in self.premises for d in premise.on)
+
+    def holds(self) -> bool:
+        """Whether the fact is proved, taking the premises as known."""
+        raise NotImplementedError
+
+    @cached_property
+    def proved(self) -> bool:
+        """`holds()`, asked once: a step never changes."""
+        return self.holds()
+
+    @property
+    def stated_tex(self) -> str:
+        """The fact and where it holds."""
+        return sp.latex(self.fact) + "".join(rf", \quad {r.tex}" for r in self.on)
+
+    @property
+    def tex(self) -> str:
+        """What is confirmed, in full where the fact is a short form of it."""
+        return self.stated_tex
+
+
+@dataclass(frozen=True, eq=False)
+class Stated(Step):
+    """A step whose fact is written out."""
+
+    fact: sp.Basic
+
+
+@dataclass(frozen=True, eq=False)
+class Assumed(Stated):
+    """An assumption or a definition: taken, and listed as such."""
+
+    how: ClassVar[str] = "assumed"
+
+    def holds(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class Cited(Stated):
+    """What another derivation states, with `at` its symbols replaced."""
+
+    result: object
+    at: Mapping = field(default_factory=dict)
+
+    @property
+    def cited(self) -> Step | None:
+        return next(
+            (
+                self.result.step_of(relation)
+                for relation in self.result.conclusion
+                if same(self.fact, relation, self.at)
+            ),
+            None,
+        )
+
+    @property
+    def needs(self):
+        return tuple(d.mapped(self.at) for d in (*self.result.ranges, *(self.cited.on if self.cited else ())))
+
+    def holds(self) -> bool:
+        return self.cited is not None and all_allowed(self.at, self.on)
+
+    @property
+    def how(self) -> str:
+        return f"stated and proved in {self.result.key}"
+
+
+@dataclass(frozen=True, eq=False)
+class Identity(Step):
+    """lhs = rhs because the difference simplifies to exactly 0; `name` is a new symbol for both."""
+
+    lhs: sp.Expr
+    rhs: sp.Expr
+    name: sp.Symbol | None = None
+    how: ClassVar[str] = "identity: the difference simplifies to 0"
+
+    def __post_init__(self):
+        if self.lhs == self.rhs:
+            raise ValueError(f"{self.claim}: both sides are written alike, so this could not fail")
+
+    @property
+    def fact(self):
+        return eq(self.lhs if self.name is None else self.name, self.rhs)
+
+    def holds(self) -> bool:
+        return vanishes(self.lhs - self.rhs) and (self.name is None or not self.lhs.has(self.name))
+
+    @property
+    def tex(self) -> str:
+        name = "" if self.name is None else f"{sp.latex(self.name)} = "
+        return f"{name}{sp.latex(self.lhs)} = {sp.latex(self.rhs)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Sign(Stated):
+    """An inequality proved on all of `on` (ranges of its symbols)."""
+
+    how: ClassVar[str] = "sign: one-signed coefficients, squares or exact root counting on the whole range"
+
+    def holds(self) -> bool:
+        return has_sign(slack(self.fact), self.on, is_strict(self.fact))
+
+
+@dataclass(frozen=True, eq=False)
+class Root(Step):
+    """The one root of a polynomial `equation` (an expression that must be 0) in a range of its unknown.
+
+    Every complex root is found, exactly one is proved to be in the range, each other one proved to be outside.
+    """
+
+    equation: sp.Expr
+    inside: Range
+    value: sp.Expr
+    name: sp.Symbol | None = None
+    how: ClassVar[str] = "root: all roots found, exactly one of them in the range"
+
+    @property
+    def fact(self):
+        return eq(self.inside.x if self.name is None else self.name, self.value)
+
+    def holds(self) -> bool:
+        x = sp.Dummy("x")
+        numerator = sp.fraction(sp.together(evaluated(self.equation).subs(self.inside.x, x)))[0]
+        if not numerator.is_polynomial(x):
+            return False
+        polynomial = sp.Poly(numerator, x)
+        roots = sp.roots(polynomial)
+        if not polynomial.degree() or sum(roots.values()) != polynomial.degree():
+            return False
+        others = [root for root in roots if not vanishes(root - self.value)]
+        return (
+            len(others) == len(roots) - 1
+            and self.inside.inside(self.value, self.on)
+            and all(self.inside.outside(root, self.on) for root in others)
+        )
+
+    @property
+    def tex(self) -> str:
+        ranges = "".join(rf", \; {r.tex}" for r in (self.inside, *self.on))
+        return rf"{sp.latex(self.equation)} = 0{ranges} \;\Rightarrow\; {sp.latex(self.fact)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Limit(Step):
+    """The limit of `expr` as `x` goes to `to` (from the side `side`)."""
+
+    expr: sp.Expr
+    x: sp.Symbol
+    to: sp.Expr
+    value: sp.Expr
+    side: str = "+"
+    how: ClassVar[str] = "limit"
+
+    @property
+    def fact(self):
+        return eq(sp.Limit(self.expr, self.x, self.to, self.side), self.value)
+
+    def holds(self) -> bool:
+        found = sp.limit(self.expr, self.x, self.to, self.side)
+        return found == self.value or (found.is_finite is not False and vanishes(found - self.value))
+
+
+@dataclass(frozen=True, eq=False)
+class ClosedSum(Step):
+    """A finite sum in closed form, by induction over `size` (in its upper limit) from the value `start`."""
+
+    total: sp.Sum
+    value: sp.Expr
+    size: sp.Symbol
+    start: int = 1
+    how: ClassVar[str] = "induction: first case, and one more term"
+
+    @property
+    def fact(self):
+        return eq(self.total, self.value)
+
+    def holds(self) -> bool:
+        ((index, lower, upper),) = self.total.limits
+        if self.size not in upper.free_symbols or upper.subs(self.size, self.start) != lower:
+            return False
+        first = self.total.function.subs(index, lower)
+        after = upper.subs(self.size, self.size + 1)
+        term = self.total.function.subs(index, after)
+        return (
+            after - upper == 1
+            and vanishes(self.value.subs(self.size, self.start) - first)
+            and vanishes(self.value.subs(self.size, self.size + 1) - self.value - term)
+        )
+
+
+def same(fact, relation, at) -> bool:
+    """Whether `fact` is `relation` with `at` replaced: the same kind, and the same slack."""
+    kinds = tuple({isinstance(r, sp.Eq): "=", is_strict(r): "<"}.get(True, "≤") for r in (fact, relation))
+    return kinds[0] == kinds[1] and vanishes(
+        slack(fact) - sp.sympify(slack(relation)).subs(dict(at), simultaneous=True)
+    )
+
+
+def all_allowed(at, ranges) -> bool:
+    """Whether what was declared of every replaced term is true of what replaces it."""
+    return all(_allowed(old, sp.sympify(new), ranges) for old, new in at.items())
+
+
+def _allowed(old, new, ranges) -> bool:
+    if old.is_integer and not new.is_integer:
+        return False
+    if old.is_positive or old.is_nonnegative:
+        return has_sign(new, ranges, strict=bool(old.is_positive))
+    return True

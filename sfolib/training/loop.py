@@ -1,0 +1,161 @@
+"""The one training loop: any problem, any plan, several seeds at once, SFO counted where a gradient is taken."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import torch
+
+from sfolib._utils import interrupt
+from sfolib._utils.distributed import ALONE, Ranks
+from sfolib._utils.errors import require
+from sfolib.problems.execution import Execution
+from sfolib.training import optimizers, policy_signals
+from sfolib.training.spec import Spec
+
+_SETTLED = 10  # measuring points
+_CLOCK = ("step", "samples", "probes", "true_batch", "below", "began", "midway")
+
+
+class Trainer:
+    """A run in progress. Its whole state is the clock, the task's, the optimizer's, the policy's, where the way to the
+    next measuring point began, and how long ‖∇f‖ has been small. `ranks`: the processes that share the run; each has
+    such a trainer, in the same state."""
+
+    def __init__(self, spec: Spec, device: str = "auto", ranks: Ranks = ALONE):
+        require(len(set(spec.seeds)) == len(spec.seeds), "seeds", spec.seeds, "must differ from each other")
+        self.spec, self.device = spec, resolve_device(device)
+        how = Execution(*(getattr(spec, name) for name in Execution._fields))
+        self.task = spec.problem.bind(spec.seeds, spec.sampling, self.device, spec.dtype, how)
+        self.ranks = ranks
+        self.task.spread(ranks)
+        settings = (spec.momentum, spec.weight_decay, spec.beta2)
+        self.update = optimizers.build(spec.optimizer, self.task.parameters, *settings)
+        self.step = self.samples = self.probes = self.true_batch = self.below = 0
+        self.began, self.midway = [0, 0], False  # step and samples; whether a signal ended the way before its end
+        self.status, self._finite = "running", True
+        self._max_steps = spec.max_steps or math.inf
+        self._largest = torch.finfo(getattr(torch, spec.dtype)).max
+        self.policy = policy_signals.build(spec.policy) if spec.policy else None
+        if self.policy:
+            policy_signals.check(self.policy, self.task, spec.seeds)
+        else:
+            self._check_ends()
+            self._constant = {spec.plan.batch.kind, spec.plan.lr.kind} == {"constant"}
+
+    def advance(self) -> None:
+        """Take steps up to the next measuring point, the end of the budget, or the step in which a signal came."""
+        task, update = self.task, self.update
+        if not self.midway:
+            self.began = [self.step, self.samples]
+        last_step, last_sample = self._next_measurement()
+        clock = None
+        while self.step < last_step and self.samples < last_sample and self._finite and not interrupt.received():
+            if self.policy:
+                try:
+                    told = policy_signals.step(self.policy, task, update, self.step, self.samples)
+                except policy_signals.NotFinite as lost:
+                    told, self._finite = lost.args, False
+                self.true_batch, probes = told
+                self.probes += probes
+            else:
+                if clock != (now := self._clock()):
+                    clock, (batch, lr) = now, self.spec.plan.at(now)
+                    lr = self._representable(lr)
+                self.true_batch = task.batch_size(self.samples, batch)
+                update(task.gradients(self.step, self.samples, self.true_batch), lr)
+            self.step += 1
+            self.samples += self.true_batch
+        self.midway = interrupt.received() is not None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Measure: one row a seed. Decides whether the run is over; where a loss, ‖∇f‖² or a policy's signal is not
+        finite it has diverged."""
+        norm = float(sum(p.square().sum() for p in self.task.parameters)) if self.ranks.size > 1 else 0.0
+        self.ranks.agree("step, gradient evaluations and ‖θ‖²", self.step, self.samples, norm)
+        measured = {name: value.tolist() for name, value in self.task.measure().items()}
+        self.probes += self.task.probes
+        batch, lr = (self.policy.batch, self.policy.lr) if self.policy else self.spec.plan.at(self._clock())
+        at = {
+            "epoch": self.samples / self.task.samples_per_epoch,
+            "step": self.step,
+            "samples": self.samples,
+            "probes": self.probes,
+            "batch": batch,
+            "true_batch": self.true_batch,
+            "lr": lr,
+        }
+        sqnorm = np.array(measured["grad_sqnorm"])
+        below = self.spec.stop_eps is not None and sqnorm.mean() <= self.spec.stop_eps**2
+        self.below = self.below + 1 if below else 0
+        lost = ~(np.isfinite(sqnorm) & np.isfinite(measured["loss"]))
+        if lost.any() or not self._finite:
+            self.status = "diverged"
+            self.diverged = {"step": self.step, "seeds": np.array(self.spec.seeds)[lost].tolist() or [*self.spec.seeds]}
+        elif self.below == _SETTLED:
+            self.status = "reached"
+        elif self.samples >= self.spec.max_samples or self.step >= self._max_steps:
+            self.status = "finished"
+        values = zip(*measured.values(), strict=True)
+        return [
+            {"seed": seed, **at, **dict(zip(measured, of_seed, strict=True))}
+            for seed, of_seed in zip(self.spec.seeds, values, strict=True)
+        ]
+
+    def _clock(self) -> int:
+        if self._constant:
+            return 0
+        clock = self.spec.plan.clock
+        if clock == "epoch":
+            return self.samples // self.task.samples_per_epoch
+        return self.step if clock == "step" else self.samples
+
+    def _representable(self, lr: float) -> float:
+        """lr as the run's numbers can hold it: what is larger than all of them is infinite, and the run diverges."""
+        return lr if lr <= self._largest else math.inf
+
+    def _check_ends(self) -> None:
+        """A plan that starts or ends with what is no batch size or lr is found out before anything is written."""
+        plan, end = self.spec.plan, self.spec.max_samples - 1
+        plan.at(0)
+        if self.spec.max_steps is None and plan.clock != "step":
+            plan.at(end if plan.clock == "sample" else end // self.task.samples_per_epoch)
+
+    def _next_measurement(self) -> tuple[float, int]:
+        """The step and the sample count at whichever of which `advance` ends."""
+        step, sample = self._max_steps, self.spec.max_samples
+        last_step, last_sample = self.began
+        if self.spec.measure == "epoch":
+            n = self.task.samples_per_epoch
+            return step, min(sample, (last_sample // n + 1) * n)
+        return min(step, max(last_step + 1, math.ceil(last_step * self.spec.measure))), sample
+
+    def state_dict(self) -> dict[str, Any]:
+        clock = {name: getattr(self, name) for name in _CLOCK}
+        policy = {"policy": self.policy.state_dict()} if self.policy else {}
+        return clock | self.task.state_dict() | {"optimizer": self.update.state_dict()} | policy
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in _CLOCK:
+            setattr(self, name, state[name])
+        self.task.load_state_dict(state)
+        self.update.load_state_dict(state["optimizer"])
+        if self.policy:
+            self.policy.load_state_dict(state["policy"])
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" is the GPU when there is one. Raises `InputError` for a GPU that is not there."""
+    gpu = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if gpu else "cpu"
+    known = re.fullmatch(r"cpu|cuda(:\d+)?", device)
+    require(known is not None, "device", device, "auto, cpu, cuda or cuda:<index>")
+    require(device == "cpu" or gpu, "device", device, "no CUDA device here; use cpu or auto")
+    if known[1]:
+        count = torch.cuda.device_count()
+        require(int(known[1][1:]) < count, "device", device, f"there are {count} CUDA devices, counted from 0")
+    return device

@@ -1,0 +1,308 @@
+"""What a run was and what it measured: in memory, on disk and back.
+
+A run's folder holds `metrics.jsonl`, one row a measuring point and seed, and `run.json`, its specification and
+provenance, written last: a folder without `run.json` is an unfinished run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from sfolib._utils import files
+from sfolib._utils.errors import InputError, positive, require
+from sfolib._utils.files import write_json as write_json
+
+METRICS, RUN = "metrics.jsonl", "run.json"
+SCHEMA = 2  # raise it when the same spec no longer means the same numbers
+_PART = 512  # rows
+_RESAMPLES = 1000
+_WINDOW = ((1 / 1.08, "left"), (1.08, "right"))
+
+
+class Reached(NamedTuple):
+    """When a run first got to a level, by its mean over seeds.
+
+    steps: updates; sfo: gradient evaluations; low, high: confidence interval of sfo. All inf where never reached,
+    high alone inf where some resamples of the seeds never reach it.
+    """
+
+    steps: float
+    sfo: float
+    low: float
+    high: float
+
+
+class Mean(NamedTuple):
+    """Means over seeds with their confidence interval, each (points,)."""
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run. spec: what was asked; provenance: where and how it ran; rows: what was measured.
+
+    Columns of rows: seed, epoch, step, samples (SFO so far, gradient evaluations), probes (gradient evaluations
+    spent on measuring), batch (nominal), true_batch (of the last step), lr, loss, grad_sqnorm = ‖∇f‖², and what
+    else the problem measures: variance (σ² at that point), accuracy, test_loss, test_accuracy.
+    """
+
+    spec: dict[str, Any]
+    provenance: dict[str, Any]
+    rows: pd.DataFrame
+
+    @property
+    def status(self) -> str:
+        """ "finished" (its budget), "reached" (its stop_eps) or "diverged"."""
+        return self.provenance["status"]
+
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """Steps at the measuring points, shape (points,)."""
+        return self._points["step"].to_numpy()
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        """Gradient evaluations at the measuring points, shape (points,)."""
+        return self._points["samples"].to_numpy()
+
+    @cached_property
+    def epochs(self) -> np.ndarray:
+        """Epochs at the measuring points, shape (points,)."""
+        return self._points["epoch"].to_numpy()
+
+    def curves(self, column: str = "grad_sqnorm") -> np.ndarray:
+        """A measured column as an array of shape (seeds, points)."""
+        return self.rows.pivot(index="seed", columns="step", values=column).to_numpy()
+
+    @cached_property
+    def expected(self) -> np.ndarray:
+        """Estimate of E‖∇f‖² at the measuring points, shape (points,).
+
+        The mean over seeds, its logarithm then averaged over the measuring points within 8 % of the step. What a
+        few seeds fluctuate would otherwise be taken for the first crossing of a level; the expectation itself
+        moves slowly on that scale, and a power law not at all.
+        """
+        return self._smoothed(self.curves().mean(0, keepdims=True))[0]
+
+    def reach(self, eps: float, confidence: float = 0.95) -> Reached:
+        """min_t E‖∇f(θ_t)‖² ≤ ε²: when `expected` first fell to ε², log-log interpolated between measuring points.
+
+        The interval is the percentile bootstrap over seeds of that same crossing (fixed resampling seed).
+        """
+        positive("eps", eps)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            resampled = np.log(self._smoothed(_resamples(self.curves())))
+            return self._crossed(np.log(self.expected), resampled, 2 * np.log(eps), confidence)
+
+    def attain(self, level: float, column: str = "test_accuracy", confidence: float = 0.95) -> Reached:
+        """When a column that should rise, its mean over seeds averaged over the measuring points within 8 % of the
+        step, was first at least `level`. Interpolation and interval as in `reach`, but linear in the column."""
+        curves = self.curves(column)
+        mean, resampled = (-self._averaged(c) for c in (curves.mean(0, keepdims=True), _resamples(curves)))
+        return self._crossed(mean[0], resampled, -level, confidence)
+
+    def band(self, column: str = "grad_sqnorm", confidence: float = 0.95) -> Mean:
+        """Mean over seeds of a column at the measuring points, with its percentile-bootstrap interval over seeds.
+
+        ‖∇f‖² is averaged over neighbouring points as in `expected`, all else is as measured.
+        """
+        curves = self.curves(column)
+        smooth = self._smoothed if column == "grad_sqnorm" else lambda values: values
+        low, high = _interval(smooth(_resamples(curves)), confidence)
+        return Mean(smooth(curves.mean(0, keepdims=True))[0], low, high)
+
+    def _crossed(self, values: np.ndarray, resampled: np.ndarray, level: float, confidence: float) -> Reached:
+        low, high = _interval(_first_crossing(self.samples, resampled, level), confidence)
+        steps, sfo = (_first_crossing(clock, values[None], level)[0] for clock in (self.steps, self.samples))
+        return Reached(float(steps), float(sfo), float(low), float(high))
+
+    def dips(self, eps: float) -> np.ndarray:
+        """Gradient evaluations at which each seed's own ‖∇f‖² first was at most ε², shape (seeds,); inf if never.
+
+        E min_t, where `reach` is min_t E: a single run fluctuates below ε before its expectation gets there.
+        """
+        positive("eps", eps)
+        with np.errstate(divide="ignore"):
+            return _first_crossing(self.samples, np.log(self.curves()), 2 * np.log(eps))
+
+    def ratio_to(self, bound: np.ndarray) -> float:
+        """The largest ratio, at any measuring point, of min_t `expected` to a bound on it.
+
+        bound: shape (last step,), entry k − 1 bounds the minimum over steps 0 … k − 1, as `bounds.gradient_bound`.
+        """
+        least = np.minimum.accumulate(self.expected)[:-1]
+        return float((least / bound[self.steps[1:] - 1]).max())
+
+    def _smoothed(self, curves: np.ndarray) -> np.ndarray:
+        """Log-averages of curves (k, points) over the measuring points within `_WINDOW` of each."""
+        with np.errstate(divide="ignore", invalid="ignore"):  # a diverged run has no value from there on
+            return np.exp(self._averaged(np.log(curves)))
+
+    def _averaged(self, curves: np.ndarray) -> np.ndarray:
+        first, last = (np.searchsorted(self.steps, self.steps * f, side) for f, side in _WINDOW)
+        total = np.cumsum(curves, axis=1)
+        before = np.where(first > 0, total[:, first - 1], 0.0)
+        return (total[:, last - 1] - before) / (last - first)
+
+    @cached_property
+    def _points(self) -> pd.DataFrame:
+        return self.rows[self.rows["seed"] == self.rows["seed"].iloc[0]]
+
+
+def _resamples(curves: np.ndarray) -> np.ndarray:
+    """Means of bootstrap resamples of the seeds, (resamples, points), from curves (seeds, points); always the same."""
+    seeds = len(curves)
+    weights = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
+    with np.errstate(over="ignore", invalid="ignore"):  # a diverged run has no value from there on
+        return weights @ curves
+
+
+def _interval(values: np.ndarray, confidence: float) -> np.ndarray:
+    """Percentiles (low, high) along the first axis; picks a resample, so that no interpolation meets an infinity."""
+    tail = (1 - confidence) / 2
+    return np.quantile(values, [tail, 1 - tail], axis=0, method="inverted_cdf")
+
+
+def _first_crossing(x: np.ndarray, curves: np.ndarray, level: float) -> np.ndarray:
+    """Where each of the curves (k, points) over x first is at or below `level`: shape (k,), inf where it never is.
+
+    Between points a curve is taken for linear in log x.
+    """
+    below = curves <= level
+    index = below.argmax(1)
+    found = np.where(below.any(1), x[index].astype(float), np.inf)
+    inside = np.flatnonzero(below.any(1) & (index > 0))
+    i = index[inside]
+    y0, y1 = curves[inside, i - 1], curves[inside, i]
+    x0, x1 = np.log(np.maximum(x[i - 1], 1e-300)), np.log(x[i])
+    between = np.exp(x0 + (x1 - x0) * (level - y0) / (y1 - y0))
+    # before the first step there is no logarithm to interpolate in: the step itself is the crossing
+    found[inside] = np.where(x[i - 1] > 0, between, x[i])
+    return found
+
+
+@contextmanager
+def held(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a run's folder against other processes, which wait; the system lets go of it when a process dies.
+
+    What holds it is a file beside it, which goes where nothing is left that could go on.
+    Raises `InputError` where another process has it and `wait` is False, or `folder`'s parent cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise InputError(f"folder = {str(folder)!r}: another process is training there; wait for it to end") from None
+    except OSError as error:
+        raise InputError(f"folder = {str(folder)!r}: cannot be written ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        if (folder / RUN).exists() or not folder.exists():  # who waits for it will find the record, or fail as well
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+class Lines:
+    """metrics.jsonl as it grows: how long it is, and the digest by which a reader knows that it has all of it.
+
+    length, digest: of what a checkpoint covers; the file is cut back to it, and `InputError` raised, with the file
+    left alone, where that is no longer what was written.
+    """
+
+    def __init__(self, path: Path, length: int = 0, digest: str = ""):
+        self.length, self._sha256 = length, hashlib.sha256()
+        self._file = open(path, "r+b" if length else "w+b")  # noqa: SIM115 closed by the run
+        if length:
+            self._sha256.update(self._file.read(length))
+            if self.digest != digest:
+                self._file.close()
+                raise InputError(f"file = {str(path)!r}: damaged; delete its folder and run it again")
+            self._file.truncate(length)
+
+    @property
+    def digest(self) -> str:
+        return self._sha256.hexdigest()
+
+    def write(self, rows: Iterable[dict[str, Any]]) -> None:
+        text = "".join(map(line, rows)).encode()
+        self._file.write(text)
+        self._sha256.update(text)
+        self.length += len(text)
+
+    def sync(self) -> None:
+        """Get what was written onto the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a DataFrame, some at a time: as dictionaries they would take ten times the memory."""
+    rows = iter(rows)
+    parts = [pd.DataFrame(part) for part in iter(lambda: list(islice(rows, _PART)), [])]
+    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0] if parts else pd.DataFrame()
+
+
+def save(run: Run, folder: Path | str) -> Path:
+    """Write a run's two files into `folder` (made if missing) and return it."""
+    folder = files.folder(Path(folder))
+    text = "".join(line(row) for row in run.rows.to_dict("records")).encode()
+    with files.replacing(folder / METRICS, "wb") as file:
+        file.write(text)
+    finish(run.spec, run.provenance, folder, hashlib.sha256(text).hexdigest())
+    return folder
+
+
+def finish(spec: dict[str, Any], provenance: dict[str, Any], folder: Path, digest: str) -> None:
+    """Write run.json, which makes a folder with its metrics.jsonl, of that digest, a finished run."""
+    files.write_json(folder / RUN, {"spec": spec, "provenance": provenance, "sha256": digest})
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row as a line of metrics.jsonl; floats keep every digit."""
+    return json.dumps(row) + "\n"
+
+
+def load(folder: Path | str) -> Run:
+    """Read a finished run. `InputError` names the file that is missing, damaged or of another version of sfolib, and
+    the remedy; nothing is written."""
+    folder = Path(folder)
+    remedy = "delete the folder and run it again"
+    require((folder / RUN).is_file(), "run", str(folder), f"has no {RUN}: no finished run; run it again")
+    head = files.read_json(folder / RUN, remedy, "run")
+    known = isinstance(head, dict) and all(isinstance(head.get(name), dict) for name in ("spec", "provenance"))
+    known = known and isinstance(head["provenance"].get("status"), str)
+    require(known, "run", str(folder / RUN), f"damaged: no record of a run; {remedy}")
+    schema = head["provenance"].get("schema", SCHEMA)
+    other = f"is of schema {schema!r}, and this sfolib reads {SCHEMA}: use the sfolib that wrote it, or {remedy}"
+    require(schema == SCHEMA, "run", str(folder / RUN), other)
+    digest = hashlib.sha256()
+    try:
+        with open(folder / METRICS, "rb") as file:
+            rows = table(json.loads(text) for text in file if digest.update(text) is None)
+        missing = {"seed", "step", "samples"} - set(rows)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"run = {str(folder / METRICS)!r}: damaged ({error}); {remedy}") from error
+    whole = not missing and head.get("sha256") in (None, digest.hexdigest())  # None: older than the digest
+    require(whole, "run", str(folder / METRICS), f"damaged: not the rows that were written; {remedy}")
+    return Run(head["spec"], head["provenance"], rows)

@@ -1,0 +1,78 @@
+"""What decides a run's numbers, checked before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from sfolib._utils.errors import require
+from sfolib.problems.specs import LATER, PLACE, Problem, Record
+from sfolib.schedules.plan import Plan
+from sfolib.training import optimizers, policy_signals
+from sfolib.training.records import SCHEMA
+
+
+def _plan(value: Any) -> Any:
+    return Plan.from_dict(value) if isinstance(value, dict) else value
+
+
+class Spec(Record):
+    """Everything that decides a run's numbers, but for rounding on another device.
+
+    seeds: runs made at once, each its own batches. sampling: "replacement" is A3's assumption, "permutation" what
+    data loaders do.
+    max_samples: budget in gradient evaluations; the run ends with the step that reaches it.
+    stop_eps: end after ten measuring points in a row whose mean ‖∇f‖² over seeds is at most stop_eps²; fewer could be
+    a fluctuation, and `record.Run.reach` looks at the points on both sides of a crossing.
+    measure: ratio of the steps of successive measuring points, or "epoch" for the end of every epoch.
+    optimizer, momentum, weight_decay, beta2: see `optimizers.build`. The measured f is without weight_decay.
+    running: also the loss and accuracy of the batches as they were trained on, see `tasks.Tally`.
+    For networks only: precision of the training steps ("bf16" is autocast; what is measured is measured in full),
+    channels_last, max_micro_batch (a larger batch is accumulated, see `network.NetworkTask`), published_norm (also
+    ‖∇f‖² as the authors' program takes it, see `gradstats.full_gradient_sqnorm`).
+    policy: in place of plan, and for one seed, a policy of `adaptive` as `signals.build` takes it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    problem: Problem
+    plan: Annotated[
+        Plan | None, BeforeValidator(_plan), PlainSerializer(lambda plan: plan.to_dict() if plan else None)
+    ] = None
+    max_samples: int = Field(ge=1, le=10**15)
+    max_steps: int | None = Field(None, ge=1, le=10**15)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1)
+    sampling: Literal["replacement", "permutation"] = "permutation"
+    stop_eps: float | None = Field(None, gt=0, le=1e100)
+    measure: Annotated[float, Field(gt=1, le=1e15)] | Literal["epoch"] = "epoch"
+    dtype: Literal["float32", "float64"] = "float32"
+    optimizer: Annotated[optimizers.Optimizer, LATER] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e30), LATER] = 0.0
+    beta2: Annotated[float, Field(ge=0, lt=1), LATER] = optimizers.BETA2
+    precision: Annotated[Literal["fp32", "tf32", "bf16"], LATER] = "fp32"
+    channels_last: Annotated[bool, LATER] = False
+    max_micro_batch: Annotated[int | None, Field(ge=1), LATER] = None
+    published_norm: Annotated[bool, LATER] = False
+    running: Annotated[bool, LATER] = False
+    policy: Annotated[dict[str, Any] | None, LATER] = None
+
+    @model_validator(mode="after")
+    def _led(self) -> Spec:
+        require((self.plan is None) == (self.policy is not None), "plan", self.plan, "either a plan or a policy")
+        if self.policy is not None:
+            policy_signals.build(self.policy)
+        return self
+
+    @property
+    def key(self) -> str:
+        """Names this spec on disk: the same key, the same numbers."""
+        told = self.model_dump(mode="json")
+        for name, field in type(self.problem).model_fields.items():
+            if PLACE in field.metadata:
+                told["problem"].pop(name)
+        text = json.dumps({"schema": SCHEMA, **told}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

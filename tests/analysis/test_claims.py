@@ -1,0 +1,130 @@
+"""Every kind of claim: shown to hold, and shown to fail."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sfolib._utils.errors import InputError
+from sfolib.analysis.claims import KINDS, Check, assert_expected, table
+from sfolib.analysis.fits import fit_exponent, fit_front, power_law_scatter
+
+CASES = [
+    ("tight", {"measured": [1.0, 2.02], "theory": [1.0, 2.0], "tolerance": 0.02}, "reproduced"),
+    ("tight", {"measured": [1.0, 2.05], "theory": [1.0, 2.0], "tolerance": 0.02}, "partly"),
+    ("tight", {"measured": np.nan, "theory": 1.0, "tolerance": 0.02}, "not reproduced"),
+    ("upper", {"measured": [1.0, 2.0], "theory": 2.0}, "reproduced"),
+    ("upper", {"measured": [1.0, 2.1], "theory": 2.0}, "partly"),
+    ("upper", {"measured": [np.inf, np.nan], "theory": 2.0}, "not reproduced"),
+    ("rate", {"measured": -1.9, "theory": -2.0, "interval": (-2.1, -1.7)}, "reproduced"),
+    ("rate", {"measured": -1.9, "theory": -2.0, "interval": (-1.95, -1.85), "tolerance": 0.15}, "partly"),
+    ("rate", {"measured": -1.9, "theory": -2.0, "interval": (-1.95, -1.85)}, "not reproduced"),
+    ("rate", {"measured": np.nan, "theory": -2.0, "interval": (np.nan, np.nan)}, "not reproduced"),
+    ("order", {"measured": [1, 2, 4]}, "reproduced"),
+    ("order", {"measured": [1, 2, 2]}, "partly"),
+    ("order", {"measured": [2, 1]}, "not reproduced"),
+    ("order", {"measured": [1, 2], "interval": [(0.5, 1.4), (1.5, 2.5)]}, "reproduced"),
+    ("order", {"measured": [1, 2], "interval": [(0.5, 1.6), (1.5, 2.5)]}, "not reproduced"),
+    ("order", {"measured": [1, np.inf], "interval": [(0.5, 1.6), (np.inf, np.inf)]}, "reproduced"),
+    ("order", {"measured": [1, 2], "interval": [(0.5, np.inf), (1.5, 2.5)]}, "not reproduced"),
+]
+
+
+@pytest.mark.parametrize(("kind", "arguments", "verdict"), CASES)
+def test_verdict(kind, arguments, verdict):
+    check = Check("a claim", kind, **arguments)
+    assert check.verdict == verdict
+    assert check.ok == (verdict == "reproduced")
+    json.dumps(check.to_dict(), allow_nan=False)
+
+
+def test_every_kind_can_fail():
+    assert {kind for kind, _, verdict in CASES if verdict == "not reproduced"} == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"kind": "roughly", "measured": 1.0}, "kind"),
+        ({"kind": "upper", "measured": 1.0}, "theory"),
+        ({"kind": "upper", "measured": [], "theory": 1.0}, "measured"),
+        ({"kind": "tight", "measured": 1.0, "theory": 1.0}, "tolerance"),
+        ({"kind": "tight", "measured": 1.0, "theory": 1.0, "tolerance": 0.0}, "tolerance"),
+        ({"kind": "rate", "measured": 1.0, "theory": 1.0}, "interval"),
+        ({"kind": "order", "measured": [1.0]}, "measured"),
+        ({"kind": "upper", "measured": 1.0, "theory": 1.0, "expected": "partly"}, "explanation"),
+    ],
+)
+def test_a_check_that_could_not_fail_is_refused(arguments, field):
+    with pytest.raises(InputError, match=f"^{field} = "):
+        Check("a claim", **arguments)
+
+
+def test_only_expected_verdicts_pass():
+    good = Check("holds", "upper", 1.0, 2.0)
+    known = Check("does not", "upper", 3.0, 2.0, expected="not reproduced", explanation="the bound is for another f")
+    assert_expected([good, known])
+    with pytest.raises(AssertionError, match="breaks: not reproduced, expected reproduced"):
+        assert_expected([good, Check("breaks", "upper", 3.0, 2.0)])
+    with pytest.raises(AssertionError, match="holds now"):
+        assert_expected([Check("holds now", "upper", 1.0, 2.0, expected="partly", explanation="outdated")])
+
+
+def test_table_has_a_row_a_check():
+    frame = table([Check("one", "upper", 1.0, 2.0, source="T1"), Check("two", "order", [1, 2])])
+    assert list(frame["claim"]) == ["one", "two"]
+    assert list(frame["verdict"]) == ["reproduced", "reproduced"]
+
+
+def test_fitted_exponent_covers_the_true_one():
+    x = np.geomspace(1, 100, 12)
+    slope = fit_exponent(x, 3 * x**-1.5)
+    assert slope.value == pytest.approx(-1.5, abs=1e-12)
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        slope = fit_exponent(x, x**-1.5 * np.exp(0.1 * rng.normal(size=12)))
+        covered += slope.low <= -1.5 <= slope.high
+    assert 0.92 < covered / 400 < 0.98
+    with pytest.raises(InputError, match="3 points"):
+        fit_exponent([1, 2], [1, 2])
+
+
+FRONT = 50 * (1 + 1 / (u := np.geomspace(0.03, 20, 12))), 2e4 * (1 + u)
+
+
+def test_fit_front_finds_the_hyperbola_that_the_points_are_on():
+    fit = fit_front(*FRONT)
+    assert (fit.min_steps, fit.min_sfo, fit.batch) == pytest.approx((50, 2e4, 400), rel=1e-6)
+    assert fit.scatter < 1e-7
+    assert fit.sfo(FRONT[0]) == pytest.approx(FRONT[1], rel=1e-6)
+    assert fit.sfo([49.9, 50.0]).tolist() == [np.inf, np.inf]
+
+
+def test_fit_front_is_the_nearest_of_hyperbolas_around_it():
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(2, 12))
+    points = np.log(FRONT) + noise
+    fit = fit_front(*np.exp(points))
+    u = np.geomspace(1e-3, 1e3, 20_001)
+
+    def scatter(min_steps, min_sfo):
+        curve = np.log([min_steps * (1 + 1 / u), min_sfo * (1 + u)])
+        squares = [((curve - point[:, None]) ** 2).sum(0).min() for point in points.T]
+        return np.mean(squares) ** 0.5
+
+    assert fit.scatter == pytest.approx(scatter(fit.min_steps, fit.min_sfo), rel=1e-4)
+    for k, n in [(1.02, 1), (0.98, 1), (1, 1.02), (1, 0.98), (1.02, 0.98)]:
+        assert scatter(k * fit.min_steps, n * fit.min_sfo) > fit.scatter
+
+
+def test_power_law_scatter_is_the_distance_from_a_line_in_logarithms():
+    x = np.geomspace(1, 100, 9)
+    assert power_law_scatter(x, 3 * x**-0.7) < 1e-12
+    assert power_law_scatter([1, 1, 100, 100], [np.e, 1 / np.e] * 2) == pytest.approx(1.0)
+    assert power_law_scatter(*FRONT) > 10 * fit_front(*FRONT).scatter
+
+
+@pytest.mark.parametrize("points", [([1.0, 2.0], [2.0, 1.0]), ([1.0, 2.0, -3.0], [3.0, 2.0, 1.0])])
+def test_a_front_that_cannot_be_fitted_is_named(points):
+    with pytest.raises(InputError, match="steps = "):
+        fit_front(*points)

@@ -1,0 +1,109 @@
+"""Distances of runs on curves worked out by hand, and what two plans have in common."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sfolib._utils.errors import InputError
+from sfolib.analysis.run_distance import compare, exponent, totals
+from sfolib.problems.specs import Digits
+from sfolib.schedules import base as s
+from sfolib.schedules import published
+from sfolib.schedules.plan import Plan
+from sfolib.training.records import Run
+from sfolib.training.run import run
+from sfolib.training.spec import Spec
+
+
+def made(curves, samples=(0, 10, 20), column="loss", batch=2):
+    """A run of as many seeds as curves; its column is e to the curve, or the curve itself for an accuracy."""
+    values = curves if column.endswith("accuracy") else np.exp(curves)
+    rows = [
+        {"seed": seed, "step": x // batch, "samples": x, column: float(v)}
+        for seed, of_seed in enumerate(values)
+        for x, v in zip(samples, of_seed, strict=True)
+    ]
+    return Run({"seeds": list(range(len(curves)))}, {"status": "finished"}, pd.DataFrame(rows))
+
+
+FIRST = np.array([[0.0, 0.0, 0.0], [3.0, 3.0, 3.0], [6.0, 6.0, 6.0]])
+
+
+@pytest.mark.parametrize("column", ["loss", "test_accuracy"])
+def test_distances_by_hand(column):
+    """Seeds 3, 3 and 6 apart; the second schedule moves them by 1, 1 and −2."""
+    second = FIRST + np.array([[1.0], [1.0], [-2.0]])
+    found = compare(made(FIRST, column=column), made(second, column=column), column)
+    assert found.distance.value == pytest.approx((6 / 3) ** 0.5)
+    assert found.seeds == pytest.approx(((9 + 9 + 36) / 3) ** 0.5)
+    assert found.ratio.value == pytest.approx((2 / 18) ** 0.5)
+    assert found.shift.value == pytest.approx(0.0)
+    assert found.shift.low == pytest.approx(-2.0)  # one resample in 27 holds the last seed alone
+    assert found.shift.high == pytest.approx(1.0)
+    assert (found.distance.low, found.distance.high) == pytest.approx((1.0, 2.0))
+
+
+def test_curves_are_compared_between_their_measuring_points_and_where_both_are():
+    """ln loss falls like x/10 in both, measured at other points; one run goes on."""
+    first = made(np.array([[0.0, -1.0, -2.0], [1.0, 0.0, -1.0]]))
+    second = made(np.array([[0.0, -0.4, -4.0], [1.0, 0.6, -3.0]]), samples=(0, 4, 40))
+    assert compare(first, second).distance.value == pytest.approx(0, abs=1e-12)
+    bent = made(np.array([[0.0, -1.0, -9.0], [1.0, 0.0, -8.0]]))
+    assert compare(first, bent, stop=10).distance.value == pytest.approx(0, abs=1e-12)
+    assert compare(first, bent, start=10).shift.value == pytest.approx(-3.5)  # from 0 to −7
+    slower = made(np.array([[0.0, -1.0, -2.0], [1.0, 0.0, -1.0]]), samples=(0, 20, 40), batch=4)
+    assert compare(first, slower, clock="steps").distance.value == pytest.approx(0, abs=1e-12)
+    assert compare(first, slower).shift.value == pytest.approx(0.5)  # −x/20 against −x/10, up to 20
+
+
+def test_totals_by_hand():
+    """10 samples an epoch, 2 epochs, batch 4 then 8."""
+    plan = Plan(s.piecewise([4, 8], [1]), s.piecewise([0.5, 0.25], [1]))
+    steps, lr_sum, noise_sum = totals(plan, 10, 20)
+    assert (steps, lr_sum) == (4, 0.5 * 3 + 0.25)  # 4, 4, 4 | 8
+    assert noise_sum == pytest.approx(3 * 0.25 / 4 + 0.0625 / 8)
+    steps, lr_sum, noise_sum = totals(plan, 10, 20, "permutation")
+    assert (steps, lr_sum) == (5, 0.5 * 3 + 0.25 * 2)  # 4, 4, 2 | 8, 2
+    assert noise_sum == pytest.approx(2 * 0.25 / 4 + 0.25 / 2 + 0.0625 / 8 + 0.0625 / 2)
+
+
+def test_totals_are_those_of_the_run():
+    plan = published.increase_batch(7, s.milestones(0.1, {1: 1 / 3}), clock="epoch")
+    for sampling in ("replacement", "permutation"):
+        spec = Spec(problem=Digits(), plan=plan, max_samples=3 * 1797, sampling=sampling)
+        assert totals(plan, 1797, 3 * 1797, sampling).steps == run(spec, device="cpu").steps[-1]
+
+
+def test_growing_and_decaying_have_equal_sums():
+    """T8 [S], where every batch is full: S and V equal, K not."""
+    lr = s.milestones(0.1, {2: 1 / 4})
+    decay, grow = (totals(published.increase_batch(4, lr, share), 64, 4 * 64) for share in (0.0, 1.0))
+    assert (decay.steps, grow.steps) == (64, 32 + 8)
+    assert grow[1:] == pytest.approx(decay[1:], rel=1e-12)
+
+
+def test_the_exponent_of_a_power_law_is_found_and_its_interval_is_that_of_the_seeds():
+    """Distances c_i x^1.5, a c_i for each seed: no resample changes the slope. One seed with another power does."""
+    x = [1.0, 2.0, 4.0]
+    offset = np.array([0.3, 0.1, 0.2])[:, None]
+
+    def likenesses(power):
+        return [compare(made(FIRST), made(np.array(FIRST) + offset * v**power)) for v in x]
+
+    found = exponent(x, likenesses(1.5))
+    assert found == pytest.approx((1.5, 1.5, 1.5))
+    assert exponent(x, likenesses(np.array([[1.5], [1.5], [0.5]]))).low < 1.4
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: compare(made(FIRST), made(FIRST[:2])), r"seeds = \[0, 1\]: must be \[0, 1, 2\]"),
+        (lambda: compare(made(FIRST[:1]), made(FIRST[:1])), r"seeds = \[0\]: a distance"),
+        (lambda: compare(made(FIRST), made(FIRST), start=20), "start = 20: must be before samples = 20"),
+        (lambda: totals(Plan(1, 1.0), 4, 4, "shuffled"), "sampling = 'shuffled'"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

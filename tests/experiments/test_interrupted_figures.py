@@ -1,0 +1,165 @@
+"""`figures` that is interrupted, and run again: it trains only what is missing, and shows nothing half-done as done."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from sfolib._utils.errors import InputError
+from sfolib.experiments import report
+from sfolib.training.records import METRICS, RUN
+
+PARAMETERS = "scale = 'quick'\ndevice = 'cpu'\njobs = None\nout = None"
+TRAINS = """
+import time
+from pathlib import Path
+import matplotlib.pyplot as plt
+from sfolib import interrupt, notebook, train, trainer
+from sfolib.check import Check
+from sfolib.plan import Plan
+from sfolib.problems import Quadratic
+from sfolib.spec import Spec
+p = notebook.parameters(globals(), {'smoke': {}, 'quick': {}})
+told = dict(problem=Quadratic(d=5), sampling="replacement", max_samples=4000)
+specs = [Spec(plan=Plan(b, 0.1), **told) for b in (8, 9)]
+checks = [Check('a claim', 'upper', 1.0, 2.0, figure='one')]
+notebook.publish(p, '01_trains', {'one': (plt.figure(), 'a caption')}, checks)
+train.run(specs[0], p.store, "cpu")
+advance = trainer.Trainer.advance
+
+def waiting(self):
+    while not Path("go").exists() and not interrupt.received():
+        time.sleep(0.05)
+    advance(self)
+
+trainer.Trainer.advance = waiting
+train.run(specs[1], p.store, "cpu", checkpoint_every=0.0)
+"""
+
+
+def project(folder, source=TRAINS):
+    (folder / "notebooks").mkdir()
+    (folder / "pyproject.toml").touch()
+    cells = [
+        nbformat.v4.new_markdown_cell("# Trains"),
+        nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(source),
+        nbformat.v4.new_code_cell("notebook.finish(checks)"),
+    ]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / "notebooks" / "01_trains.ipynb")
+
+
+def test_interrupted_figures_train_only_what_is_missing(tmp_path):
+    project(tmp_path)
+    command = [sys.executable, "-m", "sfolib", "figures", "--scale", "smoke", "--jobs", "1"]
+    runs = tmp_path / "figures" / "runs"
+    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while len([*runs.glob(f"*/{METRICS}")]) < 2:
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    _, told = first.communicate(timeout=120)
+    assert first.returncode == 130
+    assert told.splitlines()[-1].startswith("sfolib: interrupted")
+    assert "Traceback" not in told, told
+    done = [path for path in runs.glob(f"*/{RUN}")]
+    assert len(done) == 1
+    before = done[0].stat().st_mtime_ns
+    page = (tmp_path / "figures" / "index.html").read_text()
+    assert "did not run to its end" in page
+    assert not (tmp_path / "figures" / "01_trains" / "ran.json").exists()
+    (tmp_path / "notebooks" / "go").touch()
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert len([*runs.glob(f"*/{RUN}")]) == 2
+    assert done[0].stat().st_mtime_ns == before
+    assert "did not run to its end" not in (tmp_path / "figures" / "index.html").read_text()
+
+
+def published(folder, **changes):
+    claim = {name: "a" for name in ("claim", "kind", "source", "explanation")}
+    claim |= {"verdict": "reproduced", "notebook": "01_trains", "measured": 1.0, "theory": 2.0, "interval": None}
+    folder = folder / "figures" / "01_trains"
+    folder.mkdir(parents=True)
+    told = {"scale": "smoke", "figures": {"one": "a caption"}, "checks": [claim | changes]}
+    (folder / "published.json").write_text(json.dumps(told))
+    (folder / "ran.json").write_text('{"fingerprint": "of another day", "seconds": 1.0}')
+    return folder
+
+
+@pytest.mark.parametrize("name", ["published.json", "ran.json"])
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"figures": {}, "checks": [1]}']
+)
+def test_what_was_published_and_is_damaged_is_named(name, damage, tmp_path, monkeypatch):
+    project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    folder = published(tmp_path)
+    (folder / name).write_bytes(damage)
+    with pytest.raises(InputError, match=f"{name}.*delete .* and run its notebook again"):
+        report.write(tmp_path / "figures", [])
+    assert (folder / name).read_bytes() == damage
+    assert not (tmp_path / "figures" / "index.html").exists()
+
+
+def test_claims_of_another_notebook_are_refused(tmp_path, monkeypatch):
+    project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    published(tmp_path, notebook="x](http://elsewhere)")
+    with pytest.raises(InputError, match="claims of another notebook"):
+        report.write(tmp_path / "figures", [])
+
+
+def test_only_what_ran_to_its_end_gets_into_the_readme(tmp_path, monkeypatch):
+    project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "README_FIGURE", Path("01_trains") / "one.png")
+    folder = published(tmp_path)
+    (folder / "one.png").write_bytes(b"a picture")
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "results.json").write_text('{"rows": []}')
+    readme = tmp_path / "README.md"
+    readme.write_text("".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("claims", "bench")))
+    report.write(tmp_path / "figures", [])
+    report.fill_readme()
+    filled = readme.read_text()
+    assert "| a | a | [01](notebooks/01_trains.ipynb) | 1 | 2 | reproduced |" in filled
+    ran = json.loads((folder / "ran.json").read_text())["seconds"]
+    assert json.loads((tmp_path / "figures" / "reference" / "seconds.json").read_text()) == {"01_trains": ran}
+    for name, damage, message in (
+        ("01_trains/ran.json", None, "did not run to its end"),
+        ("checks.json", "[1, 2]", "checks.json.*not a list of claims"),
+        ("checks.json", '[{"claim"', "checks.json.*is not JSON"),
+    ):
+        path = tmp_path / "figures" / name
+        path.write_text(damage) if damage else os.unlink(path)
+        with pytest.raises(InputError, match=message):
+            report.fill_readme()
+        assert readme.read_text() == filled
+
+
+def test_text_in_a_table_stays_text():
+    text = "a | b\n<script>x</script> [y](javascript:z) `c` *d* &amp; $e$"
+    (row,) = report.claims_table(
+        [
+            {
+                "claim": text,
+                "source": "",
+                "notebook": "01_a",
+                "measured": 1,
+                "theory": 2,
+                "interval": None,
+                "verdict": "partly",
+            }
+        ]
+    ).splitlines()[2:]
+    cell = row.split(" | ")[0]
+    for mark in ("|", "<", ">", "[", "]", "`", "*", "&", "$"):
+        assert all(cell[i - 1] == "\\" for i, c in enumerate(cell) if c == mark and i > 0)
+    assert "\n" not in row

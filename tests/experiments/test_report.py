@@ -1,0 +1,72 @@
+"""The report page in a browser, where there is one: nothing breaks, every image loads, and a phone shows it all."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import matplotlib.pyplot as plt
+import pytest
+
+from sfolib.analysis.claims import Check
+from sfolib.experiments import notebook, report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PROBE = """<script>
+window.problems = [];
+addEventListener("error", event => problems.push(String(event.message || event.target.src)), true);
+addEventListener("DOMContentLoaded", () => { for (const image of document.images) image.loading = "eager"; });
+addEventListener("load", () => {
+  const images = [...document.images];
+  problems.push(...images.filter(image => !image.naturalWidth).map(image => image.src));
+  const links = [...document.querySelectorAll("a[href^='#']")].filter(a => !document.getElementById(a.hash.slice(1)));
+  const wide = document.documentElement.scrollWidth - innerWidth;
+  parent.postMessage(JSON.stringify({images: images.length, problems, dangling: links.length, wide}), "*");
+});
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A report of the project's notebooks, of which one has published two figures and a claim that is long."""
+    out = tmp_path_factory.mktemp("figures")
+    p = notebook.Parameters(scale="smoke", device="cpu", jobs=1, out=str(out))
+    name = report.select(())[0].stem
+    figures = {key: (plt.figure(figsize=(7.2, 4)), f"caption of {key}") for key in ("one", "two")}
+    values = [0.1234567 * k for k in range(5)]
+    claim = "a claim " + "that goes on " * 30
+    notebook.publish(p, name, figures, [Check(claim, "upper", values, 2.0, interval=[0.1, 0.9], figure="one")])
+    report.write(out, [report.Outcome(name, 1.0, None)])
+    return out / "index.html"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_report_in_a_browser(page, width):
+    probed = page.with_name(f"probed-{width}.html")
+    # an iframe, since a headless window is never narrower than 500 pixels
+    inner = page.with_name(f"inner-{width}.html")
+    inner.write_text(page.read_text(encoding="utf-8").replace("<head>", "<head>" + PROBE), encoding="utf-8")
+    listen = "<script>onmessage = event => document.body.textContent = event.data</script>"
+    shell = f'<body>{listen}<iframe src="{inner.name}" width="{width}" height="900"></iframe></body>'
+    probed.write_text(shell, encoding="utf-8")
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--allow-file-access-from-files",
+        "--enable-logging=stderr",
+        "--window-size=1400,1000",
+    ]
+    command = [CHROMIUM, *flags, "--virtual-time-budget=10000", "--dump-dom", probed.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    found = json.loads(re.search(r"\{.*\}", done.stdout)[0])
+    assert found == {"images": 2, "problems": [], "dangling": 0, "wide": found["wide"]}
+    assert found["wide"] <= 0
+
+
+def test_the_report_counts_verdicts_by_notebook(page):
+    rows = re.findall(r"<tr><td><a href=\"#([^\"]+)\">.*?</tr>", page.read_text(encoding="utf-8"), re.S)
+    assert rows[0] == report.select(())[0].stem
+    assert '<td class="n" data-label="reproduced">1</td>' in page.read_text(encoding="utf-8")

@@ -1,0 +1,155 @@
+"""Growing runs, made ready for figures: against hand-computed runs, and against what a run really took."""
+
+from itertools import pairwise
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from sfolib._utils.errors import InputError
+from sfolib.plotting.schedules import (
+    Value,
+    at_step,
+    exact_paths,
+    exponents,
+    goals,
+    grown,
+    readable,
+    rising,
+    spending,
+    taken,
+    value_at,
+    without_noise,
+)
+from sfolib.problems.specs import Digits
+from sfolib.schedules.base import exponential
+from sfolib.schedules.plan import Plan
+from sfolib.theory.quadratic import PowerLawQuadratic
+from sfolib.training.records import Run
+from sfolib.training.run import run
+from sfolib.training.spec import Spec
+
+
+def run_of(steps, samples, batch, values, seeds=(0, 1), **columns):
+    """A run whose seeds have ‖∇f‖² of `values` times 1 − 0.1, 1 + 0.1."""
+    rows = [
+        {"seed": seed, "epoch": n / 8, "step": k, "samples": n, "batch": b, "lr": 0.1 * b}
+        | {"grad_sqnorm": v * (0.9 + 0.2 * seed)}
+        | {name: column[i] for name, column in columns.items()}
+        for i, (k, n, b, v) in enumerate(zip(steps, samples, batch, values, strict=True))
+        for seed in seeds
+    ]  # fmt: skip
+    return Run({}, {"status": "finished"}, pd.DataFrame(rows))
+
+
+LATE = run_of([0, 100, 101, 102], [0, 100, 200, 300], [1, 100, 100, 100], [1.0, 1e-1, 1e-2, 1e-3])
+
+
+def test_late_stages_of_few_steps_are_not_averaged_into_one():
+    mean = np.array([1.0, 1e-1, 1e-2, 1e-3])
+    assert grown(LATE).expected == pytest.approx(mean)
+    assert LATE.expected[-1] == pytest.approx(1e-2)  # by steps: the geometric mean of the last three
+    low, high = (getattr(grown(LATE).band(), name) for name in ("low", "high"))
+    assert low == pytest.approx(0.9 * mean)
+    assert high == pytest.approx(1.1 * mean)
+
+
+def test_at_a_constant_batch_size_smoothing_is_that_of_every_run():
+    steps = np.unique(np.round(1.03 ** np.arange(200))).astype(int)
+    values = np.exp(np.sin(steps))
+    plain = run_of([0, *steps], [0, *4 * steps], [4] * (len(steps) + 1), [1.0, *values])
+    assert grown(plain).expected == pytest.approx(plain.expected, rel=1e-12)
+    path = np.exp(np.sin(np.arange(steps[-1] + 1)))
+    path[0] = 1.0
+    assert grown(plain).like_expected(path) == pytest.approx(plain.expected, rel=1e-12)
+
+
+def test_values_at_a_step():
+    measured = grown(LATE)
+    assert value_at(measured, "grad_sqnorm") == pytest.approx((1e-3, 0.9e-3, 1.1e-3))
+    assert value_at(measured, "grad_sqnorm", 101.5).mean == pytest.approx(1e-2)
+    straight = run_of([0, 1, 100], [0, 4, 400], [4] * 3, [1.0, 1.0, 1.0], loss=[9.0, 4.0, 2.0])
+    assert at_step(straight, "loss", 10) == pytest.approx(3.0)
+    with pytest.raises(InputError, match="step = -1"):
+        value_at(measured, "grad_sqnorm", -1)
+    with pytest.raises(InputError, match="step = 101"):
+        at_step(straight, "loss", 101)
+
+
+def test_pairs_taken_at_each_step_by_hand_and_in_a_run():
+    lr, batch = taken(run_of([0, 2, 5], [0, 8, 32], [4, 8, 16], [1.0] * 3))
+    assert list(batch) == [4, 4, 8, 8, 8]
+    assert lr == pytest.approx([0.4, 0.4, 0.8, 0.8, 0.8])
+
+    plan, problem = Plan(exponential(100, 3.0, 2), exponential(0.1, 2.0, 2)), Digits(holdout=360)
+    spec = Spec(problem=problem, plan=plan, max_samples=5 * problem.size, sampling="replacement")
+    wanted, samples = [], 0
+    while samples < spec.max_samples:
+        wanted.append(plan.at(samples // problem.size))
+        samples += wanted[-1][0]
+    lr, batch = taken(run(spec))
+    assert [*zip(batch, lr, strict=True)] == wanted
+
+
+def test_the_same_steps_without_noise():
+    noisy = run_of([0, 2, 5, 9], [0, 8, 32, 64], [4, 8, 8, 16], [1.0] * 4)
+    plan = without_noise(noisy, 100)
+    assert [plan.at(t) for t in range(9)] == [(100, float(lr)) for lr in taken(noisy)[0]]
+
+
+def test_values_rise_only_beyond_their_intervals():
+    low, high = Value(1.0, 0.9, 1.1), Value(2.0, 1.2, 3.0)
+    assert rising("a claim", [low, high], "T1 [S]", "a figure").verdict == "reproduced"
+    assert rising("a claim", [low, high._replace(low=1.05)], "T1 [S]", "a figure").verdict == "not reproduced"
+    assert rising("a claim", [high, low], "T1 [S]", "a figure").verdict == "not reproduced"
+
+
+def test_goals_tell_gradient_evaluations_and_what_was_never_reached():
+    points = [0, 1, 2, 4], [0, 10, 20, 40], [10] * 4
+    runs = {
+        "fast": run_of(*points, [1.0, 0.5, 0.1, 0.1], test_accuracy=[0.1, 0.5, 0.9, 0.9]),
+        "slow": run_of(*points, [1.0, 0.9, 0.8, 0.7], test_accuracy=[0.1, 0.1, 0.1, 0.9]),
+    }
+    frame = goals(runs, 0.1, "a group")
+    assert list(frame["system"]) == ["fast", "slow"]
+    assert list(frame["sfo"]) == pytest.approx([20, np.inf])
+    assert set(frame["group"]) == {"a group"}
+    assert list(goals(runs, 0.5, "", "test_accuracy")["sfo"]) == pytest.approx([10, 20 * 2**0.5])
+
+
+def test_stages_of_so_many_gradient_evaluations():
+    assert spending(0.5, [16, 32, 1000], 100, total=2000) == [(0.5, 16, 6), (0.5, 32, 3), (0.5, 1000, 1)]
+    assert spending(0.5, [16, 32, 1000], [100, 200, 0], total=300) == [(0.5, 16, 6), (0.5, 32, 6)]
+
+
+def test_exact_paths_are_drawn_in_one_colour_each():
+    q = PowerLawQuadratic(d=10, lam_min=1e-2)
+    slow, fast = (q.stage_path([(lr, 4, 8), (lr, 8, 8)]) for lr in (0.1, 0.5))
+    figure = exact_paths({"one": ("sfo", {"slow": slow, "fast": fast}), "two": ("steps", {"fast": fast})})
+    left, right = figure.axes
+    assert [list(line.get_xdata()) for line in left.lines] == [[32, 96]] * 2
+    assert [list(line.get_ydata()) for line in left.lines] == [list(p.grad_sqnorm[1:]) for p in (slow, fast)]
+    assert list(right.lines[0].get_xdata()) == [8, 16]
+    assert right.lines[0].get_color() == left.lines[1].get_color() != left.lines[0].get_color()
+
+
+def test_exponents_stand_beside_their_prediction():
+    axis = exponents(np.array([1.0, 2.0]), np.array([0.0, 0.5]), {"measured": ([1.5], [0.3])}).axes[0]
+    theory, measured = axis.lines
+    assert list(theory.get_ydata()) == [0.0, 0.5]
+    assert (*measured.get_xdata(), *measured.get_ydata()) == (1.5, 0.3)
+
+
+@pytest.mark.parametrize(("high", "last"), [(9e3, "5000"), (1e6, "$10^{6}$")])
+def test_ticks_do_not_overlap(high, last):
+    figure, axis = plt.subplots(figsize=(2.4, 2))
+    axis.plot([1e3, high], [1, 1])
+    axis.set(xscale="log", xlim=(1e3, high))
+    readable(figure)
+    figure.canvas.draw()
+    boxes = {label.get_text(): label.get_window_extent() for label in axis.get_xticklabels() if label.get_text()}
+    assert last in boxes
+    ordered = sorted(boxes.values(), key=lambda box: box.x0)
+    assert all(a.x1 < b.x0 for a, b in pairwise(ordered))
+    plt.close(figure)

@@ -1,0 +1,243 @@
+"""The derivations prove themselves, and stop proving themselves when any one step is altered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from itertools import combinations
+
+import numpy as np
+import pytest
+import sympy as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfolib._utils.errors import InputError
+from sfolib.theory.derivations import DerivationError, broken, evaluate, result, results
+from sfolib.theory.derivations.algebra import above, anywhere, at_least, between, eq, ge, gt, has_sign, le, vanishes
+from sfolib.theory.derivations.derivation import Derivation
+from sfolib.theory.derivations.inference import BoundedSum, Combined, Instance, Mapped, Tangent
+from sfolib.theory.derivations.steps import Assumed, Cited, ClosedSum, Identity, Limit, Root, Sign
+
+KEYS = [f"T{i}" for i in range(1, 13)]
+STEPS = [(key, i) for key in KEYS for i, step in enumerate(result(key).steps) if not isinstance(step, Assumed)]
+x, y, u = sp.symbols("x y u", positive=True)
+w = sp.Symbol("w", real=True)
+n = sp.Symbol("n", positive=True, integer=True)
+
+
+def test_all_twelve_results_are_there_in_order():
+    assert [derivation.key for derivation in results()] == KEYS
+    assert all("[S]" in d.source or "[N]" in d.source for d in results())
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_derivation_verifies(key):
+    result(key).verify()
+
+
+@pytest.mark.parametrize(("key", "i"), STEPS)
+def test_a_broken_twin_fails_at_the_step_that_was_altered(key, i):
+    derivation = result(key)
+    twin = derivation.with_step(i, broken(derivation.steps[i]))
+    with pytest.raises(DerivationError, match=rf"{key}, step {i + 1} \(.*does not hold"):
+        twin.verify()
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_statement_that_no_step_establishes_fails(key):
+    derivation = result(key)
+    relation = derivation.conclusion[-1]
+    other = (
+        eq(relation.lhs, 2 * relation.rhs)
+        if isinstance(relation, sp.Eq)
+        else relation.func(relation.lhs, 2 * relation.rhs + 1, evaluate=False)
+    )
+    with pytest.raises(DerivationError, match="no step establishes"):
+        replace(derivation, conclusion=(*derivation.conclusion[:-1], other)).verify()
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_assumption_is_a_conclusion(key):
+    derivation = result(key)
+    assumed = {step.fact for step in derivation.assumptions}
+    assert not assumed & set(derivation.conclusion)
+    assert derivation.statement.atoms(sp.Symbol)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_markdown_shows_assumptions_every_step_and_the_statement(key):
+    derivation = result(key)
+    shown = derivation._repr_markdown_()
+    assert all(step.claim in shown and step.tex in shown and step.how in shown for step in derivation.steps)
+    assert all(sp.latex(relation) in shown for relation in derivation.conclusion)
+
+
+def test_unknown_key_names_what_is_allowed():
+    with pytest.raises(InputError, match=r"T13.*T12"):
+        result("T13")
+
+
+# a derivation is a chain: order, ranges and premises count
+
+
+def chain(*steps, conclusion=()):
+    return Derivation("X", "a chain", "[N]", steps, conclusion)
+
+
+def test_a_step_may_not_rest_on_a_later_one():
+    first = Sign("x", gt(x, 0))
+    second = Combined("2x", gt(2 * x, 0), ((first, 2),))
+    chain(first, second).verify()
+    with pytest.raises(DerivationError, match=r"step 1 .* not established"):
+        chain(second, first).verify()
+
+
+def test_a_step_may_not_leave_the_range_it_was_proved_on():
+    big = Sign("x > 2", gt(x, 2), on=(above(x, 2),))
+    used = Combined("2x > 4", gt(2 * x, 4), ((big, 2),))
+    with pytest.raises(DerivationError, match=r"step 2 .*outside its range"):
+        chain(big, used).verify()
+    chain(big, replace(used, on=(above(x, 3),))).verify()
+    at = Instance("at y + 1", gt(y + 1, 2), big, {x: y + 1})
+    with pytest.raises(DerivationError, match=r"step 2 .*outside its range"):
+        chain(big, at).verify()
+    chain(big, replace(at, on=(above(y, 1),))).verify()
+
+
+def test_a_citation_must_be_what_the_other_derivation_states_where_it_states_it():
+    proved = Sign("x > 2", gt(x, 2), on=(above(x, 2),))
+    other = chain(proved, conclusion=(proved.fact,))
+    chain(Cited("x", gt(x, 2), other, on=(above(x, 2),))).verify()
+    with pytest.raises(DerivationError, match="does not hold"):
+        chain(Cited("x", gt(x, 3), other, on=(above(x, 3),))).verify()
+    with pytest.raises(DerivationError, match="outside its range"):
+        chain(Cited("x", gt(x, 2), other)).verify()
+
+
+def test_steps_that_could_not_fail_are_refused():
+    with pytest.raises(ValueError, match="could not fail"):
+        Identity("same", x + 1, 1 + x)
+    first = Sign("x", gt(x, 0))
+    with pytest.raises(ValueError, match="could not fail"):
+        Combined("again", gt(x, 0), ((first, 1),))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Root("two roots in the range", (x - 1) * (x - 2), above(x, 0), sp.S.One),
+        Root("no root in the range", x - 1, above(x, 2), sp.S.One),
+        Root("not a polynomial", sp.exp(x) - 2, above(x, 0), sp.log(2)),
+        Root("undecided whether a second root is in the range", (x - 1) * (x - y), above(x, 0), sp.S.One),
+        Sign("needs x > 1", gt(x - 1, 0)),
+        Sign("is 0 at x = 1", gt((x - 1) ** 2, 0)),
+        ClosedSum("wrong first term", sp.Sum(x, (n, 1, n)), x * n + 1, n),
+        Combined("negative multiplier", le(x, 1), ((Assumed("", ge(x, 1)), -1),)),
+        Combined("an equation from an inequality", eq(x, 1), ((Assumed("", ge(x, 1)), 1),)),
+        Combined("strict from not strict", gt(2 * x, 2), ((Assumed("", ge(x, 1)), 2),)),
+        Mapped("not monotone", ge((x - 2) ** 2, 1), Assumed("", ge(x, 1)), sp.Lambda(y, (y - 2) ** 2)),
+        Tangent("neither convex nor concave", ge(y**3 - 3 * y**2, 0), sp.Lambda(x, x**3 - 3 * x**2), sp.S.One, y),
+        Instance("not positive", gt(-u, 0), Sign("x", gt(x, 0)), {x: -u}),
+        Limit("another limit", 1 / x, x, sp.oo, sp.S.One, side="-"),
+        BoundedSum(
+            "first term above the bound",
+            le(
+                sp.Sum(1 / n, (n, 1, sp.Symbol("T", positive=True, integer=True))),
+                sp.log(sp.Symbol("T", positive=True, integer=True)),
+            ),
+            Assumed("", le(1 / n, sp.log(n) - sp.log(n - 1))),
+        ),
+    ],
+    ids=lambda step: step.claim,
+)
+def test_each_kind_of_step_can_fail(step):
+    assert not step.holds()
+
+
+def test_a_root_may_be_the_only_one_anywhere():
+    assert Root("linear", 2 * w + x, anywhere(w), -x / 2).holds()
+    assert not Root("two", w**2 - x, anywhere(w), sp.sqrt(x)).holds()
+
+
+# the prover is sound: what it calls positive is positive, what it calls 0 is 0
+
+coefficients = st.lists(st.integers(-4, 4), min_size=1, max_size=5)
+points = st.fractions(min_value=Fraction(1, 50), max_value=50, max_denominator=100)
+
+
+@settings(max_examples=40)
+@given(coefficients, coefficients, points, st.integers(-3, 3), st.booleans())
+def test_a_proved_sign_holds_at_every_point(up, down, point, low, strict):
+    top = sum(c * x**k for k, c in enumerate(up))
+    bottom = 1 + sum(abs(c) * x**k for k, c in enumerate(down))
+    where = max(low, 0)
+    if has_sign(top / bottom, (above(x, where),), strict):
+        value = (sp.sympify(top) / bottom).subs(x, where + sp.Rational(point))
+        assert value > 0 if strict else value >= 0
+
+
+@settings(max_examples=40)
+@given(coefficients, st.integers(0, 3))
+def test_the_sign_of_a_polynomial_without_roots_beyond_a_point_is_found(up, low):
+    polynomial = sp.Poly(sum(c * x**k for k, c in enumerate(up)), x)
+    beyond = polynomial.compose(sp.Poly(x + low, x))
+    positive = not polynomial.is_zero and beyond.count_roots(0, None) == 0 and beyond.eval(1) > 0
+    if positive:
+        assert has_sign(polynomial.as_expr(), (above(x, low),))
+    elif not polynomial.is_zero and beyond.eval(1) <= 0:
+        assert not has_sign(polynomial.as_expr(), (above(x, low),))
+
+
+@settings(max_examples=40)
+@given(coefficients, coefficients)
+def test_vanishes_agrees_with_polynomial_arithmetic(left, right):
+    p = sum(c * x**k for k, c in enumerate(left))
+    q = sum(c * x**k for k, c in enumerate(right))
+    assert vanishes((p + q) ** 2 - p**2 - 2 * p * q - q**2)
+    assert vanishes(sp.sympify(p - q)) == sp.Poly(p - q, x).is_zero
+
+
+@pytest.mark.parametrize(
+    ("found", "ends"),
+    [
+        (above(x, 2), ((2, False), (Fraction(5, 2), True))),
+        (at_least(x, 2), ((2, True), (Fraction(3, 2), False))),
+        (between(x, 1, 3), ((1, False), (2, True), (3, False))),
+        (between(x, 1, 3, "(]"), ((1, False), (3, True), (4, False))),
+        (between(x, 1, 3, "[)"), ((1, True), (3, False))),
+    ],
+)
+def test_a_range_knows_its_ends(found, ends):
+    for value, belongs in ends:
+        assert found.inside(sp.Rational(value)) is belongs
+        assert found.outside(sp.Rational(value)) is not belongs
+
+
+# what the statements say, against counting
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_finite_population_variance_of_t1_is_the_count_over_all_subsets(size):
+    values = [Fraction(v) for v in (3, -1, 4, 1, -9)]
+    mean = sum(values) / 5
+    sigma2 = sum((v - mean) ** 2 for v in values) / 5
+    subsets = list(combinations(values, size))
+    counted = sum((sum(s) / size - mean) ** 2 for s in subsets) / len(subsets)
+    derivation = result("T1")
+    bound = derivation.conclusion[1].rhs
+    symbols = {symbol.name: symbol for symbol in bound.free_symbols}
+    stated = bound.subs({symbols["b"]: size, symbols["n"]: 5, symbols["sigma"]: sp.sqrt(sp.Rational(sigma2))})
+    assert stated == sp.Rational(counted)
+
+
+def test_evaluate_takes_arrays_and_names_what_is_missing():
+    assert list(evaluate(x + 2 * y, x=np.array([1.0, 2.0]), y=3.0)) == [7.0, 8.0]
+    with pytest.raises(InputError, match=r"must also give y"):
+        evaluate(x + y, x=1.0)
+
+
+def test_value_reads_a_stated_equation():
+    assert sp.latex(result("T2").value("b_*")) == r"\frac{2 C_{2} \eta}{\epsilon^{2}}"
+    with pytest.raises(KeyError, match="states no 'b_0'"):
+        result("T2").value("b_0")

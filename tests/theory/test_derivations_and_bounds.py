@@ -1,0 +1,213 @@
+"""The statements of the derivations, evaluated on random constants, against the plain numbers of `bounds`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sympy as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfolib.theory import bounds
+from sfolib.theory.derivations import evaluate, result
+
+
+def positive(low, high):
+    return st.floats(low, high, allow_nan=False)
+
+
+constants = st.builds(bounds.Constants, L=positive(0.1, 50), sigma2=positive(1e-3, 100), gap=positive(1e-2, 100))
+target = positive(1e-3, 1)
+fraction = positive(0.01, 0.99)
+factor = positive(1.05, 8)
+few = settings(max_examples=50)
+CLOSE = 1e-9  # both sides are float64 evaluations of a few operations each
+
+
+def number(expr, c=None, **values):
+    """`expr` with its symbols, by name, replaced by floats; C1 and C2 for η_max = `lr_max`."""
+    if c is not None:
+        values |= {"L": c.L, "sigma": c.sigma2**0.5, "Delta": c.gap}
+        if "lr_max" in values:
+            room = 2 - c.L * values.pop("lr_max")
+            values |= {"C_1": 2 * c.gap / room, "C_2": c.L * c.sigma2 / room}
+    short = {"lr": "eta", "eps": "epsilon"}
+    return float(evaluate(expr, **{short.get(name, name): value for name, value in values.items()}))
+
+
+def relation(key, kind, *has):
+    """The one relation of `kind` among the conclusions of `key` that has these terms."""
+    found = [c for c in result(key).conclusion if isinstance(c, kind) and all(c.has(term) for term in has)]
+    assert len(found) == 1
+    return found[0]
+
+
+@few
+@given(constants, st.lists(st.tuples(fraction, st.integers(1, 64)), min_size=1, max_size=6), st.booleans())
+def test_t1_bound_of_any_schedule(c, pairs, fresh):
+    lr = np.array([2 * s / c.L for s, _ in pairs])
+    batch = np.array([b for _, b in pairs], dtype=float)
+    n = 80 if fresh else None
+    variance = result("T1").conclusion[1 if fresh else 0].rhs
+    noise = [number(variance, sigma=1.0, b=b, **({"n": n} if fresh else {})) for b in batch]
+    for steps in range(1, len(pairs) + 1):
+        S, V = lr[:steps].sum(), (lr**2 * noise)[:steps].sum()
+        stated = number(result("T1").conclusion[-1].rhs, c, S=S, V=V, eta_max=lr.max())
+        assert bounds.gradient_bound(c, lr, batch, n)[steps - 1] == pytest.approx(stated, rel=CLOSE)
+
+
+@few
+@given(constants, fraction, target, positive(1.01, 100))
+def test_t2_critical_batch(c, s, eps, over):
+    lr = 2 * s / c.L
+    two = result("T2")
+    for name, numeric in (("b_*", bounds.critical_batch), ("N_*", bounds.minimal_sfo), ("K_*", bounds.minimal_steps)):
+        assert numeric(c, lr, eps) == pytest.approx(number(two.value(name), c, lr=lr, eps=eps, lr_max=lr), rel=CLOSE)
+    batch = bounds.critical_batch(c, lr, eps) / 2 * over
+    stated = number(two.value("K"), c, lr=lr, eps=eps, lr_max=lr, b=batch)
+    assert bounds.steps_to(c, lr, batch, eps) == pytest.approx(stated, rel=1e-6)  # near the floor digits cancel
+    assert bounds.sfo_to(c, lr, batch, eps) == pytest.approx(stated * batch, rel=1e-6)
+
+
+@few
+@given(constants, fraction, target, fraction)
+def test_t2_below_the_floor_nothing_is_enough(c, s, eps, below):
+    lr = 2 * s / c.L
+    low = bounds.critical_batch(c, lr, eps) / 2 * below
+    assert bounds.steps_to(c, lr, low, eps) == np.inf
+    assert number(result("T2").conclusion[0].lhs, c, lr=lr, lr_max=lr, b=low, K=1e12) > eps**2
+
+
+@few
+@given(constants, fraction, target)
+def test_t3_price(c, s, eps):
+    lr = 2 * s / c.L
+    three = result("T3")
+    assert bounds.price_of_parallelism(c, lr) == pytest.approx(number(three.value("price"), c, lr=lr), rel=CLOSE)
+    assert bounds.minimal_sfo(c, lr, eps) == pytest.approx(number(three.value("N_*"), c, lr=lr, eps=eps), rel=CLOSE)
+    assert bounds.minimal_steps(c, lr, eps) == pytest.approx(number(three.value("K_*"), c, lr=lr, eps=eps), rel=CLOSE)
+    fastest = number(three.value("eta_*"), c)
+    assert bounds.minimal_steps(c, fastest, eps) <= bounds.minimal_steps(c, lr, eps) * (1 + CLOSE)
+    assert bounds.price_of_parallelism(c, fastest) == pytest.approx(4, rel=CLOSE)
+
+
+@few
+@given(factor, positive(0.2, 5))
+def test_t4_growth(delta, gamma):
+    four, grown = result("T4"), bounds.growth(delta, gamma)
+    r, tau = number(four.value("r"), delta=delta, gamma=gamma), number(four.conclusion[4].rhs, delta=delta, gamma=gamma)
+    assert (grown.r, grown.tau) == (pytest.approx(r, rel=CLOSE), pytest.approx(tau, rel=CLOSE))
+    assert grown.epochs == pytest.approx(number(four.value("e"), r=r), rel=CLOSE)
+    assert number(four.value("delta"), gamma=gamma, r=r) == pytest.approx(delta, rel=CLOSE)
+
+
+@few
+@given(factor, positive(0.3, 4), factor)
+def test_t5_exponent(rho, gamma, g):
+    delta, tau = rho * gamma, g / gamma
+    p = relation("T5", sp.Le, sp.Min, sp.log).lhs
+    stated = number(p, delta=delta, gamma=gamma, tau=tau)
+    assert bounds.rate_exponent(delta, gamma, tau) == pytest.approx(stated, rel=CLOSE)
+    surface = number(result("T5").value("delta"), gamma=gamma, tau=tau)
+    assert bounds.rate_exponent(surface, gamma, tau) == pytest.approx(0.5, rel=CLOSE)
+
+
+@few
+@given(positive(1.01, 20))
+def test_t6_anytime_ratios(r):
+    six = result("T6")
+    finish, early = (
+        c.rhs for c in six.conclusion if isinstance(c, sp.Eq) and (c.lhs.has(sp.Limit) or c.lhs.has(sp.Subs))
+    )
+    assert bounds.anytime_ratio(r) == pytest.approx(number(finish, r=r), rel=CLOSE)
+    assert bounds.anytime_ratio(r, stop_early=True) == pytest.approx(number(early, r=r), rel=CLOSE)
+    best = [c.rhs for c in six.conclusion if isinstance(c, sp.Eq) and c.lhs == sp.Symbol("r", positive=True)]
+    assert [bounds.anytime_ratio(float(at), stop) for at, stop in zip(best, (False, True), strict=True)] == [
+        pytest.approx(4, rel=CLOSE),
+        pytest.approx(8 / 3, rel=CLOSE),
+    ]
+
+
+@few
+@given(constants, target, factor, factor, positive(1e-3, 0.2), positive(0.2, 0.99), factor)
+def test_t7_ends_of_the_phases(c, eps, r, gamma, s0, s1, wide):
+    lr, max_lr = 2 * s0 / c.L, 2 * s1 / c.L
+    first = number(result("T7").value("m_1"), eta_max=max_lr, eta_0=lr, gamma=gamma)
+    b0 = bounds.critical_batch(c, lr, eps, max_lr)
+    b1 = b0 * (gamma * r) ** first
+    b_max = wide * b1
+    second = number(result("T7").value("m_2"), b_max=b_max, b_1=b1, r=r)
+    ends = bounds.stage_ends(c, eps, r, lr, gamma, max_lr, b_max)
+    assert ends == (pytest.approx(first, rel=1e-7), pytest.approx(first + second, rel=1e-7))
+    b_early = (b0 + b1) / 2
+    early = number(result("T7").value("m_b"), b_max=b_early, b_0=b0, gamma=gamma, r=r)
+    assert bounds.stage_ends(c, eps, r, lr, gamma, max_lr, b_early) == (np.inf, pytest.approx(early, rel=1e-7))
+
+
+@few
+@given(constants, fraction, st.integers(1, 512), positive(0.02, 0.98), st.integers(1, 3000))
+def test_t9_bounds_hold_for_the_exact_sums(c, s, batch, a, steps):
+    if abs(a - 0.5) < 1e-3:
+        a = 0.5
+    lr = 2 * s / c.L
+    nine = [r.rhs for r in result("T9").conclusion if isinstance(r, sp.Le)]
+    sharp, slow, even, fast = nine
+    stated = sharp if a < 0.5 else fast if a > 0.5 else even
+    values = {"lr": lr, "lr_max": lr, "b": batch, "T": steps} | ({} if a == 0.5 else {"a": a})
+    closed = number(stated, c, **values)
+    assert bounds.decaying_lr_bound(c, lr, batch, a, steps) <= closed * (1 + CLOSE)
+    if a < 0.5:
+        assert closed <= number(slow, c, **values) * (1 + CLOSE)
+
+
+@few
+@given(constants, fraction, target)
+def test_t10_norm_test_follows_the_critical_batch(c, s, eps):
+    lr = 2 * s / c.L
+    ten = result("T10")
+    eta_nt = number(ten.conclusion[-2].rhs, c, lr=lr) ** 0.5
+    assert bounds.norm_test_lr(c, eta_nt) == pytest.approx(number(ten.conclusion[-1].rhs, c, eta_nt=eta_nt), rel=CLOSE)
+    assert bounds.norm_test_lr(c, eta_nt) == pytest.approx(lr, rel=CLOSE)
+    asked = number(ten.conclusion[-3].rhs, c, eta_nt=eta_nt, eps=eps)
+    assert bounds.norm_test_batch(c, eta_nt, eps) == pytest.approx(asked, rel=CLOSE)
+    assert bounds.critical_batch(c, lr, eps) == pytest.approx(asked, rel=CLOSE)
+
+
+@few
+@given(constants, target, positive(1.001, 1e3))
+def test_t11_front(c, eps, over):
+    eleven = result("T11")
+    k_min = 2 * c.gap * c.L / eps**2
+    steps = over * k_min
+    batch = number(eleven.value("b_best"), c, eps=eps, K=steps)
+    assert bounds.noise_scale(c, eps) == pytest.approx(number(eleven.value("B"), c, eps=eps), rel=CLOSE)
+    assert bounds.front_batch(c, steps, eps) == pytest.approx(batch, rel=CLOSE / (over - 1))
+    assert bounds.front_sfo(c, steps, eps) == pytest.approx(batch * steps, rel=CLOSE / (over - 1))
+    rule = number(eleven.value("eta_best(b)"), c, eps=eps, b=batch)
+    assert bounds.optimal_lr(c, batch, eps) == pytest.approx(rule, rel=CLOSE)
+    assert rule == pytest.approx(number(eleven.value("eta_best"), c, eps=eps, K=steps), rel=CLOSE / (over - 1))
+    assert bounds.front_steps(c, batch, eps) == pytest.approx(steps, rel=CLOSE)
+
+
+@few
+@given(constants, fraction, target)
+def test_t11_overhead_of_t2_over_the_front(c, s, eps):
+    lr = 2 * s / c.L
+    over = bounds.minimal_sfo(c, lr, eps) / bounds.front_sfo(c, bounds.minimal_steps(c, lr, eps), eps)
+    assert over == pytest.approx(number(result("T11").value("overhead(eta)"), c, lr=lr), rel=1e-7)
+
+
+@few
+@given(constants, target, positive(1e-6, 1), positive(1e-8, 1e-2))
+def test_t12_time_optimum(c, eps, latency, per_sample):
+    twelve = result("T12")
+    times = {"tau_0": latency, "tau_1": per_sample}
+    batch = bounds.time_optimal_batch(c, eps, latency, per_sample)
+    assert batch == pytest.approx(number(twelve.value("b_best"), c, eps=eps, **times), rel=CLOSE)
+    lr = number(twelve.value("eta_best"), c, eps=eps, **times)
+    assert bounds.optimal_lr(c, batch, eps) == pytest.approx(lr, rel=CLOSE)
+    least = relation("T12", sp.Ge).rhs
+    k_min, n_min = bounds.front_min_steps(c, eps), bounds.front_min_sfo(c, eps)
+    assert bounds.front_time(c, batch, eps, latency, per_sample) == pytest.approx(
+        number(least, K_min=k_min, N_min=n_min, **times), rel=CLOSE
+    )

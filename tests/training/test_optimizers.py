@@ -1,0 +1,158 @@
+"""Every optimizer beside a plain one: torch's own on one seed, and the formula of AdaGrad-Norm."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from sfolib import training
+from sfolib._utils.errors import InputError
+from sfolib.problems.specs import Digits
+from sfolib.schedules.base import exponential
+from sfolib.schedules.plan import Plan
+from sfolib.training import optimizers, records
+from sfolib.training.loop import Trainer
+from sfolib.training.records import SCHEMA
+from sfolib.training.run import run
+from sfolib.training.spec import Spec
+
+CASES = {
+    "sgd": {},
+    "sgd with decay": {"optimizer": "sgd", "weight_decay": 0.05},
+    "momentum": {"optimizer": "momentum", "momentum": 0.9, "weight_decay": 0.05},
+    "nesterov": {"optimizer": "nesterov", "momentum": 0.8},
+    "adam": {"optimizer": "adam", "weight_decay": 0.05},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.05},
+    "adam of short memory": {"optimizer": "adam", "beta2": 0.5},
+    "adagrad": {"optimizer": "adagrad"},
+    "adagrad_norm": {"optimizer": "adagrad_norm", "weight_decay": 0.05},
+}
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+class PlainAdaGradNorm(torch.optim.Optimizer):
+    """The scalar method in one line of mathematics, on the flattened model."""
+
+    def __init__(self, parameters, lr, weight_decay):
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+        self.a2 = 0.0
+
+    @torch.no_grad()
+    def step(self):
+        group = self.param_groups[0]
+        gradients = [p.grad + group["weight_decay"] * p for p in group["params"]]
+        self.a2 += torch.cat([g.flatten() for g in gradients]).norm().item() ** 2
+        for p, g in zip(group["params"], gradients, strict=True):
+            p -= group["lr"] * g / self.a2**0.5
+
+
+def plain(case, parameters):
+    name, decay = case.get("optimizer", "sgd"), case.get("weight_decay", 0.0)
+    if name == "adagrad_norm":
+        return PlainAdaGradNorm(parameters, 1.0, decay)
+    if name in ("sgd", "momentum", "nesterov"):
+        nesterov = name == "nesterov"
+        momentum = case.get("momentum", 0.0)
+        return torch.optim.SGD(parameters, 1.0, momentum=momentum, weight_decay=decay, nesterov=nesterov)
+    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adagrad": torch.optim.Adagrad}
+    betas = {"betas": (0.9, case.get("beta2", 0.999))} if name != "adagrad" else {}
+    return classes[name](parameters, 1.0, weight_decay=decay, **betas)
+
+
+@every_case
+def test_stacked_seeds_step_as_each_alone(case):
+    rng = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)  # noqa: E731
+    stacked = [draw(3, 4, 2), draw(3, 5)]
+    alone = [[p[seed].clone().requires_grad_() for p in stacked] for seed in range(3)]
+    twins = [plain(case, parameters) for parameters in alone]
+    update = optimizers.build(
+        **{"name": "sgd"} | {"name" if k == "optimizer" else k: v for k, v in case.items()}, parameters=stacked
+    )
+    for t in range(12):
+        lr, gradients = 0.1 * 1.1**t, [draw(3, 4, 2), draw(3, 5)]
+        for seed, twin in enumerate(twins):
+            twin.param_groups[0]["lr"] = lr
+            for p, g in zip(alone[seed], gradients, strict=True):
+                p.grad = g[seed].clone()
+            twin.step()
+        update(gradients, lr)
+        for seed in range(3):
+            for ours, theirs in zip(stacked, alone[seed], strict=True):
+                torch.testing.assert_close(ours[seed], theirs.detach(), rtol=1e-9, atol=1e-12)
+
+
+@every_case
+def test_a_seed_does_not_depend_on_its_company(case):
+    def rows(seeds):
+        spec = Spec(problem=Digits(hidden=(6,)), plan=Plan(32, 0.01), seeds=seeds, max_samples=3600, dtype="float64",
+                    **case)  # fmt: skip
+        return run(spec).rows.set_index("seed").loc[7].to_numpy(float)
+
+    np.testing.assert_allclose(rows((7,)), rows((1, 7)), rtol=1e-9)
+
+
+@every_case
+def test_a_killed_run_resumes_to_the_same_rows(case, tmp_path, monkeypatch):
+    plan = Plan(exponential(8, 2, 40), 0.01, "step")
+    spec = Spec(problem=Digits(hidden=(4,)), plan=plan, seeds=(0, 2), max_samples=4000, measure=1.2, **case)
+    whole = run(spec, tmp_path / "whole")
+    measured = Trainer.rows
+
+    def rows(self, left=[9]):  # noqa: B006
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return measured(self)
+
+    monkeypatch.setattr(Trainer, "rows", rows)
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, tmp_path / "killed", checkpoint_every=0.0)
+    monkeypatch.setattr(Trainer, "rows", measured)
+    assert (tmp_path / "killed" / spec.key / training.CHECKPOINT).exists()
+    assert run(spec, tmp_path / "killed").rows.equals(whole.rows)
+    files = [(tmp_path / name / spec.key / records.METRICS).read_bytes() for name in ("killed", "whole")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(("name", "momentum"), [("sgd", 0.9), ("adam", 0.9), ("momentum", 0.0), ("nesterov", 0.0)])
+def test_momentum_is_asked_for_where_it_is_used(name, momentum):
+    spec = Spec(problem=Digits(), plan=Plan(8, 0.1), max_samples=100, optimizer=name, momentum=momentum)
+    with pytest.raises(InputError, match="momentum"):
+        run(spec)
+
+
+def test_beta2_is_asked_for_where_it_is_used():
+    spec = Spec(problem=Digits(), plan=Plan(8, 0.1), max_samples=100, optimizer="momentum", momentum=0.9, beta2=0.9)
+    with pytest.raises(InputError, match=r"beta2 = 0\.9: must be 0\.999 where optimizer = 'momentum'"):
+        run(spec)
+
+
+def test_an_unknown_optimizer_is_named():
+    with pytest.raises(ValidationError, match="optimizer"):
+        Spec(problem=Digits(), plan=Plan(8, 0.1), max_samples=100, optimizer="lion")
+
+
+def test_later_fields_leave_older_keys_alone():
+    spec = Spec(problem=Digits(), plan=Plan(8, 0.1), max_samples=100)
+    first = {
+        "schema": SCHEMA,
+        "problem": {"kind": "digits", "hidden": [], "l2": 1e-3, "holdout": 0},
+        "plan": spec.plan.to_dict(),
+        "max_samples": 100,
+        "max_steps": None,
+        "seeds": [0],
+        "sampling": "permutation",
+        "stop_eps": None,
+        "measure": "epoch",
+        "dtype": "float32",
+    }
+    assert spec.key == hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()[:16]
+    other = spec.model_copy(update={"optimizer": "momentum", "momentum": 0.9})
+    assert other.key != spec.key
+    again = Spec.model_validate_json(other.model_dump_json())
+    assert again == other
+    assert again.key == other.key
