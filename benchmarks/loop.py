@@ -80,7 +80,7 @@ def quadratic_rows(runs: int = 2000, steps: int = 150) -> list[dict]:
             trainer.advance()
             trainer.rows()
 
-    ours, reference = interleaved(lambda: problem.exact.grad_sqnorm_path(lr, batch), monte_carlo)
+    ours, reference = interleaved(lambda: problem.exact.grad_sqnorm_path(batch, lr), monte_carlo)
     return [row(f"quadratic, {steps} steps vs {runs} runs", ours, reference, reference / ours, ">= 1000")]
 
 

@@ -30,7 +30,7 @@ class Pilot(NamedTuple):
     sfo: float
 
 
-def fitted_constants(L: float, lr: ArrayLike, batch: ArrayLike, steps: ArrayLike, eps: float) -> Constants:
+def fitted_constants(L: float, batch: ArrayLike, lr: ArrayLike, steps: ArrayLike, eps: float) -> Constants:
     """T2 [S] turned round [N]: σ² and Δ, given L, with which T2's K(b) is what pairs (lr, batch) were seen to need.
 
     With C1 and C2 at lr itself K = C1 b/(η(ε² b − C2 η)) is Δ/(ε² ηK) + Lη/2 + (Lσ²/(2ε²)) η/b = 1, linear in Δ and
@@ -100,7 +100,7 @@ def _pilot(runs: Sequence[Run], L: float, price: float, eps: float) -> Pilot:
     price += sum(min(found.sfo, float(run.samples[-1])) for run, found in zip(runs, reached, strict=True))
     got = [(*run.rows[["lr", "batch"]].iloc[0], found.steps) for run, found in zip(runs, reached, strict=True)]
     lr, batch, steps = np.array([pair for pair in got if np.isfinite(pair[2])]).reshape(-1, 3).T
-    return Pilot(fitted_constants(L, lr, batch, steps, eps), price)
+    return Pilot(fitted_constants(L, batch, lr, steps, eps), price)
 
 
 def _alone(run: Run, seed: int) -> Run:

@@ -76,12 +76,12 @@ def at_step(run: Run, column: str, step: float) -> float:
 
 
 def taken(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """lr and nominal batch size of each step, (T,): those in force at the measuring point before it.
+    """nominal batch size and lr of each step, (T,): those in force at the measuring point before it.
 
     Exact where the pair changes at measuring points only, as with measure = "epoch" and a plan that counts epochs.
     """
     each = run.rows.drop_duplicates("step").sort_values("step")
-    return tuple(np.repeat(each[name].to_numpy()[:-1], np.diff(run.steps)) for name in ("lr", "batch"))
+    return tuple(np.repeat(each[name].to_numpy()[:-1], np.diff(run.steps)) for name in ("batch", "lr"))
 
 
 def without_noise(run: Run, n: int) -> Plan:
@@ -105,11 +105,11 @@ def goals(runs: Mapping[str, Run], level: float, group: str, column: str = "grad
 def spending(
     lr: float, batches: Sequence[float], lengths: Sequence[float], total: float
 ) -> list[tuple[float, float, float]]:
-    """Stages at these batch sizes of so many gradient evaluations each, as (lr, batch, steps) for
+    """Stages at these batch sizes of so many gradient evaluations each, as (batch, lr, steps) for
     `PowerLawQuadratic.stage_path`: whole steps, at least one a stage, as many stages as fit into `total`."""
     steps = np.maximum(1.0, np.round(np.divide(lengths, batches)))
     fits = np.cumsum(steps * batches) <= total
-    return [(lr, float(b), float(k)) for b, k in zip(np.asarray(batches)[fits], steps[fits], strict=True)]
+    return [(float(b), lr, float(k)) for b, k in zip(np.asarray(batches)[fits], steps[fits], strict=True)]
 
 
 def exact_paths(panels: Mapping[str, tuple[str, Mapping[str, StagePath]]]) -> Figure:

@@ -51,7 +51,7 @@ def validity(plan: Plan, c: Constants, samples_per_epoch: int, epochs: int) -> V
         case, exponent = "constant: the noise floor stays", 0.0
     share = max(rates) * c.L / 2
     warnings = tuple(plan.report(c, samples_per_epoch, epochs))
-    floor = bounds.noise_floor(c, rates[-1], batches[-1]) if rates[-1] * c.L < 2 else math.inf
+    floor = bounds.noise_floor(c, batches[-1], rates[-1]) if rates[-1] * c.L < 2 else math.inf
     return Validity(len(stages), delta, gamma, tau, case, exponent, floor, share, warnings)
 
 

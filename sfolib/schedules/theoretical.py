@@ -54,7 +54,7 @@ def critical_plan(
         return rounded(bounds.critical_batch(constants, eta, eps, max_lr)), eta, phase
 
     def steps(batch: int, eta: float, eps: float) -> float:
-        return bounds.steps_to(constants, eta, batch, eps, max_lr)
+        return bounds.steps_to(constants, batch, eta, eps, max_lr)
 
     return _staged(eps0, r, stages, pair, steps)
 

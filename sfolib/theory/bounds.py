@@ -76,7 +76,7 @@ def _c1_c2(c: Constants, lr: np.ndarray, lr_max: ArrayLike | None) -> tuple[np.n
 
 # ------------------------------------------------------------------------------------------ T1, any schedule
 def gradient_bound(
-    c: Constants, lr: ArrayLike, batch: ArrayLike, n: int | None = None, lr_max: float | None = None
+    c: Constants, batch: ArrayLike, lr: ArrayLike, n: int | None = None, lr_max: float | None = None
 ) -> np.ndarray:
     """T1 [S]: bound on min_{t<k} E‖∇f(θ_t)‖² after k = 1 … T steps, (C1 + C2 V)/S, S = Σ η_t, V = Σ η_t²/b_t.
 
@@ -101,7 +101,7 @@ def finite_population(batch: ArrayLike, n: int) -> Numbers:
 
 
 # --------------------------------------------------------------------------- T2, T3: constant batch and lr
-def steps_to(c: Constants, lr: ArrayLike, batch: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
+def steps_to(c: Constants, batch: ArrayLike, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2 [S]: steps K(b) = C1 b/(η(ε² b − C2 η)) to T1's bound = ε²; inf where ε ≤ the noise floor."""
     lr, batch, eps = stable_lr(c.L, lr), _array("batch", batch), _array("eps", eps)
     c1, c2 = _c1_c2(c, lr, lr_max)
@@ -110,12 +110,12 @@ def steps_to(c: Constants, lr: ArrayLike, batch: ArrayLike, eps: ArrayLike, lr_m
     return _plain(np.where(reaches, c1 * batch / (lr * np.where(reaches, room, 1.0)), np.inf))
 
 
-def sfo_to(c: Constants, lr: ArrayLike, batch: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
+def sfo_to(c: Constants, batch: ArrayLike, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2 [S]: gradient evaluations N(b) = K(b) b to T1's bound = ε²; inf where ε ≤ the noise floor."""
-    return _plain(steps_to(c, lr, batch, eps, lr_max) * np.asarray(batch, dtype=float))
+    return _plain(steps_to(c, batch, lr, eps, lr_max) * np.asarray(batch, dtype=float))
 
 
-def noise_floor(c: Constants, lr: ArrayLike, batch: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
+def noise_floor(c: Constants, batch: ArrayLike, lr: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2, T9 [S]: √(C2 η/b), the ε that constant lr and batch approach in T1's bound and never reach."""
     lr, batch = stable_lr(c.L, lr), _array("batch", batch)
     return _plain(np.sqrt(_c1_c2(c, lr, lr_max)[1] * lr / batch))
@@ -140,7 +140,7 @@ def minimal_steps(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike
     return _plain(2 * _c1_c2(c, lr, lr_max)[0] / (lr * eps**2))
 
 
-def calibrated(lr: float, batch: float, steps: float, eps: float, max_lr: float | None = None) -> Constants:
+def calibrated(batch: float, lr: float, steps: float, eps: float, max_lr: float | None = None) -> Constants:
     """T2 [S] turned round: constants with L = 1/max_lr (default 1/lr) whose b* and K* at lr and eps are these.
 
     What a pilot at one easy eps found, in place of constants that are loose. C1 and C2 are those at max_lr.
@@ -214,7 +214,7 @@ def stage_ends(
 
 
 # --------------------------------------------------------------- T8 – T10: noise, decaying lr, adaptive tests
-def step_noise(lr: ArrayLike, batch: ArrayLike, momentum: float = 0.0) -> Numbers:
+def step_noise(batch: ArrayLike, lr: ArrayLike, momentum: float = 0.0) -> Numbers:
     """T8 [S]: η/(b(1 − m)), on which alone the noise of a step depends (Smith et al.); same units as lr."""
     require(0 <= momentum < 1, "momentum", momentum, "must be in [0, 1)")
     return _plain(_array("lr", lr) / _array("batch", batch) / (1 - momentum))
@@ -235,7 +235,7 @@ def power_sum(a: float, steps: ArrayLike) -> Numbers:
     return _plain(small[np.minimum(steps, head).astype(int)] + tail)
 
 
-def decaying_lr_bound(c: Constants, lr: float, batch: ArrayLike, a: float, steps: ArrayLike) -> Numbers:
+def decaying_lr_bound(c: Constants, batch: ArrayLike, lr: float, a: float, steps: ArrayLike) -> Numbers:
     """T9 [S]: T1's bound after `steps` steps of η_t = η (t + 1)^−a, constant batch; it falls at every step.
 
     Its order in K is K^−a for 0 < a < 1/2, K^−½ ln K at a = 1/2 and K^−(1−a) for 1/2 < a < 1
@@ -246,21 +246,21 @@ def decaying_lr_bound(c: Constants, lr: float, batch: ArrayLike, a: float, steps
     return _plain((c1 + c2 * lr**2 / batch * power_sum(2 * a, steps)) / (lr * power_sum(a, steps)))
 
 
-def decaying_lr_steps(c: Constants, lr: float, batch: float, a: float, eps: float) -> float:
+def decaying_lr_steps(c: Constants, batch: float, lr: float, a: float, eps: float) -> float:
     """T9 [S]: the first whole step of η (t + 1)^−a with T1's bound ≤ ε², for 0 < a < 1; scalars."""
     require(0 < a < 1, "a", a, "must be in (0, 1); a constant lr is steps_to")
     positive("eps", eps)
     low, high = 0.0, 1.0  # the bound is above ε² at low (0 stands for no step) and not at high
-    while decaying_lr_bound(c, lr, batch, a, high) > eps**2:
+    while decaying_lr_bound(c, batch, lr, a, high) > eps**2:
         low, high = high, 2 * high
     while high - low > 1 and low < (middle := np.floor((low + high) / 2)) < high:
-        low, high = (low, middle) if decaying_lr_bound(c, lr, batch, a, middle) <= eps**2 else (middle, high)
+        low, high = (low, middle) if decaying_lr_bound(c, batch, lr, a, middle) <= eps**2 else (middle, high)
     return float(high)
 
 
-def decaying_lr_sfo(c: Constants, lr: float, batch: float, a: float, eps: float) -> float:
+def decaying_lr_sfo(c: Constants, batch: float, lr: float, a: float, eps: float) -> float:
     """T9 [S]: gradient evaluations of `decaying_lr_steps`."""
-    return decaying_lr_steps(c, lr, batch, a, eps) * batch
+    return decaying_lr_steps(c, batch, lr, a, eps) * batch
 
 
 def norm_test_batch(c: Constants, eta: ArrayLike, eps: ArrayLike) -> Numbers:

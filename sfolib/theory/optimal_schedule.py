@@ -28,11 +28,11 @@ Shapes = tuple[np.ndarray | float, np.ndarray | float]
 
 @dataclass(frozen=True)
 class Optimum:
-    """A schedule, lr and batch each (steps,), and the target after it by the exact recursion."""
+    """A schedule, batch and lr each (steps,), and the target after it by the exact recursion."""
 
     family: str
-    lr: np.ndarray
     batch: np.ndarray
+    lr: np.ndarray
     value: float
 
     @property
@@ -146,9 +146,9 @@ class _Problem:
         b0 = free[above[0]] / rest[above[0]] if len(above) else self.min_batch / rising[-1]
         return np.maximum(self.min_batch, b0 * shape)
 
-    def result(self, family: str, lr: np.ndarray, batch: np.ndarray) -> Optimum:
+    def result(self, family: str, batch: np.ndarray, lr: np.ndarray) -> Optimum:
         path = self.q.grad_sqnorm_path if self.target == "grad_sqnorm" else self.q.loss_path
-        return Optimum(family, lr, batch, float(path(lr, batch)[-1]))
+        return Optimum(family, batch, lr, float(path(batch, lr)[-1]))
 
 
 def optimum(
@@ -187,7 +187,7 @@ def optimum(
     found = [minimize(objective, start, **run) for start in starts]
     lr = np.exp(spread @ min(found, key=lambda result: result.fun).x)
     bias, c, _ = problem.parts(lr)
-    return problem.result("free", lr, problem.batches(c, problem.value - bias)[0])
+    return problem.result("free", problem.batches(c, problem.value - bias)[0], lr)
 
 
 def fastest(
@@ -204,7 +204,7 @@ def fastest(
     positive("latency", latency)
     positive("per_sample", per_sample)
     top = _Problem(q, 2, eps, target, max_lr, min_batch).max_lr
-    fewest = 1 + np.min(q.steps_to(np.linspace(0.5, 1, 11) * top, 1e300, eps, target))
+    fewest = 1 + np.min(q.steps_to(1e300, np.linspace(0.5, 1, 11) * top, eps, target))
 
     @cache
     def at(steps: int) -> Optimum:
@@ -277,11 +277,11 @@ def best_of_family(
         log_lr, log_batch = shapes(u, x[0], x[1:] ** 2)
         lr = problem.max_lr * np.exp(np.minimum(log_lr, 0.0))
         batch = problem.scaled(lr, np.exp(log_batch))
-        return None if batch is None else (lr, batch)
+        return None if batch is None else (batch, lr)
 
     def cost(x: np.ndarray) -> float:
         pair = schedule(x)
-        return 1e3 if pair is None else float(np.log(np.sum(pair[1])))
+        return 1e3 if pair is None else float(np.log(np.sum(pair[0])))
 
     best = np.log(problem.start() / problem.max_lr)
     starts = [(best, *(0.0,) * count)]

@@ -25,10 +25,10 @@ Target = Literal["grad_sqnorm", "loss"]
 
 
 class Best(NamedTuple):
-    """The cheapest constant pair to a target: lr, batch (real), steps (whole) and SFO = steps × batch."""
+    """The cheapest constant pair to a target: batch (real), lr, steps (whole) and SFO = steps × batch."""
 
-    lr: float
     batch: float
+    lr: float
     steps: float
     sfo: float
 
@@ -156,46 +156,46 @@ class PowerLawQuadratic:
         return self.eigenvalues**2 if target == "grad_sqnorm" else self.eigenvalues / 2
 
     # ------------------------------------------------------------------------------------- any schedule
-    def moments(self, lr: ArrayLike, batch: ArrayLike) -> np.ndarray:
+    def moments(self, batch: ArrayLike, lr: ArrayLike) -> np.ndarray:
         """E θ_i² at steps 0 … T of the schedule lr, batch (each (T,) or a scalar): shape (T + 1, d)."""
-        return np.array(list(self._recursion(lr, batch)))
+        return np.array(list(self._recursion(batch, lr)))
 
-    def grad_sqnorm_path(self, lr: ArrayLike, batch: ArrayLike) -> np.ndarray:
+    def grad_sqnorm_path(self, batch: ArrayLike, lr: ArrayLike) -> np.ndarray:
         """E‖∇f‖² at steps 0 … T of the schedule lr, batch (each (T,) or a scalar): shape (T + 1,)."""
         w = self.weights("grad_sqnorm")
-        return np.array([w @ m for m in self._recursion(lr, batch)])
+        return np.array([w @ m for m in self._recursion(batch, lr)])
 
-    def loss_path(self, lr: ArrayLike, batch: ArrayLike) -> np.ndarray:
+    def loss_path(self, batch: ArrayLike, lr: ArrayLike) -> np.ndarray:
         """E f − f* at steps 0 … T of the schedule lr, batch (each (T,) or a scalar): shape (T + 1,)."""
         w = self.weights("loss")
-        return np.array([w @ m for m in self._recursion(lr, batch)])
+        return np.array([w @ m for m in self._recursion(batch, lr)])
 
-    def _recursion(self, lr: ArrayLike, batch: ArrayLike) -> Iterable[np.ndarray]:
-        lr, batch = self._pair(lr, batch)
+    def _recursion(self, batch: ArrayLike, lr: ArrayLike) -> Iterable[np.ndarray]:
+        batch, lr = self._pair(batch, lr)
         m = self.theta0**2
         yield m
         for eta, b in zip(*np.broadcast_arrays(*np.atleast_1d(lr, batch)), strict=True):
             m = (1 - eta * self.eigenvalues) ** 2 * m + eta**2 * self.noise_variance / b
             yield m
 
-    def _pair(self, lr: ArrayLike, batch: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    def _pair(self, batch: ArrayLike, lr: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         positive("lr", lr)
         positive("batch", batch)
         top = float(np.max(lr))
         require(top * self.L < 2, "lr", top, f"must be below 2/L = {2 / self.L:.6g}")
-        return np.asarray(lr, dtype=float), np.asarray(batch, dtype=float)
+        return np.asarray(batch, dtype=float), np.asarray(lr, dtype=float)
 
     # ------------------------------------------------------------------------------ constant lr and batch
-    def grad_sqnorm(self, lr: ArrayLike, batch: ArrayLike, steps: ArrayLike) -> Numbers:
+    def grad_sqnorm(self, batch: ArrayLike, lr: ArrayLike, steps: ArrayLike) -> Numbers:
         """E‖∇f‖² after `steps` steps at constant lr and batch, in closed form; the three broadcast."""
-        return self._closed_form(lr, batch, steps, "grad_sqnorm")
+        return self._closed_form(batch, lr, steps, "grad_sqnorm")
 
-    def loss(self, lr: ArrayLike, batch: ArrayLike, steps: ArrayLike) -> Numbers:
+    def loss(self, batch: ArrayLike, lr: ArrayLike, steps: ArrayLike) -> Numbers:
         """E f − f* after `steps` steps at constant lr and batch, in closed form; the three broadcast."""
-        return self._closed_form(lr, batch, steps, "loss")
+        return self._closed_form(batch, lr, steps, "loss")
 
-    def _closed_form(self, lr: ArrayLike, batch: ArrayLike, steps: ArrayLike, target: Target) -> Numbers:
-        lr, batch = self._pair(lr, batch)
+    def _closed_form(self, batch: ArrayLike, lr: ArrayLike, steps: ArrayLike, target: Target) -> Numbers:
+        batch, lr = self._pair(batch, lr)
 
         def value(decay: _Decay, b: np.ndarray, k: np.ndarray) -> np.ndarray:
             return decay.bias(k) + decay.noise(k) / b
@@ -204,7 +204,7 @@ class PowerLawQuadratic:
 
     def batch_to(self, lr: ArrayLike, steps: ArrayLike, eps: ArrayLike, target: Target = "grad_sqnorm") -> Numbers:
         """The least (real) batch with which constant lr is at ε² after `steps` steps; inf if none is."""
-        lr, _ = self._pair(lr, 1.0)
+        lr, _ = self._pair(1.0, lr)
         positive("eps", eps)
 
         def least(decay: _Decay, k: np.ndarray, eps: np.ndarray) -> np.ndarray:
@@ -225,9 +225,9 @@ class PowerLawQuadratic:
     def _decay(self, lr: float, moments: np.ndarray, target: Target) -> _Decay:
         return _Decay(lr, self, moments, self.weights(target))
 
-    def steps_to(self, lr: ArrayLike, batch: ArrayLike, eps: ArrayLike, target: Target = "grad_sqnorm") -> Numbers:
+    def steps_to(self, batch: ArrayLike, lr: ArrayLike, eps: ArrayLike, target: Target = "grad_sqnorm") -> Numbers:
         """The first step at which the target is at most ε², at constant lr and batch; inf if it never is."""
-        lr, batch = self._pair(lr, batch)
+        batch, lr = self._pair(batch, lr)
         positive("eps", eps)
 
         def first(decay: _Decay, b: np.ndarray, eps: np.ndarray) -> list[float]:
@@ -235,9 +235,9 @@ class PowerLawQuadratic:
 
         return self._each_lr(first, target, lr, batch, np.asarray(eps, dtype=float))
 
-    def sfo_to(self, lr: ArrayLike, batch: ArrayLike, eps: ArrayLike, target: Target = "grad_sqnorm") -> Numbers:
+    def sfo_to(self, batch: ArrayLike, lr: ArrayLike, eps: ArrayLike, target: Target = "grad_sqnorm") -> Numbers:
         """Gradient evaluations of `steps_to`."""
-        return self.steps_to(lr, batch, eps, target) * np.asarray(batch, dtype=float)
+        return self.steps_to(batch, lr, eps, target) * np.asarray(batch, dtype=float)
 
     def best_constant_batch(self, lr: float, eps: float, target: Target = "grad_sqnorm") -> Best:
         """The batch (real) of the fewest gradient evaluations to ε² at this lr, with its steps.
@@ -245,7 +245,7 @@ class PowerLawQuadratic:
         N(K) = K noise(K)/(ε² − bias(K)) over whole K: scanned on a geometric grid up to where K noise(K)/ε²,
         which rises and is below N(K), has passed the least N so far, then refined about the least.
         """
-        self._pair(lr, 1.0)
+        self._pair(1.0, lr)
         positive("eps", eps)
         decay = self._decay(lr, self.theta0**2, target)
         first = decay.first(np.inf, eps**2) + 1
@@ -265,7 +265,7 @@ class PowerLawQuadratic:
                 break
         best = float(k[np.argmin(sfo(k))])
         least = float(np.min(sfo(k)))
-        return Best(float(lr), least / best, best, least)
+        return Best(least / best, float(lr), best, least)
 
     def front(self, steps: int, eps: float, target: Target = "grad_sqnorm") -> Best:
         """T11's exact twin: the constant lr and (real) batch of the least SFO to ε² in `steps` steps.
@@ -278,7 +278,7 @@ class PowerLawQuadratic:
             best = int(np.argmin(batch))
             lr_best = float(lr[best])
             lr = np.geomspace(lr[max(best - 1, 0)], lr[min(best + 1, len(lr) - 1)], 17)
-        return Best(lr_best, float(batch[best]), float(steps), float(steps * batch[best]))
+        return Best(float(batch[best]), lr_best, float(steps), float(steps * batch[best]))
 
     def fastest_pair(self, eps: float, latency: float, per_sample: float, target: Target = "grad_sqnorm") -> Best:
         """T12's exact twin: the point of `front` of the least latency × steps + per_sample × SFO to ε²."""
@@ -286,7 +286,7 @@ class PowerLawQuadratic:
 
         positive("latency", latency)
         positive("per_sample", per_sample)
-        fewest = 1 + np.min(self.steps_to(np.linspace(0.5, 1.99, 16) / self.L, 1e300, eps, target))
+        fewest = 1 + np.min(self.steps_to(1e300, np.linspace(0.5, 1.99, 16) / self.L, eps, target))
 
         def log_time(log_steps: float) -> float:
             found = self.front(round(np.exp(log_steps)), eps, target)
@@ -298,32 +298,32 @@ class PowerLawQuadratic:
 
     # ------------------------------------------------------------------------------ stages of constant pairs
     def stage_path(self, stages: Iterable[tuple[float, float, float]]) -> StagePath:
-        """What stages (lr, batch, steps) reach, by the closed form of each."""
+        """What stages (batch, lr, steps) reach, by the closed form of each."""
         rows = [(0.0, 0.0, *self._values(m := self.theta0**2))]
-        for lr, batch, steps in stages:
-            m = self._after(m, lr, batch, steps)
+        for batch, lr, steps in stages:
+            m = self._after(m, batch, lr, steps)
             rows.append((rows[-1][0] + steps, rows[-1][1] + steps * batch, *self._values(m)))
         return StagePath(*np.array(rows).T)
 
     def stages_to(
         self, stages: Iterable[tuple[float, float, float]], eps: float, target: Target = "grad_sqnorm"
     ) -> tuple[float, float]:
-        """Steps and SFO at which stages (lr, batch, steps) first are at ε², to the step; inf if never."""
+        """Steps and SFO at which stages (batch, lr, steps) first are at ε², to the step; inf if never."""
         positive("eps", eps)
         m, steps_so_far, sfo = self.theta0**2, 0.0, 0.0
-        for lr, batch, steps in stages:
-            self._pair(lr, batch)
+        for batch, lr, steps in stages:
+            self._pair(batch, lr)
             k = self._decay(lr, m, target).first(batch, eps**2, last=float(_whole(steps)))
             if k < np.inf:
                 return steps_so_far + k, sfo + k * batch
-            m, steps_so_far, sfo = self._after(m, lr, batch, steps), steps_so_far + steps, sfo + steps * batch
+            m, steps_so_far, sfo = self._after(m, batch, lr, steps), steps_so_far + steps, sfo + steps * batch
         return np.inf, np.inf
 
     def _values(self, m: np.ndarray) -> tuple[float, float]:
         return float(self.weights("grad_sqnorm") @ m), float(self.weights("loss") @ m)
 
-    def _after(self, m: np.ndarray, lr: float, batch: float, steps: float) -> np.ndarray:
-        self._pair(lr, batch)
+    def _after(self, m: np.ndarray, batch: float, lr: float, steps: float) -> np.ndarray:
+        self._pair(batch, lr)
         decay = _Decay(lr, self, m, np.ones(self.d))
         power = float(_whole(steps)) * decay.log_a
         return np.exp(power) * decay.w_bias - np.expm1(power) * decay.w_noise / batch

@@ -48,8 +48,8 @@ def stages_of(q: PowerLawQuadratic, policy: Trigger, most: int) -> list[Aim]:
     aims: list[Aim] = []
     while len(aims) < most:
         eps, batch, lr = policy.eps, policy.batch, policy.lr
-        before = [(aim.lr, aim.batch, aim.steps) for aim in aims]
-        total, _ = q.stages_to([*before, (lr, batch, _FOREVER)], eps)
+        before = [(aim.batch, aim.lr, aim.steps) for aim in aims]
+        total, _ = q.stages_to([*before, (batch, lr, _FOREVER)], eps)
         if total == math.inf:
             break
         aims.append(Aim(eps, batch, lr, total - sum(aim.steps for aim in aims)))

@@ -56,7 +56,7 @@ def bound_exponent(delta: float, gamma: float, tau: float, stages: int = 200) ->
 
 
 def growing_stages(delta: float, gamma: float, tau: float, stages: int = 200) -> list[tuple[float, float, float]]:
-    """Stages (lr, batch, steps) ∝ (γ^m, δ^m, τ^m) for `WIDE`: at most `stages`, lr up to 1/(4L).
+    """Stages (batch, lr, steps) ∝ (δ^m, γ^m, τ^m) for `WIDE`: at most `stages`, lr up to 1/(4L).
 
     Σ η_t begins and ends inside the decades where the bias falls like 1/Σ η_t. No stage is shorter than a step.
     """
@@ -65,7 +65,7 @@ def growing_stages(delta: float, gamma: float, tau: float, stages: int = 200) ->
     lr = 0.25 / WIDE.L * gamma**m / np.max(gamma ** m[: _stages_until(_LAST / _FIRST, gamma * tau, stages)])
     steps = np.ceil(_FIRST / lr[0] * tau**m)
     inside = (np.cumsum(lr * steps) <= _LAST) & (steps > 1)
-    return [*zip(lr[inside], 20 * lr[0] * delta ** m[inside], steps[inside], strict=True)]
+    return [*zip(20 * lr[0] * delta ** m[inside], lr[inside], steps[inside], strict=True)]
 
 
 def exact_path(delta: float, gamma: float, tau: float) -> StagePath:
@@ -111,12 +111,12 @@ def overhead(
     the last one ended. Targets: `points` between each two stage ends, the one just missed included, where the
     ratio is largest.
     """
-    stages = [(pair.lr, pair.batch * (1 + 1e-9), pair.steps) for pair in pairs]  # reach the aim in spite of rounding
+    stages = [(pair.batch * (1 + 1e-9), pair.lr, pair.steps) for pair in pairs]  # reach the aim in spite of rounding
     path = q.stage_path(stages)
     ends = np.asarray(eps) if restart else np.sqrt(np.minimum.accumulate(path.grad_sqnorm))[1:]
     spans = [np.geomspace(*ends[m : m + 2] * [1 - 1e-9, 1 + 1e-9], points) for m in range(len(stages) - 1)]
     targets, spent = np.concatenate(spans), np.repeat(path.sfo[1:], points)
-    least = np.array([_least_sfo(q, stages[0][0], float(target)) for target in targets])
+    least = np.array([_least_sfo(q, stages[0][1], float(target)) for target in targets])
     if not restart:
         return Overhead(targets, spent[points:] / least, stopping(q, stages, targets))
     last = np.repeat(stages[1:], points, axis=0).T  # the stage that reaches each target
@@ -124,9 +124,9 @@ def overhead(
 
 
 def stopping(q: PowerLawQuadratic, stages: Sequence[tuple[float, float, float]], eps: Sequence[float]) -> np.ndarray:
-    """SFO at which stages (lr, batch, steps), left as soon as ε is reached, are at each of eps, over the best constant
+    """SFO at which stages (batch, lr, steps), left as soon as ε is reached, are at each of eps, over the best constant
     batch size's at the first stage's lr; shape (targets,)."""
-    return np.array([q.stages_to(stages, float(x))[1] / _least_sfo(q, stages[0][0], float(x)) for x in eps])
+    return np.array([q.stages_to(stages, float(x))[1] / _least_sfo(q, stages[0][1], float(x)) for x in eps])
 
 
 @cache

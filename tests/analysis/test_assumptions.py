@@ -17,6 +17,7 @@ from sfolib.schedules.base import exponential, linear
 from sfolib.schedules.plan import Plan
 from sfolib.theory.bounds import Constants
 from sfolib.training import policy_signals
+from sfolib.training.pooling import pooled
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
 
@@ -92,8 +93,8 @@ def test_a_diverged_run_is_shown_as_such_and_reaches_nothing():
     assert cross.get_xdata()[0] == lost.samples[-2]
     assert not crossings.crossings([lost], [1e-2])["sfo"].apply(np.isfinite).any()
     assert Check("", "upper", lost.reach(1e-2).sfo, 1e9).verdict == "not reproduced"
-    pooled = crossings.pooled([run(quadratic(0.1, seeds=(5,))), run(quadratic(1e6, seeds=(6,), max_samples=10**6))])
-    assert pooled.status == "diverged"
+    both = pooled([run(quadratic(0.1, seeds=(5,))), run(quadratic(1e6, seeds=(6,), max_samples=10**6))])
+    assert both.status == "diverged"
 
 
 @pytest.mark.parametrize("kind", ["EpsilonTrigger", "NormTest", "AutoWU"])

@@ -18,23 +18,23 @@ TRUE, EPS = Constants(L=2.0, sigma2=3.0, gap=0.7), 0.3
 
 
 def steps(lr, batch):
-    return bounds.steps_to(TRUE, lr, np.array(batch, dtype=float), EPS)
+    return bounds.steps_to(TRUE, np.array(batch, dtype=float), lr, EPS)
 
 
 @pytest.mark.parametrize("batch", [[20, 80], [20, 40, 80, 160]])
 def test_the_constants_behind_t2_are_found(batch):
-    found = fitted_constants(2.0, 0.2, batch, steps(0.2, batch), EPS)
+    found = fitted_constants(2.0, batch, 0.2, steps(0.2, batch), EPS)
     assert (found.L, found.sigma2, found.gap) == pytest.approx((2.0, 3.0, 0.7))
 
 
 def test_several_learning_rates_at_once():
     lr, batch = np.array([0.1, 0.1, 0.4]), np.array([20, 80, 80])
-    found = fitted_constants(2.0, lr, batch, bounds.steps_to(TRUE, lr, batch, EPS), EPS)
+    found = fitted_constants(2.0, batch, lr, bounds.steps_to(TRUE, batch, lr, EPS), EPS)
     assert (found.sigma2, found.gap) == pytest.approx((3.0, 0.7))
 
 
 def test_without_noise_all_is_descent():
-    found = fitted_constants(2.0, 0.2, [4, 8], [50.0, 50.0], EPS)  # Δ = ηK ε² (1 − Lη/2) by hand
+    found = fitted_constants(2.0, [4, 8], 0.2, [50.0, 50.0], EPS)  # Δ = ηK ε² (1 − Lη/2) by hand
     assert found.sigma2 == pytest.approx(0.0, abs=1e-12)
     assert found.gap == pytest.approx(0.2 * 50 * 0.09 * 0.8)
 
@@ -77,7 +77,7 @@ def test_every_seed_has_its_own_pilot_and_pays_for_it():
     first, second = pilots(runs, ([2.0, 1.5], 100), EPS)
     assert first.sfo == pytest.approx(100 + 400 * 20 + 300 * 80, rel=1e-3)
     assert second.sfo == pytest.approx(100 + 500 * 20 + 200 * 80, rel=1e-3)
-    wanted = fitted_constants(1.5, 0.2, [20, 80], [500, 200], EPS)
+    wanted = fitted_constants(1.5, [20, 80], 0.2, [500, 200], EPS)
     assert (second.constants.sigma2, second.constants.gap) == pytest.approx((wanted.sigma2, wanted.gap), rel=1e-2)
     assert (first.constants.L, second.constants.L) == (2.0, 1.5)
 

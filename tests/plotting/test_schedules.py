@@ -78,7 +78,7 @@ def test_values_at_a_step():
 
 
 def test_pairs_taken_at_each_step_by_hand_and_in_a_run():
-    lr, batch = taken(run_of([0, 2, 5], [0, 8, 32], [4, 8, 16], [1.0] * 3))
+    batch, lr = taken(run_of([0, 2, 5], [0, 8, 32], [4, 8, 16], [1.0] * 3))
     assert list(batch) == [4, 4, 8, 8, 8]
     assert lr == pytest.approx([0.4, 0.4, 0.8, 0.8, 0.8])
 
@@ -88,14 +88,14 @@ def test_pairs_taken_at_each_step_by_hand_and_in_a_run():
     while samples < spec.max_samples:
         wanted.append(plan.at(samples // problem.size))
         samples += wanted[-1][0]
-    lr, batch = taken(run(spec))
+    batch, lr = taken(run(spec))
     assert [*zip(batch, lr, strict=True)] == wanted
 
 
 def test_the_same_steps_without_noise():
     noisy = run_of([0, 2, 5, 9], [0, 8, 32, 64], [4, 8, 8, 16], [1.0] * 4)
     plan = without_noise(noisy, 100)
-    assert [plan.at(t) for t in range(9)] == [(100, float(lr)) for lr in taken(noisy)[0]]
+    assert [plan.at(t) for t in range(9)] == [(100, float(lr)) for lr in taken(noisy)[1]]
 
 
 def test_values_rise_only_beyond_their_intervals():
@@ -125,7 +125,7 @@ def test_stages_of_so_many_gradient_evaluations():
 
 def test_exact_paths_are_drawn_in_one_colour_each():
     q = PowerLawQuadratic(d=10, lam_min=1e-2)
-    slow, fast = (q.stage_path([(lr, 4, 8), (lr, 8, 8)]) for lr in (0.1, 0.5))
+    slow, fast = (q.stage_path([(4, lr, 8), (8, lr, 8)]) for lr in (0.1, 0.5))
     figure = exact_paths({"one": ("sfo", {"slow": slow, "fast": fast}), "two": ("steps", {"fast": fast})})
     left, right = figure.axes
     assert [list(line.get_xdata()) for line in left.lines] == [[32, 96]] * 2

@@ -45,7 +45,7 @@ def test_the_cases(factors, case):
     assert found.case.startswith(case)
     assert found.exponent == pytest.approx(bounds.rate_exponent(*factors), abs=0.01)
     last = plan.at(10**6)
-    assert found.noise_floor == pytest.approx(bounds.noise_floor(C, last[1], last[0]))
+    assert found.noise_floor == pytest.approx(bounds.noise_floor(C, last[0], last[1]))
     assert found.lr_share == pytest.approx(0.01 * factors[1] ** 4)  # 2/L = 1
 
 

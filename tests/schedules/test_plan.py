@@ -104,7 +104,7 @@ def test_every_stage_of_the_critical_plan_reaches_what_it_aims_at(r, gamma, shar
     top = 1 / C.L
     plan = critical_plan(C, eps0, r, 6, lr=share * top, lr_growth=gamma, max_lr=top, max_batch=max_batch)
     for row in plan.rows:
-        after = bounds.gradient_bound(C, np.full(min(row.steps, 10**5), row.lr), row.batch, lr_max=top)
+        after = bounds.gradient_bound(C, row.batch, np.full(min(row.steps, 10**5), row.lr), lr_max=top)
         if row.steps <= 10**5:
             assert after[-1] <= row.eps**2 * (1 + 1e-9)
             assert row.steps == 1 or after[-2] > row.eps**2 * (1 - 1e-9)
@@ -135,7 +135,7 @@ def test_the_front_plan_stays_on_the_front(objective):
     for row in plan.rows:
         exact = bounds.front_steps(C, row.batch, row.eps)
         assert exact <= row.steps < exact + 1
-        path = bounds.gradient_bound(C, np.full(row.steps, row.lr), row.batch)
+        path = bounds.gradient_bound(C, row.batch, np.full(row.steps, row.lr))
         assert path[-1] <= row.eps**2
         assert exact * row.batch == pytest.approx(bounds.front_sfo(C, exact, row.eps), rel=1e-9)
 

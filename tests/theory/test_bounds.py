@@ -18,7 +18,7 @@ shares = st.floats(0.01, 0.95)  # of 2/L, or of anything else
 norms = st.floats(-2, 0.5).map(lambda x: 10.0**x)
 
 
-def bound_after(c: Constants, lr: float, batch: float, steps: float) -> float:
+def bound_after(c: Constants, batch: float, lr: float, steps: float) -> float:
     """T1 at a constant pair, written out once more, from the descent inequality itself."""
     descent = lr * (1 - c.L * lr / 2)
     return (c.gap + steps * c.L * lr**2 * c.sigma2 / (2 * batch)) / (steps * descent)
@@ -34,14 +34,14 @@ def test_gradient_bound_is_the_summed_descent_with_the_largest_lr(c, schedule):
         total = sum(lr[:steps])
         noise = sum(eta**2 / b for eta, b in zip(lr[:steps], batch[:steps], strict=True))
         expected = (2 * c.gap / room + c.L * c.sigma2 / room * noise) / total
-        assert bounds.gradient_bound(c, lr, batch)[steps - 1] == pytest.approx(expected, rel=1e-12)
+        assert bounds.gradient_bound(c, batch, lr)[steps - 1] == pytest.approx(expected, rel=1e-12)
 
 
 @given(constants, shares, st.integers(1, 64))
 def test_gradient_bound_at_a_constant_pair_is_the_exact_descent(c, share, batch):
     lr = share * 2 / c.L
-    path = bounds.gradient_bound(c, np.full(20, lr), batch)
-    assert path == pytest.approx([bound_after(c, lr, batch, k) for k in range(1, 21)], rel=1e-12)
+    path = bounds.gradient_bound(c, batch, np.full(20, lr))
+    assert path == pytest.approx([bound_after(c, batch, lr, k) for k in range(1, 21)], rel=1e-12)
 
 
 def test_finite_population_is_the_variance_of_a_subsets_mean_by_counting():
@@ -56,10 +56,10 @@ def test_finite_population_is_the_variance_of_a_subsets_mean_by_counting():
 
 def test_gradient_bound_of_fresh_subsets_has_no_noise_at_the_full_batch():
     c = Constants(L=2.0, sigma2=3.0, gap=0.5)
-    full = bounds.gradient_bound(c, np.full(4, 0.3), 10, n=10)
-    assert full == pytest.approx(bounds.gradient_bound(Constants(2.0, 0.0, 0.5), np.full(4, 0.3), 10))
-    part = bounds.gradient_bound(c, np.full(4, 0.3), 4, n=10)
-    assert part == pytest.approx(bounds.gradient_bound(Constants(2.0, 3.0 * 6 / 9, 0.5), np.full(4, 0.3), 4))
+    full = bounds.gradient_bound(c, 10, np.full(4, 0.3), n=10)
+    assert full == pytest.approx(bounds.gradient_bound(Constants(2.0, 0.0, 0.5), 10, np.full(4, 0.3)))
+    part = bounds.gradient_bound(c, 4, np.full(4, 0.3), n=10)
+    assert part == pytest.approx(bounds.gradient_bound(Constants(2.0, 3.0 * 6 / 9, 0.5), 4, np.full(4, 0.3)))
 
 
 # ------------------------------------------------------------------------------------------- T2 and T3
@@ -67,19 +67,19 @@ def test_gradient_bound_of_fresh_subsets_has_no_noise_at_the_full_batch():
 def test_steps_to_bring_the_bound_to_eps(c, share, above, eps):
     lr = share * 2 / c.L
     batch = above * bounds.critical_batch(c, lr, eps) / 2  # half of it is where the floor is eps
-    steps = bounds.steps_to(c, lr, batch, eps)
-    assert bound_after(c, lr, batch, steps) == pytest.approx(eps**2, rel=1e-9)
-    assert bounds.sfo_to(c, lr, batch, eps) == pytest.approx(steps * batch)
+    steps = bounds.steps_to(c, batch, lr, eps)
+    assert bound_after(c, batch, lr, steps) == pytest.approx(eps**2, rel=1e-9)
+    assert bounds.sfo_to(c, batch, lr, eps) == pytest.approx(steps * batch)
 
 
 @given(constants, shares, st.floats(0.01, 1), norms)
 def test_no_number_of_steps_is_enough_at_or_below_the_floor(c, share, below, eps):
     lr = share * 2 / c.L
     batch = below * bounds.critical_batch(c, lr, eps) / 2 * (1 - 1e-9)
-    assert bounds.steps_to(c, lr, batch, eps) == math.inf
-    assert bound_after(c, lr, batch, 1e12) > eps**2
-    floor = bounds.noise_floor(c, lr, batch)
-    assert bounds.steps_to(c, lr, batch, floor * (1 + 1e-6)) < math.inf
+    assert bounds.steps_to(c, batch, lr, eps) == math.inf
+    assert bound_after(c, batch, lr, 1e12) > eps**2
+    floor = bounds.noise_floor(c, batch, lr)
+    assert bounds.steps_to(c, batch, lr, floor * (1 + 1e-6)) < math.inf
 
 
 @given(constants, shares, norms)
@@ -88,12 +88,12 @@ def test_critical_batch_is_the_minimiser_of_sfo(c, share, eps):
     scale = bounds.critical_batch(c, lr, eps)
 
     def sfo(x: float) -> float:
-        return bounds.sfo_to(c, lr, scale * np.exp(x), eps) / bounds.minimal_sfo(c, lr, eps)
+        return bounds.sfo_to(c, scale * np.exp(x), lr, eps) / bounds.minimal_sfo(c, lr, eps)
 
     found = minimize_scalar(sfo, bounds=(-0.69, 5), method="bounded", options={"xatol": 1e-10})
     assert found.x == pytest.approx(0, abs=1e-5)
     assert found.fun == pytest.approx(1, rel=1e-9)
-    assert bounds.minimal_steps(c, lr, eps) == pytest.approx(bounds.steps_to(c, lr, scale, eps), rel=1e-9)
+    assert bounds.minimal_steps(c, lr, eps) == pytest.approx(bounds.steps_to(c, scale, lr, eps), rel=1e-9)
 
 
 @given(constants, shares, norms)
@@ -172,7 +172,7 @@ def test_fitted_exponent_and_gradient_bound_are_of_the_same_bound():
     c, (delta, gamma, tau) = Constants(L=1e-6, sigma2=2e6, gap=1.0), (2.0, 1.2, 2.0)  # C1 ≈ 1, C2 ≈ 1
     steps = [round(2.0**m) for m in range(12)]
     lr, batch = (np.repeat([x**m for m in range(12)], steps) for x in (gamma, delta))
-    path = bounds.gradient_bound(c, lr, batch)[np.cumsum(steps) - 1]
+    path = bounds.gradient_bound(c, batch, lr)[np.cumsum(steps) - 1]
     sums, noise = log_sums(0, math.log(gamma * tau), 12), log_sums(0, math.log(gamma**2 * tau / delta), 12)
     assert np.log(path) == pytest.approx(np.logaddexp(0, noise) - sums, abs=1e-5)
 
@@ -191,7 +191,7 @@ def test_stopping_early_is_at_worst_anytime_ratio(r, where):
     cost = [bounds.minimal_sfo(c, 0.1, 0.5 * r ** (-j / 2)) for j in range(m + 1)]
     eps = 0.5 * r ** (-m / 2)
     batch = bounds.critical_batch(c, 0.1, eps)
-    spent = sum(cost[:m]) + bounds.sfo_to(c, 0.1, batch, eps * math.sqrt(x))
+    spent = sum(cost[:m]) + bounds.sfo_to(c, batch, 0.1, eps * math.sqrt(x))
     ratio = spent / bounds.minimal_sfo(c, 0.1, eps * math.sqrt(x))
     assert ratio <= bounds.anytime_ratio(r, stop_early=True) * (1 + 1e-9)
     finished = sum(cost) / bounds.minimal_sfo(c, 0.1, eps * math.sqrt(x))
@@ -205,7 +205,7 @@ def test_anytime_ratio_is_reached_and_is_least_where_predicted(early, r, least):
     c, m = Constants(1.0, 1.0, 1.0), 60
     cost = [bounds.minimal_sfo(c, 0.1, 0.5 * r ** (-j / 2)) for j in range(m + 1)]
     eps, batch = 0.5 * r ** (-(m - 1) / 2), bounds.critical_batch(c, 0.1, 0.5 * r ** (-m / 2))
-    last = bounds.sfo_to(c, 0.1, batch, eps) if early else cost[m]  # the target is just above stage m − 1's aim
+    last = bounds.sfo_to(c, batch, 0.1, eps) if early else cost[m]  # the target is just above stage m − 1's aim
     assert (sum(cost[:m]) + last) / cost[m - 1] == pytest.approx(least, rel=1e-9)
 
 
@@ -237,10 +237,10 @@ def test_stage_ends_by_walking_the_stages(max_batch):
 def test_decaying_lr_and_growing_batch_give_the_same_noise_and_the_same_ratio_in_the_bound():
     """T8: with S matched (α times the steps at lr/α), V/S is the same; the number of steps is not."""
     alpha, lr, batch, steps = 4, 0.1, 32, 10
-    assert bounds.step_noise(lr / alpha, batch, 0.9) == pytest.approx(bounds.step_noise(lr, batch * alpha, 0.9))
+    assert bounds.step_noise(batch, lr / alpha, 0.9) == pytest.approx(bounds.step_noise(batch * alpha, lr, 0.9))
     c = Constants(L=1.0, sigma2=5.0, gap=1.0)
-    decayed = bounds.gradient_bound(c, np.full(steps * alpha, lr / alpha), batch, lr_max=lr)[-1]
-    grown = bounds.gradient_bound(c, np.full(steps, lr), batch * alpha, lr_max=lr)[-1]
+    decayed = bounds.gradient_bound(c, batch, np.full(steps * alpha, lr / alpha), lr_max=lr)[-1]
+    grown = bounds.gradient_bound(c, batch * alpha, np.full(steps, lr), lr_max=lr)[-1]
     assert decayed == pytest.approx(grown, rel=1e-12)
 
 
@@ -252,25 +252,25 @@ def test_power_sum_by_adding_up(a, steps):
 @pytest.mark.parametrize("a", [0.2, 0.5, 0.8])
 def test_decaying_lr_steps_is_the_first_step_of_gradient_bound(a):
     c, lr, batch = Constants(L=1.0, sigma2=4.0, gap=1.0), 0.5, 16
-    path = bounds.gradient_bound(c, lr * np.arange(1, 60_001) ** -a, batch)
+    path = bounds.gradient_bound(c, batch, lr * np.arange(1, 60_001) ** -a)
     assert np.all(np.diff(path) < 0)
     for steps in (1, 2, 777, 1000, 1001, 54_321):
-        assert bounds.decaying_lr_bound(c, lr, batch, a, steps) == pytest.approx(path[steps - 1], rel=1e-11)
+        assert bounds.decaying_lr_bound(c, batch, lr, a, steps) == pytest.approx(path[steps - 1], rel=1e-11)
         eps = math.sqrt(path[steps - 1] * (1 + 1e-10))
-        assert bounds.decaying_lr_steps(c, lr, batch, a, eps) == steps
-        assert bounds.decaying_lr_sfo(c, lr, batch, a, eps) == steps * batch
+        assert bounds.decaying_lr_steps(c, batch, lr, a, eps) == steps
+        assert bounds.decaying_lr_sfo(c, batch, lr, a, eps) == steps * batch
 
 
 @pytest.mark.parametrize(("a", "order"), [(0.2, 0.2), (0.4, 0.4), (0.6, 0.4), (0.8, 0.2)])
 def test_decaying_lr_has_the_order_of_the_slower_term(a, order):
     c, steps = Constants(L=1.0, sigma2=4.0, gap=1.0), np.array([1e24, 1e30])
-    path = bounds.decaying_lr_bound(c, 0.5, 16, a, steps)
+    path = bounds.decaying_lr_bound(c, 16, 0.5, a, steps)
     assert -np.diff(np.log(path)) / np.diff(np.log(steps)) == pytest.approx(order, abs=0.01)
 
 
 def test_decaying_lr_at_one_half_has_a_logarithm():
     c, steps = Constants(L=1.0, sigma2=4.0, gap=1.0), np.array([1e24, 1e30, 1e36])
-    path = bounds.decaying_lr_bound(c, 0.5, 16, 0.5, steps) * np.sqrt(steps)
+    path = bounds.decaying_lr_bound(c, 16, 0.5, 0.5, steps) * np.sqrt(steps)
     assert np.diff(path, n=2) == pytest.approx(0, abs=1e-9 * path[-1])  # linear in ln K, and rising
     assert path[2] > path[1]
 
@@ -353,26 +353,26 @@ def test_time_optimal_batch_is_the_minimiser_of_time_on_the_front(c, eps, latenc
 # ---------------------------------------------------------------------------------------- shapes, input
 def test_arrays_broadcast_and_scalars_stay_floats():
     c = Constants(1.0, 1.0, 1.0)
-    grid = bounds.sfo_to(c, np.array([[0.1], [0.5]]), np.array([8, 16, 999]), 0.2)
+    grid = bounds.sfo_to(c, np.array([8, 16, 999]), np.array([[0.1], [0.5]]), 0.2)
     assert grid.shape == (2, 3)
-    assert grid[1, 2] == bounds.sfo_to(c, 0.5, 999, 0.2)
-    for value in (bounds.sfo_to(c, 0.5, 999, 0.2), bounds.front_sfo(c, 1.0, 0.2), bounds.rate_exponent(4, 2, 1)):
+    assert grid[1, 2] == bounds.sfo_to(c, 999, 0.5, 0.2)
+    for value in (bounds.sfo_to(c, 999, 0.5, 0.2), bounds.front_sfo(c, 1.0, 0.2), bounds.rate_exponent(4, 2, 1)):
         assert type(value) is float
 
 
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda c: bounds.steps_to(c, [0.5, 2.5], 8, 0.1), "lr = 2.5: must be below 2/L = 2"),
-        (lambda c: bounds.steps_to(c, 2.0, 8, 0.1), "lr = 2.0"),
-        (lambda c: bounds.steps_to(c, 0.5, 0, 0.1), "batch = 0"),
+        (lambda c: bounds.steps_to(c, 8, [0.5, 2.5], 0.1), "lr = 2.5: must be below 2/L = 2"),
+        (lambda c: bounds.steps_to(c, 8, 2.0, 0.1), "lr = 2.0"),
+        (lambda c: bounds.steps_to(c, 0, 0.5, 0.1), "batch = 0"),
         (lambda c: bounds.critical_batch(c, 0.5, -0.1), "eps = -0.1"),
         (lambda c: bounds.critical_batch(c, 0.5, 0.1, 0.4), "lr = 0.5: must be at most lr_max = 0.4"),
-        (lambda c: bounds.gradient_bound(c, [0.5], [math.nan]), "batch = "),
-        (lambda c: bounds.gradient_bound(c, [0.5], [11], n=10), "batch = 11.0: must be at most n = 10"),
+        (lambda c: bounds.gradient_bound(c, [math.nan], [0.5]), "batch = "),
+        (lambda c: bounds.gradient_bound(c, [11], [0.5], n=10), "batch = 11.0: must be at most n = 10"),
         (lambda c: bounds.anytime_ratio(1.0), "r = 1.0: must be above 1"),
-        (lambda c: bounds.decaying_lr_steps(c, 0.5, 8, 1.0, 0.1), "a = 1.0"),
-        (lambda c: bounds.step_noise(0.1, 8, 1.0), "momentum = 1.0"),
+        (lambda c: bounds.decaying_lr_steps(c, 8, 0.5, 1.0, 0.1), "a = 1.0"),
+        (lambda c: bounds.step_noise(8, 0.1, 1.0), "momentum = 1.0"),
         (lambda c: bounds.time_optimal_batch(c, 0.1, 0.0, 1.0), "latency = 0.0"),
         (lambda c: Constants(0.0, 1.0, 1.0), "L = 0.0"),
         (lambda c: Constants(1.0, -1.0, 1.0), "sigma2 = -1.0"),
@@ -389,8 +389,8 @@ def test_bad_input_names_the_field_and_the_value(call, named):
 @given(shares, log_uniform, log_uniform, norms, st.floats(1, 5))
 def test_calibrated_constants_give_back_the_pilot(lr, batch, steps, eps, over):
     for top in (None, over * lr):
-        c = bounds.calibrated(lr, batch, steps, eps, top)
+        c = bounds.calibrated(batch, lr, steps, eps, top)
         assert bounds.critical_batch(c, lr, eps, top) == pytest.approx(batch)
         assert bounds.minimal_steps(c, lr, eps, top) == pytest.approx(steps)
     with pytest.raises(InputError, match="batch = 0"):
-        bounds.calibrated(lr, 0, steps, eps)
+        bounds.calibrated(0, lr, steps, eps)

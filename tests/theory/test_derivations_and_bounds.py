@@ -53,7 +53,7 @@ def test_t1_bound_of_any_schedule(c, pairs, fresh):
     for steps in range(1, len(pairs) + 1):
         S, V = lr[:steps].sum(), (lr**2 * noise)[:steps].sum()
         stated = number(result("T1").conclusion[-1].rhs, c, S=S, V=V, eta_max=lr.max())
-        assert bounds.gradient_bound(c, lr, batch, n)[steps - 1] == pytest.approx(stated, rel=CLOSE)
+        assert bounds.gradient_bound(c, batch, lr, n)[steps - 1] == pytest.approx(stated, rel=CLOSE)
 
 
 @few
@@ -65,8 +65,8 @@ def test_t2_critical_batch(c, s, eps, over):
         assert numeric(c, lr, eps) == pytest.approx(number(two.value(name), c, lr=lr, eps=eps, lr_max=lr), rel=CLOSE)
     batch = bounds.critical_batch(c, lr, eps) / 2 * over
     stated = number(two.value("K"), c, lr=lr, eps=eps, lr_max=lr, b=batch)
-    assert bounds.steps_to(c, lr, batch, eps) == pytest.approx(stated, rel=1e-6)  # near the floor digits cancel
-    assert bounds.sfo_to(c, lr, batch, eps) == pytest.approx(stated * batch, rel=1e-6)
+    assert bounds.steps_to(c, batch, lr, eps) == pytest.approx(stated, rel=1e-6)  # near the floor digits cancel
+    assert bounds.sfo_to(c, batch, lr, eps) == pytest.approx(stated * batch, rel=1e-6)
 
 
 @few
@@ -74,7 +74,7 @@ def test_t2_critical_batch(c, s, eps, over):
 def test_t2_below_the_floor_nothing_is_enough(c, s, eps, below):
     lr = 2 * s / c.L
     low = bounds.critical_batch(c, lr, eps) / 2 * below
-    assert bounds.steps_to(c, lr, low, eps) == np.inf
+    assert bounds.steps_to(c, low, lr, eps) == np.inf
     assert number(result("T2").conclusion[0].lhs, c, lr=lr, lr_max=lr, b=low, K=1e12) > eps**2
 
 
@@ -155,7 +155,7 @@ def test_t9_bounds_hold_for_the_exact_sums(c, s, batch, a, steps):
     stated = sharp if a < 0.5 else fast if a > 0.5 else even
     values = {"lr": lr, "lr_max": lr, "b": batch, "T": steps} | ({} if a == 0.5 else {"a": a})
     closed = number(stated, c, **values)
-    assert bounds.decaying_lr_bound(c, lr, batch, a, steps) <= closed * (1 + CLOSE)
+    assert bounds.decaying_lr_bound(c, batch, lr, a, steps) <= closed * (1 + CLOSE)
     if a < 0.5:
         assert closed <= number(slow, c, **values) * (1 + CLOSE)
 

@@ -22,7 +22,7 @@ def problem(kind: dict) -> PowerLawQuadratic:
     return PowerLawQuadratic(d=20, lam_min=1e-3, L=2.0, sigma2=50.0, **kind)
 
 
-def final(q: PowerLawQuadratic, lr, batch, target: str) -> float:
+def final(q: PowerLawQuadratic, batch, lr, target: str) -> float:
     return (q.grad_sqnorm_path if target == "grad_sqnorm" else q.loss_path)(lr, batch)[-1]
 
 
@@ -32,7 +32,7 @@ def test_the_optimum_meets_its_target_and_its_limits(kind, target, eps, steps):
     found = optimum(q, steps, eps, target, max_lr=0.5, min_batch=2.0)
     assert found.steps == len(found.lr) == len(found.batch) == steps
     assert found.sfo == pytest.approx(np.sum(found.batch))
-    assert final(q, found.lr, found.batch, target) == found.value == pytest.approx(eps**2, rel=1e-9)
+    assert final(q, found.batch, found.lr, target) == found.value == pytest.approx(eps**2, rel=1e-9)
     assert np.max(found.lr) <= 0.5 * (1 + 1e-12)
     assert np.min(found.batch) >= 2.0
 
@@ -46,9 +46,9 @@ def test_no_perturbation_of_the_optimum_is_cheaper(kind, target, eps, steps):
         for _ in range(20):
             lr = np.minimum(found.lr * np.exp(size * rng.normal(size=steps)), 0.5)
             batch = found.batch * np.exp(size * rng.normal(size=steps))
-            bias = final(q, lr, 1e300, target)
+            bias = final(q, 1e300, lr, target)
             if bias < eps**2:
-                scale = (final(q, lr, batch, target) - bias) / (eps**2 - bias)
+                scale = (final(q, batch, lr, target) - bias) / (eps**2 - bias)
                 assert scale * np.sum(batch) >= found.sfo * (1 - 1e-7)
 
 
@@ -78,7 +78,10 @@ def test_another_optimiser_in_all_variables_finds_nothing_better():
     q, steps, eps = problem({"noise": "curvature"}), 8, 0.4
     found = optimum(q, steps, eps, max_lr=0.9, nodes=steps)
     limits = [(math.log(1e-3), math.log(0.9))] * steps + [(0.0, 12.0)] * steps
-    constraint = {"type": "ineq", "fun": lambda z: 1 - final(q, *np.exp(z.reshape(2, -1)), "grad_sqnorm") / eps**2}
+    constraint = {
+        "type": "ineq",
+        "fun": lambda z: 1 - final(q, *np.exp(z.reshape(2, -1))[::-1], "grad_sqnorm") / eps**2,
+    }
     rng, best = np.random.default_rng(2), math.inf
     for _ in range(4):
         start = np.concatenate([np.full(steps, math.log(0.5)), np.full(steps, 6.0)]) + rng.normal(size=2 * steps)
@@ -114,7 +117,7 @@ def test_the_optimum_is_at_least_as_good_as_every_family_at_its_best(kind, targe
         best = best_of_family(family, q, steps, eps, target)
         assert free.sfo <= best.sfo * (1 + 1e-6)
         assert best.sfo <= constant.sfo * (1 + 1e-6)
-        assert final(q, best.lr, best.batch, target) == pytest.approx(eps**2, rel=1e-9)
+        assert final(q, best.batch, best.lr, target) == pytest.approx(eps**2, rel=1e-9)
 
 
 def test_the_constant_family_is_the_exact_front():

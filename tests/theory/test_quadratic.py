@@ -25,7 +25,7 @@ def test_the_constants_are_those_of_the_problem(noise, init):
     assert (np.max(q.eigenvalues), np.min(q.eigenvalues)) == pytest.approx((c.L, 1e-3))
     assert np.sum(q.noise_variance) == pytest.approx(c.sigma2)
     assert np.sum(q.eigenvalues * q.theta0**2) / 2 == pytest.approx(c.gap)
-    assert q.loss(0.1, 1, 0) == pytest.approx(c.gap)
+    assert q.loss(1, 0.1, 0) == pytest.approx(c.gap)
     ratios = np.diff(np.log(q.eigenvalues))
     assert ratios == pytest.approx(ratios[0])
     expected = {"white": 0.0, "curvature": 1.0}[noise], {"power_law": -1.0, "flat": 0.0}[init]
@@ -43,10 +43,10 @@ def test_recursion_is_the_mean_over_sampled_runs(noise, init):
         theta -= eta * gradient
     sampled = np.sum((theta * q.eigenvalues) ** 2, axis=1)
     error = np.std(sampled) / math.sqrt(runs)
-    assert abs(np.mean(sampled) - q.grad_sqnorm_path(lr, batch)[-1]) < 4 * error
-    assert q.moments(lr, batch).shape == (6, 6)
-    assert q.moments(lr, batch) @ q.eigenvalues**2 == pytest.approx(q.grad_sqnorm_path(lr, batch), rel=1e-14)
-    assert q.moments(lr, batch) @ q.eigenvalues / 2 == pytest.approx(q.loss_path(lr, batch), rel=1e-14)
+    assert abs(np.mean(sampled) - q.grad_sqnorm_path(batch, lr)[-1]) < 4 * error
+    assert q.moments(batch, lr).shape == (6, 6)
+    assert q.moments(batch, lr) @ q.eigenvalues**2 == pytest.approx(q.grad_sqnorm_path(batch, lr), rel=1e-14)
+    assert q.moments(batch, lr) @ q.eigenvalues / 2 == pytest.approx(q.loss_path(batch, lr), rel=1e-14)
 
 
 @pytest.mark.parametrize(("noise", "init"), KINDS)
@@ -54,19 +54,19 @@ def test_recursion_is_the_mean_over_sampled_runs(noise, init):
 def test_closed_form_is_the_recursion(noise, init, lr):
     q, steps = small(noise, init), np.arange(3001)
     for batch in (1, 50.5):
-        assert q.grad_sqnorm(lr, batch, steps) == pytest.approx(q.grad_sqnorm_path(np.full(3000, lr), batch), rel=1e-12)
-        assert q.loss(lr, batch, steps) == pytest.approx(q.loss_path(np.full(3000, lr), batch), rel=1e-12)
+        assert q.grad_sqnorm(batch, lr, steps) == pytest.approx(q.grad_sqnorm_path(batch, np.full(3000, lr)), rel=1e-12)
+        assert q.loss(batch, lr, steps) == pytest.approx(q.loss_path(batch, np.full(3000, lr)), rel=1e-12)
 
 
 def test_closed_form_broadcasts_and_keeps_scalars():
     q = small()
-    grid = q.grad_sqnorm(np.array([0.1, 0.5])[:, None, None], np.array([1, 8])[:, None], np.array([0, 3, 10**9]))
+    grid = q.grad_sqnorm(np.array([1, 8])[:, None], np.array([0.1, 0.5])[:, None, None], np.array([0, 3, 10**9]))
     assert grid.shape == (2, 2, 3)
-    assert grid[1, 0, 1] == pytest.approx(q.grad_sqnorm(0.5, 1, 3), rel=1e-14)
-    assert type(q.grad_sqnorm(0.5, 1, 3)) is float
+    assert grid[1, 0, 1] == pytest.approx(q.grad_sqnorm(1, 0.5, 3), rel=1e-14)
+    assert type(q.grad_sqnorm(1, 0.5, 3)) is float
 
 
-def first_step(q: PowerLawQuadratic, lr: float, batch: float, eps: float, target: str, budget: int) -> float:
+def first_step(q: PowerLawQuadratic, batch: float, lr: float, eps: float, target: str, budget: int) -> float:
     """The slow twin of steps_to: look at every step."""
     path = (q.grad_sqnorm if target == "grad_sqnorm" else q.loss)(lr, batch, np.arange(budget))
     below = np.flatnonzero(path <= eps**2)
@@ -83,27 +83,27 @@ def first_step(q: PowerLawQuadratic, lr: float, batch: float, eps: float, target
 )
 def test_steps_to_is_the_first_step_or_proves_that_there_is_none(kind, target, lr, batch, eps):
     q = small(*kind)
-    steps = q.steps_to(lr, batch, eps, target)
-    assert first_step(q, lr, batch, eps, target, 4000) == (steps if steps < 4000 else math.inf)
-    assert q.sfo_to(lr, batch, eps, target) == steps * batch
+    steps = q.steps_to(batch, lr, eps, target)
+    assert first_step(q, batch, lr, eps, target, 4000) == (steps if steps < 4000 else math.inf)
+    assert q.sfo_to(batch, lr, eps, target) == steps * batch
 
 
 def test_steps_to_finds_a_dip_that_does_not_last():
     """From a flat start the loss falls along the steep directions, then rises with the noise of the others."""
     q = PowerLawQuadratic(d=50, lam_min=1e-4, sigma2=30.0, init="flat")
-    path = q.loss(0.9, 40, np.arange(100_000))
+    path = q.loss(40, 0.9, np.arange(100_000))
     dip = int(np.argmin(path))
     assert 0 < dip < 1000
     assert path[-1] > 1.05 * path[dip]
-    assert q.steps_to(0.9, 40, math.sqrt(path[dip] * (1 + 1e-12)), "loss") == dip
-    assert q.steps_to(0.9, 40, math.sqrt(path[dip] * (1 - 1e-12)), "loss") == math.inf
+    assert q.steps_to(40, 0.9, math.sqrt(path[dip] * (1 + 1e-12)), "loss") == dip
+    assert q.steps_to(40, 0.9, math.sqrt(path[dip] * (1 - 1e-12)), "loss") == math.inf
 
 
 def test_steps_to_broadcasts():
     q = small()
-    grid = q.steps_to([[0.1], [0.5]], [1, 30, 300], 0.3)
+    grid = q.steps_to([1, 30, 300], [[0.1], [0.5]], 0.3)
     assert grid.shape == (2, 3)
-    assert grid[1, 2] == q.steps_to(0.5, 300, 0.3)
+    assert grid[1, 2] == q.steps_to(300, 0.5, 0.3)
 
 
 @pytest.mark.parametrize(("noise", "init"), KINDS)
@@ -121,7 +121,7 @@ def test_batch_to_and_best_constant_batch_against_every_step(noise, init, target
     assert best.steps == steps[np.argmin(steps * batch)]
     assert best.batch == pytest.approx(np.min(steps * batch) / best.steps)
     around = best.batch * np.geomspace(0.2, 5, 400)
-    assert np.min(q.sfo_to(lr, around, eps, target)) >= best.sfo * (1 - 1e-9)
+    assert np.min(q.sfo_to(around, lr, eps, target)) >= best.sfo * (1 - 1e-9)
 
 
 def test_best_constant_batch_has_the_scaling_of_T2():
@@ -151,27 +151,27 @@ def test_the_measured_norm_is_below_the_bound(noise, init):
     q = small(noise, init)
     rng = np.random.default_rng(3)
     lr, batch = rng.uniform(0.01, 0.95, 400), rng.integers(1, 64, 400)
-    least = np.minimum.accumulate(q.grad_sqnorm_path(lr, batch))[:-1]
-    assert np.all(least <= bounds.gradient_bound(q.constants(), lr, batch))
+    least = np.minimum.accumulate(q.grad_sqnorm_path(batch, lr))[:-1]
+    assert np.all(least <= bounds.gradient_bound(q.constants(), batch, lr))
 
 
-STAGES = [(0.9, 4, 11), (0.5, 16.5, 40), (0.5, 64, 0), (0.1, 256, 300)]
+STAGES = [(4, 0.9, 11), (16.5, 0.5, 40), (64, 0.5, 0), (256, 0.1, 300)]
 
 
 def test_stage_path_is_the_recursion_of_the_stages_laid_out():
     q = small("curvature")
-    lr, batch = (np.repeat([s[i] for s in STAGES], [s[2] for s in STAGES]) for i in (0, 1))
+    batch, lr = (np.repeat([s[i] for s in STAGES], [s[2] for s in STAGES]) for i in (0, 1))
     path, ends = q.stage_path(STAGES), np.cumsum([0] + [s[2] for s in STAGES])
     assert path.steps == pytest.approx(ends)
     assert path.sfo == pytest.approx(np.concatenate([[0], np.cumsum(batch)])[ends])
-    assert path.grad_sqnorm == pytest.approx(q.grad_sqnorm_path(lr, batch)[ends], rel=1e-12)
-    assert path.loss == pytest.approx(q.loss_path(lr, batch)[ends], rel=1e-12)
+    assert path.grad_sqnorm == pytest.approx(q.grad_sqnorm_path(batch, lr)[ends], rel=1e-12)
+    assert path.loss == pytest.approx(q.loss_path(batch, lr)[ends], rel=1e-12)
 
 
 @pytest.mark.parametrize("target", ["grad_sqnorm", "loss"])
 def test_stages_to_is_the_first_step_of_the_recursion(target):
     q = small("curvature")
-    lr, batch = (np.repeat([s[i] for s in STAGES], [s[2] for s in STAGES]) for i in (0, 1))
+    batch, lr = (np.repeat([s[i] for s in STAGES], [s[2] for s in STAGES]) for i in (0, 1))
     whole = (q.grad_sqnorm_path if target == "grad_sqnorm" else q.loss_path)(lr, batch)
     spent = np.concatenate([[0], np.cumsum(batch)])
     for value in np.geomspace(np.min(whole) * 1.0001, whole[0] * 1.01, 25):
@@ -188,12 +188,12 @@ def test_stages_to_is_the_first_step_of_the_recursion(target):
         (lambda: small(noise="pink"), "noise = 'pink'"),
         (lambda: small(init="zero"), "init = 'zero'"),
         (lambda: small(sigma2=-1.0), "sigma2 = -1.0"),
-        (lambda: small().grad_sqnorm(1.0, 8, 5), "lr = 1.0: must be below 2/L = 1"),
-        (lambda: small().grad_sqnorm(0.5, 0, 5), "batch = 0"),
-        (lambda: small().grad_sqnorm(0.5, 8, 2.5), "steps = 2.5"),
-        (lambda: small().steps_to(0.5, 8, 0.0), "eps = 0.0"),
-        (lambda: small().steps_to(0.5, 8, 0.1, "accuracy"), "target = 'accuracy'"),
-        (lambda: small().stage_path([(0.5, 8, -1)]), "steps = -1"),
+        (lambda: small().grad_sqnorm(8, 1.0, 5), "lr = 1.0: must be below 2/L = 1"),
+        (lambda: small().grad_sqnorm(0, 0.5, 5), "batch = 0"),
+        (lambda: small().grad_sqnorm(8, 0.5, 2.5), "steps = 2.5"),
+        (lambda: small().steps_to(8, 0.5, 0.0), "eps = 0.0"),
+        (lambda: small().steps_to(8, 0.5, 0.1, "accuracy"), "target = 'accuracy'"),
+        (lambda: small().stage_path([(8, 0.5, -1)]), "steps = -1"),
     ],
 )
 def test_bad_input_names_the_field_and_the_value(call, named):
@@ -207,8 +207,8 @@ def test_small_steps_have_a_bias_over_eta_k_and_a_noise_of_eta_over_b(noise):
     q, lr = PowerLawQuadratic(d=200, lam_min=1e-6, noise=noise), 1e-3
     A, G = q.small_step_constants()
     for steps in (1e5, 1e7):
-        assert q.grad_sqnorm(lr, 1e300, steps) * lr * steps == pytest.approx(A, rel=0.02)
-    settled = q.grad_sqnorm(lr, 1.0, 1e12) / lr
+        assert q.grad_sqnorm(1e300, lr, steps) * lr * steps == pytest.approx(A, rel=0.02)
+    settled = q.grad_sqnorm(1.0, lr, 1e12) / lr
     assert settled == pytest.approx(G, rel=0.01)
     assert q.gap > A
     assert q.L * q.sigma2 / 2 > G

@@ -15,8 +15,8 @@ SLACK = 1 + 1e-9  # of the batch sizes, so that rounding does not make a stage m
 
 def walked(stages, eps):
     """SFO at which stages, walked step by step, first are at each eps."""
-    lr, batch = (np.repeat([stage[i] for stage in stages], [int(stage[2]) for stage in stages]) for i in (0, 1))
-    path, spent = Q.grad_sqnorm_path(lr, batch), np.concatenate([[0.0], np.cumsum(batch)])
+    batch, lr = (np.repeat([stage[i] for stage in stages], [int(stage[2]) for stage in stages]) for i in (0, 1))
+    path, spent = Q.grad_sqnorm_path(batch, lr), np.concatenate([[0.0], np.cumsum(batch)])
     return np.array([spent[np.argmax(path <= x**2)] for x in eps])
 
 
@@ -36,7 +36,7 @@ def test_stages_that_go_on_pay_what_was_walked():
     eps, pairs = stage_growth.critical_stages(Q, 0.2, 0.1, 2.0, 4)
     paid = stage_growth.overhead(Q, eps, pairs, restart=False, points=3)
     least = [Q.best_constant_batch(0.2, float(x)).sfo for x in paid.eps]
-    stages = [(pair.lr, pair.batch * SLACK, pair.steps) for pair in pairs]
+    stages = [(pair.batch * SLACK, pair.lr, pair.steps) for pair in pairs]
     assert paid.stop == pytest.approx(walked(stages, paid.eps) / least, rel=1e-6)
     assert np.all(paid.stop <= paid.finish)
 
@@ -71,7 +71,7 @@ def test_no_rate_where_there_is_none(design):
 
 def test_stages_stay_where_the_bias_falls_like_one_over_the_sum_of_lr():
     for design in [(4.0, 2.0, 1.0), (2.0, 0.8, 2.0), (2.0, 1.5, 0.5)]:
-        lr, batch, steps = np.array(stage_growth.growing_stages(*design)).T
+        batch, lr, steps = np.array(stage_growth.growing_stages(*design)).T
         assert lr.max() <= 0.25 / stage_growth.WIDE.L * (1 + 1e-12)
         assert (lr * steps).sum() * stage_growth.WIDE.lam_min < 0.1
         assert batch[1:] / batch[:-1] == pytest.approx(design[0])

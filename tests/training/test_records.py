@@ -99,7 +99,7 @@ def test_interval_covers_the_exact_crossing():
     from sfolib.training.spec import Spec
 
     problem = Quadratic(d=30, lam_min=1e-3)
-    exact = problem.exact.sfo_to(0.5, 4, 0.3)
+    exact = problem.exact.sfo_to(4, 0.5, 0.3)
     covered = 0
     for i in range(20):
         spec = Spec(problem=problem, plan=Plan(4, 0.5), seeds=tuple(range(16 * i, 16 * i + 16)), measure=1.02,

@@ -11,13 +11,13 @@ from torch.nn.functional import cross_entropy
 from sfolib import training
 from sfolib._utils.errors import InputError
 from sfolib._utils.rng import epoch_order
-from sfolib.analysis import crossings
 from sfolib.problems.batches import Batches
 from sfolib.problems.specs import Digits, Quadratic, split_digits
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.training import records
 from sfolib.training.loop import Trainer, resolve_device
+from sfolib.training.pooling import pooled
 from sfolib.training.run import run, run_all
 from sfolib.training.spec import Spec
 
@@ -211,7 +211,7 @@ def test_each_seed_of_a_policy_adapts_by_itself():
     told = Spec(problem=Digits(), policy=policy, seeds=(3, 5), max_samples=20_000, measure=1.2)
     (both,) = training.run_apart([told])
     alone = [run(told.model_copy(update={"seeds": (seed,)})) for seed in told.seeds]
-    assert both.rows.equals(crossings.pooled(alone).rows)
+    assert both.rows.equals(pooled(alone).rows)
     assert list(both.rows["seed"].unique()) == [3, 5]
     with pytest.raises(InputError, match="seeds"):
         run(told)

@@ -146,7 +146,7 @@ def test_the_fit_finds_the_critical_batch_of_the_bound(sigma2, lr, eps):
     c = Constants(L=1.0, sigma2=sigma2, gap=1.0)
     b_star = bounds.critical_batch(c, lr, eps)
     batch = b_star * 3.0 ** np.arange(-3, 4)
-    steps = bounds.steps_to(c, lr, batch, eps)
+    steps = bounds.steps_to(c, batch, lr, eps)
     assert np.isinf(steps[:3]).all()
     assert noise_scale.critical_batch(batch, steps) == pytest.approx(b_star)
 
@@ -220,7 +220,7 @@ def test_the_radius_is_reached_in_the_steps_of_the_bound():
     rule = OptimalBatch(q.sigma2, q.L, q.lam_min, 0.2 * start)
     for batch in (rule.batch, 4 * rule.batch):
         steps = math.ceil(rule.steps_at(batch, start))
-        assert q.moments(np.full(steps, rule.lr_at(batch)), batch)[-1].sum() <= 0.2 * start
+        assert q.moments(batch, np.full(steps, rule.lr_at(batch)))[-1].sum() <= 0.2 * start
 
 
 def test_the_rule_in_a_loader_and_its_state():

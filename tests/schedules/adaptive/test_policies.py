@@ -132,7 +132,7 @@ def test_following_the_norm_test_is_what_a_walk_spends(eta):
     batches, path = [], [Q.weights("grad_sqnorm") @ Q.theta0**2]
     while path[-1] > 0.1**2:
         batches.append(max(1.0, Q.sigma2 / (eta**2 * path[-1])))
-        path = Q.grad_sqnorm_path(np.full(len(batches), 0.2), batches)
+        path = Q.grad_sqnorm_path(batches, np.full(len(batches), 0.2))
     assert norm_tested_sfo(Q, 0.2, eta, 0.1) == pytest.approx(sum(batches))
 
 
