@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sfolib._utils import interrupt
-from sfolib._utils.errors import InputError, RankLost, explain, one_line, require
+from sfolib._utils.errors import InputError, ProcessLost, explain, one_line, require
 
 if TYPE_CHECKING:
     from sfolib.experiments.umeda_iiduka import Config
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interrupt.terminable():
             args = _parser().parse_args(arguments)
             return args.command(args)
-    except (InputError, RankLost) as error:
+    except (InputError, ProcessLost) as error:
         rank = f" rank {os.environ['RANK']}:" if "TORCHELASTIC_RUN_ID" in os.environ else ""
         print(f"sfolib:{rank} {one_line(error)}", file=sys.stderr)
         return 1
@@ -135,8 +135,8 @@ def _train(args: argparse.Namespace) -> int:
             mine = run.provenance["key"] == spec.key
             require(mine, "out", str(out), "holds a run of another config, data set or seed")
         else:
-            held = records.held(out, wait=False) if ranks.first else nullcontext()
-            with held, _Progress(spec.max_samples, ranks.first) as progress:
+            run_lock = records.run_lock(out, wait=False) if ranks.first else nullcontext()
+            with run_lock, _Progress(spec.max_samples, ranks.first) as progress:
                 run = run_in(out, spec, device, 10.0, progress, ranks)
         if ranks.first:
             for mark in assumptions.beyond(run):
@@ -159,7 +159,7 @@ def _plan(args: argparse.Namespace) -> int:
 
     require(not args.out.exists(), "out", str(args.out), "exists; choose another file with --out")
     config, spec = _read(args)
-    found = recommend(spec, args.objective, max_batch=config.max_bs if config else None, device=args.device)
+    found = recommend(spec, args.objective, max_batch_size=config.max_bs if config else None, device=args.device)
     print(found.table)
     records.write_json(args.out, found.spec.model_dump(mode="json"))
     print(f"spec: {args.out}; run it by: python -m sfolib train {args.out} --out DIR")
@@ -196,7 +196,7 @@ def _asked(config: Config, args: argparse.Namespace) -> Spec:
     problem = problems.named(dataset, config.model, **place)
     return Spec(
         problem=problem, plan=config.plan(), max_samples=config.epochs * problem.size, seeds=(args.seed or 0,),
-        running=True, published_norm=dataset != "digits" or config.model == "cnn",
+        log_train_metrics=True, log_authors_grad_norm=dataset != "digits" or config.model == "cnn",
         **{field: value for name, field in _SETTINGS.items() if (value := getattr(args, name, None)) is not None},
     )  # fmt: skip
 
@@ -218,7 +218,12 @@ class _Progress:
             self.bar = tqdm(
                 total=self.total, initial=last["samples"], unit="SFO", unit_scale=True, disable=not self.shown
             )
-        shown = {"epoch": f"{last['epoch']:.4g}", "batch": last["batch"], "lr": last["lr"], "loss": last["loss"]}
+        shown = {
+            "epoch": f"{last['epoch']:.4g}",
+            "batch_size": last["batch_size"],
+            "lr": last["lr"],
+            "loss": last["loss"],
+        }
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update(last["samples"] - self.bar.n)
 

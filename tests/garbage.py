@@ -86,8 +86,8 @@ CONFIG = {
     "max_bs": 300, "bs_step_type": "periodic", "checkpoint_path": None,
 }  # fmt: skip
 PLAN = {
-    "batch": {"kind": "exponential", "v0": 100, "factor": 2, "every": 1}, "lr": {"kind": "constant", "v": 0.1},
-    "clock": "epoch", "max_batch": None, "rows": [],
+    "batch_size": {"kind": "exponential", "v0": 100, "factor": 2, "every": 1}, "lr": {"kind": "constant", "v": 0.1},
+    "clock": "epoch", "max_batch_size": None, "rows": [],
 }  # fmt: skip
 SCHEDULES = [
     base.linear(8, 4, 2), base.milestones(8, {1: 2.0}), base.piecewise([8, 16], [2]),
@@ -97,22 +97,30 @@ SCHEDULES = [
 ]  # fmt: skip
 SPEC = {
     "problem": {"kind": "digits", "hidden": [], "l2": 1e-3, "holdout": 900}, "plan": PLAN, "max_samples": 2000,
-    "max_steps": None, "seeds": [0], "sampling": "permutation", "stop_eps": None, "measure": "epoch",
-    "dtype": "float32", "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "running": False,
+    "max_steps": None, "seeds": [0], "sampling": "permutation", "target_grad_norm": None, "eval_every": "epoch",
+    "dtype": "float32", "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "log_train_metrics": False,
 }  # fmt: skip
 QUADRATIC = {"kind": "quadratic", "d": 20, "lam_min": 1e-3, "L": 1.0, "gap": 1.0, "sigma2": 1.0, "noise": "white"}
-TRIGGER = {"kind": "EpsilonTrigger", "batch": 32, "lr": 0.2, "eps": 0.5, "delta": 2.0, "gamma": 1.0, "check_every": 2}
-TEST = {"kind": "NormTest", "eta": 1.0, "batch": 16, "lr": 0.1, "test_interval": 1, "max_batch": 100}
-SCALED = {"kind": "AdaScale", "scale": 4, "batch": 8, "lr": 0.1}
+TRIGGER = {
+    "kind": "GradNormTrigger",
+    "batch_size": 32,
+    "lr": 0.2,
+    "eps": 0.5,
+    "delta": 2.0,
+    "gamma": 1.0,
+    "check_every": 2,
+}
+TEST = {"kind": "NormTest", "eta": 1.0, "batch_size": 16, "lr": 0.1, "test_interval": 1, "max_batch_size": 100}
+SCALED = {"kind": "AdaScale", "scale": 4, "batch_size": 8, "lr": 0.1}
 OPTIMAL = {"kind": "OptimalBatch", "h": 5.0, "L": 6.0, "mu": 0.01, "radius": 1.0, "L_max": 12.0, "n": 897}
-AUTO = {"kind": "AutoWU", "total_steps": 20, "steps_per_epoch": 2, "batch": 100, "min_lr": 1e-5, "max_lr": 1.0}
+AUTO = {"kind": "AutoWU", "total_steps": 20, "steps_per_epoch": 2, "batch_size": 100, "min_lr": 1e-5, "max_lr": 1.0}
 SPECS = [
-    SPEC, SPEC | {"problem": QUADRATIC, "sampling": "replacement", "measure": 1.5},
+    SPEC, SPEC | {"problem": QUADRATIC, "sampling": "replacement", "eval_every": 1.5},
     SPEC | {"plan": None, "policy": TRIGGER}, SPEC | {"plan": None, "policy": TEST},
     SPEC | {"plan": None, "policy": SCALED}, SPEC | {"plan": None, "policy": OPTIMAL},
     SPEC | {"optimizer": "adam", "beta2": 0.9},
-    SPEC | {"plan": None, "policy": AUTO, "running": True}, SPEC | {"optimizer": "momentum", "momentum": 0.9},
-    *(SPEC | {"plan": PLAN | {"batch": made.to_dict()}} for made in SCHEDULES),
+    SPEC | {"plan": None, "policy": AUTO, "log_train_metrics": True}, SPEC | {"optimizer": "momentum", "momentum": 0.9},
+    *(SPEC | {"plan": PLAN | {"batch_size": made.to_dict()}} for made in SCHEDULES),
 ]  # fmt: skip
 
 

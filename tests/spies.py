@@ -5,9 +5,9 @@ def steps_of(trainer):
     """(step, samples so far, true batch, lr) of each step that the trainer makes, to its end."""
     done, gradients, update = [], trainer.task.gradients, trainer.update
 
-    def spy_gradients(step, samples, batch):
-        done.append([step + 1, samples + batch, batch])
-        return gradients(step, samples, batch)
+    def spy_gradients(step, samples, batch_size):
+        done.append([step + 1, samples + batch_size, batch_size])
+        return gradients(step, samples, batch_size)
 
     def spy_update(found, lr):
         done[-1].append(lr)

@@ -37,30 +37,30 @@ SOFTMAX, MLP, CNN = (
 for _problem in (MLP, CNN):
     _problem.size  # noqa: B018 splits the digits once, for all that are forked
 _GROWING = Plan(exponential(4, 2, 40), exponential(0.05, 1.2, 40), "step")
-_TESTED = {"batch": 16, "lr": 0.1, "test_interval": 3, "max_batch": 200}
+_TESTED = {"batch_size": 16, "lr": 0.1, "test_interval": 3, "max_batch_size": 200}
 _MOMENTUM = {"momentum": 0.9, "nesterov": 0.9}
 
 
 def _spec(problem, steps=120, **settings):
     led = {} if "policy" in settings else {"plan": _GROWING}
-    common = {"seeds": (3,), "measure": 1.1, "max_samples": 10**6, "max_steps": steps}
+    common = {"seeds": (3,), "eval_every": 1.1, "max_samples": 10**6, "max_steps": steps}
     return Spec(problem=problem, **common | led | settings)
 
 
 def policies():
     """A spec for every kind of policy of `adaptive`."""
     grown = {
-        "EpsilonTrigger": {"batch": 8, "lr": 0.2, "eps": 0.6, "delta": 2.0, "gamma": 1.2, "check_every": 5},
+        "GradNormTrigger": {"batch_size": 8, "lr": 0.2, "eps": 0.6, "delta": 2.0, "gamma": 1.2, "check_every": 5},
         "NormTest": {"eta": 1.0, **_TESTED},
         "InnerProductTest": {"theta": 0.7, **_TESTED},
         "AugmentedInnerProductTest": {"theta": 0.7, "nu": 3.0, **_TESTED},
-        "AdaScale": {"scale": 4, "batch": 4, "lr": 0.1},
+        "AdaScale": {"scale": 4, "batch_size": 4, "lr": 0.1},
         "OptimalBatch": {"h": 5.0, "L": 6.0, "mu": 0.01, "radius": 1.0, "L_max": 12.0, "n": 897, "check_every": 3},
-        "AutoWU": {"total_steps": 60, "steps_per_epoch": 10, "batch": 32},
+        "AutoWU": {"total_steps": 60, "steps_per_epoch": 10, "batch_size": 32},
     }
     problems = itertools.cycle((SOFTMAX, MLP))
     for kind, arguments in grown.items():
-        watched = {"running": True} if kind == AutoWU.__name__ else {}
+        watched = {"log_train_metrics": True} if kind == AutoWU.__name__ else {}
         yield kind, _spec(next(problems), 60, policy={"kind": kind, **arguments}, **watched)
 
 
@@ -70,11 +70,14 @@ def specs():
     for name in Optimizer.__args__:
         yield name, _spec(SOFTMAX, optimizer=name, momentum=_MOMENTUM.get(name, 0.0), seeds=(0, 2), weight_decay=1e-4)
     for clock, every in (("epoch", 1), ("step", 30), ("sample", 3000)):
-        yield clock, _spec(MLP, plan=Plan(exponential(16, 1.5, every), 0.1, clock), running=True, measure="epoch")
-    yield "cnn", _spec(CNN, 20, max_micro_batch=3, running=True)
+        yield (
+            clock,
+            _spec(MLP, plan=Plan(exponential(16, 1.5, every), 0.1, clock), log_train_metrics=True, eval_every="epoch"),
+        )
+    yield "cnn", _spec(CNN, 20, max_micro_batch=3, log_train_metrics=True)
     quadratic = {"sampling": "replacement", "dtype": "float64", "seeds": (0, 1, 2)}
-    yield "quadratic", _spec(Quadratic(d=20, lam_min=0.01), 2000, measure=1.02, **quadratic)
-    yield "replacement", _spec(MLP, sampling="replacement", stop_eps=1e-6)
+    yield "quadratic", _spec(Quadratic(d=20, lam_min=0.01), 2000, eval_every=1.02, **quadratic)
+    yield "replacement", _spec(MLP, sampling="replacement", target_grad_norm=1e-6)
 
 
 def _trained(spec, store, dies=None):
@@ -99,7 +102,7 @@ def _dying(call, count):
     elif call == "replace":
         Path.replace = before(Path.replace)
     elif call == "rows":
-        records.Lines.write = before(records.Lines.write)
+        records.MetricsWriter.write = before(records.MetricsWriter.write)
     elif call == "unlink":
         Path.unlink = before(Path.unlink)
     else:  # half of a checkpoint's, or of run.json's, bytes

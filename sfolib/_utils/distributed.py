@@ -22,11 +22,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sfolib._utils.errors import RankLost, require
+from sfolib._utils.errors import ProcessLost, require
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """The processes of one run, seen from the one numbered `rank`; all call the same methods in the same order."""
 
     rank: int = 0
@@ -70,7 +70,7 @@ class Ranks:
         return tensor.cpu().numpy()
 
     def agree(self, what: str, *values: float) -> None:
-        """Raise `RankLost` on every rank unless all have the same values."""
+        """Raise `ProcessLost` on every rank unless all have the same values."""
         if self.size == 1:
             return
         here = np.zeros((self.size, len(values)))
@@ -78,36 +78,36 @@ class Ranks:
         everywhere = self.total(here)
         if not np.array_equal(everywhere, np.broadcast_to(everywhere[0], everywhere.shape), equal_nan=True):
             told = "; ".join(f"rank {rank}: {row.tolist()}" for rank, row in enumerate(everywhere))
-            raise RankLost(f"the ranks do not agree on {what} ({told}); they must see one folder and one data set")
+            raise ProcessLost(f"the ranks do not agree on {what} ({told}); they must see one folder and one data set")
 
     def wait(self) -> None:
         """Until all ranks are here."""
         self.total(0.0)
 
 
-ALONE = Ranks()
+SINGLE = ProcessGroup()
 
 
 def _together(collective: Callable[..., Any], *arguments: Any) -> None:
     try:
         collective(*arguments)
     except RuntimeError as error:
-        raise RankLost(f"another process of this run has ended, or cannot be reached ({error})") from error
+        raise ProcessLost(f"another process of this run has ended, or cannot be reached ({error})") from error
 
 
 @contextmanager
-def joined(device: str) -> Iterator[tuple[Ranks, str]]:
+def joined(device: str) -> Iterator[tuple[ProcessGroup, str]]:
     """The ranks and this one's device under torchrun, for as long as the block lasts; alone where there is none.
 
-    device: "cpu" or "cuda", as `trainer.resolve_device` says.
+    device: "cpu" or "cuda", as `loop.resolve_device` says.
 
     NCCL between GPUs, rank i of a machine on its i-th; gloo on the CPU. A SIGTERM, which torchrun sends to all when
-    one process has died, raises `RankLost` meanwhile. Raises `InputError` for more ranks than GPUs, or for one GPU.
+    one process has died, raises `ProcessLost` meanwhile. Raises `InputError` for more ranks than GPUs, or for one GPU.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield ALONE, device
+        yield SINGLE, device
         return
-    ranks, local = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])), int(os.environ["LOCAL_RANK"])
+    ranks, local = ProcessGroup(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])), int(os.environ["LOCAL_RANK"])
     if device != "cpu":
         require(device == "cuda", "device", device, "is one GPU; under torchrun use auto or cuda")
         count, wanted = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
@@ -124,14 +124,14 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
 
 
 def _ended(*_: object) -> None:
-    raise RankLost("stopped by SIGTERM, which torchrun sends to all processes when one of them has died")
+    raise ProcessLost("stopped by SIGTERM, which torchrun sends to all processes when one of them has died")
 
 
 class _Sum(torch.autograd.Function):
     """Sum over the ranks, and of the gradients over the ranks on the way back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
+    def forward(ctx: Any, x: Tensor, ranks: ProcessGroup) -> Tensor:
         ctx.ranks, total = ranks, x.clone()
         ranks.add([total])
         return total
@@ -143,14 +143,14 @@ class _Sum(torch.autograd.Function):
         return total, None
 
 
-class RanksBatchNorm(nn.BatchNorm2d):
+class GroupBatchNorm(nn.BatchNorm2d):
     """BatchNorm over the batches of all ranks together, weighted by their sizes; a rank's own may be empty.
 
     torch's SyncBatchNorm is for GPUs only. Works on the parameters and buffers of `like`. Within `apart` its
     statistics are the rank's own.
     """
 
-    def __init__(self, like: nn.BatchNorm2d, ranks: Ranks):
+    def __init__(self, like: nn.BatchNorm2d, ranks: ProcessGroup):
         super().__init__(like.num_features, like.eps, like.momentum)
         self.weight, self.bias, self.ranks = like.weight, like.bias, ranks
         for name, buffer in like.named_buffers():
@@ -173,23 +173,23 @@ class RanksBatchNorm(nn.BatchNorm2d):
         return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
 
 
-def spread_batch_norm(model: nn.Module, ranks: Ranks) -> None:
+def share_batch_norm(model: nn.Module, ranks: ProcessGroup) -> None:
     """Replace every BatchNorm of `model` by one over all ranks; its parameters and buffers stay the same objects."""
     for name, child in model.named_children():
         if isinstance(child, _BatchNorm):
             require(type(child) is nn.BatchNorm2d, "model", type(child).__name__, "only BatchNorm2d runs on ranks")
-            setattr(model, name, RanksBatchNorm(child, ranks).train(child.training))
+            setattr(model, name, GroupBatchNorm(child, ranks).train(child.training))
         else:
-            spread_batch_norm(child, ranks)
+            share_batch_norm(child, ranks)
 
 
 @contextmanager
 def apart(model: nn.Module) -> Iterator[None]:
     """Meanwhile each rank's BatchNorm looks at its own batches, and the ranks need not keep step."""
-    layers = [module for module in model.modules() if isinstance(module, RanksBatchNorm)]
+    layers = [module for module in model.modules() if isinstance(module, GroupBatchNorm)]
     before = [layer.ranks for layer in layers]
     for layer in layers:
-        layer.ranks = ALONE
+        layer.ranks = SINGLE
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ class InputError(ValueError):
     """Bad input; its message names the field, the value and what is allowed."""
 
 
-class RankLost(RuntimeError):
+class ProcessLost(RuntimeError):
     """A run in several processes cannot go on: one of them has ended, or they no longer agree."""
 
 

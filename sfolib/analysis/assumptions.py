@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sfolib.problems.specs import Digits
 from sfolib.training.records import Run
 
 
-class Beyond(NamedTuple):
+class Violation(NamedTuple):
     """column: of the rows; point: first measuring point (index) at which it holds; short: for a legend; text: all."""
 
     column: str
@@ -18,28 +19,28 @@ class Beyond(NamedTuple):
     text: str
 
 
-def beyond(run: Run) -> list[Beyond]:
+def beyond(run: Run) -> list[Violation]:
     """A nominal batch above the data set's n, an lr not below 2/L (where L, or a proven bound on it, is known), and
     divergence. The network problems have no known L: their lr is never warned of here."""
     found, n, L = [], _size(run), _smoothness(run.spec.get("problem", {}))
     if n is not None:
-        over, above = run.curves("batch").max(0) > n, f"is above the data set's {n} samples"
-        found += _first(run, "batch", over, "b > n", lambda b: f"{b:g}", above)
+        over, above = run.curves("batch_size").max(0) > n, f"is above the data set's {n} samples"
+        found += _first(run, "batch_size", over, "b > n", lambda b: f"{b:g}", above)
     if L is not None and "lr" in run.rows:
         over = run.curves("lr").max(0) * L >= 2
         found += _first(run, "lr", over, "η ≥ 2/L", lambda lr: f"{lr:.6g}", f"is not below 2/L = {2 / L:.6g}")
     if run.status == "diverged":
         last = len(run.steps) - 1
-        found.append(Beyond("grad_sqnorm", last, "diverged", f"diverged at step {run.steps[last]:g}"))
+        found.append(Violation("grad_sqnorm", last, "diverged", f"diverged at step {run.steps[last]:g}"))
     return found
 
 
-def _first(run: Run, column: str, holds: np.ndarray, short: str, show: Any, why: str) -> list[Beyond]:
+def _first(run: Run, column: str, holds: np.ndarray, short: str, show: Any, why: str) -> list[Violation]:
     if not holds.any():
         return []
     point = int(holds.argmax())
     value = show(run.curves(column)[:, point].max())
-    return [Beyond(column, point, short, f"{column} = {value} at step {run.steps[point]:g} {why}")]
+    return [Violation(column, point, short, f"{column} = {value} at step {run.steps[point]:g} {why}")]
 
 
 def _size(run: Run) -> int | None:
@@ -53,7 +54,5 @@ def _smoothness(problem: dict[str, Any]) -> float | None:
     if problem.get("kind") == "quadratic":
         return problem["L"]
     if problem.get("kind") == "digits" and not problem["hidden"] and not problem.get("model"):
-        from sfolib.problems.specs import Digits
-
         return Digits.model_validate(problem).smoothness_bound
     return None

@@ -14,21 +14,23 @@ from sfolib.training.records import Run
 
 
 def crossings(runs: Iterable[Run], eps2: Iterable[float], **labels: Any) -> pd.DataFrame:
-    """`Run.reach` of each constant-batch run at each ε²: columns eps2, batch, steps, sfo, low, high, spent (what the
-    run spent in all, gradient evaluations), and labels."""
+    """`Run.first_crossing` of each constant-batch run at each ε²: columns eps2, batch_size, steps, samples, low, high,
+    spent (what the run spent in all, gradient evaluations), and labels."""
     rows = []
     for run, target in product(runs, eps2):
-        reached = run.reach(target**0.5)
-        batch = int(run.rows["batch"].iloc[0])
-        rows.append({"eps2": target, "batch": batch, **reached._asdict(), "spent": run.samples[-1], **labels})
+        reached = run.first_crossing(target**0.5)
+        batch_size = int(run.rows["batch_size"].iloc[0])
+        rows.append({"eps2": target, "batch_size": batch_size, **reached._asdict(), "spent": run.samples[-1], **labels})
     return pd.DataFrame(rows)
 
 
-def predicted(steps_to: Callable, batch: np.ndarray, eps2: Iterable[float], source: str) -> pd.DataFrame:
+def predicted(steps_to: Callable, batch_size: np.ndarray, eps2: Iterable[float], source: str) -> pd.DataFrame:
     """A theory's curves in the columns of `crossings`: steps_to(batch, eps) gives steps, shape of batch."""
-    curves = [(target, steps_to(batch, target**0.5)) for target in eps2]
+    curves = [(target, steps_to(batch_size, target**0.5)) for target in eps2]
     frames = (
-        pd.DataFrame({"eps2": target, "batch": batch, "steps": steps, "sfo": steps * batch, "source": source})
+        pd.DataFrame(
+            {"eps2": target, "batch_size": batch_size, "steps": steps, "samples": steps * batch_size, "source": source}
+        )
         for target, steps in curves
     )
     return pd.concat(frames, ignore_index=True)
@@ -36,15 +38,15 @@ def predicted(steps_to: Callable, batch: np.ndarray, eps2: Iterable[float], sour
 
 def cheapest(frame: pd.DataFrame) -> pd.DataFrame:
     """The row of the fewest gradient evaluations at each ε² that was reached at all, largest ε² first."""
-    reached = frame[np.isfinite(frame["sfo"])]
-    return reached.loc[reached.groupby("eps2")["sfo"].idxmin()].sort_values("eps2", ascending=False)
+    reached = frame[np.isfinite(frame["samples"])]
+    return reached.loc[reached.groupby("eps2")["samples"].idxmin()].sort_values("eps2", ascending=False)
 
 
 def pareto(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that no other beats in both steps and SFO, fewest steps first: the front, at one ε²."""
-    ordered = frame[np.isfinite(frame["sfo"])].sort_values(["steps", "sfo"])
-    before = ordered["sfo"].cummin().shift(fill_value=np.inf)
-    return ordered[ordered["sfo"] < before]
+    ordered = frame[np.isfinite(frame["samples"])].sort_values(["steps", "samples"])
+    before = ordered["samples"].cummin().shift(fill_value=np.inf)
+    return ordered[ordered["samples"] < before]
 
 
 def ratio_to(frame: pd.DataFrame, bound: pd.DataFrame) -> float:
@@ -54,7 +56,9 @@ def ratio_to(frame: pd.DataFrame, bound: pd.DataFrame) -> float:
     says nothing and is left out; a theory's curve (`predicted`) never ends.
     """
     frame = frame if "spent" in frame else frame.assign(spent=np.inf)
-    both = frame.merge(bound, on=["eps2", "batch"], suffixes=("", "_bound"))
-    both = both[np.isfinite(both["sfo_bound"]) & (np.isfinite(both["sfo"]) | (both["spent"] >= both["sfo_bound"]))]
+    both = frame.merge(bound, on=["eps2", "batch_size"], suffixes=("", "_bound"))
+    both = both[
+        np.isfinite(both["samples_bound"]) & (np.isfinite(both["samples"]) | (both["spent"] >= both["samples_bound"]))
+    ]
     require(len(both) > 0, "bound", len(bound), "has no finite value where frame has one; nothing to compare")
-    return float((both["sfo"] / both["sfo_bound"]).max())
+    return float((both["samples"] / both["samples_bound"]).max())

@@ -33,38 +33,38 @@ class Front(NamedTuple):
     """A hyperbola (K/K_min − 1)(N/N_min − 1) = 1 fitted to points; scatter: rms distance from it in ln K, ln N."""
 
     min_steps: float
-    min_sfo: float
+    min_samples: float
     scatter: float
 
     @property
-    def batch(self) -> float:
+    def batch_size(self) -> float:
         """B = N_min/K_min, T11's critical batch size."""
-        return self.min_sfo / self.min_steps
+        return self.min_samples / self.min_steps
 
-    def sfo(self, steps: Any) -> np.ndarray:
+    def samples(self, steps: Any) -> np.ndarray:
         """N at K steps; inf for K ≤ K_min."""
         excess = np.asarray(steps, dtype=float) / self.min_steps - 1
-        return self.min_sfo * (1 + np.where(excess > 0, 1 / np.where(excess > 0, excess, 1.0), np.inf))
+        return self.min_samples * (1 + np.where(excess > 0, 1 / np.where(excess > 0, excess, 1.0), np.inf))
 
 
-def fit_front(steps: Any, sfo: Any) -> Front:
+def fit_front(steps: Any, samples: Any) -> Front:
     """T11 [N]: K_min and N_min of the hyperbola nearest to points (K, N), least squares of the distance in ln K, ln N.
 
     Each point's foot on the curve, K_min (1 + 1/u) and N_min (1 + u), is found with it. 3 points or more.
     """
     from scipy.optimize import least_squares
 
-    for field, value in (("steps", steps), ("sfo", sfo)):
+    for field, value in (("steps", steps), ("samples", samples)):
         positive(field, value)
         require(np.size(value) >= 3, field, value, "a front with a scatter needs 3 points or more")
-    points = np.log(np.array([steps, sfo], dtype=float))
+    points = np.log(np.array([steps, samples], dtype=float))
 
     def distance(z: np.ndarray) -> np.ndarray:
         log_u = z[2:]
         return (points - z[:2, None] - np.logaddexp(0.0, [-log_u, log_u])).ravel()
 
-    log_batch = points[1] - points[0]
-    start = np.concatenate([points.min(1) - 0.1, log_batch - np.mean(log_batch)])
+    log_batch_size = points[1] - points[0]
+    start = np.concatenate([points.min(1) - 0.1, log_batch_size - np.mean(log_batch_size)])
     fit = least_squares(distance, start, xtol=1e-12, ftol=1e-12)
     return Front(*map(float, np.exp(fit.x[:2])), float(np.sqrt(2 * fit.cost / points.shape[1])))
 

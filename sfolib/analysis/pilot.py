@@ -27,10 +27,10 @@ class Pilot(NamedTuple):
     """What one seed's pilot found, and its price in gradient evaluations: its runs until each was at ε, and L's."""
 
     constants: Constants
-    sfo: float
+    samples: float
 
 
-def fitted_constants(L: float, batch: ArrayLike, lr: ArrayLike, steps: ArrayLike, eps: float) -> Constants:
+def fitted_constants(L: float, batch_size: ArrayLike, lr: ArrayLike, steps: ArrayLike, eps: float) -> Constants:
     """T2 [S] turned round [N]: σ² and Δ, given L, with which T2's K(b) is what pairs (lr, batch) were seen to need.
 
     With C1 and C2 at lr itself K = C1 b/(η(ε² b − C2 η)) is Δ/(ε² ηK) + Lη/2 + (Lσ²/(2ε²)) η/b = 1, linear in Δ and
@@ -40,38 +40,42 @@ def fitted_constants(L: float, batch: ArrayLike, lr: ArrayLike, steps: ArrayLike
     from scipy.optimize import nnls
 
     positive("L", L)
-    lr, batch, steps = np.broadcast_arrays(stable_lr(L, lr), *(np.asarray(x, dtype=float) for x in (batch, steps)))
-    for field, value in (("batch", batch), ("steps", steps), ("eps", eps)):
+    lr, batch_size, steps = np.broadcast_arrays(
+        stable_lr(L, lr), *(np.asarray(x, dtype=float) for x in (batch_size, steps))
+    )
+    for field, value in (("batch_size", batch_size), ("steps", steps), ("eps", eps)):
         positive(field, value)
-    require(len(np.unique(batch)) > 1, "batch", batch.tolist(), "must hold two batch sizes to tell σ² from Δ")
-    columns = np.column_stack([1 / (lr * steps), lr / batch])
+    require(
+        len(np.unique(batch_size)) > 1, "batch_size", batch_size.tolist(), "must hold two batch sizes to tell σ² from Δ"
+    )
+    columns = np.column_stack([1 / (lr * steps), lr / batch_size])
     (descent, noise), _ = nnls(columns, 1 - L * lr / 2)
     require(descent > 0, "steps", steps.tolist(), "no Δ above 0 fits; take an easier eps or other batch sizes")
     return Constants(L, float(2 * noise * eps**2 / L), float(descent * eps**2))
 
 
-def local_smoothness(task: Task, batch: int = 64, products: int = 10) -> tuple[np.ndarray, int]:
+def local_smoothness(task: Task, batch_size: int = 64, products: int = 10) -> tuple[np.ndarray, int]:
     """The largest |eigenvalue| of the Hessian of a batch's loss where the task is, for each seed: A1's L from below.
 
     Power iteration on differences of the gradient of the task's first batch: any task has those. Returns the
     estimates, (seeds,), and their price in gradient evaluations a seed. Leaves the task as it was.
     """
-    whole("batch", batch)
+    whole("batch_size", batch_size)
     whole("products", products)
     import torch
 
-    batch, at = task.batch_size(0, batch), [parameter.clone() for parameter in task.parameters]
-    base = task.gradients(0, 0, batch)
+    batch_size, at = task.batch_size(0, batch_size), [parameter.clone() for parameter in task.parameters]
+    base = task.gradients(0, 0, batch_size)
     draw = torch.Generator().manual_seed(0)
     direction = [torch.randn(x.shape, generator=draw, dtype=x.dtype).to(x.device) for x in at]
     for _ in range(products):
         length = _norms(direction) / _SMALL
         for parameter, x, v in zip(task.parameters, at, direction, strict=True):
             parameter.copy_(x + v / _like(length, v))
-        direction = [g - h for g, h in zip(task.gradients(0, 0, batch), base, strict=True)]
+        direction = [g - h for g, h in zip(task.gradients(0, 0, batch_size), base, strict=True)]
     for parameter, x in zip(task.parameters, at, strict=True):
         parameter.copy_(x)
-    return (_norms(direction) / _SMALL).double().cpu().numpy(), (products + 1) * batch
+    return (_norms(direction) / _SMALL).double().cpu().numpy(), (products + 1) * batch_size
 
 
 def _norms(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -96,11 +100,11 @@ def pilots(runs: Sequence[Run], smoothness: tuple[Sequence[float], int], eps: fl
 
 
 def _pilot(runs: Sequence[Run], L: float, price: float, eps: float) -> Pilot:
-    reached = [run.reach(eps) for run in runs]
-    price += sum(min(found.sfo, float(run.samples[-1])) for run, found in zip(runs, reached, strict=True))
-    got = [(*run.rows[["lr", "batch"]].iloc[0], found.steps) for run, found in zip(runs, reached, strict=True)]
-    lr, batch, steps = np.array([pair for pair in got if np.isfinite(pair[2])]).reshape(-1, 3).T
-    return Pilot(fitted_constants(L, batch, lr, steps, eps), price)
+    reached = [run.first_crossing(eps) for run in runs]
+    price += sum(min(found.samples, float(run.samples[-1])) for run, found in zip(runs, reached, strict=True))
+    got = [(*run.rows[["lr", "batch_size"]].iloc[0], found.steps) for run, found in zip(runs, reached, strict=True)]
+    lr, batch_size, steps = np.array([pair for pair in got if np.isfinite(pair[2])]).reshape(-1, 3).T
+    return Pilot(fitted_constants(L, batch_size, lr, steps, eps), price)
 
 
 def _alone(run: Run, seed: int) -> Run:

@@ -34,7 +34,7 @@ class Recommendation(NamedTuple):
         """The constants, the machine and the stages, each with the time that it will take here."""
         stages = self.spec.plan.stages
         seconds = self.step_time.latency * stages["steps"] + self.step_time.per_sample * stages["samples"]
-        shown = stages[["stage", "eps", "batch", "lr", "steps", "samples"]].assign(seconds=seconds)
+        shown = stages[["stage", "eps", "batch_size", "lr", "steps", "samples"]].assign(seconds=seconds)
         machine = (
             f"τ0     {self.step_time.latency:.3g} s a step, τ1 {self.step_time.per_sample:.3g} s a gradient evaluation"
         )
@@ -44,13 +44,13 @@ class Recommendation(NamedTuple):
 
 
 def recommend(
-    spec: Spec, objective: Objective = "time", r: float = 2.0, max_batch: int | None = None, device: str = "auto"
+    spec: Spec, objective: Objective = "time", r: float = 2.0, max_batch_size: int | None = None, device: str = "auto"
 ) -> Recommendation:
     """T11, T12 [N]: stages on the front of steps and gradient evaluations for `spec`'s problem, ε² / r a stage.
 
     The constants are `constants.estimate`'s along `spec`'s own plan, the step time is measured here and now; see
     `plan.front_plan` for the objectives. As many stages as spec.max_samples holds; at least one, cut short where it is
-    too long. The batch is at most `max_batch`, and at most the training set.
+    too long. The batch is at most `max_batch_size`, and at most the training set.
     The bounds are worst cases: stages are longer and batches larger than a run needs by a factor that a search for the
     best constant pair would tell.
     Raises `InputError` for the quadratic, and where a step's time does not grow with its batch.
@@ -60,11 +60,11 @@ def recommend(
     c = constants.as_constants(estimates)
     first_eps = (_start(spec, device) / r) ** 0.5
     step_time = _step_time(spec, device)
-    top = min(max_batch or spec.problem.size, spec.problem.size)
+    top = min(max_batch_size or spec.problem.size, spec.problem.size)
 
     def stages(count: int) -> Plan:
         costs = step_time._asdict() if objective == "time" else {}
-        return front_plan(c, first_eps, r, count, objective, max_batch=top, **costs)
+        return front_plan(c, first_eps, r, count, objective, max_batch_size=top, **costs)
 
     ends = np.cumsum([row.samples for row in stages(_MOST).rows])
     plan = stages(max(1, int(np.searchsorted(ends, spec.max_samples, side="right"))))

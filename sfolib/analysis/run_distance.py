@@ -42,11 +42,11 @@ def totals(
     steps = done = 0
     lr_sum = noise_sum = 0.0
     while done < samples:
-        batch, lr = plan.at({"epoch": done // samples_per_epoch, "step": steps, "sample": done}[plan.clock])
+        batch_size, lr = plan.at({"epoch": done // samples_per_epoch, "step": steps, "sample": done}[plan.clock])
         if sampling == "permutation":
-            batch = min(batch, samples_per_epoch - done % samples_per_epoch)
-        steps, done = steps + 1, done + batch
-        lr_sum, noise_sum = lr_sum + lr, noise_sum + lr**2 / batch
+            batch_size = min(batch_size, samples_per_epoch - done % samples_per_epoch)
+        steps, done = steps + 1, done + batch_size
+        lr_sum, noise_sum = lr_sum + lr, noise_sum + lr**2 / batch_size
     return Totals(steps, lr_sum, noise_sum)
 
 
@@ -59,7 +59,7 @@ class Interval(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Likeness:
+class RunDistance:
     """How far the runs of two schedules are from each other, in ln of a column, or in an accuracy itself.
 
     distance: rms difference of two runs of the same seed, over seeds and points. seeds: the same of two runs of the
@@ -85,7 +85,7 @@ def compare(
     clock: Literal["samples", "steps"] = "samples",
     start: float = 0.0,
     stop: float = np.inf,
-) -> Likeness:
+) -> RunDistance:
     """The likeness of two runs of the same seeds between `start` and `stop` on the clock, or where the shorter ends.
 
     Curves are linear between measuring points. Raises `InputError` for runs of different seeds, or of only one.
@@ -101,7 +101,7 @@ def compare(
     across = np.square(a[:, None] - a).mean(2)  # (seeds, seeds), 0 on the diagonal
     each = (b - a).mean(1)
     count, drawn = len(seeds), _drawn(len(seeds))
-    return Likeness(
+    return RunDistance(
         distance=_interval(np.sqrt(square.mean()), np.sqrt(drawn @ square)),
         seeds=float(np.sqrt(across.sum() / (count * (count - 1)))),
         shift=_interval(each.mean(), drawn @ each),
@@ -109,11 +109,11 @@ def compare(
     )
 
 
-def exponent(x: Sequence[float], likenesses: Sequence[Likeness]) -> Interval:
+def exponent(x: Sequence[float], run_distances: Sequence[RunDistance]) -> Interval:
     """Least-squares slope of ln distance against ln x, with its interval over seeds, which all must share."""
-    count = {len(found.squares) for found in likenesses}
-    require(len(count) == 1, "likenesses", sorted(count), "must be of the same seeds")
-    squares = np.array([found.squares for found in likenesses])  # (x, seeds)
+    count = {len(found.squares) for found in run_distances}
+    require(len(count) == 1, "run_distances", sorted(count), "must be of the same seeds")
+    squares = np.array([found.squares for found in run_distances])  # (x, seeds)
     centred = np.log(x) - np.mean(np.log(x))
 
     def slope(mean: np.ndarray) -> np.ndarray:

@@ -35,9 +35,9 @@ def measure_step_time(
         torch.set_num_threads(threads)
 
 
-def _seconds(problem: Problem, batch: int, steps: int, device: str) -> float:
-    budget = {"max_steps": steps + 1, "max_samples": batch * (steps + 1), "measure": 1e12}
-    trainer = Trainer(Spec(problem=problem, plan=Plan(batch, 1e-3), sampling="replacement", **budget), device)
+def _seconds(problem: Problem, batch_size: int, steps: int, device: str) -> float:
+    budget = {"max_steps": steps + 1, "max_samples": batch_size * (steps + 1), "eval_every": 1e12}
+    trainer = Trainer(Spec(problem=problem, plan=Plan(batch_size, 1e-3), sampling="replacement", **budget), device)
     trainer.advance()  # one step, to warm up
     _wait(trainer.device)
     started = time.perf_counter()

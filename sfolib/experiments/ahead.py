@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfolib.training import records
+from sfolib.training.executors import TasksFailed
+from sfolib.training.run import AHEAD, run_all
 
 if TYPE_CHECKING:
     from sfolib.training.spec import Spec
@@ -62,8 +64,6 @@ class _Promised:
 
 def look(path: Path, scale: str, out: Path) -> Sight:
     """Execute what of a notebook leads to training, with `scale` and `out` as parameters; nothing is trained."""
-    from sfolib import training
-
     cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     sight = Sight(path.stem)
     namespace: dict[str, Any] = {"__name__": "__main__"}
@@ -77,7 +77,7 @@ def look(path: Path, scale: str, out: Path) -> Sight:
 
     _execute(parameters, namespace)
     namespace |= {"scale": scale, "out": str(out)}
-    token = training.AHEAD.set(promise)
+    token = AHEAD.set(promise)
     unknown: set[str] = set()
     try:
         for statement in _leading([s for cell in others for s in cell]):
@@ -93,16 +93,13 @@ def look(path: Path, scale: str, out: Path) -> Sight:
                 why = "needs results" if isinstance(error, NotTrained) else f"{type(error).__name__}: {error}"
                 sight.blind.append(f"{ast.unparse(statement).splitlines()[0][:60]} … ({why})")
     finally:
-        training.AHEAD.reset(token)
+        AHEAD.reset(token)
     return sight
 
 
 def train_all(paths: Sequence[Path], scale: str, out: Path, jobs: int) -> dict[str, str]:
-    """Train all that is seen, wherever `grid.backend` says, and what is seen then; returns the notebooks some of whose
-    runs failed twice, with why."""
-    from sfolib import training
-    from sfolib.training.executors import TasksFailed
-
+    """Train all that is seen, wherever `executors.backend` says, and what is seen then; returns the notebooks some of
+    whose runs failed twice, with why."""
     failed: dict[str, str] = {}  # key -> why
     sights = [look(path, scale, out) for path in paths]
     for _ in range(WAVES):
@@ -111,7 +108,7 @@ def train_all(paths: Sequence[Path], scale: str, out: Path, jobs: int) -> dict[s
             break
         for place in dict.fromkeys(asked[1:] for asked in missing.values()):
             try:
-                training.run_all([spec for spec, *where in missing.values() if (*where,) == place], *place, jobs)
+                run_all([spec for spec, *where in missing.values() if (*where,) == place], *place, jobs)
             except TasksFailed as error:
                 print(error)
                 failed |= {failure.name: failure.error for failure in error.failures}

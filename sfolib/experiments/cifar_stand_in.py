@@ -10,21 +10,21 @@ import os
 import pickle
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
+from torch import nn
 
 from sfolib._utils.errors import InputError
-from sfolib.problems import datasets
+from sfolib.problems import datasets, models
+from sfolib.problems.batches import crop_and_flip
 from sfolib.problems.execution import PLAIN, Execution
+from sfolib.problems.models import ResidualBlock, _conv
+from sfolib.problems.network import ImageData, NetworkTask
 from sfolib.problems.specs import Images, Problem, split_digits
+from sfolib.problems.stacked import Task
 from sfolib.training.spec import Spec
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from sfolib.problems.stacked import Task
 
 FOLDER = "handwriting-python"
 _TEST = 360  # the test split of the digits; the rest is for training
@@ -44,11 +44,9 @@ class Handwriting(Images):
     train_images: int = Field(ge=1, le=1797 - _TEST)
     test_images: int = Field(ge=1, le=_TEST)
 
-    def bind(self, seeds: tuple[int, ...], sampling: str, device: str, dtype: str, how: Execution = PLAIN) -> Task:
-        from sfolib.problems import models
-        from sfolib.problems.batches import crop_and_flip
-        from sfolib.problems.network import ImageData, NetworkTask
-
+    def build_task(
+        self, seeds: tuple[int, ...], sampling: str, device: str, dtype: str, how: Execution = PLAIN
+    ) -> Task:
         models.MODELS.setdefault("resnet8", _resnet8)
         kind = datasets.KINDS["cifar100"]
         augment = None if self.augment is False else crop_and_flip
@@ -106,10 +104,6 @@ def read(folder: str) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
 
 
 def _resnet8(classes: int, in_shape: tuple[int, ...]) -> nn.Module:
-    from torch import nn
-
-    from sfolib.problems.models import ResidualBlock, _conv
-
     layers: list[nn.Module] = [_conv(in_shape[0], 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU()]
     for inputs, width, stride in ((8, 8, 1), (8, 16, 2), (16, 32, 2)):
         layers.append(ResidualBlock([inputs, width, width], [3, 3], [stride, 1]))

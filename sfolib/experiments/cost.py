@@ -59,24 +59,26 @@ def budget(spec: Spec, samples_per_epoch: int) -> Budget:
     step = samples = 0
     sizes = set()
     while step < most and samples < spec.max_samples:
-        batch = _batch(spec, step, samples, n)
+        batch_size = _batch(spec, step, samples, n)
         stride = max(1, int(_STRIDE * step))
-        if spec.policy or {spec.plan.batch.kind} == {"constant"}:
-            stride = math.ceil((spec.max_samples - samples) / batch)
+        if spec.policy or {spec.plan.batch_size.kind} == {"constant"}:
+            stride = math.ceil((spec.max_samples - samples) / batch_size)
         stride = int(min(stride, most - step))
-        mean = n / math.ceil(n / batch) if spec.sampling == "permutation" else batch  # an epoch ends with a short one
+        mean = (
+            n / math.ceil(n / batch_size) if spec.sampling == "permutation" else batch_size
+        )  # an epoch ends with a short one
         step, samples = step + stride, samples + math.ceil(stride * mean)
-        sizes.add(min(batch, n) if spec.sampling == "permutation" else batch)
+        sizes.add(min(batch_size, n) if spec.sampling == "permutation" else batch_size)
     if samples >= spec.max_samples:  # the step that reaches it is the last one
         samples = spec.max_samples + max(sizes) - 1
-    points = samples / n if spec.measure == "epoch" else _geometric(step, spec.measure)
+    points = samples / n if spec.eval_every == "epoch" else _geometric(step, spec.eval_every)
     return Budget(step, samples, math.ceil(points) + 1, min(sizes), max(sizes))
 
 
 def measured(spec: Spec, least: int, largest: int, device: str) -> Kind:
     """Time a few steps of `spec`'s problem and seeds at two batch sizes, and a measuring point."""
     sizes = sorted({least, largest})
-    seconds, trainers = zip(*(_steps(spec, batch, device) for batch in sizes), strict=True)
+    seconds, trainers = zip(*(_steps(spec, batch_size, device) for batch_size in sizes), strict=True)
     per_sample = max(0.0, (seconds[-1] - seconds[0]) / (sizes[-1] - sizes[0])) if len(sizes) > 1 else 0.0
     trainer = trainers[0]
     rows = trainer.rows()
@@ -142,7 +144,13 @@ def _kind(spec: Spec) -> str:
     """Runs of one name cost the same a step, but for the batch size."""
     told = spec.problem.model_dump(mode="json")
     problem = " ".join(f"{k}={v}" for k, v in told.items() if k != "kind")
-    how = [spec.optimizer, spec.dtype, spec.precision, spec.sampling, *(["tally"] if spec.running else [])]
+    how = [
+        spec.optimizer,
+        spec.dtype,
+        spec.precision,
+        spec.sampling,
+        *(["train metrics"] if spec.log_train_metrics else []),
+    ]
     return f"{spec.problem.kind} {problem}, {len(spec.seeds)} seeds, {' '.join(how)}"
 
 
@@ -152,7 +160,7 @@ def _samples_per_epoch(spec: Spec) -> int:
 
 def _batch(spec: Spec, step: int, samples: int, n: int) -> int:
     if spec.policy:
-        return spec.policy["batch"]
+        return spec.policy["batch_size"]
     return spec.plan.at({"epoch": samples // n, "step": step, "sample": samples}[spec.plan.clock])[0]
 
 
@@ -163,13 +171,13 @@ def _geometric(steps: int, ratio: float) -> int:
     return points
 
 
-def _steps(spec: Spec, batch: int, device: str) -> tuple[float, Trainer]:
+def _steps(spec: Spec, batch_size: int, device: str) -> tuple[float, Trainer]:
     """Seconds a step, without the first, and the trainer that took them."""
-    far = {"max_samples": 2**62, "max_steps": None, "measure": 2.0, "policy": None, "stop_eps": None}
+    far = {"max_samples": 2**62, "max_steps": None, "eval_every": 2.0, "policy": None, "target_grad_norm": None}
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.problem.threads or threads)
     try:
-        trainer = Trainer(spec.model_copy(update=far | {"plan": Plan(batch, 1e-3)}), device)
+        trainer = Trainer(spec.model_copy(update=far | {"plan": Plan(batch_size, 1e-3)}), device)
         trainer.advance()
         _wait(trainer)
         first, started = trainer.step, time.perf_counter()

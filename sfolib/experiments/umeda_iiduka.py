@@ -63,11 +63,11 @@ class Config(BaseModel):
     def plan(self) -> Plan:
         """Their schedules as a plan on the clock of epochs. The cap does not hold back the learning rate."""
         every = self.incr_interval or self.epochs
-        batch = _schedule(self.bs_method, self.bs, self.coefficient, self.bs_exp_rate, every)
+        batch_size = _schedule(self.bs_method, self.bs, self.coefficient, self.bs_exp_rate, every)
         lr = _schedule(self.lr_method, self.lr, self.lr_coefficient, self.lr_exp_rate, every)
         top = math.inf if self.bs_method == "constant" else self.max_bs
         starts = range(0, self.epochs, every)
-        sizes = [min(top, batch(epoch)) for epoch in starts]
+        sizes = [min(top, batch_size(epoch)) for epoch in starts]
         for epoch, size in zip(starts, sizes, strict=True):
             positive(f"bs at epoch {epoch}", size)
         return Plan(piecewise(map(math.ceil, sizes), starts[1:]), lr, "epoch")

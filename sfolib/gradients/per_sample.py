@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from sfolib._utils.distributed import ALONE, Ranks
+from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require
 from sfolib.gradients.layers import RULES
 
@@ -119,7 +119,9 @@ class PerSample(NamedTuple):
     products: np.ndarray
 
 
-def per_sample(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, l2: float, ranks: Ranks = ALONE) -> PerSample:
+def per_sample(
+    model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, l2: float, ranks: ProcessGroup = SINGLE
+) -> PerSample:
     """The direction of the inner products is ḡ + l2·θ; g_i and ḡ are without l2. Of several ranks' samples `x`, `y` are
     this one's: n, g_i and the products are of these, ḡ and the direction of all."""
     n = len(x)

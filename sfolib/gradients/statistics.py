@@ -23,7 +23,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
-from sfolib._utils.distributed import ALONE, Ranks
+from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require
 from sfolib.gradients.per_sample import Loss, per_sample
 from sfolib.theory.bounds import Constants
@@ -67,7 +67,7 @@ def gradient_statistics(
     *,
     l2: float = 0.0,
     per_tensor: bool = False,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = SINGLE,
 ) -> GradientStatistics:
     """The statistics of T10 [S] for samples `x`, `y` (leading dimension n ≥ 2), the model in the mode it is in.
 
@@ -148,7 +148,7 @@ def full_gradient_sqnorm(
     chunk: int | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = SINGLE,
 ) -> float:
     """‖∇f‖² over the whole of `data` = (x, y); f is the mean of `loss_fn`, plus (l2/2)‖θ‖². Costs n evaluations.
 

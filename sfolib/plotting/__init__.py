@@ -1,6 +1,6 @@
 """Records → matplotlib figures. No training and no files here. `style` holds what all figures share."""
 
-from sfolib.plotting.against_batch_size import against_batch
+from sfolib.plotting.against_batch_size import against_batch_size
 from sfolib.plotting.claims import proofs, ratios
 from sfolib.plotting.front import best_lr, family_costs, front_paths, fronts, optimal_schedules
 from sfolib.plotting.growth import anytime, overheads, rate_exponents
@@ -10,7 +10,7 @@ from sfolib.plotting.style import Band, Curve, power_laws
 __all__ = [
     "Band",
     "Curve",
-    "against_batch",
+    "against_batch_size",
     "against_clocks",
     "anytime",
     "best_lr",

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from sfolib.plotting.style import LINES, NAMES, colours, style
 
 
-def against_batch(panels: Mapping[str, pd.DataFrame], quantity: str) -> Figure:
+def against_batch_size(panels: Mapping[str, pd.DataFrame], quantity: str) -> Figure:
     """Gradient evaluations ("sfo") or steps ("steps") to ε against the batch size, a panel for each problem.
 
     Each panel's frame has columns source ("bound", "exact", "measured", "permutation"), eps2, batch, sfo, steps and,
@@ -27,7 +27,7 @@ def against_batch(panels: Mapping[str, pd.DataFrame], quantity: str) -> Figure:
             _batch_panel(axis, frame, quantity)
             axis.set(title=title, xscale="log", yscale="log", xlabel="batch size $b$")
         axes[0, 0].set_ylabel(
-            r"gradient evaluations $N$ to $\varepsilon$" if quantity == "sfo" else r"steps $K$ to $\varepsilon$"
+            r"gradient evaluations $N$ to $\varepsilon$" if quantity == "samples" else r"steps $K$ to $\varepsilon$"
         )
         figure.legend(handles=_batch_legend(panels, quantity), loc="outside lower center", ncols=3)
     return figure
@@ -38,22 +38,22 @@ def _batch_panel(axis: Axes, frame: pd.DataFrame, quantity: str) -> None:
     measured = frame[frame["source"].isin(["measured", "permutation"]) & np.isfinite(frame[quantity])]
     top = measured[quantity].max() * 8
     for (source, eps2), curve in frame.groupby(["source", "eps2"], sort=False):
-        curve = curve.sort_values("batch")
+        curve = curve.sort_values("batch_size")
         reached = curve[np.isfinite(curve[quantity])]
         colour = palette[eps2]
-        axis.plot(reached["batch"], reached[quantity], color=colour, **LINES[source])
+        axis.plot(reached["batch_size"], reached[quantity], color=colour, **LINES[source])
         if source == "measured":
-            missed = curve.loc[~np.isfinite(curve[quantity]), "batch"]
+            missed = curve.loc[~np.isfinite(curve[quantity]), "batch_size"]
             axis.plot(missed, np.full(len(missed), top), "x", color=colour, markersize=4)
-        if quantity == "sfo" and reached["low"].notna().any():
+        if quantity == "samples" and reached["low"].notna().any():
             high = reached["high"].where(np.isfinite(reached["high"]), top)
-            axis.fill_between(reached["batch"], reached["low"], high, color=colour, alpha=0.25, linewidth=0)
-        if quantity == "sfo" and len(reached) and source in ("bound", "measured"):
-            best = reached.iloc[reached["sfo"].argmin()]
+            axis.fill_between(reached["batch_size"], reached["low"], high, color=colour, alpha=0.25, linewidth=0)
+        if quantity == "samples" and len(reached) and source in ("bound", "measured"):
+            best = reached.iloc[reached["samples"].argmin()]
             marker = "*" if source == "bound" else "o"
-            if best["sfo"] < top:
-                axis.plot(best["batch"], best["sfo"], marker, color=colour, fillstyle="none", markersize=9)
-    axis.set_xlim(0.8, measured["batch"].max() * 1.6)
+            if best["samples"] < top:
+                axis.plot(best["batch_size"], best["samples"], marker, color=colour, fillstyle="none", markersize=9)
+    axis.set_xlim(0.8, measured["batch_size"].max() * 1.6)
     axis.set_ylim(measured[quantity].min() / 2, top * 1.5)
     handles = [Line2D([], [], color=palette[e], linewidth=2, label=f"{e:.0e}".replace("e-0", "e-")) for e in palette]
     axis.legend(
@@ -61,7 +61,7 @@ def _batch_panel(axis: Axes, frame: pd.DataFrame, quantity: str) -> None:
         title=r"$\varepsilon^2$",
         fontsize=7.5,
         title_fontsize=8,
-        loc="lower right" if quantity == "sfo" else "lower left",
+        loc="lower right" if quantity == "samples" else "lower left",
         handlelength=1.0,
         labelspacing=0.25,
     )
@@ -71,7 +71,7 @@ def _batch_legend(panels: Mapping[str, pd.DataFrame], quantity: str) -> list[Lin
     shown = [s for s in LINES if any(s in set(frame["source"]) for frame in panels.values())]
     handles = [Line2D([], [], color="0.3", label=NAMES[s], **LINES[s]) for s in shown]
     plain = {"color": "0.3", "linestyle": "none", "fillstyle": "none"}
-    if quantity == "sfo":
+    if quantity == "samples":
         handles.append(Line2D([], [], marker="*", markersize=9, label=r"least $N$ of the bound", **plain))
         handles.append(Line2D([], [], marker="o", markersize=9, label=r"least $N$ measured (band: 95 %)", **plain))
     if any((~np.isfinite(f.loc[f["source"] == "measured", quantity])).any() for f in panels.values()):

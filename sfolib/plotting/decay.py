@@ -17,7 +17,7 @@ from sfolib.training.records import Run
 
 
 class Panel(NamedTuple):
-    """A column of some runs against a clock, from `start` on it; clock and column as in `figures.trajectories`.
+    """A column of some runs against a clock, from `start` on it; clock and column as in `plotting.trajectories`.
 
     What is measured is shown from the first step on, batch and lr from 0."""
 
@@ -55,9 +55,9 @@ def schedules(panels: Sequence[Panel]) -> Figure:
 def _curve(axis: Axes, run: Run, panel: Panel, colour: tuple, label: str) -> None:
     error = panel.column == "test_error"
     values = 1 - run.rows["test_accuracy"] if error else run.rows[panel.column]
-    mean, low, high = Run(run.spec, run.provenance, run.rows.assign(shown=values)).band("shown")
+    mean, low, high = Run(run.spec, run.provenance, run.rows.assign(shown=values)).mean_ci("shown")
     x = run.steps if panel.clock == "steps" else run.samples
-    post = panel.column in ("batch", "lr")
+    post = panel.column in ("batch_size", "lr")
     at = x >= (panel.start if post else max(1.0, panel.start))
     axis.plot(x[at], mean[at], color=colour, label=label, drawstyle="steps-post" if post else "default",
               **LINES["measured"], markevery=max(1, at.sum() // 12))  # fmt: skip
@@ -81,7 +81,7 @@ def exact_equality(paths: Mapping[str, Sequence[Band]], floors: Sequence[Band]) 
     return figure
 
 
-def likenesses(frame: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
+def run_distances(frame: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
     """Distances of runs from the run that they should be like, over the distance between two seeds of it.
 
     frame: columns group, system, column, value, low, high and fewer (how many times fewer updates), in the order of

@@ -33,15 +33,15 @@ def fronts(panels: Mapping[str, Mapping[str, tuple[pd.DataFrame, Front | None]]]
         for axis, (title, of_title) in zip(axes, panels.items(), strict=False):
             for label, (frame, fit) in of_title.items():
                 source = frame["source"].iloc[0]
-                axis.plot(frame["steps"], frame["sfo"], color=palette[label], label=label, **LINES[source])
+                axis.plot(frame["steps"], frame["samples"], color=palette[label], label=label, **LINES[source])
                 if fit is not None and source == "measured":
                     steps = np.geomspace(1.08 * fit.min_steps, frame["steps"].max(), 200)
-                    axis.plot(steps, fit.sfo(steps), **dashes)
+                    axis.plot(steps, fit.samples(steps), **dashes)
             axis.set(title=title)
-        axes[-2].plot(cloud["steps"], cloud["sfo"], ".", color="0.75", markersize=3, zorder=0)
+        axes[-2].plot(cloud["steps"], cloud["samples"], ".", color="0.75", markersize=3, zorder=0)
         for label, frame, fit in flat:
             if fit is not None:
-                x, y = frame["steps"] / fit.min_steps, frame["sfo"] / fit.min_sfo
+                x, y = frame["steps"] / fit.min_steps, frame["samples"] / fit.min_samples
                 axes[-1].plot(x, y, color=palette[label], **LINES[frame["source"].iloc[0]])
         _hyperbola(axes[-1], "$(K/K_{\\min}-1)(N/N_{\\min}-1)=1$")
         axes[-1].set(title="all, by their own fit", xlim=(0.9, 60), ylim=(0.9, 60))
@@ -116,8 +116,10 @@ def optimal_schedules(optima: Mapping[str, Mapping[str, Optimum]]) -> Figure:
             for axis, found in zip(row, of_target.values(), strict=True):
                 u = np.arange(found.steps) / (found.steps - 1)
                 axis.plot(u, found.lr / found.lr.max(), color=dark, label=r"$\eta_t/\max\eta$", **LINES["exact"])
-                batch = {**LINES["exact"], "linewidth": 1.6}
-                axis.plot(u, found.batch / found.batch.max(), color=light, label=r"$b_t/\max b$", **batch)
+                batch_size = {**LINES["exact"], "linewidth": 1.6}
+                axis.plot(
+                    u, found.batch_size / found.batch_size.max(), color=light, label=r"$b_t/\max b$", **batch_size
+                )
                 axis.set(yscale="log", ylim=(0.004, 1.4), xticks=[0, 0.5, 1])
                 log_ticks(axis.yaxis)
             row[0].set_ylabel(target)

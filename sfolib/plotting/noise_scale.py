@@ -23,7 +23,7 @@ class Estimated(NamedTuple):
     label: str
     source: str
     eps2: np.ndarray
-    batch: np.ndarray
+    batch_size: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
 
@@ -66,17 +66,17 @@ def _bands(axis: Axes, bands: Sequence[Band], palette: Mapping[str, tuple]) -> N
     axis.set_ylim(bottom, top)
 
 
-def critical_batches(panels: Mapping[str, Sequence[Estimated]]) -> Figure:
+def critical_batch_sizes(panels: Mapping[str, Sequence[Estimated]]) -> Figure:
     """The critical batch size against ε², measured and as the estimates have it: a panel for each problem."""
     labels = list(dict.fromkeys(item.label for items in panels.values() for item in items))
     palette = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
     with style():
         figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.9), squeeze=False)
         for axis, (title, items) in zip(axes[0], panels.items(), strict=True):
-            for label, source, eps2, batch, low, high in items:
+            for label, source, eps2, batch_size, low, high in items:
                 if low is not None:
                     axis.vlines(eps2, low, high, color=palette[label], linewidth=4, alpha=0.3)
-                axis.plot(eps2, batch, color=palette[label], label=label, **LINES[source])
+                axis.plot(eps2, batch_size, color=palette[label], label=label, **LINES[source])
             axis.set(xscale="log", yscale="log", title=title, xlabel=r"$\varepsilon^2$")
             axis.invert_xaxis()
             log_ticks(axis.xaxis, axis.yaxis)
@@ -88,7 +88,7 @@ def critical_batches(panels: Mapping[str, Sequence[Estimated]]) -> Figure:
     return figure
 
 
-def optimal_batch(
+def optimal_batch_size(
     exact: pd.DataFrame, best: float, runs: Mapping[str, tuple[Sequence[Band], Mapping[str, float]]]
 ) -> Figure:
     """Strongly convex theory: what a constant τ costs, and τ_k along runs, a panel for each of two problems.
@@ -98,8 +98,8 @@ def optimal_batch(
     """
     with style():
         figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.4))
-        axes[0].plot(exact["batch"], exact["bound"], color="0.3", label="bound", **LINES["bound"])
-        axes[0].plot(exact["batch"], exact["exact"], color="C0", label="exact expectation", **LINES["exact"])
+        axes[0].plot(exact["batch_size"], exact["bound"], color="0.3", label="bound", **LINES["bound"])
+        axes[0].plot(exact["batch_size"], exact["exact"], color="C0", label="exact expectation", **LINES["exact"])
         axes[0].axvline(best, color="C3", linewidth=0.8, label=r"$\tau^*$")
         axes[0].set(title="quadratic: cost", xlabel=r"batch size $\tau$", ylabel="gradient evaluations")
         axes[0].set(xscale="log", yscale="log")
@@ -128,10 +128,12 @@ def predicted_minimum(panels: Mapping[str, pd.DataFrame], fitted: Mapping[tuple[
         for axis, (title, frame) in zip(axes[0], panels.items(), strict=True):
             palette = colours(frame["eps2"].unique())
             for eps2, curve in frame.groupby("eps2", sort=False):
-                reached = curve[np.isfinite(curve["sfo"])].sort_values("batch")
-                axis.plot(reached["batch"], reached["sfo"], color=palette[eps2], **LINES["measured"])
-                high = reached["high"].where(np.isfinite(reached["high"]), 2 * reached["sfo"])
-                axis.fill_between(reached["batch"], reached["low"], high, color=palette[eps2], alpha=0.25, linewidth=0)
+                reached = curve[np.isfinite(curve["samples"])].sort_values("batch_size")
+                axis.plot(reached["batch_size"], reached["samples"], color=palette[eps2], **LINES["measured"])
+                high = reached["high"].where(np.isfinite(reached["high"]), 2 * reached["samples"])
+                axis.fill_between(
+                    reached["batch_size"], reached["low"], high, color=palette[eps2], alpha=0.25, linewidth=0
+                )
                 if (title, eps2) in fitted:
                     axis.axvline(fitted[title, eps2], color=palette[eps2], **LINES["bound"])
             axis.set(xscale="log", yscale="log", title=title, xlabel="batch size $b$")

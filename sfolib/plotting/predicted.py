@@ -65,12 +65,12 @@ def plane(panels: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, Sequence[Band]]
     with style():
         figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.5), squeeze=False)
         for axis, (title, (cloud, front, plans)) in zip(axes[0], panels.items(), strict=True):
-            axis.plot(cloud["steps"], cloud["sfo"], ".", color="0.7", markersize=4, zorder=0)
-            axis.plot(front["steps"], front["sfo"], color="0.3", linewidth=0.8, zorder=1)
-            for label, _, steps, sfo, low, high in plans:
+            axis.plot(cloud["steps"], cloud["samples"], ".", color="0.7", markersize=4, zorder=0)
+            axis.plot(front["steps"], front["samples"], color="0.3", linewidth=0.8, zorder=1)
+            for label, _, steps, samples, low, high in plans:
                 if low is not None:
                     axis.vlines(steps, low, high, color=looks[label]["color"], linewidth=1.2)
-                axis.plot(steps, sfo, linestyle="none", markersize=6, **looks[label])
+                axis.plot(steps, samples, linestyle="none", markersize=6, **looks[label])
             axis.set(title=title, xscale="log", yscale="log", xlabel=r"steps $K$ to $\varepsilon$")
             log_ticks(axis.xaxis, axis.yaxis)
         axes[0, 0].set_ylabel(r"gradient evaluations $N$ to $\varepsilon$")

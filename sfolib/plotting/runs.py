@@ -18,7 +18,7 @@ from sfolib.training.records import Run
 
 CLOCKS = {"samples": "gradient evaluations", "steps": "steps", "epochs": "epochs"}
 COLUMNS = {
-    "batch": "batch size $b$",
+    "batch_size": "batch size $b$",
     "lr": r"learning rate $\eta$",
     "loss": "training loss",
     "grad_sqnorm": r"$\mathbb{E}\|\nabla f\|^2$",
@@ -28,7 +28,7 @@ COLUMNS = {
 
 def trajectories(
     runs: Mapping[str, Run],
-    columns: Sequence[str] = ("batch", "lr", "loss", "grad_sqnorm"),
+    columns: Sequence[str] = ("batch_size", "lr", "loss", "grad_sqnorm"),
     clock: str = "samples",
     theory: Mapping[str, Sequence[Band]] | None = None,
 ) -> Figure:
@@ -103,13 +103,13 @@ def costs(frame: pd.DataFrame, groups: Sequence[str], xlabel: str = "gradient ev
         )
         for axis, group in zip(axes[0], groups, strict=True):
             part = frame[frame["group"] == group].set_index("system").reindex(systems)
-            top = 2 * part["sfo"].replace(np.inf, np.nan).max()
+            top = 2 * part["samples"].replace(np.inf, np.nan).max()
             for y, (system, row) in enumerate(part.iterrows()):
-                if not np.isfinite(row["sfo"]):
+                if not np.isfinite(row["samples"]):
                     axis.plot(top, y, "x", color=palette[system], markersize=5)
                     continue
                 axis.plot([row["low"], min(row["high"], top)], [y, y], color=palette[system], linewidth=2, alpha=0.6)
-                axis.plot(row["sfo"], y, "o", color=palette[system], markersize=4)
+                axis.plot(row["samples"], y, "o", color=palette[system], markersize=4)
             axis.set(xscale="log", title=group, yticks=range(len(systems)))
             log_ticks(axis.xaxis)
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k: in narrow panels there is no room for more
@@ -123,9 +123,9 @@ def costs(frame: pd.DataFrame, groups: Sequence[str], xlabel: str = "gradient ev
 def _curve(axis: Axes, run: Run, column: str, clock: str, **look: object) -> None:
     x = {"samples": run.samples, "steps": run.steps, "epochs": run.epochs}[clock]
     if column == "test_error":
-        mean, high, low = (1 - part for part in run.band("test_accuracy"))
+        mean, high, low = (1 - part for part in run.mean_ci("test_accuracy"))
     else:
-        mean, low, high = run.band(column)
+        mean, low, high = run.mean_ci(column)
     shown = x > 0
     for mark in beyond(run):
         if column == mark.column and mark.short != "diverged" and x[mark.point] > 0:
@@ -133,7 +133,7 @@ def _curve(axis: Axes, run: Run, column: str, clock: str, **look: object) -> Non
     finite = np.flatnonzero(shown & np.isfinite(mean))
     if run.status == "diverged" and len(finite):
         axis.plot(x[finite[-1]], mean[finite[-1]], "X", color=look["color"], markersize=7)
-    schedule = column in ("batch", "lr")
+    schedule = column in ("batch_size", "lr")
     settings = {"drawstyle": "steps-post"} if schedule else {}
     axis.plot(x[shown], mean[shown], **LINES["measured"], markevery=max(1, shown.sum() // 12), **settings, **look)
     filled = {"step": "post"} if schedule else {}

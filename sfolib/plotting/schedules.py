@@ -19,8 +19,8 @@ from sfolib.schedules.plan import Plan
 from sfolib.theory.quadratic import StagePath
 from sfolib.training.records import Run
 
-_CLOCKS = {"sfo": "gradient evaluations", "steps": "steps"}
-_WIDTH = 1.08  # of the smoothing window, as `record.Run.expected` has it
+_CLOCKS = {"samples": "gradient evaluations", "steps": "steps"}
+_WIDTH = 1.08  # of the smoothing window, as `records.Run.expected` has it
 
 
 class Grown(Run):
@@ -60,7 +60,7 @@ def value_at(run: Run, column: str, step: float | None = None) -> Value:
     step = run.steps[-1] if step is None else step
     require(step >= run.steps[0], "step", step, f"must be at least {run.steps[0]}, the first measured")
     point = int(np.searchsorted(run.steps, step, side="right")) - 1
-    return Value(*(float(part[point]) for part in run.band(column)))
+    return Value(*(float(part[point]) for part in run.mean_ci(column)))
 
 
 def rising(claim: str, values: Sequence[Value], source: str, figure: str, **known: str) -> Check:
@@ -81,7 +81,7 @@ def taken(run: Run) -> tuple[np.ndarray, np.ndarray]:
     Exact where the pair changes at measuring points only, as with measure = "epoch" and a plan that counts epochs.
     """
     each = run.rows.drop_duplicates("step").sort_values("step")
-    return tuple(np.repeat(each[name].to_numpy()[:-1], np.diff(run.steps)) for name in ("batch", "lr"))
+    return tuple(np.repeat(each[name].to_numpy()[:-1], np.diff(run.steps)) for name in ("batch_size", "lr"))
 
 
 def without_noise(run: Run, n: int) -> Plan:
@@ -93,10 +93,10 @@ def without_noise(run: Run, n: int) -> Plan:
 
 
 def goals(runs: Mapping[str, Run], level: float, group: str, column: str = "grad_sqnorm") -> pd.DataFrame:
-    """`Run.reach` of ‖∇f‖² ≤ level by each run, or `Run.attain` of the level by another column: a row a run with
-    group and system, as `figures.costs` wants them, and steps, sfo, low and high."""
+    """`Run.first_crossing` of ‖∇f‖² ≤ level by each run, or `Run.first_above` of the level by another column: a row a
+    run with group and system, as `plotting.costs` wants them, and steps, samples, low and high."""
     found = {
-        label: run.reach(level**0.5) if column == "grad_sqnorm" else run.attain(level, column)
+        label: run.first_crossing(level**0.5) if column == "grad_sqnorm" else run.first_above(level, column)
         for label, run in runs.items()
     }
     return pd.DataFrame([{"group": group, "system": label, **reached._asdict()} for label, reached in found.items()])

@@ -56,7 +56,9 @@ class Batches:
 
     def take(self, start: int, count: int) -> list[torch.Tensor]:
         most = max(_LARGEST, self.n)
-        require(count <= most, "batch", count, f"at most {most} samples can be gathered at once; cap it by max_batch")
+        require(
+            count <= most, "batch_size", count, f"at most {most} samples can be gathered at once; cap it by max_batch"
+        )
         epoch, offset = divmod(start, self.n)
         whole = self._load(epoch)
         parts = [[tensor[:, offset : offset + count] for tensor in whole]]

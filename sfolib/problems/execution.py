@@ -13,8 +13,8 @@ class Execution(NamedTuple):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     channels_last: bool = False
     max_micro_batch: int | None = None
-    published_norm: bool = False
-    running: bool = False
+    log_authors_grad_norm: bool = False
+    log_train_metrics: bool = False
 
     def only(self, *names: str) -> None:
         """Require the defaults but for `names`."""

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sfolib._utils.distributed import Ranks, apart, spread_batch_norm
+from sfolib._utils.distributed import ProcessGroup, apart, share_batch_norm
 from sfolib._utils.errors import require
 from sfolib._utils.rng import Sampling, generator
 from sfolib.gradients.statistics import CHUNK, full_gradient_sqnorm
 from sfolib.problems import models
 from sfolib.problems.batches import Augment, Batches
 from sfolib.problems.execution import Execution
-from sfolib.problems.stacked import Tally, Task
+from sfolib.problems.stacked import RunningMetrics, Task
 
 _PUBLISHED = 1 << 34  # keeps the generator of the published norm's augmentation apart from all others
 
@@ -79,7 +79,7 @@ class NetworkTask(Task):
         self.test = _on(device, data.test) if len(data.test[1]) else None
         self.batches = Batches((self.x, self.y), seeds, sampling, data.augment)
         self.samples_per_epoch = len(self.x)
-        self.probes = len(self.x) * (2 if how.published_norm else 1)
+        self.probes = len(self.x) * (2 if how.log_authors_grad_norm else 1)
         self.models = [
             nn.Sequential(
                 Normalise(data.mean, data.std, how.channels_last),
@@ -92,42 +92,42 @@ class NetworkTask(Task):
         self.buffers = [buffer for model in self.models for buffer in model.buffers()]
         self.batch_norm = any(isinstance(module, _BatchNorm) for module in self.models[0].modules())
         self.micro_batch, self.largest, self.out_of_memory = how.max_micro_batch, 0, []
-        self.tally = Tally(len(seeds), device) if how.running else None
+        self.running_metrics = RunningMetrics(len(seeds), device) if how.log_train_metrics else None
 
     def batch_size(self, samples: int, nominal: int) -> int:
         return self.batches.size(samples, nominal)
 
-    def spread(self, ranks: Ranks) -> None:
-        super().spread(ranks)
+    def share_among(self, ranks: ProcessGroup) -> None:
+        super().share_among(ranks)
         if ranks.size > 1:
             for model in self.models:
-                spread_batch_norm(model, ranks)
+                share_batch_norm(model, ranks)
 
-    def pieces(self, batch: int) -> list[tuple[int, int]] | None:
-        size = self.micro_batch or batch
-        return [(k, min(size, batch - k)) for k in range(0, batch, size)] if self.batch_norm else None
+    def micro_batches(self, batch_size: int) -> list[tuple[int, int]] | None:
+        size = self.micro_batch or batch_size
+        return [(k, min(size, batch_size - k)) for k in range(0, batch_size, size)] if self.batch_norm else None
 
-    def part(self, step: int, start: int, count: int, batch: int) -> tuple[list[Tensor], Tensor | None]:
+    def part(self, step: int, start: int, count: int, batch_size: int) -> tuple[list[Tensor], Tensor | None]:
         found, scores = [], []
         with _arithmetic(self.device, self.how.precision):
             for seed, (x, y) in enumerate(zip(*self.batches.take(start, count), strict=True)):
-                gradient, loss, right = self._accumulated(seed, x, y, step, batch)
+                gradient, loss, right = self._accumulated(seed, x, y, step, batch_size)
                 found.append(gradient)
                 scores.append(torch.stack([loss, right]))
         gradients = [torch.stack(same) if len(same) > 1 else same[0][None] for same in zip(*found, strict=True)]
         if self.l2:
-            torch._foreach_add_(gradients, self.parameters, alpha=self.l2 * (count / batch))
-        return gradients, torch.stack(scores, 1).double() if self.tally else None
+            torch._foreach_add_(gradients, self.parameters, alpha=self.l2 * (count / batch_size))
+        return gradients, torch.stack(scores, 1).double() if self.running_metrics else None
 
     def _accumulated(
-        self, seed: int, x: Tensor, y: Tensor, step: int, batch: int
+        self, seed: int, x: Tensor, y: Tensor, step: int, batch_size: int
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """What samples add to the gradient and mean loss of a batch, and how many were right, a micro-batch at once."""
         n, start, total = len(x), 0, None
         loss = right = torch.zeros((), device=self.device)
         while total is None or start < n:  # without samples of its own a rank goes through BatchNorm all the same
             stop = min(n, start + (self.micro_batch or n))
-            part = self._backward(seed, x[start:stop], y[start:stop], (stop - start) / batch)
+            part = self._backward(seed, x[start:stop], y[start:stop], (stop - start) / batch_size)
             if part is None:
                 self._halve(stop - start, step)
                 continue
@@ -149,11 +149,11 @@ class NetworkTask(Task):
             gradient = torch.autograd.grad(loss, self.weights[seed])
         except torch.OutOfMemoryError:
             return None
-        right = (logits.detach().argmax(1) == y).sum() if self.tally else y.new_zeros(())
+        right = (logits.detach().argmax(1) == y).sum() if self.running_metrics else y.new_zeros(())
         return gradient, loss.detach(), right
 
     def _halve(self, size: int, step: int) -> None:
-        require(size > 1, "batch", size, "one sample is already too much for the device's memory")
+        require(size > 1, "batch_size", size, "one sample is already too much for the device's memory")
         alone = self.ranks.size == 1 or not self.batch_norm
         require(alone, "max_micro_batch", self.micro_batch, "is too much for the device's memory; set a smaller one")
         self.micro_batch = -(-size // 2)
@@ -167,7 +167,7 @@ class NetworkTask(Task):
         found = {k: torch.tensor([of[k] for of in by_seed], dtype=torch.float64) for k in by_seed[0]}
         found["micro_batch"] = torch.full((len(self.seeds),), int(self.ranks.total(self.largest)))
         self.largest = 0
-        return found | (self.tally.take() if self.tally else {})
+        return found | (self.running_metrics.take() if self.running_metrics else {})
 
     def _measure(self, model: nn.Module, seed: int) -> dict[str, float]:
         scores, share = _Scores(), self.ranks.part(len(self.x))
@@ -176,7 +176,7 @@ class NetworkTask(Task):
         weights = [p.detach().double() for p in model.parameters()]
         loss += 0.5 * self.l2 * sum(p.square().sum().item() for p in weights)
         found = {"loss": loss, "accuracy": accuracy, "grad_sqnorm": sqnorm}
-        if self.how.published_norm:
+        if self.how.log_authors_grad_norm:
             found["published_sqnorm"] = self._published(model, seed)
         if self.test:
             test_scores, size = _Scores(), max(1, CHUNK["cpu" if self.device == "cpu" else "cuda"] // self.x[0].numel())
@@ -231,7 +231,7 @@ class _Scores:
         self.n += len(y)
         return loss
 
-    def means(self, ranks: Ranks) -> tuple[float, float]:
+    def means(self, ranks: ProcessGroup) -> tuple[float, float]:
         """Over all ranks."""
         loss, right, n = ranks.total([float(self.loss), float(self.right), self.n]).tolist()
         return loss / n, right / n

@@ -92,7 +92,9 @@ class Digits(_Problem):
         """Training samples."""
         return len(split_digits(self.holdout)[0][1])
 
-    def bind(self, seeds: tuple[int, ...], sampling: str, device: str, dtype: str, how: Execution = PLAIN) -> Task:
+    def build_task(
+        self, seeds: tuple[int, ...], sampling: str, device: str, dtype: str, how: Execution = PLAIN
+    ) -> Task:
         import torch
 
         from sfolib.problems.network import ImageData, NetworkTask
@@ -103,8 +105,10 @@ class Digits(_Problem):
             squares = [((16 * x).astype(np.uint8).reshape(-1, 1, 8, 8), y) for x, y in (train, test)]
             data = ImageData(*squares, 10, mean=(0.0,), std=(16 / 255,), augment=None)
             return NetworkTask(self.model, data, self.l2, seeds, sampling, device, dtype, how)
-        how.only("running")
-        return MLP(train, test, self.hidden, 10, self.l2, seeds, sampling, device, getattr(torch, dtype), how.running)
+        how.only("log_train_metrics")
+        return MLP(
+            train, test, self.hidden, 10, self.l2, seeds, sampling, device, getattr(torch, dtype), how.log_train_metrics
+        )
 
     @cached_property
     def smoothness_bound(self) -> float:
@@ -158,7 +162,9 @@ class Images(_Problem):
         """Training samples."""
         return len(self._load()[0][1])
 
-    def bind(self, seeds: tuple[int, ...], sampling: str, device: str, dtype: str, how: Execution = PLAIN) -> Task:
+    def build_task(
+        self, seeds: tuple[int, ...], sampling: str, device: str, dtype: str, how: Execution = PLAIN
+    ) -> Task:
         from sfolib.problems.batches import crop_and_flip
         from sfolib.problems.network import ImageData, NetworkTask
 
@@ -187,7 +193,9 @@ class Quadratic(_Problem):
     def exact(self) -> PowerLawQuadratic:
         return PowerLawQuadratic(**self.model_dump(exclude={"kind"}))
 
-    def bind(self, seeds: tuple[int, ...], sampling: str, device: str, dtype: str, how: Execution = PLAIN) -> Task:
+    def build_task(
+        self, seeds: tuple[int, ...], sampling: str, device: str, dtype: str, how: Execution = PLAIN
+    ) -> Task:
         import torch
 
         from sfolib.problems.stacked import NoisyQuadratic

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from sfolib._utils.distributed import ALONE, Ranks
+from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.rng import Sampling, generator
 from sfolib.problems.batches import Batches
 
@@ -26,10 +26,10 @@ class Task:
     samples_per_epoch: int
     parameters: list[Tensor]  # each (seeds, …)
     probes: int  # gradient evaluations that one `measure` costs
-    ranks: Ranks = ALONE
-    tally: Tally | None = None
+    ranks: ProcessGroup = SINGLE
+    running_metrics: RunningMetrics | None = None
 
-    def spread(self, ranks: Ranks) -> None:
+    def share_among(self, ranks: ProcessGroup) -> None:
         """Share the work with the other processes of the run."""
         self.ranks = ranks
 
@@ -37,36 +37,36 @@ class Task:
         """True size of the batch due after `samples` gradient evaluations."""
         raise NotImplementedError
 
-    def gradients(self, step: int, samples: int, batch: int) -> list[Tensor]:
+    def gradients(self, step: int, samples: int, batch_size: int) -> list[Tensor]:
         """Gradient of the mean loss of the batch due then, one tensor a parameter; the same on every rank."""
         if self.ranks.size == 1:
-            gradients, scores = self.part(step, samples, batch, batch)
+            gradients, scores = self.part(step, samples, batch_size, batch_size)
         else:
-            gradients, scores = self._together(step, samples, batch)
-        if self.tally:
-            self.tally.add(*scores, batch)
+            gradients, scores = self._together(step, samples, batch_size)
+        if self.running_metrics:
+            self.running_metrics.add(*scores, batch_size)
         return gradients
 
-    def part(self, step: int, start: int, count: int, batch: int) -> tuple[list[Tensor], Tensor | None]:
+    def part(self, step: int, start: int, count: int, batch_size: int) -> tuple[list[Tensor], Tensor | None]:
         """What `count` samples after the first `start` add to the gradient of the mean loss of a batch; where there is
         a tally also what they add to that loss and to the right answers, (2, seeds) in float64."""
         raise NotImplementedError
 
-    def pieces(self, batch: int) -> list[tuple[int, int]] | None:
+    def micro_batches(self, batch_size: int) -> list[tuple[int, int]] | None:
         """(first, size) of the pieces of a batch that the ranks must go through in step, even with no sample of their
         own; None where samples do not see each other."""
         return None
 
-    def _together(self, step: int, samples: int, batch: int) -> tuple[list[Tensor], Tensor | None]:
+    def _together(self, step: int, samples: int, batch_size: int) -> tuple[list[Tensor], Tensor | None]:
         """Every rank's part of the batch, or of its pieces."""
         gradients = [torch.zeros_like(p) for p in self.parameters]
         scores = torch.zeros(2, len(gradients[0]), dtype=torch.float64, device=gradients[0].device)
-        pieces = self.pieces(batch)
-        for first, size in pieces or [(0, batch)]:
+        pieces = self.micro_batches(batch_size)
+        for first, size in pieces or [(0, batch_size)]:
             share = self.ranks.part(size)
             count = share.stop - share.start
             if count or pieces:
-                found, told = self.part(step, samples + first + share.start, count, batch)
+                found, told = self.part(step, samples + first + share.start, count, batch_size)
                 torch._foreach_add_(gradients, found)
                 scores += 0.0 if told is None else told
         self.ranks.add([*gradients, scores])
@@ -78,20 +78,22 @@ class Task:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the clock and the optimizer's state."""
-        return {"parameters": self.parameters} | ({"tally": self.tally.state_dict()} if self.tally else {})
+        return {"parameters": self.parameters} | (
+            {"running_metrics": self.running_metrics.state_dict()} if self.running_metrics else {}
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for parameter, saved in zip(self.parameters, state["parameters"], strict=True):
             parameter.copy_(saved)
-        if self.tally:
-            self.tally.__dict__.update(state["tally"])
+        if self.running_metrics:
+            self.running_metrics.__dict__.update(state["running_metrics"])
 
     def provenance(self) -> dict[str, Any]:
         """What happened on the way that the numbers may show."""
         return {}
 
 
-class Tally:
+class RunningMetrics:
     """Loss and accuracy of the batches as they were trained on, over the steps since `take` was last called.
 
     The mean over steps of the batches' mean losses, and the share of samples that were right: what the authors'
@@ -131,7 +133,7 @@ class MLP(Task):
     def __init__(
         self, train, test, hidden, classes, l2, seeds, sampling: Sampling, device, dtype, running: bool = False
     ):
-        self.l2, self.tally = l2, Tally(len(seeds), device) if running else None
+        self.l2, self.running_metrics = l2, RunningMetrics(len(seeds), device) if running else None
         self.x, self.y = _augmented(*train, classes, device, dtype)
         self.test = _augmented(*test, classes, device, dtype)[0] if len(test[1]) else None
         self.labels, self.test_labels = (torch.as_tensor(labels, device=device) for _, labels in (train, test))
@@ -148,14 +150,14 @@ class MLP(Task):
         return self.batches.size(samples, nominal)
 
     @torch.no_grad()
-    def part(self, step: int, start: int, count: int, batch: int) -> tuple[list[Tensor], Tensor | None]:
+    def part(self, step: int, start: int, count: int, batch_size: int) -> tuple[list[Tensor], Tensor | None]:
         x, y = self.batches.take(start, count)
         inputs, logits = self._forward(x)
         scores = None
-        if self.tally:
-            loss = -(torch.log_softmax(logits, 1) * y.mT).sum(1).mean(1) * (count / batch)
+        if self.running_metrics:
+            loss = -(torch.log_softmax(logits, 1) * y.mT).sum(1).mean(1) * (count / batch_size)
             scores = torch.stack([loss.double(), (logits.argmax(1) == y.argmax(2)).sum(1).double()])
-        return self._backward(inputs, torch.softmax(logits, 1).sub_(y.mT), batch)[0], scores
+        return self._backward(inputs, torch.softmax(logits, 1).sub_(y.mT), batch_size)[0], scores
 
     @torch.no_grad()
     def measure(self) -> dict[str, Tensor]:
@@ -180,7 +182,7 @@ class MLP(Task):
             scores = _scores("test_", self._forward(x.expand(seeds, -1, -1))[1], labels)
             weight = len(x) / len(self.test)
             found |= dict(zip(scores, self.ranks.mean([*scores.values()], weight), strict=True))
-        return found | (self.tally.take() if self.tally else {})
+        return found | (self.running_metrics.take() if self.running_metrics else {})
 
     def _forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Inputs of every layer, each (seeds, in + 1, batch), and logits (seeds, classes, batch), from
@@ -190,13 +192,13 @@ class MLP(Task):
             inputs.append(pad(torch.bmm(parameter, inputs[-1]).relu_(), (0, 0, 0, 1), value=1.0))
         return inputs, torch.bmm(self.parameters[-1], inputs[-1])
 
-    def _backward(self, inputs: list[Tensor], delta: Tensor, batch: int) -> tuple[list[Tensor], list[Tensor]]:
+    def _backward(self, inputs: list[Tensor], delta: Tensor, batch_size: int) -> tuple[list[Tensor], list[Tensor]]:
         """What these samples add to the gradients of the mean loss of a batch, and per-sample ∂f_i/∂(layer's output),
         each (seeds, out, samples)."""
-        gradients, deltas, l2 = [], [], self.l2 * (delta.shape[2] / batch)
+        gradients, deltas, l2 = [], [], self.l2 * (delta.shape[2] / batch_size)
         for layer in reversed(range(len(inputs))):
             x, parameter = inputs[layer], self.parameters[layer]
-            gradients.append(torch.baddbmm(parameter, delta, x.mT, beta=l2, alpha=1.0 / batch))
+            gradients.append(torch.baddbmm(parameter, delta, x.mT, beta=l2, alpha=1.0 / batch_size))
             deltas.append(delta)
             if layer:
                 # a product with x > 0, a mask of bytes, takes five times as long
@@ -243,14 +245,14 @@ class NoisyQuadratic(Task):
     def batch_size(self, samples: int, nominal: int) -> int:
         return nominal
 
-    def gradients(self, step: int, samples: int, batch: int) -> list[Tensor]:
+    def gradients(self, step: int, samples: int, batch_size: int) -> list[Tensor]:
         block, row = divmod(step, self._block)
         if block != self._drawn:
             theta = self.parameters[0]
             rng = generator(*self.seeds, 1 << 32, block)
             noise = torch.randn(self._block, *theta.shape, generator=rng, dtype=theta.dtype)
             self._drawn, self._noise = block, noise.to(theta.device) * self.scale
-        return [torch.addcmul(self._noise[row] / batch**0.5, self.eigenvalues, self.parameters[0])]
+        return [torch.addcmul(self._noise[row] / batch_size**0.5, self.eigenvalues, self.parameters[0])]
 
     def measure(self) -> dict[str, Tensor]:
         gradient = self.eigenvalues * self.parameters[0]

@@ -28,7 +28,7 @@ class Step(NamedTuple):
     epoch: int
     step: int
     samples: int
-    batch: int
+    batch_size: int
     lr: float
 
 
@@ -37,7 +37,7 @@ class Stage(NamedTuple):
 
     stage: int
     eps: float
-    batch: int
+    batch_size: int
     lr: float
     steps: int
     samples: int
@@ -54,17 +54,17 @@ class Plan:
     (see `critical_plan`). `rows` are the stages of a plan from theory.
     """
 
-    batch: Callable[[int], float]
+    batch_size: Callable[[int], float]
     lr: Callable[[int], float]
     clock: Clock = "epoch"
-    max_batch: int | None = None
+    max_batch_size: int | None = None
     rows: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.clock in CLOCKS, "clock", self.clock, f"must be one of {CLOCKS}")
-        if self.max_batch is not None:
-            whole("max_batch", self.max_batch)
-        for name in ("batch", "lr"):
+        if self.max_batch_size is not None:
+            whole("max_batch_size", self.max_batch_size)
+        for name in ("batch_size", "lr"):
             value = getattr(self, name)
             if not callable(value):
                 positive(name, value)
@@ -72,12 +72,12 @@ class Plan:
 
     def at(self, t: int) -> tuple[int, float]:
         """(batch, lr) at clock reading t; `InputError` if a schedule gives what is not finite and above 0."""
-        batch, lr = self.batch(t), self.lr(t)
+        batch_size, lr = self.batch_size(t), self.lr(t)
         positive(f"lr at {self.clock} {t}", lr)
-        if self.max_batch is not None:
-            batch = min(batch, self.max_batch)
-        positive(f"batch at {self.clock} {t}", batch)
-        return rounded(batch), lr
+        if self.max_batch_size is not None:
+            batch_size = min(batch_size, self.max_batch_size)
+        positive(f"batch at {self.clock} {t}", batch_size)
+        return rounded(batch_size), lr
 
     def walk(self, samples_per_epoch: int, epochs: int) -> Iterator[Step]:
         """Every step of the run, in order; the last batch of an epoch is what is left of it."""
@@ -96,9 +96,9 @@ class Plan:
 
     def _after(self, step: int, samples: int, samples_per_epoch: int, at: Callable[[int], tuple[int, float]]) -> Step:
         epoch, done = divmod(samples, samples_per_epoch)
-        batch, lr = at(epoch if self.clock == "epoch" else step if self.clock == "step" else samples)
-        batch = min(batch, samples_per_epoch - done)
-        return Step(epoch, step + 1, samples + batch, batch, lr)
+        batch_size, lr = at(epoch if self.clock == "epoch" else step if self.clock == "step" else samples)
+        batch_size = min(batch_size, samples_per_epoch - done)
+        return Step(epoch, step + 1, samples + batch_size, batch_size, lr)
 
     def table(self, samples_per_epoch: int, epochs: int) -> pd.DataFrame:
         """`walk` as a table, a row a step: epoch (from 0), step and samples so far, true batch, lr."""
@@ -117,46 +117,48 @@ class Plan:
         """Where the run leaves what the bounds assume, in sentences; empty where it does not."""
         found = {}
         for row in self.walk(samples_per_epoch, epochs):
-            batch, _ = self.at(self.reading(row))
+            batch_size, _ = self.at(self.reading(row))
             if row.lr * c.L >= 2:
                 text = f"lr = {row.lr:.6g} at step {row.step} is not below 2/L = {2 / c.L:.6g}"
                 found.setdefault("lr", text)
-            if row.batch == samples_per_epoch:
+            if row.batch_size == samples_per_epoch:
                 text = f"at step {row.step} the batch is the whole data set: no noise is left in a step"
-                found.setdefault("batch", text)
-            if batch > samples_per_epoch:
-                text = f"batch = {batch} at step {row.step} is above the data set's {samples_per_epoch} samples"
+                found.setdefault("batch_size", text)
+            if batch_size > samples_per_epoch:
+                text = (
+                    f"batch_size = {batch_size} at step {row.step} is above the data set's {samples_per_epoch} samples"
+                )
                 found.setdefault("nominal", text)
         return [*found.values()]
 
     def reading(self, step: Step) -> int:
         """What the plan's clock said when that step began."""
-        return {"epoch": step.epoch, "step": step.step - 1, "sample": step.samples - step.batch}[self.clock]
+        return {"epoch": step.epoch, "step": step.step - 1, "sample": step.samples - step.batch_size}[self.clock]
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as literals that JSON can hold; `InputError` if a schedule is a bare function."""
-        for name in ("batch", "lr"):
+        for name in ("batch_size", "lr"):
             value = getattr(self, name)
             require(isinstance(value, Schedule), name, value, "must be made by sfolib.schedule to be stored")
         return {
-            "batch": self.batch.to_dict(),
+            "batch_size": self.batch_size.to_dict(),
             "lr": self.lr.to_dict(),
             "clock": self.clock,
-            "max_batch": self.max_batch,
+            "max_batch_size": self.max_batch_size,
             "rows": [list(row) for row in self.rows],
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Plan:
         """The plan that `to_dict` gave as data."""
-        names = ["batch", "lr", "clock", "max_batch", "rows"]
+        names = ["batch_size", "lr", "clock", "max_batch_size", "rows"]
         require(set(data) == set(names), "plan", [*data], f"entries must be {names}")
         rows = data["rows"]
         stages = isinstance(rows, list | tuple) and all(isinstance(row, list | tuple) for row in rows)
         require(stages and {len(row) for row in rows} <= {len(Stage._fields)}, "rows", rows, f"must be {Stage._fields}")
         rows = tuple(Stage(*row) for row in rows)
-        return cls(from_dict(data["batch"]), from_dict(data["lr"]), data["clock"], data["max_batch"], rows)
+        return cls(from_dict(data["batch_size"]), from_dict(data["lr"]), data["clock"], data["max_batch_size"], rows)
 
 
-def rounded(batch: float) -> int:
-    return max(1, math.floor(batch + 0.5))
+def rounded(batch_size: float) -> int:
+    return max(1, math.floor(batch_size + 0.5))

@@ -16,8 +16,8 @@ from sfolib.schedules.base import Schedule, Warmup, capped, piecewise, power, pr
 from sfolib.schedules.plan import Clock, Plan
 
 
-def increase_batch(
-    batch: int, lr: Schedule, share: float = 1.0, *, max_batch: int | None = None, clock: Clock = "epoch"
+def increase_batch_size(
+    batch_size: int, lr: Schedule, share: float = 1.0, *, max_batch_size: int | None = None, clock: Clock = "epoch"
 ) -> Plan:
     """T8 [S]: where lr decays by α, batch × α^share and lr / α^(1 − share): η/b is what it was under `lr` alone.
 
@@ -25,36 +25,43 @@ def increase_batch(
     plain decay. Decays are counted from lr(0), with milestones or without; in a `warmup` from the start of what it
     warms. Once the batch is at max_batch the rest of the decay goes to lr (their hybrid).
     """
-    return _traded(batch, lr, share, 1.0, max_batch, clock)
+    return _traded(batch_size, lr, share, 1.0, max_batch_size, clock)
 
 
 def seesaw(
-    batch: int, lr: Schedule, share: float = 0.5, *, max_batch: int | None = None, clock: Clock = "sample"
+    batch_size: int, lr: Schedule, share: float = 0.5, *, max_batch_size: int | None = None, clock: Clock = "sample"
 ) -> Plan:
     """Seesaw (Meterez et al. 2025, arXiv 2510.14717), for normalized SGD and Adam, of any decaying lr.
 
     Where lr decays to α lr, lr × √α and batch / α: η/√b is what it was under `lr` alone, and α^(1 − share) is lr's
     part in it (share ≤ 1/2; above it, by the paper, training is unstable). For SGD, where η/b counts, that is
-    `increase_batch` with any share. Decays and max_batch as there. Not checked against the authors' program.
+    `increase_batch_size` with any share. Decays and max_batch as there. Not checked against the authors' program.
     """
     require(share <= 0.5, "share", share, "must be at most 0.5")
-    return _traded(batch, lr, 2 * share, 0.5, max_batch, clock)
+    return _traded(batch_size, lr, 2 * share, 0.5, max_batch_size, clock)
 
 
-def _traded(batch: int, lr: Schedule, growth: float, order: float, max_batch: int | None, clock: Clock) -> Plan:
+def _traded(
+    batch_size: int, lr: Schedule, growth: float, order: float, max_batch_size: int | None, clock: Clock
+) -> Plan:
     """batch α^−growth for lr α, capped; lr α (batch/batch₀)^order, so that η/b^order does not see the trade."""
-    positive("batch", batch)
+    positive("batch_size", batch_size)
     require(isinstance(lr, Schedule), "lr", lr, "must be a schedule")
     require(0 <= growth <= 1, "share", growth * order, f"must be in [0, {order:g}]")
     if isinstance(lr, Warmup):
-        plan = _traded(batch, lr.schedule, growth, order, max_batch, clock)
-        return Plan(plan.batch, Warmup(plan.lr, lr.duration), clock)
+        plan = _traded(batch_size, lr.schedule, growth, order, max_batch_size, clock)
+        return Plan(plan.batch_size, Warmup(plan.lr, lr.duration), clock)
     positive("lr at 0", lr(0))
-    sizes = power(lr, -growth, batch * lr(0) ** growth)
-    if max_batch is not None:
-        require(max_batch >= batch, "max_batch", max_batch, f"must be at least batch = {batch}")
-        sizes = capped(sizes, max_batch)
-    return Plan(sizes, product([lr, power(sizes, order, batch**-order)]), clock)
+    sizes = power(lr, -growth, batch_size * lr(0) ** growth)
+    if max_batch_size is not None:
+        require(
+            max_batch_size >= batch_size,
+            "max_batch_size",
+            max_batch_size,
+            f"must be at least batch_size = {batch_size}",
+        )
+        sizes = capped(sizes, max_batch_size)
+    return Plan(sizes, product([lr, power(sizes, order, batch_size**-order)]), clock)
 
 
 def scaled(plan: Plan, factor: float, rule: Literal["linear", "sqrt"] = "linear") -> Plan:
@@ -79,24 +86,24 @@ def at_momentum(plan: Plan, momentum: float, before: float = 0.0) -> Plan:
     return _rescaled(plan, (1 - before) / (1 - momentum), 1.0)
 
 
-def _rescaled(plan: Plan, batch: float, lr: float) -> Plan:
+def _rescaled(plan: Plan, batch_size: float, lr: float) -> Plan:
     require(plan.clock != "step", "clock", plan.clock, "must be 'epoch' or 'sample': steps change in length")
-    sizes = plan.batch if plan.max_batch is None else capped(plan.batch, plan.max_batch)
-    return Plan(power(sizes, 1.0, batch), power(plan.lr, 1.0, lr), plan.clock)
+    sizes = plan.batch_size if plan.max_batch_size is None else capped(plan.batch_size, plan.max_batch_size)
+    return Plan(power(sizes, 1.0, batch_size), power(plan.lr, 1.0, lr), plan.clock)
 
 
-def late_switch(batch: int, large: int, at: int, lr: float | Schedule, *, clock: Clock = "sample") -> Plan:
+def late_switch(batch_size: int, large: int, at: int, lr: float | Schedule, *, clock: Clock = "sample") -> Plan:
     """`batch` until the clock reads `at`, `large` from there on, lr by its own schedule.
 
     "Fast Catch-Up, Late Switching" (Wang et al. 2026, arXiv 2602.14208): on hard tasks the best schedule of a given
     number of samples is small for most of it and large only late. `at` is for the caller to say.
     """
-    require(large > batch, "large", large, f"must be above batch = {batch}")
-    return Plan(piecewise([batch, large], [at]), lr, clock)
+    require(large > batch_size, "large", large, f"must be above batch_size = {batch_size}")
+    return Plan(piecewise([batch_size, large], [at]), lr, clock)
 
 
 def stagewise(
-    batch: int,
+    batch_size: int,
     lr: float,
     delta: float,
     gamma: float,
@@ -105,7 +112,7 @@ def stagewise(
     *,
     exponent: float = 2.0,
     max_lr: float = math.inf,
-    max_batch: int | None = None,
+    max_batch_size: int | None = None,
     clock: Clock = "epoch",
 ) -> Plan:
     """T4 [S]: batch × delta and lr × gamma a stage, stage m a share of `total` in proportion to (δ/γ)^(exponent m).
@@ -116,7 +123,7 @@ def stagewise(
     """
     for name, value in (("stages", stages), ("total", total)):
         require(isinstance(value, int) and value > 0, name, value, "must be a whole number above 0")
-    pairs = [capped_stage(m, batch, lr, delta, gamma, max_lr, max_batch) for m in range(stages)]
+    pairs = [capped_stage(m, batch_size, lr, delta, gamma, max_lr, max_batch_size) for m in range(stages)]
     lengths = allocation((delta / gamma) ** exponent, stages, total)
     sizes, rates = zip(*pairs, strict=True)
     ends = [*accumulate(lengths)][:-1]
@@ -136,23 +143,23 @@ def allocation(ratio: float, stages: int, total: int) -> Sequence[int]:
 
 def capped_stage(
     m: int,
-    batch: float,
+    batch_size: float,
     lr: float,
     delta: float,
     gamma: float,
     max_lr: float = math.inf,
-    max_batch: float | None = None,
+    max_batch_size: float | None = None,
 ) -> tuple[float, float]:
     """(batch, lr) of stage m of T4 [S] with the caps of T7 [N]; batch is not rounded.
 
     η_m = min(η₀γ^m, max_lr, max_batch η₀/(b₀ r^m)) and b_m = b₀ (η_m/η₀) r^m with r = δ/γ: both grow, then the batch
     alone by r, then lr shrinks by r at max_batch. The critical batch size is followed throughout.
     """
-    for name, value in (("batch", batch), ("lr", lr), ("delta", delta), ("gamma", gamma)):
+    for name, value in (("batch_size", batch_size), ("lr", lr), ("delta", delta), ("gamma", gamma)):
         positive(name, value)
     require(max_lr >= lr, "max_lr", max_lr, f"must be at least lr = {lr}")
-    top = math.inf if max_batch is None else max_batch
-    require(top >= batch, "max_batch", max_batch, f"must be at least batch = {batch}")
+    top = math.inf if max_batch_size is None else max_batch_size
+    require(top >= batch_size, "max_batch_size", max_batch_size, f"must be at least batch_size = {batch_size}")
     r = delta / gamma
-    eta = min(lr * gamma**m, max_lr, lr * top / (batch * r**m))
-    return min(top, batch * (eta / lr) * r**m), eta
+    eta = min(lr * gamma**m, max_lr, lr * top / (batch_size * r**m))
+    return min(top, batch_size * (eta / lr) * r**m), eta

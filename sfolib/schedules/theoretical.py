@@ -25,7 +25,7 @@ def critical_plan(
     lr: float,
     lr_growth: float | None = None,
     max_lr: float | None = None,
-    max_batch: int | None = None,
+    max_batch_size: int | None = None,
 ) -> Plan:
     """T4 [S], T6 and T7 [N]: follow the critical batch size through ε_m² = eps0² r^−m, m = 0 … stages − 1.
 
@@ -45,16 +45,16 @@ def critical_plan(
     require(lr_growth >= 1, "lr_growth", lr_growth, "must be 1 or above")
     require(max_lr * constants.L < 2, "max_lr", max_lr, f"must be below 2/L = {2 / constants.L:.6g}")
     require(lr <= max_lr, "lr", lr, f"must be at most max_lr = {max_lr:.6g}")
-    top = math.inf if max_batch is None else whole("max_batch", max_batch)
+    top = math.inf if max_batch_size is None else whole("max_batch_size", max_batch_size)
 
     def pair(eps: float, m: int) -> tuple[int, float, str]:
-        free, full = lr * lr_growth**m, top * max_lr / bounds.critical_batch(constants, max_lr, eps)
+        free, full = lr * lr_growth**m, top * max_lr / bounds.critical_batch_size(constants, max_lr, eps)
         eta = min(free, max_lr, full)
         phase = "decay lr" if eta == full else "grow both" if eta == free and lr_growth > 1 else "grow batch"
-        return rounded(bounds.critical_batch(constants, eta, eps, max_lr)), eta, phase
+        return rounded(bounds.critical_batch_size(constants, eta, eps, max_lr)), eta, phase
 
-    def steps(batch: int, eta: float, eps: float) -> float:
-        return bounds.steps_to(constants, batch, eta, eps, max_lr)
+    def steps(batch_size: int, eta: float, eps: float) -> float:
+        return bounds.steps_to(constants, batch_size, eta, eps, max_lr)
 
     return _staged(eps0, r, stages, pair, steps)
 
@@ -69,7 +69,7 @@ def front_plan(
     ratio: float = 1.0,
     latency: float | None = None,
     per_sample: float | None = None,
-    max_batch: int | None = None,
+    max_batch_size: int | None = None,
 ) -> Plan:
     """T11 and T12 [N]: stay on the front of steps and SFO through ε_m² = eps0² r^−m, m = 0 … stages − 1.
 
@@ -84,23 +84,25 @@ def front_plan(
     positive("eps0", eps0)
     positive("ratio", ratio)
     require(r > 1, "r", r, "must be above 1")
-    top = math.inf if max_batch is None else whole("max_batch", max_batch)
-    require(objective != "steps" or top < math.inf, "max_batch", max_batch, 'is needed where objective = "steps"')
+    top = math.inf if max_batch_size is None else whole("max_batch_size", max_batch_size)
+    require(
+        objective != "steps" or top < math.inf, "max_batch_size", max_batch_size, 'is needed where objective = "steps"'
+    )
 
     def pair(eps: float, m: int) -> tuple[int, float, str]:
         if objective == "time":
-            wanted = bounds.time_optimal_batch(constants, eps, latency, per_sample)
+            wanted = bounds.time_optimal_batch_size(constants, eps, latency, per_sample)
         else:
             wanted = ratio * bounds.noise_scale(constants, eps) if objective == "samples" else top
-        batch = rounded(min(wanted, top))
+        batch_size = rounded(min(wanted, top))
         return (
-            batch,
-            bounds.optimal_lr(constants, batch, eps),
+            batch_size,
+            bounds.optimal_lr(constants, batch_size, eps),
             "front" if wanted < top else "front, full batch",
         )
 
-    def steps(batch: int, eta: float, eps: float) -> float:
-        return bounds.front_steps(constants, batch, eps)
+    def steps(batch_size: int, eta: float, eps: float) -> float:
+        return bounds.front_steps(constants, batch_size, eps)
 
     return _staged(eps0, r, stages, pair, steps)
 
@@ -115,9 +117,9 @@ def _staged(
     rows = []
     for m in range(whole("stages", stages)):
         eps = eps0 * r ** (-m / 2)
-        batch, lr, phase = pair(eps, m)
-        length = max(1, math.ceil(steps(batch, lr, eps) * (1 - 1e-12)))  # a whole number stays one
-        rows.append(Stage(m, eps, batch, lr, length, length * batch, phase))
+        batch_size, lr, phase = pair(eps, m)
+        length = max(1, math.ceil(steps(batch_size, lr, eps) * (1 - 1e-12)))  # a whole number stays one
+        rows.append(Stage(m, eps, batch_size, lr, length, length * batch_size, phase))
     ends = [sum(row.samples for row in rows[: m + 1]) for m in range(stages - 1)]
-    batch, lr = (piecewise([getattr(row, name) for row in rows], ends) for name in ("batch", "lr"))
-    return Plan(batch, lr, "sample", rows=tuple(rows))
+    batch_size, lr = (piecewise([getattr(row, name) for row in rows], ends) for name in ("batch_size", "lr"))
+    return Plan(batch_size, lr, "sample", rows=tuple(rows))

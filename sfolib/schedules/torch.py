@@ -14,7 +14,7 @@ from sfolib._utils.rng import epoch_order
 from sfolib.schedules.plan import Plan, Step
 
 
-class Followed(Protocol):
+class Leader(Protocol):
     """What says the next step's batch size and lr: a `Plan`, or one of the policies of `sfolib.adaptive`."""
 
     def after(self, step: int, samples: int, samples_per_epoch: int) -> Step: ...
@@ -29,7 +29,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
     An iteration that is left before its end begins again where it began; to go on, load the state of that moment.
     """
 
-    def __init__(self, n: int, plan: Followed, seed: int = 0):
+    def __init__(self, n: int, plan: Leader, seed: int = 0):
         require(isinstance(n, int) and n > 0, "n", n, "must be a whole number above 0")
         require(hasattr(plan, "after"), "plan", plan, "must be a Plan or a policy")
         self.n, self.plan, self.seed = n, plan, seed
@@ -84,7 +84,7 @@ class PlanLR(LRScheduler):
     a policy, update the policy first. Parameter groups keep the ratio of their lr to that of the first.
     """
 
-    def __init__(self, optimizer: Optimizer, plan: Followed, samples_per_epoch: int):
+    def __init__(self, optimizer: Optimizer, plan: Leader, samples_per_epoch: int):
         ok = isinstance(samples_per_epoch, int) and samples_per_epoch > 0
         require(ok, "samples_per_epoch", samples_per_epoch, "must be a whole number above 0")
         positive("lr of the first parameter group", float(optimizer.param_groups[0]["lr"]))

@@ -58,16 +58,16 @@ def bound(c: AdamConstants, lr: ArrayLike, beta1: float) -> AdamBound:
     return AdamBound(c.reach / (2 * lr) + last, per_step * c.sigma2, per_step * c.M2)
 
 
-def steps_to(c: AdamConstants, lr: ArrayLike, beta1: float, batch: ArrayLike, target: ArrayLike) -> Numbers:
+def steps_to(c: AdamConstants, lr: ArrayLike, beta1: float, batch_size: ArrayLike, target: ArrayLike) -> Numbers:
     """[N] Steps K = A b/((target − C) b − B) until `bound` is at target; inf where it never is."""
-    positive("batch", batch)
+    positive("batch_size", batch_size)
     positive("target", target)
-    (A, B, C), batch = bound(c, lr, beta1), np.asarray(batch, dtype=float)
-    room = (np.asarray(target, dtype=float) - C) * batch - B
-    return np.where(room > 0, A * batch / np.where(room > 0, room, 1.0), np.inf)[()]
+    (A, B, C), batch_size = bound(c, lr, beta1), np.asarray(batch_size, dtype=float)
+    room = (np.asarray(target, dtype=float) - C) * batch_size - B
+    return np.where(room > 0, A * batch_size / np.where(room > 0, room, 1.0), np.inf)[()]
 
 
-def critical_batch(c: AdamConstants, lr: ArrayLike, beta1: float, target: ArrayLike) -> Numbers:
+def critical_batch_size(c: AdamConstants, lr: ArrayLike, beta1: float, target: ArrayLike) -> Numbers:
     """[N] b* = 2B/(target − C), where K b of `steps_to` is least; inf where target ≤ C, which no batch mends."""
     positive("target", target)
     _, B, C = bound(c, lr, beta1)

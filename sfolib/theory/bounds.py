@@ -76,7 +76,7 @@ def _c1_c2(c: Constants, lr: np.ndarray, lr_max: ArrayLike | None) -> tuple[np.n
 
 # ------------------------------------------------------------------------------------------ T1, any schedule
 def gradient_bound(
-    c: Constants, batch: ArrayLike, lr: ArrayLike, n: int | None = None, lr_max: float | None = None
+    c: Constants, batch_size: ArrayLike, lr: ArrayLike, n: int | None = None, lr_max: float | None = None
 ) -> np.ndarray:
     """T1 [S]: bound on min_{t<k} E‖∇f(θ_t)‖² after k = 1 … T steps, (C1 + C2 V)/S, S = Σ η_t, V = Σ η_t²/b_t.
 
@@ -85,49 +85,53 @@ def gradient_bound(
     step, of variance (σ²/b)(n − b)/(n − 1). With n it does not hold for the slices of an epoch's permutation:
     what the earlier slices left over is not independent of θ_t. There, show the one for replacement instead.
     """
-    lr, batch = stable_lr(c.L, lr), _array("batch", batch)
+    lr, batch_size = stable_lr(c.L, lr), _array("batch_size", batch_size)
     c1, c2 = _c1_c2(c, lr, np.max(lr) if lr_max is None else lr_max)
-    per_sample = 1.0 if n is None else finite_population(batch, n)
-    lr, noise = np.broadcast_arrays(*np.atleast_1d(lr, lr**2 / batch * per_sample))
+    per_sample = 1.0 if n is None else finite_population(batch_size, n)
+    lr, noise = np.broadcast_arrays(*np.atleast_1d(lr, lr**2 / batch_size * per_sample))
     return (c1 + c2 * np.cumsum(noise)) / np.cumsum(lr)
 
 
-def finite_population(batch: ArrayLike, n: int) -> Numbers:
+def finite_population(batch_size: ArrayLike, n: int) -> Numbers:
     """T1 [S]: (n − b)/(n − 1), a subset's variance over that of b draws with replacement; 0 at b = n."""
-    batch = _array("batch", batch)
+    batch_size = _array("batch_size", batch_size)
     require(isinstance(n, int | np.integer) and n > 1, "n", n, "must be an integer above 1")
-    require(bool(np.all(batch <= n)), "batch", float(np.max(batch)), f"must be at most n = {n}")
-    return _plain((n - batch) / (n - 1))
+    require(bool(np.all(batch_size <= n)), "batch_size", float(np.max(batch_size)), f"must be at most n = {n}")
+    return _plain((n - batch_size) / (n - 1))
 
 
 # --------------------------------------------------------------------------- T2, T3: constant batch and lr
-def steps_to(c: Constants, batch: ArrayLike, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
+def steps_to(
+    c: Constants, batch_size: ArrayLike, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None
+) -> Numbers:
     """T2 [S]: steps K(b) = C1 b/(η(ε² b − C2 η)) to T1's bound = ε²; inf where ε ≤ the noise floor."""
-    lr, batch, eps = stable_lr(c.L, lr), _array("batch", batch), _array("eps", eps)
+    lr, batch_size, eps = stable_lr(c.L, lr), _array("batch_size", batch_size), _array("eps", eps)
     c1, c2 = _c1_c2(c, lr, lr_max)
-    room = eps**2 * batch - c2 * lr
+    room = eps**2 * batch_size - c2 * lr
     reaches = room > 0
-    return _plain(np.where(reaches, c1 * batch / (lr * np.where(reaches, room, 1.0)), np.inf))
+    return _plain(np.where(reaches, c1 * batch_size / (lr * np.where(reaches, room, 1.0)), np.inf))
 
 
-def sfo_to(c: Constants, batch: ArrayLike, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
+def samples_to(
+    c: Constants, batch_size: ArrayLike, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None
+) -> Numbers:
     """T2 [S]: gradient evaluations N(b) = K(b) b to T1's bound = ε²; inf where ε ≤ the noise floor."""
-    return _plain(steps_to(c, batch, lr, eps, lr_max) * np.asarray(batch, dtype=float))
+    return _plain(steps_to(c, batch_size, lr, eps, lr_max) * np.asarray(batch_size, dtype=float))
 
 
-def noise_floor(c: Constants, batch: ArrayLike, lr: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
+def noise_floor(c: Constants, batch_size: ArrayLike, lr: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2, T9 [S]: √(C2 η/b), the ε that constant lr and batch approach in T1's bound and never reach."""
-    lr, batch = stable_lr(c.L, lr), _array("batch", batch)
-    return _plain(np.sqrt(_c1_c2(c, lr, lr_max)[1] * lr / batch))
+    lr, batch_size = stable_lr(c.L, lr), _array("batch_size", batch_size)
+    return _plain(np.sqrt(_c1_c2(c, lr, lr_max)[1] * lr / batch_size))
 
 
-def critical_batch(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
+def critical_batch_size(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2 [S]: b* = 2 C2 η/ε², the batch size of the fewest gradient evaluations at this lr."""
     lr, eps = stable_lr(c.L, lr), _array("eps", eps)
     return _plain(2 * _c1_c2(c, lr, lr_max)[1] * lr / eps**2)
 
 
-def minimal_sfo(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
+def minimal_samples(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2 [S]: N* = 4 C1 C2/ε⁴ gradient evaluations, at b*."""
     lr, eps = stable_lr(c.L, lr), _array("eps", eps)
     c1, c2 = _c1_c2(c, lr, lr_max)
@@ -140,15 +144,15 @@ def minimal_steps(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike
     return _plain(2 * _c1_c2(c, lr, lr_max)[0] / (lr * eps**2))
 
 
-def calibrated(batch: float, lr: float, steps: float, eps: float, max_lr: float | None = None) -> Constants:
+def calibrated(batch_size: float, lr: float, steps: float, eps: float, max_lr: float | None = None) -> Constants:
     """T2 [S] turned round: constants with L = 1/max_lr (default 1/lr) whose b* and K* at lr and eps are these.
 
     What a pilot at one easy eps found, in place of constants that are loose. C1 and C2 are those at max_lr.
     """
     max_lr = lr if max_lr is None else max_lr
-    for field, value in (("lr", lr), ("batch", batch), ("steps", steps), ("eps", eps), ("max_lr", max_lr)):
+    for field, value in (("lr", lr), ("batch_size", batch_size), ("steps", steps), ("eps", eps), ("max_lr", max_lr)):
         positive(field, value)
-    return Constants(1 / max_lr, batch * eps**2 * max_lr / (2 * lr), steps * lr * eps**2 / 4)
+    return Constants(1 / max_lr, batch_size * eps**2 * max_lr / (2 * lr), steps * lr * eps**2 / 4)
 
 
 def price_of_parallelism(c: Constants, lr: ArrayLike) -> Numbers:
@@ -194,30 +198,30 @@ def stagewise_bound(eps: ArrayLike) -> np.ndarray:
 
 
 def stage_ends(
-    c: Constants, eps0: float, r: float, lr: float, lr_growth: float, max_lr: float, max_batch: float
+    c: Constants, eps0: float, r: float, lr: float, lr_growth: float, max_lr: float, max_batch_size: float
 ) -> tuple[float, float]:
     """T7 [N]: the stages (real numbers) at which lr meets its cap and the batch its own; inf for never.
 
     On the path b_m = 2 C2 η_m/ε_m², C2 at max_lr, η_m = min(η₀γ^m, max_lr, max_batch ε_m²/(2 C2)).
     A batch that is full before lr meets its cap leaves no second phase, and lr then never meets its cap.
     """
-    for field, value in (("sigma2", c.sigma2), ("lr", lr), ("max_batch", max_batch)):
+    for field, value in (("sigma2", c.sigma2), ("lr", lr), ("max_batch_size", max_batch_size)):
         positive(field, value)
     require(r > 1, "r", r, "must be above 1")
     require(lr_growth >= 1, "lr_growth", lr_growth, "must be 1 or above")
     lr_capped = 0.0 if lr >= max_lr else np.log(max_lr / lr) / np.log(lr_growth) if lr_growth > 1 else np.inf
     start = min(lr, max_lr)
-    full = np.log(max_batch / critical_batch(c, start, eps0, max_lr)) / np.log(r * lr_growth)
+    full = np.log(max_batch_size / critical_batch_size(c, start, eps0, max_lr)) / np.log(r * lr_growth)
     if full >= lr_capped:
-        full = np.log(max_batch / critical_batch(c, max_lr, eps0)) / np.log(r)
+        full = np.log(max_batch_size / critical_batch_size(c, max_lr, eps0)) / np.log(r)
     return (float(lr_capped) if lr_capped <= full else np.inf), max(0.0, float(full))
 
 
 # --------------------------------------------------------------- T8 – T10: noise, decaying lr, adaptive tests
-def step_noise(batch: ArrayLike, lr: ArrayLike, momentum: float = 0.0) -> Numbers:
+def step_noise(batch_size: ArrayLike, lr: ArrayLike, momentum: float = 0.0) -> Numbers:
     """T8 [S]: η/(b(1 − m)), on which alone the noise of a step depends (Smith et al.); same units as lr."""
     require(0 <= momentum < 1, "momentum", momentum, "must be in [0, 1)")
-    return _plain(_array("lr", lr) / _array("batch", batch) / (1 - momentum))
+    return _plain(_array("lr", lr) / _array("batch_size", batch_size) / (1 - momentum))
 
 
 def power_sum(a: float, steps: ArrayLike) -> Numbers:
@@ -235,35 +239,35 @@ def power_sum(a: float, steps: ArrayLike) -> Numbers:
     return _plain(small[np.minimum(steps, head).astype(int)] + tail)
 
 
-def decaying_lr_bound(c: Constants, batch: ArrayLike, lr: float, a: float, steps: ArrayLike) -> Numbers:
+def decaying_lr_bound(c: Constants, batch_size: ArrayLike, lr: float, a: float, steps: ArrayLike) -> Numbers:
     """T9 [S]: T1's bound after `steps` steps of η_t = η (t + 1)^−a, constant batch; it falls at every step.
 
     Its order in K is K^−a for 0 < a < 1/2, K^−½ ln K at a = 1/2 and K^−(1−a) for 1/2 < a < 1
     (Imaizumi & Iiduka 2024, arXiv 2402.15344).
     """
-    lr, batch = stable_lr(c.L, lr), _array("batch", batch)
+    lr, batch_size = stable_lr(c.L, lr), _array("batch_size", batch_size)
     c1, c2 = _c1_c2(c, lr, None)
-    return _plain((c1 + c2 * lr**2 / batch * power_sum(2 * a, steps)) / (lr * power_sum(a, steps)))
+    return _plain((c1 + c2 * lr**2 / batch_size * power_sum(2 * a, steps)) / (lr * power_sum(a, steps)))
 
 
-def decaying_lr_steps(c: Constants, batch: float, lr: float, a: float, eps: float) -> float:
+def decaying_lr_steps(c: Constants, batch_size: float, lr: float, a: float, eps: float) -> float:
     """T9 [S]: the first whole step of η (t + 1)^−a with T1's bound ≤ ε², for 0 < a < 1; scalars."""
     require(0 < a < 1, "a", a, "must be in (0, 1); a constant lr is steps_to")
     positive("eps", eps)
     low, high = 0.0, 1.0  # the bound is above ε² at low (0 stands for no step) and not at high
-    while decaying_lr_bound(c, batch, lr, a, high) > eps**2:
+    while decaying_lr_bound(c, batch_size, lr, a, high) > eps**2:
         low, high = high, 2 * high
     while high - low > 1 and low < (middle := np.floor((low + high) / 2)) < high:
-        low, high = (low, middle) if decaying_lr_bound(c, batch, lr, a, middle) <= eps**2 else (middle, high)
+        low, high = (low, middle) if decaying_lr_bound(c, batch_size, lr, a, middle) <= eps**2 else (middle, high)
     return float(high)
 
 
-def decaying_lr_sfo(c: Constants, batch: float, lr: float, a: float, eps: float) -> float:
+def decaying_lr_samples(c: Constants, batch_size: float, lr: float, a: float, eps: float) -> float:
     """T9 [S]: gradient evaluations of `decaying_lr_steps`."""
-    return decaying_lr_steps(c, batch, lr, a, eps) * batch
+    return decaying_lr_steps(c, batch_size, lr, a, eps) * batch_size
 
 
-def norm_test_batch(c: Constants, eta: ArrayLike, eps: ArrayLike) -> Numbers:
+def norm_test_batch_size(c: Constants, eta: ArrayLike, eps: ArrayLike) -> Numbers:
     """T10 [N]: σ²/(η_nt² ε²), the batch that the norm test with tolerance eta asks for where ‖∇f‖ = ε."""
     return _plain(c.sigma2 / (_array("eta", eta) * _array("eps", eps)) ** 2)
 
@@ -284,7 +288,7 @@ def front_min_steps(c: Constants, eps: ArrayLike) -> Numbers:
     return _plain(2 * c.gap * c.L / _array("eps", eps) ** 2)
 
 
-def front_min_sfo(c: Constants, eps: ArrayLike) -> Numbers:
+def front_min_samples(c: Constants, eps: ArrayLike) -> Numbers:
     """T11 [N]: N_min = 2ΔLσ²/ε⁴ gradient evaluations, approached as lr → 0."""
     return _plain(front_min_steps(c, eps) * noise_scale(c, eps))
 
@@ -295,35 +299,37 @@ def _excess(c: Constants, steps: ArrayLike, eps: ArrayLike) -> tuple[np.ndarray,
     return np.where(excess > 0, excess, 1.0), excess > 0
 
 
-def front_sfo(c: Constants, steps: ArrayLike, eps: ArrayLike) -> Numbers:
+def front_samples(c: Constants, steps: ArrayLike, eps: ArrayLike) -> Numbers:
     """T11 [N]: the least N over (lr, b) at K steps, (K/K_min − 1)(N/N_min − 1) = 1; inf for K ≤ K_min."""
     excess, above = _excess(c, steps, eps)
-    return _plain(np.where(above, front_min_sfo(c, eps) * (1 + 1 / excess), np.inf))
+    return _plain(np.where(above, front_min_samples(c, eps) * (1 + 1 / excess), np.inf))
 
 
-def front_batch(c: Constants, steps: ArrayLike, eps: ArrayLike) -> Numbers:
+def front_batch_size(c: Constants, steps: ArrayLike, eps: ArrayLike) -> Numbers:
     """T11 [N]: b = B/(K/K_min − 1), the batch of the front at K steps; inf for K ≤ K_min."""
     excess, above = _excess(c, steps, eps)
     return _plain(np.where(above, noise_scale(c, eps) / excess, np.inf))
 
 
-def front_steps(c: Constants, batch: ArrayLike, eps: ArrayLike) -> Numbers:
+def front_steps(c: Constants, batch_size: ArrayLike, eps: ArrayLike) -> Numbers:
     """T11 [N]: K = K_min (1 + B/b), the steps of the front at this batch."""
-    return _plain(front_min_steps(c, eps) * (1 + noise_scale(c, eps) / _array("batch", batch)))
+    return _plain(front_min_steps(c, eps) * (1 + noise_scale(c, eps) / _array("batch_size", batch_size)))
 
 
-def optimal_lr(c: Constants, batch: ArrayLike, eps: ArrayLike) -> Numbers:
+def optimal_lr(c: Constants, batch_size: ArrayLike, eps: ArrayLike) -> Numbers:
     """T11 [N]: η* = (1/L)/(1 + B/b), the lr of the front at this batch; the same as 2Δ/(ε² K)."""
-    return _plain(1 / (c.L * (1 + noise_scale(c, eps) / _array("batch", batch))))
+    return _plain(1 / (c.L * (1 + noise_scale(c, eps) / _array("batch_size", batch_size))))
 
 
-def front_time(c: Constants, batch: ArrayLike, eps: ArrayLike, latency: ArrayLike, per_sample: ArrayLike) -> Numbers:
+def front_time(
+    c: Constants, batch_size: ArrayLike, eps: ArrayLike, latency: ArrayLike, per_sample: ArrayLike
+) -> Numbers:
     """T12 [N]: K (τ0 + τ1 b) on the front; latency τ0 is time a step, per_sample τ1 time an evaluation."""
-    step_time = _array("latency", latency) + _array("per_sample", per_sample) * np.asarray(batch, dtype=float)
-    return _plain(front_steps(c, batch, eps) * step_time)
+    step_time = _array("latency", latency) + _array("per_sample", per_sample) * np.asarray(batch_size, dtype=float)
+    return _plain(front_steps(c, batch_size, eps) * step_time)
 
 
-def time_optimal_batch(c: Constants, eps: ArrayLike, latency: ArrayLike, per_sample: ArrayLike) -> Numbers:
+def time_optimal_batch_size(c: Constants, eps: ArrayLike, latency: ArrayLike, per_sample: ArrayLike) -> Numbers:
     """T12 [N]: b = √(B τ0/τ1) = √(τ0/τ1) σ/ε, the batch of the least `front_time`; its lr is `optimal_lr`."""
     ratio = _array("latency", latency) / _array("per_sample", per_sample)
     return _plain(np.sqrt(noise_scale(c, eps) * ratio))

@@ -31,7 +31,7 @@ class Optimum:
     """A schedule, batch and lr each (steps,), and the target after it by the exact recursion."""
 
     family: str
-    batch: np.ndarray
+    batch_size: np.ndarray
     lr: np.ndarray
     value: float
 
@@ -41,9 +41,9 @@ class Optimum:
         return len(self.lr)
 
     @property
-    def sfo(self) -> float:
+    def samples(self) -> float:
         """N, in gradient evaluations."""
-        return float(np.sum(self.batch))
+        return float(np.sum(self.batch_size))
 
     @property
     def lr_growth(self) -> float:
@@ -53,18 +53,18 @@ class Optimum:
     @property
     def batch_growth(self) -> float:
         """Last batch over first."""
-        return float(self.batch[-1] / self.batch[0])
+        return float(self.batch_size[-1] / self.batch_size[0])
 
     @property
     def half_spent(self) -> float:
         """The share of the steps by which half of N is spent: 1/2 at a constant batch, near 1 if late."""
-        return float(np.searchsorted(np.cumsum(self.batch), self.sfo / 2) + 1) / self.steps
+        return float(np.searchsorted(np.cumsum(self.batch_size), self.samples / 2) + 1) / self.steps
 
     def share(self, lr_sign: int, batch_sign: int) -> float:
         """The share of N spent while lr and batch move with these signs (−1, 0 for neither, 1)."""
-        lr, batch = (np.gradient(np.log(x)) for x in (self.lr, self.batch))
-        here = (np.sign(np.round(lr, 6)) == lr_sign) & (np.sign(np.round(batch, 6)) == batch_sign)
-        return float(np.sum(self.batch[here]) / self.sfo)
+        lr, batch_size = (np.gradient(np.log(x)) for x in (self.lr, self.batch_size))
+        here = (np.sign(np.round(lr, 6)) == lr_sign) & (np.sign(np.round(batch_size, 6)) == batch_sign)
+        return float(np.sum(self.batch_size[here]) / self.samples)
 
 
 class _Problem:
@@ -77,24 +77,24 @@ class _Problem:
         eps: float,
         target: Target,
         max_lr: float | None,
-        min_batch: float,
+        min_batch_size: float,
     ):
         require(isinstance(steps, int) and steps > 1, "steps", steps, "must be a whole number above 1")
         positive("eps", eps)
-        positive("min_batch", min_batch)
+        positive("min_batch_size", min_batch_size)
         self.max_lr = 1.99 / q.L if max_lr is None else max_lr
         positive("max_lr", self.max_lr)
         require(self.max_lr * q.L < 2, "max_lr", self.max_lr, f"must be below 2/L = {2 / q.L:.6g}")
-        self.q, self.steps, self.value, self.target, self.min_batch = q, steps, eps**2, target, min_batch
+        self.q, self.steps, self.value, self.target, self.min_batch_size = q, steps, eps**2, target, min_batch_size
         self.w = q.weights(target)
 
     def start(self) -> float:
         """The best constant lr up to max_lr."""
         lr = np.geomspace(1e-4, 1, 400) * self.max_lr
-        batch = self.q.batch_to(lr, self.steps, np.sqrt(self.value), self.target)
+        batch_size = self.q.batch_size_to(lr, self.steps, np.sqrt(self.value), self.target)
         limit = f"too few: the bias of every constant lr up to {self.max_lr:.6g} is above eps²"
-        require(bool(np.min(batch) < np.inf), "steps", self.steps, limit)
-        return float(lr[np.argmin(batch)])
+        require(bool(np.min(batch_size) < np.inf), "steps", self.steps, limit)
+        return float(lr[np.argmin(batch_size)])
 
     def parts(self, lr: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """bias, c (K,), and what a second moment after step t counts for in the end, (K, d)."""
@@ -105,13 +105,13 @@ class _Problem:
 
     def batches(self, c: np.ndarray, room: float) -> tuple[np.ndarray, float]:
         """The batch sizes ≥ min_batch of least sum with Σ c/b ≤ room, and κ (0 if min_batch is enough)."""
-        if np.sum(c) <= room * self.min_batch:
-            return np.full(len(c), self.min_batch), 0.0
+        if np.sum(c) <= room * self.min_batch_size:
+            return np.full(len(c), self.min_batch_size), 0.0
         root = np.sort(np.sqrt(c))[::-1]
         # with the k largest above min_batch, κ = Σ_{largest} √c / rest; the next must not be above it
-        total, rest = np.cumsum(root), room - (np.sum(c) - np.cumsum(root**2)) / self.min_batch
-        k = int(np.argmax((rest > 0) & (total * np.append(root[1:], 0.0) <= rest * self.min_batch)))
-        return np.maximum(self.min_batch, total[k] / rest[k] * np.sqrt(c)), float(total[k] / rest[k])
+        total, rest = np.cumsum(root), room - (np.sum(c) - np.cumsum(root**2)) / self.min_batch_size
+        k = int(np.argmax((rest > 0) & (total * np.append(root[1:], 0.0) <= rest * self.min_batch_size)))
+        return np.maximum(self.min_batch_size, total[k] / rest[k] * np.sqrt(c)), float(total[k] / rest[k])
 
     def objective(self, log_lr: np.ndarray) -> tuple[float, np.ndarray]:
         """ln N and its gradient; a large number where the bias is above ε², so that a line search turns."""
@@ -119,15 +119,15 @@ class _Problem:
         bias, c, later = self.parts(lr)
         if bias >= self.value:
             return 1e3 + bias / self.value, np.zeros_like(lr)
-        batch, kappa = self.batches(c, self.value - bias)
+        batch_size, kappa = self.batches(c, self.value - bias)
         shrink = 1 - np.multiply.outer(lr, self.q.eigenvalues)
-        contraction, added = shrink**2, np.multiply.outer(lr**2 / batch, self.q.noise_variance)
+        contraction, added = shrink**2, np.multiply.outer(lr**2 / batch_size, self.q.noise_variance)
         m = np.empty_like(shrink)  # the second moments before each step
         m[0] = self.q.theta0**2
         for t in range(len(lr) - 1):
             m[t + 1] = contraction[t] * m[t] + added[t]
         slope = np.sum(later * (added * (2 / lr)[:, None] - 2 * self.q.eigenvalues * shrink * m), axis=1)
-        total = np.sum(batch)
+        total = np.sum(batch_size)
         return float(np.log(total)), kappa**2 * slope * lr / total
 
     def scaled(self, lr: np.ndarray, shape: np.ndarray) -> np.ndarray | None:
@@ -141,14 +141,14 @@ class _Problem:
         order = np.argsort(shape)
         c, rising = c[order], shape[order]
         free = np.cumsum((c / rising)[::-1])[::-1]
-        rest = room - np.concatenate([[0.0], np.cumsum(c[:-1])]) / self.min_batch
-        above = np.flatnonzero((rest > 0) & (free * rising >= rest * self.min_batch))
-        b0 = free[above[0]] / rest[above[0]] if len(above) else self.min_batch / rising[-1]
-        return np.maximum(self.min_batch, b0 * shape)
+        rest = room - np.concatenate([[0.0], np.cumsum(c[:-1])]) / self.min_batch_size
+        above = np.flatnonzero((rest > 0) & (free * rising >= rest * self.min_batch_size))
+        b0 = free[above[0]] / rest[above[0]] if len(above) else self.min_batch_size / rising[-1]
+        return np.maximum(self.min_batch_size, b0 * shape)
 
-    def result(self, family: str, batch: np.ndarray, lr: np.ndarray) -> Optimum:
+    def result(self, family: str, batch_size: np.ndarray, lr: np.ndarray) -> Optimum:
         path = self.q.grad_sqnorm_path if self.target == "grad_sqnorm" else self.q.loss_path
-        return Optimum(family, batch, lr, float(path(batch, lr)[-1]))
+        return Optimum(family, batch_size, lr, float(path(batch_size, lr)[-1]))
 
 
 def optimum(
@@ -158,7 +158,7 @@ def optimum(
     target: Target = "grad_sqnorm",
     *,
     max_lr: float | None = None,
-    min_batch: float = 1.0,
+    min_batch_size: float = 1.0,
     nodes: int | None = None,
 ) -> Optimum:
     """The schedule of the least SFO to ε² in `steps` steps: b_t ≥ min_batch free at every step, lr_t ≤ max_lr.
@@ -168,7 +168,7 @@ def optimum(
     finds from the best constant lr and from max_lr held, then falling. `InputError` where no constant lr gets
     there in time.
     """
-    problem = _Problem(q, steps, eps, target, max_lr, min_batch)
+    problem = _Problem(q, steps, eps, target, max_lr, min_batch_size)
     nodes = min(32, steps) if nodes is None else nodes
     require(isinstance(nodes, int) and 1 < nodes <= steps, "nodes", nodes, f"must be in [2, steps = {steps}]")
     at = np.linspace(0, 1, nodes)
@@ -198,20 +198,20 @@ def fastest(
     target: Target = "grad_sqnorm",
     *,
     max_lr: float | None = None,
-    min_batch: float = 1.0,
+    min_batch_size: float = 1.0,
 ) -> Optimum:
     """The schedule of the least latency × steps + per_sample × SFO to ε²: `optimum` at the best steps."""
     positive("latency", latency)
     positive("per_sample", per_sample)
-    top = _Problem(q, 2, eps, target, max_lr, min_batch).max_lr
+    top = _Problem(q, 2, eps, target, max_lr, min_batch_size).max_lr
     fewest = 1 + np.min(q.steps_to(1e300, np.linspace(0.5, 1, 11) * top, eps, target))
 
     @cache
     def at(steps: int) -> Optimum:
-        return optimum(q, steps, eps, target, max_lr=max_lr, min_batch=min_batch)
+        return optimum(q, steps, eps, target, max_lr=max_lr, min_batch_size=min_batch_size)
 
     def time(steps: int) -> float:
-        return latency * steps + per_sample * at(steps).sfo
+        return latency * steps + per_sample * at(steps).samples
 
     def log_time(log_steps: float) -> float:
         return np.log(time(max(2, round(np.exp(log_steps)))))
@@ -229,8 +229,8 @@ def fastest(
 # u = t/K in [0, 1), z = ln(lr_0/max_lr) and the family's parameters p ≥ 0, at all of which 0 the family is constant,
 # give ln(lr/max_lr), which is then capped at 0, and ln(batch/batch_0).
 def _linear(u: np.ndarray, z: float, p: np.ndarray) -> Shapes:
-    lr, batch = np.log1p(np.multiply.outer(np.expm1(p), u))
-    return z + lr, batch
+    lr, batch_size = np.log1p(np.multiply.outer(np.expm1(p), u))
+    return z + lr, batch_size
 
 
 def _critical(u: np.ndarray, z: float, p: np.ndarray) -> Shapes:
@@ -261,7 +261,7 @@ def best_of_family(
     target: Target = "grad_sqnorm",
     *,
     max_lr: float | None = None,
-    min_batch: float = 1.0,
+    min_batch_size: float = 1.0,
 ) -> Optimum:
     """The member of FAMILIES[family] of the least SFO to ε² in `steps` steps, its parameters optimised.
 
@@ -269,15 +269,15 @@ def best_of_family(
     Nelder-Mead from several starts, the best constant pair among them, so that no family is worse than that.
     """
     require(family in FAMILIES, "family", family, f"must be one of {[*FAMILIES]}")
-    problem = _Problem(q, steps, eps, target, max_lr, min_batch)
+    problem = _Problem(q, steps, eps, target, max_lr, min_batch_size)
     count, shapes = FAMILIES[family]
     u = np.arange(steps) / steps
 
     def schedule(x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        log_lr, log_batch = shapes(u, x[0], x[1:] ** 2)
+        log_lr, log_batch_size = shapes(u, x[0], x[1:] ** 2)
         lr = problem.max_lr * np.exp(np.minimum(log_lr, 0.0))
-        batch = problem.scaled(lr, np.exp(log_batch))
-        return None if batch is None else (batch, lr)
+        batch_size = problem.scaled(lr, np.exp(log_batch_size))
+        return None if batch_size is None else (batch_size, lr)
 
     def cost(x: np.ndarray) -> float:
         pair = schedule(x)

@@ -27,17 +27,17 @@ Target = Literal["grad_sqnorm", "loss"]
 class Best(NamedTuple):
     """The cheapest constant pair to a target: batch (real), lr, steps (whole) and SFO = steps × batch."""
 
-    batch: float
+    batch_size: float
     lr: float
     steps: float
-    sfo: float
+    samples: float
 
 
 class StagePath(NamedTuple):
     """After 0, 1, … stages: steps and SFO so far, E‖∇f‖² and E f − f*; each of shape (stages + 1,)."""
 
     steps: np.ndarray
-    sfo: np.ndarray
+    samples: np.ndarray
     grad_sqnorm: np.ndarray
     loss: np.ndarray
 
@@ -70,33 +70,33 @@ class _Decay:
         sums = [f(np.multiply.outer(part, self.log_a)) @ w for part in parts]
         return (np.concatenate(sums) if count > 1 else sums[0]).reshape(k.shape)
 
-    def first(self, batch: float, value: float, last: float = np.inf) -> float:
+    def first(self, batch_size: float, value: float, last: float = np.inf) -> float:
         """The first whole k ≤ last with bias(k) + noise(k)/batch ≤ value; inf if there is none."""
         if self.bias(0) <= value:
             return 0.0
         low, high = 0.0, min(1.0, last)
         while low < last:
-            if (found := self._first_in(low, high, batch, value)) < np.inf:
+            if (found := self._first_in(low, high, batch_size, value)) < np.inf:
                 return found
-            if self.noise(high) / batch > value:  # noise only rises from here
+            if self.noise(high) / batch_size > value:  # noise only rises from here
                 break
             low, high = high, min(2 * high, last)
         return np.inf
 
-    def _first_in(self, low: float, high: float, batch: float, value: float) -> float:
+    def _first_in(self, low: float, high: float, batch_size: float, value: float) -> float:
         """`first` in (low, high]: halve, and leave out the halves that a lower bound keeps above value."""
         if high - low <= 1:
-            return high if self.bias(high) + self.noise(high) / batch <= value else np.inf
+            return high if self.bias(high) + self.noise(high) / batch_size <= value else np.inf
         ends, middle = np.array([low, high]), (low + high) / 2
-        bias, noise = self.bias(ends), self.noise(ends) / batch
+        bias, noise = self.bias(ends), self.noise(ends) / batch_size
         flat = bias[1] + noise[0]
         # bias is above its tangent (convex), noise above its chord (concave)
         sloped = np.min(self.bias(middle) + self.bias_slope(middle) * (ends - middle) + noise)
         if max(flat, sloped) > value:
             return np.inf
         middle = np.floor(middle)
-        found = self._first_in(low, middle, batch, value)
-        return found if found < np.inf else self._first_in(middle, high, batch, value)
+        found = self._first_in(low, middle, batch_size, value)
+        return found if found < np.inf else self._first_in(middle, high, batch_size, value)
 
 
 @dataclass(frozen=True)
@@ -156,53 +156,53 @@ class PowerLawQuadratic:
         return self.eigenvalues**2 if target == "grad_sqnorm" else self.eigenvalues / 2
 
     # ------------------------------------------------------------------------------------- any schedule
-    def moments(self, batch: ArrayLike, lr: ArrayLike) -> np.ndarray:
+    def moments(self, batch_size: ArrayLike, lr: ArrayLike) -> np.ndarray:
         """E θ_i² at steps 0 … T of the schedule lr, batch (each (T,) or a scalar): shape (T + 1, d)."""
-        return np.array(list(self._recursion(batch, lr)))
+        return np.array(list(self._recursion(batch_size, lr)))
 
-    def grad_sqnorm_path(self, batch: ArrayLike, lr: ArrayLike) -> np.ndarray:
+    def grad_sqnorm_path(self, batch_size: ArrayLike, lr: ArrayLike) -> np.ndarray:
         """E‖∇f‖² at steps 0 … T of the schedule lr, batch (each (T,) or a scalar): shape (T + 1,)."""
         w = self.weights("grad_sqnorm")
-        return np.array([w @ m for m in self._recursion(batch, lr)])
+        return np.array([w @ m for m in self._recursion(batch_size, lr)])
 
-    def loss_path(self, batch: ArrayLike, lr: ArrayLike) -> np.ndarray:
+    def loss_path(self, batch_size: ArrayLike, lr: ArrayLike) -> np.ndarray:
         """E f − f* at steps 0 … T of the schedule lr, batch (each (T,) or a scalar): shape (T + 1,)."""
         w = self.weights("loss")
-        return np.array([w @ m for m in self._recursion(batch, lr)])
+        return np.array([w @ m for m in self._recursion(batch_size, lr)])
 
-    def _recursion(self, batch: ArrayLike, lr: ArrayLike) -> Iterable[np.ndarray]:
-        batch, lr = self._pair(batch, lr)
+    def _recursion(self, batch_size: ArrayLike, lr: ArrayLike) -> Iterable[np.ndarray]:
+        batch_size, lr = self._pair(batch_size, lr)
         m = self.theta0**2
         yield m
-        for eta, b in zip(*np.broadcast_arrays(*np.atleast_1d(lr, batch)), strict=True):
+        for eta, b in zip(*np.broadcast_arrays(*np.atleast_1d(lr, batch_size)), strict=True):
             m = (1 - eta * self.eigenvalues) ** 2 * m + eta**2 * self.noise_variance / b
             yield m
 
-    def _pair(self, batch: ArrayLike, lr: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    def _pair(self, batch_size: ArrayLike, lr: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         positive("lr", lr)
-        positive("batch", batch)
+        positive("batch_size", batch_size)
         top = float(np.max(lr))
         require(top * self.L < 2, "lr", top, f"must be below 2/L = {2 / self.L:.6g}")
-        return np.asarray(batch, dtype=float), np.asarray(lr, dtype=float)
+        return np.asarray(batch_size, dtype=float), np.asarray(lr, dtype=float)
 
     # ------------------------------------------------------------------------------ constant lr and batch
-    def grad_sqnorm(self, batch: ArrayLike, lr: ArrayLike, steps: ArrayLike) -> Numbers:
+    def grad_sqnorm(self, batch_size: ArrayLike, lr: ArrayLike, steps: ArrayLike) -> Numbers:
         """E‖∇f‖² after `steps` steps at constant lr and batch, in closed form; the three broadcast."""
-        return self._closed_form(batch, lr, steps, "grad_sqnorm")
+        return self._closed_form(batch_size, lr, steps, "grad_sqnorm")
 
-    def loss(self, batch: ArrayLike, lr: ArrayLike, steps: ArrayLike) -> Numbers:
+    def loss(self, batch_size: ArrayLike, lr: ArrayLike, steps: ArrayLike) -> Numbers:
         """E f − f* after `steps` steps at constant lr and batch, in closed form; the three broadcast."""
-        return self._closed_form(batch, lr, steps, "loss")
+        return self._closed_form(batch_size, lr, steps, "loss")
 
-    def _closed_form(self, batch: ArrayLike, lr: ArrayLike, steps: ArrayLike, target: Target) -> Numbers:
-        batch, lr = self._pair(batch, lr)
+    def _closed_form(self, batch_size: ArrayLike, lr: ArrayLike, steps: ArrayLike, target: Target) -> Numbers:
+        batch_size, lr = self._pair(batch_size, lr)
 
         def value(decay: _Decay, b: np.ndarray, k: np.ndarray) -> np.ndarray:
             return decay.bias(k) + decay.noise(k) / b
 
-        return self._each_lr(value, target, lr, batch, _whole(steps))
+        return self._each_lr(value, target, lr, batch_size, _whole(steps))
 
-    def batch_to(self, lr: ArrayLike, steps: ArrayLike, eps: ArrayLike, target: Target = "grad_sqnorm") -> Numbers:
+    def batch_size_to(self, lr: ArrayLike, steps: ArrayLike, eps: ArrayLike, target: Target = "grad_sqnorm") -> Numbers:
         """The least (real) batch with which constant lr is at ε² after `steps` steps; inf if none is."""
         lr, _ = self._pair(1.0, lr)
         positive("eps", eps)
@@ -225,21 +225,23 @@ class PowerLawQuadratic:
     def _decay(self, lr: float, moments: np.ndarray, target: Target) -> _Decay:
         return _Decay(lr, self, moments, self.weights(target))
 
-    def steps_to(self, batch: ArrayLike, lr: ArrayLike, eps: ArrayLike, target: Target = "grad_sqnorm") -> Numbers:
+    def steps_to(self, batch_size: ArrayLike, lr: ArrayLike, eps: ArrayLike, target: Target = "grad_sqnorm") -> Numbers:
         """The first step at which the target is at most ε², at constant lr and batch; inf if it never is."""
-        batch, lr = self._pair(batch, lr)
+        batch_size, lr = self._pair(batch_size, lr)
         positive("eps", eps)
 
         def first(decay: _Decay, b: np.ndarray, eps: np.ndarray) -> list[float]:
             return [decay.first(*pair) for pair in zip(b.flat, np.square(eps).flat, strict=True)]
 
-        return self._each_lr(first, target, lr, batch, np.asarray(eps, dtype=float))
+        return self._each_lr(first, target, lr, batch_size, np.asarray(eps, dtype=float))
 
-    def sfo_to(self, batch: ArrayLike, lr: ArrayLike, eps: ArrayLike, target: Target = "grad_sqnorm") -> Numbers:
+    def samples_to(
+        self, batch_size: ArrayLike, lr: ArrayLike, eps: ArrayLike, target: Target = "grad_sqnorm"
+    ) -> Numbers:
         """Gradient evaluations of `steps_to`."""
-        return self.steps_to(batch, lr, eps, target) * np.asarray(batch, dtype=float)
+        return self.steps_to(batch_size, lr, eps, target) * np.asarray(batch_size, dtype=float)
 
-    def best_constant_batch(self, lr: float, eps: float, target: Target = "grad_sqnorm") -> Best:
+    def best_constant_batch_size(self, lr: float, eps: float, target: Target = "grad_sqnorm") -> Best:
         """The batch (real) of the fewest gradient evaluations to ε² at this lr, with its steps.
 
         N(K) = K noise(K)/(ε² − bias(K)) over whole K: scanned on a geometric grid up to where K noise(K)/ε²,
@@ -250,21 +252,21 @@ class PowerLawQuadratic:
         decay = self._decay(lr, self.theta0**2, target)
         first = decay.first(np.inf, eps**2) + 1
 
-        def sfo(k: np.ndarray) -> np.ndarray:
+        def samples(k: np.ndarray) -> np.ndarray:
             room = eps**2 - decay.bias(k)
             return np.where(room > 0, k * decay.noise(k) / np.where(room > 0, room, 1.0), np.inf)
 
         k = np.unique(np.round(first * np.geomspace(1, 16, 80)))
-        while k[-1] * decay.noise(k[-1]) / eps**2 <= np.min(sfo(k)):
+        while k[-1] * decay.noise(k[-1]) / eps**2 <= np.min(samples(k)):
             k = np.unique(np.concatenate([k, np.round(k[-1] * np.geomspace(1, 16, 80))]))
         while True:
-            best = int(np.argmin(sfo(k)))
+            best = int(np.argmin(samples(k)))
             low, high = k[max(best - 1, 0)], k[min(best + 1, len(k) - 1)]
             k = np.unique(np.round(np.linspace(low, high, 33)))
             if len(k) == high - low + 1:
                 break
-        best = float(k[np.argmin(sfo(k))])
-        least = float(np.min(sfo(k)))
+        best = float(k[np.argmin(samples(k))])
+        least = float(np.min(samples(k)))
         return Best(least / best, float(lr), best, least)
 
     def front(self, steps: int, eps: float, target: Target = "grad_sqnorm") -> Best:
@@ -274,11 +276,11 @@ class PowerLawQuadratic:
         """
         lr = np.geomspace(min(0.01 / steps, 0.01), 2 - 1e-6, 120) / self.L
         for _ in range(6):
-            batch = self.batch_to(lr, steps, eps, target)
-            best = int(np.argmin(batch))
+            batch_size = self.batch_size_to(lr, steps, eps, target)
+            best = int(np.argmin(batch_size))
             lr_best = float(lr[best])
             lr = np.geomspace(lr[max(best - 1, 0)], lr[min(best + 1, len(lr) - 1)], 17)
-        return Best(float(batch[best]), lr_best, float(steps), float(steps * batch[best]))
+        return Best(float(batch_size[best]), lr_best, float(steps), float(steps * batch_size[best]))
 
     def fastest_pair(self, eps: float, latency: float, per_sample: float, target: Target = "grad_sqnorm") -> Best:
         """T12's exact twin: the point of `front` of the least latency × steps + per_sample × SFO to ε²."""
@@ -290,7 +292,7 @@ class PowerLawQuadratic:
 
         def log_time(log_steps: float) -> float:
             found = self.front(round(np.exp(log_steps)), eps, target)
-            return np.log(latency * found.steps + per_sample * found.sfo)
+            return np.log(latency * found.steps + per_sample * found.samples)
 
         bounds = np.log([fewest, 1000 * fewest])
         found = minimize_scalar(log_time, bounds=bounds, method="bounded", options={"xatol": 0.01})
@@ -300,9 +302,9 @@ class PowerLawQuadratic:
     def stage_path(self, stages: Iterable[tuple[float, float, float]]) -> StagePath:
         """What stages (batch, lr, steps) reach, by the closed form of each."""
         rows = [(0.0, 0.0, *self._values(m := self.theta0**2))]
-        for batch, lr, steps in stages:
-            m = self._after(m, batch, lr, steps)
-            rows.append((rows[-1][0] + steps, rows[-1][1] + steps * batch, *self._values(m)))
+        for batch_size, lr, steps in stages:
+            m = self._after(m, batch_size, lr, steps)
+            rows.append((rows[-1][0] + steps, rows[-1][1] + steps * batch_size, *self._values(m)))
         return StagePath(*np.array(rows).T)
 
     def stages_to(
@@ -310,23 +312,27 @@ class PowerLawQuadratic:
     ) -> tuple[float, float]:
         """Steps and SFO at which stages (batch, lr, steps) first are at ε², to the step; inf if never."""
         positive("eps", eps)
-        m, steps_so_far, sfo = self.theta0**2, 0.0, 0.0
-        for batch, lr, steps in stages:
-            self._pair(batch, lr)
-            k = self._decay(lr, m, target).first(batch, eps**2, last=float(_whole(steps)))
+        m, steps_so_far, samples = self.theta0**2, 0.0, 0.0
+        for batch_size, lr, steps in stages:
+            self._pair(batch_size, lr)
+            k = self._decay(lr, m, target).first(batch_size, eps**2, last=float(_whole(steps)))
             if k < np.inf:
-                return steps_so_far + k, sfo + k * batch
-            m, steps_so_far, sfo = self._after(m, batch, lr, steps), steps_so_far + steps, sfo + steps * batch
+                return steps_so_far + k, samples + k * batch_size
+            m, steps_so_far, samples = (
+                self._after(m, batch_size, lr, steps),
+                steps_so_far + steps,
+                samples + steps * batch_size,
+            )
         return np.inf, np.inf
 
     def _values(self, m: np.ndarray) -> tuple[float, float]:
         return float(self.weights("grad_sqnorm") @ m), float(self.weights("loss") @ m)
 
-    def _after(self, m: np.ndarray, batch: float, lr: float, steps: float) -> np.ndarray:
-        self._pair(batch, lr)
+    def _after(self, m: np.ndarray, batch_size: float, lr: float, steps: float) -> np.ndarray:
+        self._pair(batch_size, lr)
         decay = _Decay(lr, self, m, np.ones(self.d))
         power = float(_whole(steps)) * decay.log_a
-        return np.exp(power) * decay.w_bias - np.expm1(power) * decay.w_noise / batch
+        return np.exp(power) * decay.w_bias - np.expm1(power) * decay.w_noise / batch_size
 
 
 def _whole(steps: ArrayLike) -> np.ndarray:

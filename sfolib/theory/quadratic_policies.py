@@ -23,7 +23,7 @@ class Trigger(Protocol):
 
     every: int
     eps: float
-    batch: int
+    batch_size: int
     lr: float
 
     def update(self, taken: int, signal: float) -> tuple[int, float]: ...
@@ -33,7 +33,7 @@ class Aim(NamedTuple):
     """A stage that came to its end: its ε, its pair, and its steps."""
 
     eps: float
-    batch: int
+    batch_size: int
     lr: float
     steps: float
 
@@ -47,13 +47,13 @@ def stages_of(q: PowerLawQuadratic, policy: Trigger, most: int) -> list[Aim]:
     require(policy.every == 1, "check_every", policy.every, "must be 1")
     aims: list[Aim] = []
     while len(aims) < most:
-        eps, batch, lr = policy.eps, policy.batch, policy.lr
-        before = [(aim.batch, aim.lr, aim.steps) for aim in aims]
-        total, _ = q.stages_to([*before, (batch, lr, _FOREVER)], eps)
+        eps, batch_size, lr = policy.eps, policy.batch_size, policy.lr
+        before = [(aim.batch_size, aim.lr, aim.steps) for aim in aims]
+        total, _ = q.stages_to([*before, (batch_size, lr, _FOREVER)], eps)
         if total == math.inf:
             break
-        aims.append(Aim(eps, batch, lr, total - sum(aim.steps for aim in aims)))
-        policy.update(batch, eps)
+        aims.append(Aim(eps, batch_size, lr, total - sum(aim.steps for aim in aims)))
+        policy.update(batch_size, eps)
     return aims
 
 
@@ -68,21 +68,21 @@ def stages_before_stalling(excess: ArrayLike, gamma: float) -> Numbers:
     return np.maximum(0.0, 1 + np.floor(np.log(2 * np.asarray(excess, dtype=float)) / math.log(gamma)))
 
 
-def norm_tested_sfo(q: PowerLawQuadratic, lr: float, eta: float, eps: float) -> float:
+def norm_tested_samples(q: PowerLawQuadratic, lr: float, eta: float, eps: float) -> float:
     """SFO at which E‖∇f‖² is at ε² when each batch is what the norm test asks for, b = σ²/(η² E‖∇f‖²); inf if never.
 
     The batch is real, and not below 1. Where the noise that the test allows for outgrows the descent, it never is.
     """
     positive("eta", eta)
     w, share = q.weights("grad_sqnorm"), (1 - lr * q.eigenvalues) ** 2
-    noise, m, sfo, last = lr**2 * q.noise_variance, q.theta0**2, 0.0, math.inf
+    noise, m, samples, last = lr**2 * q.noise_variance, q.theta0**2, 0.0, math.inf
     while (now := float(w @ m)) > eps**2:
         if now >= last:  # the state decides the next batch: where it no longer falls, it is where it stays
             return math.inf
-        batch, last = max(1.0, q.sigma2 / (eta**2 * now)), now
-        m = share * m + noise / batch
-        sfo += batch
-    return sfo
+        batch_size, last = max(1.0, q.sigma2 / (eta**2 * now)), now
+        m = share * m + noise / batch_size
+        samples += batch_size
+    return samples
 
 
 def tracking_price(u: ArrayLike) -> Numbers:

@@ -76,9 +76,9 @@ def exact_path(delta: float, gamma: float, tau: float) -> StagePath:
 def exact_exponent(delta: float, gamma: float, tau: float) -> float:
     """−d ln E‖∇f‖²/d ln N over the second half of `exact_path`."""
     path = exact_path(delta, gamma, tau)
-    late = slice(len(path.sfo) // 2, None)
+    late = slice(len(path.samples) // 2, None)
     least = np.minimum.accumulate(path.grad_sqnorm)
-    return -float(np.polyfit(np.log(path.sfo[late]), np.log(least[late]), 1)[0])
+    return -float(np.polyfit(np.log(path.samples[late]), np.log(least[late]), 1)[0])
 
 
 def _stages_until(total: float, ratio: float, most: int) -> int:
@@ -99,36 +99,38 @@ def critical_stages(
     require(r > 1, "r", r, "must be above 1")
     require(isinstance(stages, int) and stages > 1, "stages", stages, "must be a whole number above 1")
     eps = eps0 * r ** (-np.arange(stages) / 2)
-    return eps, [q.best_constant_batch(lr, float(aim)) for aim in eps]
+    return eps, [q.best_constant_batch_size(lr, float(aim)) for aim in eps]
 
 
 def overhead(
     q: PowerLawQuadratic, eps: Sequence[float], pairs: Sequence[Best], restart: bool, points: int = 5
 ) -> Overhead:
-    """T6 measured: the stages `pairs`, whose aims are eps, against `q.best_constant_batch` at the first stage's lr.
+    """T6 measured: the stages `pairs`, which aim at eps, against `q.best_constant_batch_size` at the first stage's lr.
 
     restart: every stage starts from θ_0, so that its gap is exactly the Δ that T6 assumes; else it goes on from where
     the last one ended. Targets: `points` between each two stage ends, the one just missed included, where the
     ratio is largest.
     """
-    stages = [(pair.batch * (1 + 1e-9), pair.lr, pair.steps) for pair in pairs]  # reach the aim in spite of rounding
+    stages = [
+        (pair.batch_size * (1 + 1e-9), pair.lr, pair.steps) for pair in pairs
+    ]  # reach the aim in spite of rounding
     path = q.stage_path(stages)
     ends = np.asarray(eps) if restart else np.sqrt(np.minimum.accumulate(path.grad_sqnorm))[1:]
     spans = [np.geomspace(*ends[m : m + 2] * [1 - 1e-9, 1 + 1e-9], points) for m in range(len(stages) - 1)]
-    targets, spent = np.concatenate(spans), np.repeat(path.sfo[1:], points)
-    least = np.array([_least_sfo(q, stages[0][1], float(target)) for target in targets])
+    targets, spent = np.concatenate(spans), np.repeat(path.samples[1:], points)
+    least = np.array([_least_samples(q, stages[0][1], float(target)) for target in targets])
     if not restart:
         return Overhead(targets, spent[points:] / least, stopping(q, stages, targets))
     last = np.repeat(stages[1:], points, axis=0).T  # the stage that reaches each target
-    return Overhead(targets, spent[points:] / least, (spent[:-points] + q.sfo_to(*last[:2], targets)) / least)
+    return Overhead(targets, spent[points:] / least, (spent[:-points] + q.samples_to(*last[:2], targets)) / least)
 
 
 def stopping(q: PowerLawQuadratic, stages: Sequence[tuple[float, float, float]], eps: Sequence[float]) -> np.ndarray:
     """SFO at which stages (batch, lr, steps), left as soon as ε is reached, are at each of eps, over the best constant
     batch size's at the first stage's lr; shape (targets,)."""
-    return np.array([q.stages_to(stages, float(x))[1] / _least_sfo(q, stages[0][1], float(x)) for x in eps])
+    return np.array([q.stages_to(stages, float(x))[1] / _least_samples(q, stages[0][1], float(x)) for x in eps])
 
 
 @cache
-def _least_sfo(q: PowerLawQuadratic, lr: float, eps: float) -> float:
-    return q.best_constant_batch(lr, eps).sfo
+def _least_samples(q: PowerLawQuadratic, lr: float, eps: float) -> float:
+    return q.best_constant_batch_size(lr, eps).samples

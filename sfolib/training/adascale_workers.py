@@ -28,19 +28,19 @@ def run_adascale(spec: Spec, scale: int, store: Path | str | None = None) -> rec
     the iterations so far, and gain; lr is the gain's. A run in `store` is loaded in place of made.
     """
     plan = spec.plan
-    plain = plan is not None and {plan.batch.kind, plan.lr.kind} == {"constant"}
+    plain = plan is not None and {plan.batch_size.kind, plan.lr.kind} == {"constant"}
     require(plain and spec.optimizer == "sgd", "spec", spec.key, "must be plain SGD at a constant batch size and lr")
     require(spec.max_steps is not None, "max_steps", None, "is needed: the iterations to make")
     folder = None if store is None else Path(store) / f"{spec.key}-adascale-{scale}"
     if folder is not None and (folder / records.RUN).exists():
         return records.load(folder)
-    batch, lr = plan.at(0)
-    most = {"max_samples": scale * batch * spec.max_steps, "plan": Plan(scale * batch, lr)}
+    batch_size, lr = plan.at(0)
+    most = {"max_samples": scale * batch_size * spec.max_steps, "plan": Plan(scale * batch_size, lr)}
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.problem.threads or threads)
     try:
         trainer, rows = Trainer(spec.model_copy(update=most), "cpu"), []
-        policies = [AdaScale(scale, batch=batch, lr=lr) for _ in spec.seeds]
+        policies = [AdaScale(scale, batch_size=batch_size, lr=lr) for _ in spec.seeds]
         trainer.task = _Workers(trainer.task, policies, lr)
         while trainer.status == "running" and min(policy.tau for policy in policies) < spec.max_steps:
             if trainer.probes:
@@ -57,18 +57,18 @@ def run_adascale(spec: Spec, scale: int, store: Path | str | None = None) -> rec
     return run
 
 
-def exact_gain(run: records.Run, batch: int, scale: int) -> np.ndarray:
+def exact_gain(run: records.Run, batch_size: int, scale: int) -> np.ndarray:
     """`adascale.gain` of what was measured on all samples, shape (seeds, points); batch is that of one worker."""
-    return gain(run.curves("variance") / batch, run.curves(), scale)
+    return gain(run.curves("variance") / batch_size, run.curves(), scale)
 
 
-def lagged_gain(run: records.Run, batch: int, scale: int) -> np.ndarray:
+def lagged_gain(run: records.Run, batch_size: int, scale: int) -> np.ndarray:
     """As `exact_gain`, of the exact σ² and ‖∇f‖² averaged over the steps so far as AdaScale averages its estimates.
 
     Between the measuring points both are taken for linear.
     """
     steps = np.arange(run.steps[-1])
-    exact = np.stack([run.curves("variance") / batch, run.curves()])  # (2, seeds, points)
+    exact = np.stack([run.curves("variance") / batch_size, run.curves()])  # (2, seeds, points)
     slots = np.clip(np.searchsorted(run.steps, steps, side="right") - 1, 0, len(run.steps) - 2)
     share = (steps - run.steps[slots]) / np.diff(run.steps)[slots]
     every = exact[..., slots] * (1 - share) + exact[..., slots + 1] * share
@@ -81,7 +81,7 @@ def lagged_gain(run: records.Run, batch: int, scale: int) -> np.ndarray:
 
 
 def by_iterations(
-    run: records.Run, iterations: int, batch: int, points: int = 200, **further: np.ndarray
+    run: records.Run, iterations: int, batch_size: int, points: int = 200, **further: np.ndarray
 ) -> records.Run:
     """The run at common scale-invariant iterations, up to so many, in place of steps, which differ between seeds.
 
@@ -93,7 +93,7 @@ def by_iterations(
     grid = np.concatenate([[0], np.geomspace(1, iterations, points)])
     frames = [
         pd.DataFrame(
-            {"seed": seed, "step": grid, "samples": grid * batch}
+            {"seed": seed, "step": grid, "samples": grid * batch_size}
             | {name: np.interp(grid, columns["tau"][i], values[i]) for name, values in columns.items()}
             | {"true_steps": np.interp(grid, columns["tau"][i], steps[i])}
         )
@@ -114,16 +114,16 @@ class _Workers(Task):
         require(size == nominal, "sampling", "permutation", "must be 'replacement': workers need whole batches")
         return size
 
-    def gradients(self, step: int, samples: int, batch: int) -> list[Tensor]:
+    def gradients(self, step: int, samples: int, batch_size: int) -> list[Tensor]:
         scale = self.policies[0].scale
-        part = batch // scale
+        part = batch_size // scale
         parts = [self.task.gradients(step * scale + i, samples + i * part, part) for i in range(scale)]
         mean = [sum(same) / scale for same in zip(*parts, strict=True)]
         sqnorms, of_mean = [_sqnorms(g) for g in parts], _sqnorms(mean)
         rates = []
         for seed, policy in enumerate(self.policies):
             rates.append(policy.lr / self._planned)
-            policy.update(batch, Parallel.of([s[seed] for s in sqnorms], of_mean[seed]))
+            policy.update(batch_size, Parallel.of([s[seed] for s in sqnorms], of_mean[seed]))
         return [g * torch.tensor(rates, dtype=g.dtype).view(-1, *[1] * (g.dim() - 1)) for g in mean]
 
     def measure(self) -> dict[str, Tensor]:

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from sfolib._utils import interrupt
-from sfolib._utils.distributed import ALONE, Ranks
+from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require
 from sfolib.problems.execution import Execution
 from sfolib.training import optimizers, policy_signals
 from sfolib.training.spec import Spec
 
 _SETTLED = 10  # measuring points
-_CLOCK = ("step", "samples", "probes", "true_batch", "below", "began", "midway")
+_CLOCK = ("step", "samples", "probes", "true_batch_size", "below", "began", "midway")
 
 
 class Trainer:
@@ -25,16 +25,16 @@ class Trainer:
     next measuring point began, and how long ‖∇f‖ has been small. `ranks`: the processes that share the run; each has
     such a trainer, in the same state."""
 
-    def __init__(self, spec: Spec, device: str = "auto", ranks: Ranks = ALONE):
+    def __init__(self, spec: Spec, device: str = "auto", ranks: ProcessGroup = SINGLE):
         require(len(set(spec.seeds)) == len(spec.seeds), "seeds", spec.seeds, "must differ from each other")
         self.spec, self.device = spec, resolve_device(device)
         how = Execution(*(getattr(spec, name) for name in Execution._fields))
-        self.task = spec.problem.bind(spec.seeds, spec.sampling, self.device, spec.dtype, how)
+        self.task = spec.problem.build_task(spec.seeds, spec.sampling, self.device, spec.dtype, how)
         self.ranks = ranks
-        self.task.spread(ranks)
+        self.task.share_among(ranks)
         settings = (spec.momentum, spec.weight_decay, spec.beta2)
         self.update = optimizers.build(spec.optimizer, self.task.parameters, *settings)
-        self.step = self.samples = self.probes = self.true_batch = self.below = 0
+        self.step = self.samples = self.probes = self.true_batch_size = self.below = 0
         self.began, self.midway = [0, 0], False  # step and samples; whether a signal ended the way before its end
         self.status, self._finite = "running", True
         self._max_steps = spec.max_steps or math.inf
@@ -44,7 +44,7 @@ class Trainer:
             policy_signals.check(self.policy, self.task, spec.seeds)
         else:
             self._check_ends()
-            self._constant = {spec.plan.batch.kind, spec.plan.lr.kind} == {"constant"}
+            self._constant = {spec.plan.batch_size.kind, spec.plan.lr.kind} == {"constant"}
 
     def advance(self) -> None:
         """Take steps up to the next measuring point, the end of the budget, or the step in which a signal came."""
@@ -59,16 +59,16 @@ class Trainer:
                     told = policy_signals.step(self.policy, task, update, self.step, self.samples)
                 except policy_signals.NotFinite as lost:
                     told, self._finite = lost.args, False
-                self.true_batch, probes = told
+                self.true_batch_size, probes = told
                 self.probes += probes
             else:
                 if clock != (now := self._clock()):
-                    clock, (batch, lr) = now, self.spec.plan.at(now)
+                    clock, (batch_size, lr) = now, self.spec.plan.at(now)
                     lr = self._representable(lr)
-                self.true_batch = task.batch_size(self.samples, batch)
-                update(task.gradients(self.step, self.samples, self.true_batch), lr)
+                self.true_batch_size = task.batch_size(self.samples, batch_size)
+                update(task.gradients(self.step, self.samples, self.true_batch_size), lr)
             self.step += 1
-            self.samples += self.true_batch
+            self.samples += self.true_batch_size
         self.midway = interrupt.received() is not None
 
     def rows(self) -> list[dict[str, Any]]:
@@ -78,18 +78,18 @@ class Trainer:
         self.ranks.agree("step, gradient evaluations and ‖θ‖²", self.step, self.samples, norm)
         measured = {name: value.tolist() for name, value in self.task.measure().items()}
         self.probes += self.task.probes
-        batch, lr = (self.policy.batch, self.policy.lr) if self.policy else self.spec.plan.at(self._clock())
+        batch_size, lr = (self.policy.batch_size, self.policy.lr) if self.policy else self.spec.plan.at(self._clock())
         at = {
             "epoch": self.samples / self.task.samples_per_epoch,
             "step": self.step,
             "samples": self.samples,
             "probes": self.probes,
-            "batch": batch,
-            "true_batch": self.true_batch,
+            "batch_size": batch_size,
+            "true_batch_size": self.true_batch_size,
             "lr": lr,
         }
         sqnorm = np.array(measured["grad_sqnorm"])
-        below = self.spec.stop_eps is not None and sqnorm.mean() <= self.spec.stop_eps**2
+        below = self.spec.target_grad_norm is not None and sqnorm.mean() <= self.spec.target_grad_norm**2
         self.below = self.below + 1 if below else 0
         lost = ~(np.isfinite(sqnorm) & np.isfinite(measured["loss"]))
         if lost.any() or not self._finite:
@@ -128,10 +128,10 @@ class Trainer:
         """The step and the sample count at whichever of which `advance` ends."""
         step, sample = self._max_steps, self.spec.max_samples
         last_step, last_sample = self.began
-        if self.spec.measure == "epoch":
+        if self.spec.eval_every == "epoch":
             n = self.task.samples_per_epoch
             return step, min(sample, (last_sample // n + 1) * n)
-        return min(step, max(last_step + 1, math.ceil(last_step * self.spec.measure))), sample
+        return min(step, max(last_step + 1, math.ceil(last_step * self.spec.eval_every))), sample
 
     def state_dict(self) -> dict[str, Any]:
         clock = {name: getattr(self, name) for name in _CLOCK}

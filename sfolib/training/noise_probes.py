@@ -66,7 +66,7 @@ def follow(
     return run
 
 
-def noise_scale_band(run: records.Run, prefix: str = "", confidence: float = 0.95) -> records.Mean:
+def noise_scale_band(run: records.Run, prefix: str = "", confidence: float = 0.95) -> records.MeanCI:
     """B along a run, each (points,): means over seeds of tr Σ and of ‖G‖² first, then their ratio.
 
     prefix: "loop_" or "probe_" of `follow`, or "" for what is measured on all samples. The interval is the percentile
@@ -82,7 +82,7 @@ def noise_scale_band(run: records.Run, prefix: str = "", confidence: float = 0.9
 
     resampled, tail = ratio(_drawn(seeds)), 50 * (1 - confidence)
     low, high = (np.percentile(resampled, q, axis=0, method="nearest") for q in (tail, 100 - tail))
-    return records.Mean(ratio(np.arange(seeds)), low, high)
+    return records.MeanCI(ratio(np.arange(seeds)), low, high)
 
 
 def near(run: records.Run, column: str, samples: float, width: float = 1.25) -> tuple[float, float, float]:
@@ -102,16 +102,18 @@ def adapt(problem: PowerLawQuadratic, policy: OptimalBatch, max_samples: int, se
     ‖∇f_i‖² over τ samples is drawn as ‖ḡ‖² + Σ_j s_j χ²_{τ−1}/τ, which is its distribution.
     """
     rng, theta = np.random.default_rng(seed), problem.theta0.copy()
-    rows = [(0, 0, policy.batch, policy.exact, policy.lr, theta @ theta)]
+    rows = [(0, 0, policy.batch_size, policy.exact, policy.lr, theta @ theta)]
     while policy.samples < max_samples:
-        batch, lr = policy.batch, policy.lr
-        noise = rng.standard_normal(len(theta)) * np.sqrt(problem.noise_variance / batch)
+        batch_size, lr = policy.batch_size, policy.lr
+        noise = rng.standard_normal(len(theta)) * np.sqrt(problem.noise_variance / batch_size)
         gradient = problem.eigenvalues * theta + noise
-        scatter = rng.chisquare(batch - 1, len(theta)) / batch if batch > 1 else np.zeros(len(theta))
+        scatter = rng.chisquare(batch_size - 1, len(theta)) / batch_size if batch_size > 1 else np.zeros(len(theta))
         theta = theta - lr * gradient
-        policy.update(batch, gradient @ gradient + problem.noise_variance @ scatter if policy.due else None)
-        rows.append((policy.step, policy.samples, policy.batch, policy.exact, policy.lr, theta @ theta))
-    return pd.DataFrame(rows, columns=["steps", "samples", "batch", "exact", "lr", "sqdistance"])
+        policy.update(
+            batch_size, gradient @ gradient + problem.noise_variance @ scatter if policy.needs_signal else None
+        )
+        rows.append((policy.step, policy.samples, policy.batch_size, policy.exact, policy.lr, theta @ theta))
+    return pd.DataFrame(rows, columns=["steps", "samples", "batch_size", "exact", "lr", "sqdistance"])
 
 
 def _drawn(seeds: int) -> np.ndarray:
@@ -130,16 +132,16 @@ class _Watched(Task):
     def batch_size(self, samples: int, nominal: int) -> int:
         return self.task.batch_size(samples, nominal)
 
-    def gradients(self, step: int, samples: int, batch: int) -> list[Tensor]:
-        small = batch // self.parts
-        if small * self.parts != batch:
-            return self.task.gradients(step * self.parts, samples, batch)
+    def gradients(self, step: int, samples: int, batch_size: int) -> list[Tensor]:
+        small = batch_size // self.parts
+        if small * self.parts != batch_size:
+            return self.task.gradients(step * self.parts, samples, batch_size)
         of_parts = [  # its own step number for each, as the quadratic's noise depends on it
             self.task.gradients(step * self.parts + i, samples + i * small, small) for i in range(self.parts)
         ]
         mean = [sum(of_one) / self.parts for of_one in zip(*of_parts, strict=True)]
         self.scale.update(
-            torch.stack([_sqnorm(g) for g in of_parts]).mean(0).numpy(), small, _sqnorm(mean).numpy(), batch
+            torch.stack([_sqnorm(g) for g in of_parts]).mean(0).numpy(), small, _sqnorm(mean).numpy(), batch_size
         )
         return mean
 
@@ -168,7 +170,7 @@ class _Probe:
 
     def _view(self, parameters: list[Tensor], batches: Batches) -> Any:
         view = copy.copy(self.task)
-        view.parameters, view.batches, view.tally = parameters, batches, None
+        view.parameters, view.batches, view.running_metrics = parameters, batches, None
         return view
 
     def look(self, measured: int) -> dict[str, Tensor]:

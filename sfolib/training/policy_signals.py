@@ -49,7 +49,7 @@ def build(told: dict[str, Any]) -> Policy:
     require(not missing, "policy", missing, f"{kind} needs them")
     try:
         policy = make(**arguments)
-        whole("batch", policy.batch)
+        whole("batch_size", policy.batch_size)
         positive("lr", policy.lr)
         return policy
     except (TypeError, ArithmeticError) as error:
@@ -62,12 +62,12 @@ def check(policy: Policy, task: Task, seeds: tuple[int, ...]) -> None:
     require(len(seeds) == 1, "seeds", seeds, "must be one where there is a policy: each seed would adapt by itself")
     if isinstance(policy, adaptive.AutoWU):
         why = f"must be true for {kind}, which looks at the losses of the batches"
-        require(getattr(task, "tally", None) is not None, "running", False, why)
+        require(getattr(task, "running_metrics", None) is not None, "log_train_metrics", False, why)
         return
     why = f"must be false for {kind}, whose measurements would empty the tally"
-    require(getattr(task, "tally", None) is None, "running", True, why)
+    require(getattr(task, "running_metrics", None) is None, "log_train_metrics", True, why)
     networks = isinstance(task, MLP | NetworkTask)
-    require(isinstance(policy, adaptive.EpsilonTrigger) or networks, "policy", kind, "needs per-sample gradients")
+    require(isinstance(policy, adaptive.GradNormTrigger) or networks, "policy", kind, "needs per-sample gradients")
 
 
 def step(policy: Policy, task: Task, update: Update, steps: int, samples: int) -> tuple[int, int]:
@@ -75,33 +75,33 @@ def step(policy: Policy, task: Task, update: Update, steps: int, samples: int) -
 
     Raises `NotFinite` after an update whose signal is not; the policy is not shown it.
     """
-    batch, lr = task.batch_size(samples, policy.batch), policy.lr
-    due, signal, probes = policy.due, None, 0
-    by_loss, by_norm = isinstance(policy, adaptive.AutoWU), isinstance(policy, adaptive.EpsilonTrigger)
+    batch_size, lr = task.batch_size(samples, policy.batch_size), policy.lr
+    due, signal, probes = policy.needs_signal, None, 0
+    by_loss, by_norm = isinstance(policy, adaptive.AutoWU), isinstance(policy, adaptive.GradNormTrigger)
     if due and not by_loss and not by_norm:
-        signal, probes = statistics(task, samples, batch), batch
+        signal, probes = statistics(task, samples, batch_size), batch_size
         if isinstance(policy, adaptive.OptimalBatch):
             signal = signal.second_moment
-    before = task.tally.loss.item() if by_loss else 0.0
-    update(task.gradients(steps, samples, batch), lr)
+    before = task.running_metrics.loss.item() if by_loss else 0.0
+    update(task.gradients(steps, samples, batch_size), lr)
     if by_loss:
-        signal = task.tally.loss.item() - before
+        signal = task.running_metrics.loss.item() - before
     elif due and by_norm:
         signal, probes = task.measure()["grad_sqnorm"].item() ** 0.5, task.probes
     told = (signal.mean_sqnorm, signal.variance) if isinstance(signal, GradientStatistics) else signal
     if signal is not None and not np.isfinite(told).all():
-        raise NotFinite(batch, probes)
-    policy.update(batch, signal)
-    return batch, probes
+        raise NotFinite(batch_size, probes)
+    policy.update(batch_size, signal)
+    return batch_size, probes
 
 
-def statistics(task: MLP | NetworkTask, samples: int, batch: int, per_tensor: bool = False) -> GradientStatistics:
+def statistics(task: MLP | NetworkTask, samples: int, batch_size: int, per_tensor: bool = False) -> GradientStatistics:
     """T10's statistics of the batch that is due after `samples`, at the parameters as they are; needs 2 samples.
 
     A batch of one sample borrows the one before it, or after it at the start. Each rank looks at its part of the batch.
-    per_tensor: see `gradstats.gradient_statistics`.
+    per_tensor: see `gradients.gradient_statistics`.
     """
-    start, share = (samples if batch > 1 or samples == 0 else samples - 1), task.ranks.part(max(batch, 2))
+    start, share = (samples if batch_size > 1 or samples == 0 else samples - 1), task.ranks.part(max(batch_size, 2))
     x, y = (tensor[0] for tensor in task.batches.take(start + share.start, share.stop - share.start))
     told = {"l2": task.l2, "ranks": task.ranks, "per_tensor": per_tensor}
     if isinstance(task, NetworkTask):

@@ -34,7 +34,7 @@ def pooled(runs: Sequence[Run], points: int = 300) -> Run:
 
 def _on_grid(table: pd.DataFrame, name: str, grid: np.ndarray) -> np.ndarray:
     x, y = np.log1p(table["samples"].to_numpy()), table[name].to_numpy()
-    if name in ("seed", "batch", "true_batch", "lr"):
+    if name in ("seed", "batch_size", "true_batch_size", "lr"):
         return y[np.searchsorted(table["samples"], grid, side="right") - 1]
     if name in ("grad_sqnorm", "loss", "test_loss"):
         with np.errstate(divide="ignore"):

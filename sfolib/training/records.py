@@ -32,7 +32,7 @@ _RESAMPLES = 1000
 _WINDOW = ((1 / 1.08, "left"), (1.08, "right"))
 
 
-class Reached(NamedTuple):
+class Crossing(NamedTuple):
     """When a run first got to a level, by its mean over seeds.
 
     steps: updates; sfo: gradient evaluations; low, high: confidence interval of sfo. All inf where never reached,
@@ -40,12 +40,12 @@ class Reached(NamedTuple):
     """
 
     steps: float
-    sfo: float
+    samples: float
     low: float
     high: float
 
 
-class Mean(NamedTuple):
+class MeanCI(NamedTuple):
     """Means over seeds with their confidence interval, each (points,)."""
 
     mean: np.ndarray
@@ -100,7 +100,7 @@ class Run:
         """
         return self._smoothed(self.curves().mean(0, keepdims=True))[0]
 
-    def reach(self, eps: float, confidence: float = 0.95) -> Reached:
+    def first_crossing(self, eps: float, confidence: float = 0.95) -> Crossing:
         """min_t E‖∇f(θ_t)‖² ≤ ε²: when `expected` first fell to ε², log-log interpolated between measuring points.
 
         The interval is the percentile bootstrap over seeds of that same crossing (fixed resampling seed).
@@ -110,14 +110,14 @@ class Run:
             resampled = np.log(self._smoothed(_resamples(self.curves())))
             return self._crossed(np.log(self.expected), resampled, 2 * np.log(eps), confidence)
 
-    def attain(self, level: float, column: str = "test_accuracy", confidence: float = 0.95) -> Reached:
+    def first_above(self, level: float, column: str = "test_accuracy", confidence: float = 0.95) -> Crossing:
         """When a column that should rise, its mean over seeds averaged over the measuring points within 8 % of the
-        step, was first at least `level`. Interpolation and interval as in `reach`, but linear in the column."""
+        step, was first at least `level`. Interpolation and interval as in `first_crossing`, linear in the column."""
         curves = self.curves(column)
         mean, resampled = (-self._averaged(c) for c in (curves.mean(0, keepdims=True), _resamples(curves)))
         return self._crossed(mean[0], resampled, -level, confidence)
 
-    def band(self, column: str = "grad_sqnorm", confidence: float = 0.95) -> Mean:
+    def mean_ci(self, column: str = "grad_sqnorm", confidence: float = 0.95) -> MeanCI:
         """Mean over seeds of a column at the measuring points, with its percentile-bootstrap interval over seeds.
 
         ‖∇f‖² is averaged over neighbouring points as in `expected`, all else is as measured.
@@ -125,17 +125,17 @@ class Run:
         curves = self.curves(column)
         smooth = self._smoothed if column == "grad_sqnorm" else lambda values: values
         low, high = _interval(smooth(_resamples(curves)), confidence)
-        return Mean(smooth(curves.mean(0, keepdims=True))[0], low, high)
+        return MeanCI(smooth(curves.mean(0, keepdims=True))[0], low, high)
 
-    def _crossed(self, values: np.ndarray, resampled: np.ndarray, level: float, confidence: float) -> Reached:
+    def _crossed(self, values: np.ndarray, resampled: np.ndarray, level: float, confidence: float) -> Crossing:
         low, high = _interval(_first_crossing(self.samples, resampled, level), confidence)
-        steps, sfo = (_first_crossing(clock, values[None], level)[0] for clock in (self.steps, self.samples))
-        return Reached(float(steps), float(sfo), float(low), float(high))
+        steps, samples = (_first_crossing(clock, values[None], level)[0] for clock in (self.steps, self.samples))
+        return Crossing(float(steps), float(samples), float(low), float(high))
 
-    def dips(self, eps: float) -> np.ndarray:
+    def per_seed_crossings(self, eps: float) -> np.ndarray:
         """Gradient evaluations at which each seed's own ‖∇f‖² first was at most ε², shape (seeds,); inf if never.
 
-        E min_t, where `reach` is min_t E: a single run fluctuates below ε before its expectation gets there.
+        E min_t, where `first_crossing` is min_t E: a single run fluctuates below ε before its expectation gets there.
         """
         positive("eps", eps)
         with np.errstate(divide="ignore"):
@@ -198,7 +198,7 @@ def _first_crossing(x: np.ndarray, curves: np.ndarray, level: float) -> np.ndarr
 
 
 @contextmanager
-def held(folder: Path, wait: bool = True) -> Iterator[None]:
+def run_lock(folder: Path, wait: bool = True) -> Iterator[None]:
     """Hold a run's folder against other processes, which wait; the system lets go of it when a process dies.
 
     What holds it is a file beside it, which goes where nothing is left that could go on.
@@ -220,7 +220,7 @@ def held(folder: Path, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
-class Lines:
+class MetricsWriter:
     """metrics.jsonl as it grows: how long it is, and the digest by which a reader knows that it has all of it.
 
     length, digest: of what a checkpoint covers; the file is cut back to it, and `InputError` raised, with the file

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from sfolib._utils import files, interrupt, provenance
-from sfolib._utils.distributed import ALONE, Ranks
+from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require
 from sfolib.training import checkpoint, executors, records
 from sfolib.training.loop import Trainer
@@ -57,7 +57,7 @@ def run(
         return run_in(None, spec, device, checkpoint_every)
     folder = Path(store) / spec.key
     if not (folder / records.RUN).exists():
-        with records.held(folder):
+        with records.run_lock(folder):
             if not (folder / records.RUN).exists():
                 return run_in(folder, spec, device, checkpoint_every)
     found = records.load(folder)
@@ -68,7 +68,7 @@ def run(
 
 def run_in(
     folder: Path | None, spec: Spec, device: str = "auto", checkpoint_every: float = 30.0, watch: Watch | None = None,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = SINGLE,
 ) -> records.Run:  # fmt: skip
     """`run` with its files in `folder`, or nowhere, going on from the checkpoint there.
 
@@ -117,11 +117,11 @@ def run_in(
 def run_all(
     specs: Sequence[Spec], store: Path | str | None = None, device: str = "auto", jobs: int = 1
 ) -> list[records.Run]:
-    """`run` for each spec, `jobs` at a time in processes of their own or wherever `grid.backend` says, with progress;
-    in the order of `specs`. A spec that is asked for twice is trained once.
+    """`run` for each spec, `jobs` at a time in processes of their own or wherever `executors.backend` says, with
+    progress; in the order of `specs`. A spec that is asked for twice is trained once.
 
     Workers that see `store` leave their records there, and those of others are written here. Raises
-    `grid.TasksFailed`, when all others are done, for runs that failed twice.
+    `executors.TasksFailed`, when all others are done, for runs that failed twice.
     """
     if (ahead := AHEAD.get()) is not None:
         return [ahead(spec, store, device) for spec in specs]
@@ -161,7 +161,7 @@ def _train_on_disk(trainer: Trainer, folder: Path, checkpoint_every: float, watc
     files.folder(folder)
     path = folder / CHECKPOINT
     try:
-        lines = records.Lines(folder / records.METRICS, *_restore(trainer, path))
+        lines = records.MetricsWriter(folder / records.METRICS, *_restore(trainer, path))
         try:
             saved = time.monotonic()
             for new in _measuring_points(trainer, watch):
@@ -187,7 +187,7 @@ def _uninterrupted(trainer: Trainer, kept: str) -> None:
         raise interrupt.Interrupted(f"{interrupt.received().name} {where}; {kept}")
 
 
-def _checkpoint(trainer: Trainer, path: Path, lines: records.Lines) -> None:
+def _checkpoint(trainer: Trainer, path: Path, lines: records.MetricsWriter) -> None:
     lines.sync()
     told = {"key": trainer.spec.key, "length": lines.length, "digest": lines.digest}
     checkpoint.write(path, trainer.state_dict() | told)

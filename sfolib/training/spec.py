@@ -25,14 +25,14 @@ class Spec(Record):
     seeds: runs made at once, each its own batches. sampling: "replacement" is A3's assumption, "permutation" what
     data loaders do.
     max_samples: budget in gradient evaluations; the run ends with the step that reaches it.
-    stop_eps: end after ten measuring points in a row whose mean ‖∇f‖² over seeds is at most stop_eps²; fewer could be
-    a fluctuation, and `record.Run.reach` looks at the points on both sides of a crossing.
-    measure: ratio of the steps of successive measuring points, or "epoch" for the end of every epoch.
+    target_grad_norm: end after ten measuring points in a row whose mean ‖∇f‖² over seeds is at most its square; fewer
+    could be a fluctuation, and `records.Run.first_crossing` looks at the points on both sides of a crossing.
+    eval_every: ratio of the steps of successive measuring points, or "epoch" for the end of every epoch.
     optimizer, momentum, weight_decay, beta2: see `optimizers.build`. The measured f is without weight_decay.
-    running: also the loss and accuracy of the batches as they were trained on, see `tasks.Tally`.
+    log_train_metrics: also the loss and accuracy of the batches as they were trained on, see `tasks.RunningMetrics`.
     For networks only: precision of the training steps ("bf16" is autocast; what is measured is measured in full),
-    channels_last, max_micro_batch (a larger batch is accumulated, see `network.NetworkTask`), published_norm (also
-    ‖∇f‖² as the authors' program takes it, see `gradstats.full_gradient_sqnorm`).
+    channels_last, max_micro_batch (a larger batch is accumulated, see `network.NetworkTask`), log_authors_grad_norm
+    (also ‖∇f‖² as the authors' program takes it, see `gradients.full_gradient_sqnorm`).
     policy: in place of plan, and for one seed, a policy of `adaptive` as `signals.build` takes it.
     """
 
@@ -46,8 +46,8 @@ class Spec(Record):
     max_steps: int | None = Field(None, ge=1, le=10**15)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1)
     sampling: Literal["replacement", "permutation"] = "permutation"
-    stop_eps: float | None = Field(None, gt=0, le=1e100)
-    measure: Annotated[float, Field(gt=1, le=1e15)] | Literal["epoch"] = "epoch"
+    target_grad_norm: float | None = Field(None, gt=0, le=1e100)
+    eval_every: Annotated[float, Field(gt=1, le=1e15)] | Literal["epoch"] = "epoch"
     dtype: Literal["float32", "float64"] = "float32"
     optimizer: Annotated[optimizers.Optimizer, LATER] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0
@@ -56,8 +56,8 @@ class Spec(Record):
     precision: Annotated[Literal["fp32", "tf32", "bf16"], LATER] = "fp32"
     channels_last: Annotated[bool, LATER] = False
     max_micro_batch: Annotated[int | None, Field(ge=1), LATER] = None
-    published_norm: Annotated[bool, LATER] = False
-    running: Annotated[bool, LATER] = False
+    log_authors_grad_norm: Annotated[bool, LATER] = False
+    log_train_metrics: Annotated[bool, LATER] = False
     policy: Annotated[dict[str, Any] | None, LATER] = None
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ def looks(
 
     As many batches of a size are drawn as `samples` allow, at least one, in the way of spec.sampling; with
     "permutation" a size of the whole data set is just that. Columns: sfo, batch, grad_sqnorm = ‖∇f‖², and the fields
-    of `gradstats.GradientStatistics`; with `per_tensor` those of the sum over parameter tensors.
+    of `gradients.GradientStatistics`; with `per_tensor` those of the sum over parameter tensors.
     Needs one seed, and marks that rise and are within spec.max_samples.
     """
     require(len(spec.seeds) == 1, "seeds", spec.seeds, "must be one")
@@ -38,5 +38,5 @@ def looks(
             starts = range(first, first + max(samples, size), size)
             found = [policy_signals.statistics(trainer.task, start, size, per_tensor) for start in starts]
             means = {name: sum(getattr(f, name) for f in found) / len(found) for name in _STATISTICS}
-            rows.append({"sfo": trainer.samples, "batch": size, "grad_sqnorm": grad_sqnorm, **means})
+            rows.append({"samples": trainer.samples, "batch_size": size, "grad_sqnorm": grad_sqnorm, **means})
     return pd.DataFrame(rows)

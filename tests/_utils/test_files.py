@@ -20,7 +20,7 @@ from sfolib.training import records
 from sfolib.training.run import run, run_in
 from sfolib.training.spec import Spec
 
-SPEC = Spec(problem=Quadratic(d=5), plan=Plan(8, 0.1), sampling="replacement", max_samples=400, measure=1.2)
+SPEC = Spec(problem=Quadratic(d=5), plan=Plan(8, 0.1), sampling="replacement", max_samples=400, eval_every=1.2)
 
 
 def contents(folder):
@@ -153,7 +153,7 @@ def test_memory_of_a_run_does_not_grow_with_its_length(tmp_path):
     """But for the table that it returns, some hundred bytes a row; a row as it is measured takes over a thousand."""
 
     def peak(epochs):
-        told = SPEC.model_copy(update={"plan": Plan(1024, 0.1), "measure": "epoch", "max_samples": 1024 * epochs})
+        told = SPEC.model_copy(update={"plan": Plan(1024, 0.1), "eval_every": "epoch", "max_samples": 1024 * epochs})
         tracemalloc.start()
         run_in(tmp_path / str(epochs), told, "cpu", checkpoint_every=0.5)
         used = tracemalloc.get_traced_memory()[1]
@@ -170,14 +170,16 @@ def test_five_hundred_records_for_a_figure_take_less_than_a_gibibyte(tmp_path):
     rng = np.random.default_rng(0)
     points = [{"seed": s, "step": k, "samples": 16 * k} for k in range(300) for s in range(8)]
     columns = ("epoch", "probes", "lr", "loss", "grad_sqnorm", "variance", "accuracy", "test_loss", "test_accuracy")
-    rows = pd.DataFrame(points).assign(**{name: rng.random(len(points)) for name in columns}, batch=16, true_batch=16)
+    rows = pd.DataFrame(points).assign(
+        **{name: rng.random(len(points)) for name in columns}, batch_size=16, true_batch_size=16
+    )
     records.save(records.Run({}, {"status": "finished"}, rows), tmp_path / "0")
     for i in range(1, 3):
         shutil.copytree(tmp_path / "0", tmp_path / str(i))
     tracemalloc.start()
     runs = [records.load(tmp_path / str(i % 3)) for i in range(10)]
     for found in runs:
-        found.band("grad_sqnorm")
+        found.mean_ci("grad_sqnorm")
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 50 * kept + (peak - kept) < 2**30

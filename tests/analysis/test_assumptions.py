@@ -29,7 +29,7 @@ def short(run):
 
 
 def quadratic(lr, **settings):
-    told = {"sampling": "replacement", "max_samples": 400, "measure": 1.1, "seeds": (0, 1)} | settings
+    told = {"sampling": "replacement", "max_samples": 400, "eval_every": 1.1, "seeds": (0, 1)} | settings
     return Spec(problem=Quadratic(d=10, lam_min=0.01), plan=Plan(1, lr, "step"), **told)
 
 
@@ -39,7 +39,7 @@ def test_a_plan_says_where_it_leaves_the_bounds():
     assert said == [
         "lr = 2 at step 5 is not below 2/L = 2",  # epochs of 2, 2 and 1 steps: 60 + 40, 90 + 10, 100
         "at step 5 the batch is the whole data set: no noise is left in a step",
-        "batch = 120 at step 5 is above the data set's 100 samples",
+        "batch_size = 120 at step 5 is above the data set's 100 samples",
     ]
     assert diagnostics.validity(growing, C, 100, 4).warnings == tuple(said)
     assert diagnostics.validity(Plan(60, 0.5), C, 100, 4).warnings == ()
@@ -68,7 +68,7 @@ def test_a_batch_above_n_is_told():
     spec = Spec(problem=Digits(holdout=1000), plan=Plan(linear(500, 200), 0.05), max_samples=4 * 797)
     (mark,) = assumptions.beyond(run(spec))
     assert (mark.short, mark.point) == ("b > n", 2)
-    assert mark.text == "batch = 900 at step 4 is above the data set's 797 samples"
+    assert mark.text == "batch_size = 900 at step 4 is above the data set's 797 samples"
 
 
 def test_softmax_is_held_to_its_proven_bound():
@@ -91,21 +91,21 @@ def test_a_diverged_run_is_shown_as_such_and_reaches_nothing():
     panel = plotting.trajectories({"lost": lost}).axes[3]
     (cross,) = [line for line in panel.lines if line.get_marker() == "X"]
     assert cross.get_xdata()[0] == lost.samples[-2]
-    assert not crossings.crossings([lost], [1e-2])["sfo"].apply(np.isfinite).any()
-    assert Check("", "upper", lost.reach(1e-2).sfo, 1e9).verdict == "not reproduced"
+    assert not crossings.crossings([lost], [1e-2])["samples"].apply(np.isfinite).any()
+    assert Check("", "upper", lost.first_crossing(1e-2).samples, 1e9).verdict == "not reproduced"
     both = pooled([run(quadratic(0.1, seeds=(5,))), run(quadratic(1e6, seeds=(6,), max_samples=10**6))])
     assert both.status == "diverged"
 
 
-@pytest.mark.parametrize("kind", ["EpsilonTrigger", "NormTest", "AutoWU"])
+@pytest.mark.parametrize("kind", ["GradNormTrigger", "NormTest", "AutoWU"])
 def test_a_policy_that_sees_no_number_ends_its_run(kind):
     arguments = {
-        "EpsilonTrigger": {"batch": 8, "lr": 1e38, "eps": 0.1, "delta": 2.0, "check_every": 2},
-        "NormTest": {"eta": 1.0, "batch": 8, "lr": 1e38, "test_interval": 2, "max_batch": 64},
-        "AutoWU": {"total_steps": 100, "steps_per_epoch": 50, "batch": 8, "min_lr": 1e37, "max_lr": 1e38},
+        "GradNormTrigger": {"batch_size": 8, "lr": 1e38, "eps": 0.1, "delta": 2.0, "check_every": 2},
+        "NormTest": {"eta": 1.0, "batch_size": 8, "lr": 1e38, "test_interval": 2, "max_batch_size": 64},
+        "AutoWU": {"total_steps": 100, "steps_per_epoch": 50, "batch_size": 8, "min_lr": 1e37, "max_lr": 1e38},
     }[kind]
     spec = Spec(problem=Digits(hidden=(4,), holdout=900), policy={"kind": kind, **arguments}, max_samples=10**5,
-                running=kind == "AutoWU")  # fmt: skip
+                log_train_metrics=kind == "AutoWU")  # fmt: skip
     found = run(spec)
     assert found.status == "diverged"
     assert found.steps[-1] < 100  # at the step, not at the end of an epoch of 113
@@ -114,10 +114,10 @@ def test_a_policy_that_sees_no_number_ends_its_run(kind):
 def test_a_signal_that_is_not_finite_is_not_shown(monkeypatch):
     shown = []
     policy = policy_signals.build(
-        {"kind": "EpsilonTrigger", "batch": 8, "lr": 0.1, "eps": 0.1, "delta": 2.0, "check_every": 1}
+        {"kind": "GradNormTrigger", "batch_size": 8, "lr": 0.1, "eps": 0.1, "delta": 2.0, "check_every": 1}
     )
     policy.update = lambda *given: shown.append(given)
-    task = Digits(holdout=900).bind((0,), "permutation", "cpu", "float32")
+    task = Digits(holdout=900).build_task((0,), "permutation", "cpu", "float32")
     monkeypatch.setattr(task, "measure", lambda: {"grad_sqnorm": torch.tensor([torch.nan])})
     with pytest.raises(policy_signals.NotFinite) as lost:
         policy_signals.step(policy, task, lambda *_: None, 0, 0)
@@ -131,7 +131,7 @@ def test_a_signal_that_is_not_finite_is_not_shown(monkeypatch):
 def test_numbers_do_not_depend_on_the_number_of_threads(problem):
     """To the last digit: these problems run on one thread, however many there are."""
     sampling = "replacement" if isinstance(problem, Quadratic) else "permutation"
-    spec = Spec(problem=problem, plan=Plan(64, 0.05), max_samples=640, measure=2.0, sampling=sampling)
+    spec = Spec(problem=problem, plan=Plan(64, 0.05), max_samples=640, eval_every=2.0, sampling=sampling)
     pd.testing.assert_frame_equal(*on_threads(spec), check_exact=True)
 
 

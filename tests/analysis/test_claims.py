@@ -95,10 +95,10 @@ FRONT = 50 * (1 + 1 / (u := np.geomspace(0.03, 20, 12))), 2e4 * (1 + u)
 
 def test_fit_front_finds_the_hyperbola_that_the_points_are_on():
     fit = fit_front(*FRONT)
-    assert (fit.min_steps, fit.min_sfo, fit.batch) == pytest.approx((50, 2e4, 400), rel=1e-6)
+    assert (fit.min_steps, fit.min_samples, fit.batch_size) == pytest.approx((50, 2e4, 400), rel=1e-6)
     assert fit.scatter < 1e-7
-    assert fit.sfo(FRONT[0]) == pytest.approx(FRONT[1], rel=1e-6)
-    assert fit.sfo([49.9, 50.0]).tolist() == [np.inf, np.inf]
+    assert fit.samples(FRONT[0]) == pytest.approx(FRONT[1], rel=1e-6)
+    assert fit.samples([49.9, 50.0]).tolist() == [np.inf, np.inf]
 
 
 def test_fit_front_is_the_nearest_of_hyperbolas_around_it():
@@ -107,14 +107,14 @@ def test_fit_front_is_the_nearest_of_hyperbolas_around_it():
     fit = fit_front(*np.exp(points))
     u = np.geomspace(1e-3, 1e3, 20_001)
 
-    def scatter(min_steps, min_sfo):
-        curve = np.log([min_steps * (1 + 1 / u), min_sfo * (1 + u)])
+    def scatter(min_steps, min_samples):
+        curve = np.log([min_steps * (1 + 1 / u), min_samples * (1 + u)])
         squares = [((curve - point[:, None]) ** 2).sum(0).min() for point in points.T]
         return np.mean(squares) ** 0.5
 
-    assert fit.scatter == pytest.approx(scatter(fit.min_steps, fit.min_sfo), rel=1e-4)
+    assert fit.scatter == pytest.approx(scatter(fit.min_steps, fit.min_samples), rel=1e-4)
     for k, n in [(1.02, 1), (0.98, 1), (1, 1.02), (1, 0.98), (1.02, 0.98)]:
-        assert scatter(k * fit.min_steps, n * fit.min_sfo) > fit.scatter
+        assert scatter(k * fit.min_steps, n * fit.min_samples) > fit.scatter
 
 
 def test_power_law_scatter_is_the_distance_from_a_line_in_logarithms():

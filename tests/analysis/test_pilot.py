@@ -17,19 +17,19 @@ from sfolib.training.spec import Spec
 TRUE, EPS = Constants(L=2.0, sigma2=3.0, gap=0.7), 0.3
 
 
-def steps(lr, batch):
-    return bounds.steps_to(TRUE, np.array(batch, dtype=float), lr, EPS)
+def steps(lr, batch_size):
+    return bounds.steps_to(TRUE, np.array(batch_size, dtype=float), lr, EPS)
 
 
-@pytest.mark.parametrize("batch", [[20, 80], [20, 40, 80, 160]])
-def test_the_constants_behind_t2_are_found(batch):
-    found = fitted_constants(2.0, batch, 0.2, steps(0.2, batch), EPS)
+@pytest.mark.parametrize("batch_size", [[20, 80], [20, 40, 80, 160]])
+def test_the_constants_behind_t2_are_found(batch_size):
+    found = fitted_constants(2.0, batch_size, 0.2, steps(0.2, batch_size), EPS)
     assert (found.L, found.sigma2, found.gap) == pytest.approx((2.0, 3.0, 0.7))
 
 
 def test_several_learning_rates_at_once():
-    lr, batch = np.array([0.1, 0.1, 0.4]), np.array([20, 80, 80])
-    found = fitted_constants(2.0, batch, lr, bounds.steps_to(TRUE, batch, lr, EPS), EPS)
+    lr, batch_size = np.array([0.1, 0.1, 0.4]), np.array([20, 80, 80])
+    found = fitted_constants(2.0, batch_size, lr, bounds.steps_to(TRUE, batch_size, lr, EPS), EPS)
     assert (found.sigma2, found.gap) == pytest.approx((3.0, 0.7))
 
 
@@ -42,41 +42,41 @@ def test_without_noise_all_is_descent():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch": [20, 20]}, "two batch sizes"),
+        ({"batch_size": [20, 20]}, "two batch sizes"),
         ({"steps": [10.0, np.inf]}, "steps"),
         ({"lr": 1.0}, "below 2/L"),
-        ({"batch": [4, 8], "steps": [10.0, 1000.0]}, "no Δ above 0 fits"),
+        ({"batch_size": [4, 8], "steps": [10.0, 1000.0]}, "no Δ above 0 fits"),
     ],
 )
 def test_bad_pilots_are_named(change, message):
-    good = {"lr": 0.2, "batch": [20, 80], "steps": [40.0, 30.0]}
+    good = {"lr": 0.2, "batch_size": [20, 80], "steps": [40.0, 30.0]}
     with pytest.raises(InputError, match=message):
         fitted_constants(2.0, eps=EPS, **good | change)
 
 
-def made(batch, crossing):
+def made(batch_size, crossing):
     """Seeds 0 and 1 whose ‖∇f‖² falls tenfold a decade of steps, through EPS² at `crossing` steps."""
     at = np.unique(np.geomspace(1, 10**4, 400).round())
     rows = [
         {
             "seed": seed,
             "step": int(k),
-            "samples": int(k) * batch,
-            "batch": batch,
+            "samples": int(k) * batch_size,
+            "batch_size": batch_size,
             "lr": 0.2,
             "grad_sqnorm": EPS**2 * c / k,
         }
         for seed, c in enumerate(crossing)
         for k in at
     ]
-    return Run({}, {"status": "finished"}, pd.DataFrame(rows).assign(batch=batch, lr=0.2))
+    return Run({}, {"status": "finished"}, pd.DataFrame(rows).assign(batch_size=batch_size, lr=0.2))
 
 
 def test_every_seed_has_its_own_pilot_and_pays_for_it():
     runs = [made(20, (400.0, 500.0)), made(80, (300.0, 200.0))]
     first, second = pilots(runs, ([2.0, 1.5], 100), EPS)
-    assert first.sfo == pytest.approx(100 + 400 * 20 + 300 * 80, rel=1e-3)
-    assert second.sfo == pytest.approx(100 + 500 * 20 + 200 * 80, rel=1e-3)
+    assert first.samples == pytest.approx(100 + 400 * 20 + 300 * 80, rel=1e-3)
+    assert second.samples == pytest.approx(100 + 500 * 20 + 200 * 80, rel=1e-3)
     wanted = fitted_constants(1.5, [20, 80], 0.2, [500, 200], EPS)
     assert (second.constants.sigma2, second.constants.gap) == pytest.approx((wanted.sigma2, wanted.gap), rel=1e-2)
     assert (first.constants.L, second.constants.L) == (2.0, 1.5)
@@ -87,7 +87,7 @@ def test_a_run_that_missed_eps_is_paid_for_and_left_out():
     (found,) = pilots(runs, ([2.0], 0), EPS)
     (without,) = pilots(runs[:2], ([2.0], 0), EPS)
     assert found.constants == without.constants
-    assert found.sfo == pytest.approx(without.sfo + 5 * 10**4, rel=1e-3)
+    assert found.samples == pytest.approx(without.samples + 5 * 10**4, rel=1e-3)
 
 
 def task(problem):
@@ -96,7 +96,7 @@ def task(problem):
 
 
 def test_the_quadratics_largest_eigenvalue_is_found():
-    found, price = local_smoothness(task(Quadratic(d=20, lam_min=1e-2, L=3.0)), batch=8, products=60)
+    found, price = local_smoothness(task(Quadratic(d=20, lam_min=1e-2, L=3.0)), batch_size=8, products=60)
     assert found == pytest.approx([3.0, 3.0], rel=1e-2)
     assert price == 61 * 8
 
@@ -105,7 +105,7 @@ def test_softmax_regressions_is_below_the_proven_bound_and_the_task_stays():
     problem = Digits(holdout=360)
     start = task(problem)
     before = [x.clone() for x in start.parameters]
-    found, _ = local_smoothness(start, batch=1437, products=60)
+    found, _ = local_smoothness(start, batch_size=1437, products=60)
     assert all((x == y).all() for x, y in zip(start.parameters, before, strict=True))
     x = problem._design()
     # at θ = 0 the Hessian is (I/10 − 11ᵀ/100) ⊗ E x̃x̃ᵀ + l2 I
@@ -114,7 +114,7 @@ def test_softmax_regressions_is_below_the_proven_bound_and_the_task_stays():
     assert np.all(found < problem.smoothness_bound)
 
 
-@pytest.mark.parametrize("change", [{"batch": 0}, {"products": 1.5}])
+@pytest.mark.parametrize("change", [{"batch_size": 0}, {"products": 1.5}])
 def test_local_smoothness_names_bad_input(change):
     with pytest.raises(InputError, match=next(iter(change))):
         local_smoothness(task(Quadratic(d=4)), **change)

@@ -30,7 +30,7 @@ def machine(monkeypatch):
 
 @pytest.mark.parametrize("objective", ["time", "samples"])
 def test_every_stage_is_on_the_front(objective, machine):
-    found = recommend(spec(), objective, max_batch=100)
+    found = recommend(spec(), objective, max_batch_size=100)
     c = constants.as_constants(found.estimates)
     assert found.step_time == pytest.approx((1e-3, 2e-5))
     start = Trainer(spec()).task.measure()["grad_sqnorm"].item()
@@ -38,11 +38,11 @@ def test_every_stage_is_on_the_front(objective, machine):
     for m, row in enumerate(found.spec.plan.rows):
         assert row.eps**2 == pytest.approx(start / 2 ** (m + 1))
         if objective == "time":
-            wanted = bounds.time_optimal_batch(c, row.eps, 1e-3, 2e-5)
+            wanted = bounds.time_optimal_batch_size(c, row.eps, 1e-3, 2e-5)
         else:
             wanted = bounds.noise_scale(c, row.eps)
-        assert row.batch == round(min(wanted, 100))
-        assert row.lr == pytest.approx(bounds.optimal_lr(c, row.batch, row.eps))
+        assert row.batch_size == round(min(wanted, 100))
+        assert row.lr == pytest.approx(bounds.optimal_lr(c, row.batch_size, row.eps))
 
 
 def test_as_many_stages_as_the_budget_holds(machine):

@@ -15,11 +15,11 @@ from sfolib.training.run import run
 from sfolib.training.spec import Spec
 
 
-def made(curves, samples=(0, 10, 20), column="loss", batch=2):
+def made(curves, samples=(0, 10, 20), column="loss", batch_size=2):
     """A run of as many seeds as curves; its column is e to the curve, or the curve itself for an accuracy."""
     values = curves if column.endswith("accuracy") else np.exp(curves)
     rows = [
-        {"seed": seed, "step": x // batch, "samples": x, column: float(v)}
+        {"seed": seed, "step": x // batch_size, "samples": x, column: float(v)}
         for seed, of_seed in enumerate(values)
         for x, v in zip(samples, of_seed, strict=True)
     ]
@@ -51,7 +51,7 @@ def test_curves_are_compared_between_their_measuring_points_and_where_both_are()
     bent = made(np.array([[0.0, -1.0, -9.0], [1.0, 0.0, -8.0]]))
     assert compare(first, bent, stop=10).distance.value == pytest.approx(0, abs=1e-12)
     assert compare(first, bent, start=10).shift.value == pytest.approx(-3.5)  # from 0 to −7
-    slower = made(np.array([[0.0, -1.0, -2.0], [1.0, 0.0, -1.0]]), samples=(0, 20, 40), batch=4)
+    slower = made(np.array([[0.0, -1.0, -2.0], [1.0, 0.0, -1.0]]), samples=(0, 20, 40), batch_size=4)
     assert compare(first, slower, clock="steps").distance.value == pytest.approx(0, abs=1e-12)
     assert compare(first, slower).shift.value == pytest.approx(0.5)  # −x/20 against −x/10, up to 20
 
@@ -68,7 +68,7 @@ def test_totals_by_hand():
 
 
 def test_totals_are_those_of_the_run():
-    plan = published.increase_batch(7, s.milestones(0.1, {1: 1 / 3}), clock="epoch")
+    plan = published.increase_batch_size(7, s.milestones(0.1, {1: 1 / 3}), clock="epoch")
     for sampling in ("replacement", "permutation"):
         spec = Spec(problem=Digits(), plan=plan, max_samples=3 * 1797, sampling=sampling)
         assert totals(plan, 1797, 3 * 1797, sampling).steps == run(spec, device="cpu").steps[-1]
@@ -77,7 +77,7 @@ def test_totals_are_those_of_the_run():
 def test_growing_and_decaying_have_equal_sums():
     """T8 [S], where every batch is full: S and V equal, K not."""
     lr = s.milestones(0.1, {2: 1 / 4})
-    decay, grow = (totals(published.increase_batch(4, lr, share), 64, 4 * 64) for share in (0.0, 1.0))
+    decay, grow = (totals(published.increase_batch_size(4, lr, share), 64, 4 * 64) for share in (0.0, 1.0))
     assert (decay.steps, grow.steps) == (64, 32 + 8)
     assert grow[1:] == pytest.approx(decay[1:], rel=1e-12)
 
@@ -87,12 +87,12 @@ def test_the_exponent_of_a_power_law_is_found_and_its_interval_is_that_of_the_se
     x = [1.0, 2.0, 4.0]
     offset = np.array([0.3, 0.1, 0.2])[:, None]
 
-    def likenesses(power):
+    def run_distances(power):
         return [compare(made(FIRST), made(np.array(FIRST) + offset * v**power)) for v in x]
 
-    found = exponent(x, likenesses(1.5))
+    found = exponent(x, run_distances(1.5))
     assert found == pytest.approx((1.5, 1.5, 1.5))
-    assert exponent(x, likenesses(np.array([[1.5], [1.5], [0.5]]))).low < 1.4
+    assert exponent(x, run_distances(np.array([[1.5], [1.5], [0.5]]))).low < 1.4
 
 
 @pytest.mark.parametrize(

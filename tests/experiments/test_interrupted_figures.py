@@ -20,26 +20,29 @@ TRAINS = """
 import time
 from pathlib import Path
 import matplotlib.pyplot as plt
-from sfolib import interrupt, notebook, train, trainer
-from sfolib.check import Check
-from sfolib.plan import Plan
-from sfolib.problems import Quadratic
-from sfolib.spec import Spec
+from sfolib._utils import interrupt
+from sfolib.experiments import notebook
+from sfolib.training.loop import Trainer
+from sfolib.training.run import run
+from sfolib.analysis.claims import Check
+from sfolib.schedules.plan import Plan
+from sfolib.problems.specs import Quadratic
+from sfolib.training.spec import Spec
 p = notebook.parameters(globals(), {'smoke': {}, 'quick': {}})
 told = dict(problem=Quadratic(d=5), sampling="replacement", max_samples=4000)
 specs = [Spec(plan=Plan(b, 0.1), **told) for b in (8, 9)]
 checks = [Check('a claim', 'upper', 1.0, 2.0, figure='one')]
 notebook.publish(p, '01_trains', {'one': (plt.figure(), 'a caption')}, checks)
-train.run(specs[0], p.store, "cpu")
-advance = trainer.Trainer.advance
+run(specs[0], p.store, "cpu")
+advance = Trainer.advance
 
 def waiting(self):
     while not Path("go").exists() and not interrupt.received():
         time.sleep(0.05)
     advance(self)
 
-trainer.Trainer.advance = waiting
-train.run(specs[1], p.store, "cpu", checkpoint_every=0.0)
+Trainer.advance = waiting
+run(specs[1], p.store, "cpu", checkpoint_every=0.0)
 """
 
 

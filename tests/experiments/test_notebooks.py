@@ -56,7 +56,8 @@ def made(path, last):
             "scale = 'quick'\ndevice = 'cpu'\njobs = None\nout = None", metadata={"tags": ["parameters"]}
         ),
         nbformat.v4.new_code_cell(
-            "import matplotlib.pyplot as plt\nfrom sfolib import notebook\nfrom sfolib.check import Check\n"
+            "import matplotlib.pyplot as plt\nfrom sfolib.experiments import notebook\n"
+            "from sfolib.analysis.claims import Check\n"
             "p = notebook.parameters(globals(), {'smoke': {}, 'quick': {}})\n"
             "checks = [Check('a <b>claim</b>', 'upper', 1.0, 2.0, figure='one')]\n"
             f"notebook.publish(p, {path.stem!r}, {{'one': (plt.figure(), 'a caption')}}, checks)"

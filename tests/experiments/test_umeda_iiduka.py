@@ -43,13 +43,13 @@ def authors_schedule(config, epochs):
     """(batch, lr) of every epoch, as their two schedulers step along: the cap of 2048 is on a growing batch alone."""
     found, stage = [], 0
     for epoch in range(epochs):
-        batch = config["bs"]
+        batch_size = config["bs"]
         if config["bs_method"] == "exp_growth":
-            batch = min(2048, math.ceil(config["bs"] * config["bs_exp_rate"] ** stage))
+            batch_size = min(2048, math.ceil(config["bs"] * config["bs_exp_rate"] ** stage))
         if config["bs_method"] == "linear_growth":
-            batch = min(2048, math.ceil(config["bs"] * (1 + config["coefficient"] * stage / config["bs"])))
+            batch_size = min(2048, math.ceil(config["bs"] * (1 + config["coefficient"] * stage / config["bs"])))
         rate = config["lr_exp_rate"] if config["lr_method"] == "exp_growth" else 1.0
-        found.append((batch, config["lr"] * rate**stage))
+        found.append((batch_size, config["lr"] * rate**stage))
         if "incr_interval" in config and (epoch + 1) % config["incr_interval"] == 0:
             stage += 1
     return found
@@ -228,7 +228,7 @@ def test_variance_of_the_constants_is_that_of_the_task():
     while trainer.status == "running":
         trainer.advance()
         measured.append(trainer.rows()[0]["variance"])
-    found = {e.name: e.value for e in constants.estimate(spec.model_copy(update={"measure": 10.0}), "cpu")}
+    found = {e.name: e.value for e in constants.estimate(spec.model_copy(update={"eval_every": 10.0}), "cpu")}
     assert found["sigma2"] >= max(measured[0], measured[-1]) * (1 - 1e-9)
 
 

@@ -271,7 +271,7 @@ def exploding(output, y):
 
 
 @pytest.mark.parametrize(
-    "measure",
+    "eval_every",
     [
         gradient_statistics,
         population_variance,

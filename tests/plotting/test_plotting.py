@@ -11,26 +11,26 @@ from sfolib.analysis.fits import Slope
 from sfolib.training.records import Run
 
 
-def frame(source, sfo, eps2=1e-2):
-    sfo = np.array(sfo, dtype=float)
-    batch = 2 ** np.arange(len(sfo))
+def frame(source, samples, eps2=1e-2):
+    samples = np.array(samples, dtype=float)
+    batch_size = 2 ** np.arange(len(samples))
     return pd.DataFrame(
         {
             "source": source,
             "eps2": eps2,
-            "batch": batch,
-            "sfo": sfo,
-            "steps": sfo / batch,
-            "low": sfo / 2,
-            "high": sfo * 2,
+            "batch_size": batch_size,
+            "samples": samples,
+            "steps": samples / batch_size,
+            "low": samples / 2,
+            "high": samples * 2,
         }
     )
 
 
 def test_what_was_not_reached_is_a_cross_and_no_point():
     measured = frame("measured", [np.inf, 400, 200, 300])
-    axis = plotting.against_batch(
-        {"a problem": pd.concat([measured, frame("bound", [np.inf, np.inf, 900, 800])])}, "sfo"
+    axis = plotting.against_batch_size(
+        {"a problem": pd.concat([measured, frame("bound", [np.inf, np.inf, 900, 800])])}, "samples"
     ).axes[0]
     crosses = [line for line in axis.lines if line.get_marker() == "x"]
     assert [list(line.get_xdata()) for line in crosses] == [[1]]
@@ -54,8 +54,8 @@ def test_a_fitted_exponent_is_told_with_its_interval():
 
 def test_a_notebook_goes_on_showing_figures():
     """The inline backend turns itself on with the first figure; the style's context must not turn it off again."""
-    drawn = "figures.power_laws({'y': [figures.Curve('a: b', 'bound', x, x)]}, 'x'); 1"
-    sources = ("import numpy as np; from sfolib import figures; x = np.array([1.0, 2.0])", drawn, drawn)
+    drawn = "plotting.power_laws({'y': [plotting.Curve('a: b', 'bound', x, x)]}, 'x'); 1"
+    sources = ("import numpy as np; from sfolib import plotting; x = np.array([1.0, 2.0])", drawn, drawn)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     NotebookClient(notebook, timeout=120).execute()
     shown = [[output.output_type for output in cell.outputs] for cell in notebook.cells]
@@ -65,7 +65,15 @@ def test_a_notebook_goes_on_showing_figures():
 def test_trajectories_draw_means_and_intervals_over_seeds():
     steps = np.array([0, 1, 2, 4, 8, 16])
     rows = [
-        {"seed": s, "epoch": k / 8, "step": k, "samples": 4 * k, "batch": 4, "lr": 0.1 * (1 + s), "test_accuracy": 0.5}
+        {
+            "seed": s,
+            "epoch": k / 8,
+            "step": k,
+            "samples": 4 * k,
+            "batch_size": 4,
+            "lr": 0.1 * (1 + s),
+            "test_accuracy": 0.5,
+        }
         for k in steps.tolist()
         for s in range(3)
     ]
@@ -78,14 +86,20 @@ def test_trajectories_draw_means_and_intervals_over_seeds():
     assert (low, high) == pytest.approx((0.1, 0.3), abs=0.04)
     assert list(error.lines[0].get_ydata()) == [0.5] * 5
     assert plotting.against_clocks({"one": run}, ["lr"]).axes[1].get_xlabel() == "steps"
-    three = plotting.trajectories({"one": run}, ["batch", "lr", "test_error"], "epochs").axes[:3]
+    three = plotting.trajectories({"one": run}, ["batch_size", "lr", "test_error"], "epochs").axes[:3]
     assert [axis.get_xlabel() for axis in three] == ["", "epochs", "epochs"]
     assert [axis.xaxis.get_tick_params()["labelbottom"] for axis in three] == [False, True, True]
 
 
 def test_costs_show_what_was_not_reached_as_a_cross():
     frame = pd.DataFrame(
-        {"group": ["g", "g"], "system": ["a", "b"], "sfo": [10.0, np.inf], "low": [8.0, 9.0], "high": [12.0, np.inf]}
+        {
+            "group": ["g", "g"],
+            "system": ["a", "b"],
+            "samples": [10.0, np.inf],
+            "low": [8.0, 9.0],
+            "high": [12.0, np.inf],
+        }
     )
     axis = plotting.costs(frame, ["g"]).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]

@@ -36,7 +36,7 @@ def test_a_label_has_one_colour_in_all_panels_and_targets_fall():
 
 
 def test_a_plan_is_a_point_with_its_interval():
-    pairs = pd.DataFrame({"steps": [10.0, 100.0, 90.0], "sfo": [500.0, 200.0, 300.0]})
+    pairs = pd.DataFrame({"steps": [10.0, 100.0, 90.0], "samples": [500.0, 200.0, 300.0]})
     figure = plane({"p": (pairs, pairs[:2], [Band("plan", "measured", 50.0, 150.0, 120.0, 170.0)])})
     cloud, front, point = figure.axes[0].lines
     assert cloud.get_xdata().tolist() == [10.0, 100.0, 90.0]

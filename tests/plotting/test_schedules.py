@@ -31,13 +31,13 @@ from sfolib.training.run import run
 from sfolib.training.spec import Spec
 
 
-def run_of(steps, samples, batch, values, seeds=(0, 1), **columns):
+def run_of(steps, samples, batch_size, values, seeds=(0, 1), **columns):
     """A run whose seeds have ‖∇f‖² of `values` times 1 − 0.1, 1 + 0.1."""
     rows = [
-        {"seed": seed, "epoch": n / 8, "step": k, "samples": n, "batch": b, "lr": 0.1 * b}
+        {"seed": seed, "epoch": n / 8, "step": k, "samples": n, "batch_size": b, "lr": 0.1 * b}
         | {"grad_sqnorm": v * (0.9 + 0.2 * seed)}
         | {name: column[i] for name, column in columns.items()}
-        for i, (k, n, b, v) in enumerate(zip(steps, samples, batch, values, strict=True))
+        for i, (k, n, b, v) in enumerate(zip(steps, samples, batch_size, values, strict=True))
         for seed in seeds
     ]  # fmt: skip
     return Run({}, {"status": "finished"}, pd.DataFrame(rows))
@@ -50,7 +50,7 @@ def test_late_stages_of_few_steps_are_not_averaged_into_one():
     mean = np.array([1.0, 1e-1, 1e-2, 1e-3])
     assert grown(LATE).expected == pytest.approx(mean)
     assert LATE.expected[-1] == pytest.approx(1e-2)  # by steps: the geometric mean of the last three
-    low, high = (getattr(grown(LATE).band(), name) for name in ("low", "high"))
+    low, high = (getattr(grown(LATE).mean_ci(), name) for name in ("low", "high"))
     assert low == pytest.approx(0.9 * mean)
     assert high == pytest.approx(1.1 * mean)
 
@@ -78,8 +78,8 @@ def test_values_at_a_step():
 
 
 def test_pairs_taken_at_each_step_by_hand_and_in_a_run():
-    batch, lr = taken(run_of([0, 2, 5], [0, 8, 32], [4, 8, 16], [1.0] * 3))
-    assert list(batch) == [4, 4, 8, 8, 8]
+    batch_size, lr = taken(run_of([0, 2, 5], [0, 8, 32], [4, 8, 16], [1.0] * 3))
+    assert list(batch_size) == [4, 4, 8, 8, 8]
     assert lr == pytest.approx([0.4, 0.4, 0.8, 0.8, 0.8])
 
     plan, problem = Plan(exponential(100, 3.0, 2), exponential(0.1, 2.0, 2)), Digits(holdout=360)
@@ -88,8 +88,8 @@ def test_pairs_taken_at_each_step_by_hand_and_in_a_run():
     while samples < spec.max_samples:
         wanted.append(plan.at(samples // problem.size))
         samples += wanted[-1][0]
-    batch, lr = taken(run(spec))
-    assert [*zip(batch, lr, strict=True)] == wanted
+    batch_size, lr = taken(run(spec))
+    assert [*zip(batch_size, lr, strict=True)] == wanted
 
 
 def test_the_same_steps_without_noise():
@@ -113,20 +113,20 @@ def test_goals_tell_gradient_evaluations_and_what_was_never_reached():
     }
     frame = goals(runs, 0.1, "a group")
     assert list(frame["system"]) == ["fast", "slow"]
-    assert list(frame["sfo"]) == pytest.approx([20, np.inf])
+    assert list(frame["samples"]) == pytest.approx([20, np.inf])
     assert set(frame["group"]) == {"a group"}
-    assert list(goals(runs, 0.5, "", "test_accuracy")["sfo"]) == pytest.approx([10, 20 * 2**0.5])
+    assert list(goals(runs, 0.5, "", "test_accuracy")["samples"]) == pytest.approx([10, 20 * 2**0.5])
 
 
 def test_stages_of_so_many_gradient_evaluations():
-    assert spending(0.5, [16, 32, 1000], 100, total=2000) == [(0.5, 16, 6), (0.5, 32, 3), (0.5, 1000, 1)]
-    assert spending(0.5, [16, 32, 1000], [100, 200, 0], total=300) == [(0.5, 16, 6), (0.5, 32, 6)]
+    assert spending(0.5, [16, 32, 1000], 100, total=2000) == [(16, 0.5, 6), (32, 0.5, 3), (1000, 0.5, 1)]
+    assert spending(0.5, [16, 32, 1000], [100, 200, 0], total=300) == [(16, 0.5, 6), (32, 0.5, 6)]
 
 
 def test_exact_paths_are_drawn_in_one_colour_each():
     q = PowerLawQuadratic(d=10, lam_min=1e-2)
     slow, fast = (q.stage_path([(4, lr, 8), (8, lr, 8)]) for lr in (0.1, 0.5))
-    figure = exact_paths({"one": ("sfo", {"slow": slow, "fast": fast}), "two": ("steps", {"fast": fast})})
+    figure = exact_paths({"one": ("samples", {"slow": slow, "fast": fast}), "two": ("steps", {"fast": fast})})
     left, right = figure.axes
     assert [list(line.get_xdata()) for line in left.lines] == [[32, 96]] * 2
     assert [list(line.get_ydata()) for line in left.lines] == [list(p.grad_sqnorm[1:]) for p in (slow, fast)]

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sfolib import training
 from sfolib._utils.errors import InputError
 from sfolib._utils.rng import epoch_order, generator
 from sfolib.analysis import constants
@@ -22,7 +21,7 @@ from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.training import records
 from sfolib.training.loop import Trainer
-from sfolib.training.run import run
+from sfolib.training.run import CHECKPOINT, run
 from sfolib.training.spec import Spec
 
 
@@ -94,10 +93,10 @@ def test_cnn_follows_its_naive_twin(sampling):
         model = models.build("cnn", 10, (1, 8, 8), seed).double()
         samples = 0
         while samples < spec.max_samples:
-            batch, lr = plan.at(samples // 797)
+            batch_size, lr = plan.at(samples // 797)
             order = torch.cat([epoch_order(797, seed, samples // 797 + e, sampling) for e in (0, 1)])
             offset = samples % 797
-            end = min(797, offset + batch) if sampling == "permutation" else offset + batch
+            end = min(797, offset + batch_size) if sampling == "permutation" else offset + batch_size
             chosen = order[offset:end]
             loss = cross_entropy(model(pixels[chosen]), trainer.task.y[chosen])
             loss = loss + 0.005 * sum(p.square().sum() for p in model.parameters())
@@ -118,8 +117,8 @@ def test_cnn_follows_its_naive_twin(sampling):
 
 def test_batch_norm_network_follows_its_naive_twin(cifar):
     """Augmentation, running statistics, measurement in eval mode, and the loss as it was trained on."""
-    spec = Spec(problem=cifar(), plan=Plan(16, 0.1), max_samples=100, dtype="float64", running=True,
-                published_norm=True)  # fmt: skip
+    spec = Spec(problem=cifar(), plan=Plan(16, 0.1), max_samples=100, dtype="float64", log_train_metrics=True,
+                log_authors_grad_norm=True)  # fmt: skip
     trainer, rows = trained(spec)
     mean, std = (torch.tensor(t, dtype=torch.float64).view(3, 1, 1) for t in datasets.KINDS["cifar10"][2:])
     (x, y), (x_test, y_test) = (tuple(map(torch.tensor, part)) for part in cifar()._load())
@@ -162,7 +161,7 @@ def test_batch_norm_network_follows_its_naive_twin(cifar):
 
 
 def test_measuring_changes_nothing(cifar):
-    trainer = Trainer(Spec(problem=cifar(), plan=Plan(16, 0.1), max_samples=50, published_norm=True), "cpu")
+    trainer = Trainer(Spec(problem=cifar(), plan=Plan(16, 0.1), max_samples=50, log_authors_grad_norm=True), "cpu")
     trainer.advance()
     before = copy.deepcopy(trainer.state_dict()["parameters"] + trainer.task.buffers)
     state = torch.get_rng_state()
@@ -175,7 +174,9 @@ def test_measuring_changes_nothing(cifar):
 
 
 def test_a_seed_does_not_depend_on_its_company(cifar):
-    spec = Spec(problem=cifar(), plan=Plan(16, 0.1), max_samples=100, seeds=(1, 7), dtype="float64", running=True)
+    spec = Spec(
+        problem=cifar(), plan=Plan(16, 0.1), max_samples=100, seeds=(1, 7), dtype="float64", log_train_metrics=True
+    )
     together = run(spec).rows.set_index("seed").loc[7]
     alone = run(spec.model_copy(update={"seeds": (7,)})).rows.set_index("seed").loc[7]
     np.testing.assert_allclose(alone.to_numpy(float), together.to_numpy(float), rtol=1e-10)
@@ -184,7 +185,7 @@ def test_a_seed_does_not_depend_on_its_company(cifar):
 @pytest.mark.parametrize("killed_after", [1, 3])
 def test_a_killed_run_resumes_to_the_same_rows(cifar, killed_after, tmp_path, monkeypatch):
     spec = Spec(problem=cifar(), plan=Plan(16, 0.05), max_samples=250, seeds=(0, 5), optimizer="momentum", momentum=0.9,
-                running=True, max_micro_batch=10)  # fmt: skip
+                log_train_metrics=True, max_micro_batch=10)  # fmt: skip
     whole = run(spec, tmp_path / "whole")
     measured = Trainer.rows
 
@@ -198,7 +199,7 @@ def test_a_killed_run_resumes_to_the_same_rows(cifar, killed_after, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         run(spec, tmp_path / "killed", checkpoint_every=0.0)
     monkeypatch.setattr(Trainer, "rows", measured)
-    assert (tmp_path / "killed" / spec.key / training.CHECKPOINT).exists()
+    assert (tmp_path / "killed" / spec.key / CHECKPOINT).exists()
     run(spec, tmp_path / "killed")
     files = [(tmp_path / name / spec.key / records.METRICS).read_bytes() for name in ("killed", "whole")]
     assert files[0] == files[1]
@@ -211,8 +212,8 @@ def test_accumulated_micro_batches_are_the_batch():
     accumulated, micro_rows = trained(spec.model_copy(update={"max_micro_batch": 7}))
     for a, b in zip(single.task.parameters, accumulated.task.parameters, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
-    assert [(row["true_batch"], row["micro_batch"]) for row in rows] == [(0, 0), (97, 100)]
-    assert [(row["true_batch"], row["micro_batch"]) for row in micro_rows] == [(0, 0), (97, 7)]
+    assert [(row["true_batch_size"], row["micro_batch"]) for row in rows] == [(0, 0), (97, 100)]
+    assert [(row["true_batch_size"], row["micro_batch"]) for row in micro_rows] == [(0, 0), (97, 7)]
 
 
 def test_micro_batches_under_batch_norm_are_another_function_and_told(cifar):
@@ -250,7 +251,7 @@ def test_no_memory_for_one_sample_is_an_error(monkeypatch):
         raise torch.OutOfMemoryError("simulated")
 
     monkeypatch.setattr(network.Normalise, "forward", no_memory)
-    with pytest.raises(InputError, match="batch"):
+    with pytest.raises(InputError, match="batch_size"):
         trainer.advance()
 
 
@@ -280,7 +281,7 @@ def test_channels_last_is_a_layout_and_no_more(cifar):
         (Digits(model="cnn"), {"precision": "bf16", "dtype": "float64"}, "precision"),
         (Digits(), {"precision": "bf16"}, "precision"),
         (Digits(), {"max_micro_batch": 3}, "max_micro_batch"),
-        (Digits(hidden=(3,)), {"published_norm": True}, "published_norm"),
+        (Digits(hidden=(3,)), {"log_authors_grad_norm": True}, "log_authors_grad_norm"),
     ],
 )
 def test_execution_that_does_not_apply_is_named(problem, change, field):
@@ -290,18 +291,18 @@ def test_execution_that_does_not_apply_is_named(problem, change, field):
 
 
 def test_running_scores_of_the_handwritten_gradients():
-    spec = Spec(problem=Digits(hidden=(6,), l2=0.0), plan=Plan(600, 0.5), max_samples=1797, running=True)
+    spec = Spec(problem=Digits(hidden=(6,), l2=0.0), plan=Plan(600, 0.5), max_samples=1797, log_train_metrics=True)
     trainer = Trainer(spec, "cpu")
     losses, right = [], 0
     gradients = trainer.task.gradients
 
-    def watched(step, samples, batch):
+    def watched(step, samples, batch_size):
         nonlocal right
-        x, y = trainer.task.batches.take(samples, batch)
+        x, y = trainer.task.batches.take(samples, batch_size)
         logits = trainer.task._forward(x)[1]
         losses.append(cross_entropy(logits[0].T, y[0].argmax(1)).item())
         right += (logits[0].argmax(0) == y[0].argmax(1)).sum().item()
-        return gradients(step, samples, batch)
+        return gradients(step, samples, batch_size)
 
     trainer.task.gradients = watched
     trainer.rows()
@@ -358,7 +359,7 @@ def test_where_the_data_lie_is_not_in_the_key(cifar):
 
 def test_constants_of_a_batch_norm_network(cifar):
     """Measured in eval mode, on the way of the run, which measuring leaves as it is."""
-    spec = Spec(problem=cifar(), plan=Plan(10, 0.1), max_samples=50, dtype="float64", measure=10.0)
+    spec = Spec(problem=cifar(), plan=Plan(10, 0.1), max_samples=50, dtype="float64", eval_every=10.0)
     found = {e.name: e for e in constants.estimate(spec, "cpu")}
     trainer = Trainer(spec, "cpu")
     losses = []

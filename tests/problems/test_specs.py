@@ -65,10 +65,10 @@ def test_split_is_fixed_stratified_and_complete():
 
 
 def test_test_set_is_measured_apart():
-    task = Digits(holdout=360).bind((0, 1), "permutation", "cpu", "float64")
+    task = Digits(holdout=360).build_task((0, 1), "permutation", "cpu", "float64")
     assert isinstance(task, MLP)
     assert set(task.measure()) >= {"test_loss", "test_accuracy"}
-    assert "test_loss" not in Digits().bind((0,), "permutation", "cpu", "float64").measure()
+    assert "test_loss" not in Digits().build_task((0,), "permutation", "cpu", "float64").measure()
 
 
 def test_only_what_has_constants_tells_them():
@@ -80,7 +80,7 @@ def test_only_what_has_constants_tells_them():
 
 def test_quadratic_is_its_exact_twin():
     problem = Quadratic(d=7, lam_min=0.1, sigma2=2.0, gap=3.0)
-    task = problem.bind((0, 1), "replacement", "cpu", "float64")
+    task = problem.build_task((0, 1), "replacement", "cpu", "float64")
     measured = task.measure()
     assert measured["loss"].numpy() == pytest.approx([3.0, 3.0], rel=1e-12)
     assert problem.exact.noise_variance.sum() == pytest.approx(2.0, rel=1e-12)

@@ -19,7 +19,7 @@ def stages(delta, gamma, tau, count=5):
     """(plan, its samples): on the clock of steps, 400 τ^m steps a stage."""
     ends = [round(400 * sum(tau**j for j in range(m + 1))) for m in range(count - 1)]
     batches, rates = ([v * f**m for m in range(count)] for v, f in ((64, delta), (0.01, gamma)))
-    samples = round(sum(400 * tau**m * batch for m, batch in enumerate(batches)))
+    samples = round(sum(400 * tau**m * batch_size for m, batch_size in enumerate(batches)))
     return Plan(s.piecewise(batches, ends), s.piecewise(rates, ends), "step"), samples
 
 

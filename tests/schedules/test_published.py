@@ -21,7 +21,7 @@ def at(plan, times):
 
 
 @pytest.mark.parametrize(
-    ("share", "max_batch", "expected"),
+    ("share", "max_batch_size", "expected"),
     [
         (0.0, None, [(128, 0.1), (128, 0.02), (128, 0.004), (128, 0.0008)]),
         (1.0, None, [(128, 0.1), (640, 0.1), (3200, 0.1), (16000, 0.1)]),
@@ -29,45 +29,47 @@ def at(plan, times):
         (1.0, 1280, [(128, 0.1), (640, 0.1), (1280, 0.1 * 2 / 5), (1280, 0.1 * 2 / 25)]),
     ],
 )
-def test_the_batch_grows_where_lr_would_have_decayed(share, max_batch, expected):
-    plan = published.increase_batch(128, SMITH, share, max_batch=max_batch)
+def test_the_batch_grows_where_lr_would_have_decayed(share, max_batch_size, expected):
+    plan = published.increase_batch_size(128, SMITH, share, max_batch_size=max_batch_size)
     found = at(plan, (59, 60, 159, 160))
-    assert [batch for batch, _ in found] == [batch for batch, _ in expected]
+    assert [batch_size for batch_size, _ in found] == [batch_size for batch_size, _ in expected]
     assert [lr for _, lr in found] == pytest.approx([lr for _, lr in expected], rel=1e-12)
 
 
-def stepping(batch, lr, milestones, factor, epochs):
+def stepping(batch_size, lr, milestones, factor, epochs):
     """Smith et al.'s rule as their scheduler steps along: at a milestone the batch in force × factor, lr as it is."""
     found = []
     for epoch in range(epochs):
         if epoch in milestones:
-            batch *= factor
-        found.append((batch, lr))
+            batch_size *= factor
+        found.append((batch_size, lr))
     return found
 
 
 @pytest.mark.parametrize(
-    ("batch", "milestones", "epochs"), [(128, (20, 30), 40), (128, (60, 120, 160), 200), (32, (1, 2), 3)]
+    ("batch_size", "milestones", "epochs"), [(128, (20, 30), 40), (128, (60, 120, 160), 200), (32, (1, 2), 3)]
 )
-def test_growing_is_the_published_scheduler_step_by_step(batch, milestones, epochs):
-    plan = published.increase_batch(batch, s.milestones(0.1, dict.fromkeys(milestones, 1 / 5)))
-    assert at(plan, range(epochs)) == [(b, pytest.approx(lr)) for b, lr in stepping(batch, 0.1, milestones, 5, epochs)]
+def test_growing_is_the_published_scheduler_step_by_step(batch_size, milestones, epochs):
+    plan = published.increase_batch_size(batch_size, s.milestones(0.1, dict.fromkeys(milestones, 1 / 5)))
+    assert at(plan, range(epochs)) == [
+        (b, pytest.approx(lr)) for b, lr in stepping(batch_size, 0.1, milestones, 5, epochs)
+    ]
 
 
 def test_updates_of_the_published_schedule():
     """Batch 128 × 5 at 60, 120 and 160 of 200 epochs of 5000 images, short last batches counted: ⌈n/b⌉ an epoch."""
     steps = [40 * 60, 8 * 60, 2 * 40, 1 * 40]
-    assert len(published.increase_batch(128, SMITH).table(5000, 200)) == sum(steps) == 3000
-    assert len(published.increase_batch(128, SMITH, 0.0).table(5000, 200)) == 40 * 200
+    assert len(published.increase_batch_size(128, SMITH).table(5000, 200)) == sum(steps) == 3000
+    assert len(published.increase_batch_size(128, SMITH, 0.0).table(5000, 200)) == 40 * 200
 
 
-def seesawing(batch, lr, schedule, factor, times):
+def seesawing(batch_size, lr, schedule, factor, times):
     """Seesaw's rule stepping along: each time that the schedule has cut lr by factor, lr/√factor and batch × factor."""
     cut, found = schedule(0), []
     for t in times:
         while schedule(t) <= cut / factor * (1 + 1e-12):
-            cut, batch, lr = cut / factor, batch * factor, lr / math.sqrt(factor)
-        found.append((batch, lr))
+            cut, batch_size, lr = cut / factor, batch_size * factor, lr / math.sqrt(factor)
+        found.append((batch_size, lr))
     return found
 
 
@@ -75,26 +77,26 @@ def seesawing(batch, lr, schedule, factor, times):
 def test_seesaw_is_the_published_rule_step_by_step(factor):
     schedule = s.milestones(0.8, dict.fromkeys((10, 20, 21, 40), 1 / factor))
     plan = published.seesaw(64, schedule)
-    for (batch, lr), (wanted, wanted_lr) in zip(
+    for (batch_size, lr), (wanted, wanted_lr) in zip(
         at(plan, range(50)), seesawing(64, 0.8, schedule, factor, range(50)), strict=True
     ):
-        assert (batch, lr) == (wanted, pytest.approx(wanted_lr))
+        assert (batch_size, lr) == (wanted, pytest.approx(wanted_lr))
 
 
 def test_seesaw_of_a_cosine_meets_the_published_rule_where_that_steps():
     """Between two cuts the rule waits and ours goes on: never behind it, and less than a cut ahead."""
     schedule = s.cosine(0.8, 0.01, 2000)
     plan = published.seesaw(64, schedule)
-    for t, (batch, lr) in enumerate(seesawing(64, 0.8, schedule, 2, range(2001))):
-        assert batch <= plan.batch(t) * (1 + 1e-9)
-        assert plan.batch(t) < 2 * batch
+    for t, (batch_size, lr) in enumerate(seesawing(64, 0.8, schedule, 2, range(2001))):
+        assert batch_size <= plan.batch_size(t) * (1 + 1e-9)
+        assert plan.batch_size(t) < 2 * batch_size
         assert lr / math.sqrt(2) < plan.lr(t) <= lr * (1 + 1e-9)
 
 
 def test_a_factor_is_shared_between_batch_and_lr():
     """4 = 2 · 2: half of every decay (in the exponent) to each."""
-    plan = published.increase_batch(50, s.milestones(1.0, {3: 1 / 4, 5: 1 / 4}), 0.5, max_batch=150)
-    assert [batch for batch, _ in at(plan, (0, 3, 5))] == [50, 100, 150]
+    plan = published.increase_batch_size(50, s.milestones(1.0, {3: 1 / 4, 5: 1 / 4}), 0.5, max_batch_size=150)
+    assert [batch_size for batch_size, _ in at(plan, (0, 3, 5))] == [50, 100, 150]
     assert [lr for _, lr in at(plan, (0, 3, 5))] == pytest.approx([1.0, 0.5, 3 / 16])
 
 
@@ -102,21 +104,21 @@ DECAYS = [s.cosine(0.3, 0.003, 50), s.polynomial(2.0, 0.01, 40, 2), s.exponentia
 
 
 @given(st.sampled_from(DECAYS), st.floats(0, 1), st.integers(1, 500), st.integers(0, 200), st.booleans())
-def test_every_share_keeps_the_noise_of_the_decaying_plan(lr, share, batch, t, cap):
+def test_every_share_keeps_the_noise_of_the_decaying_plan(lr, share, batch_size, t, cap):
     """T8 with real batch sizes: η/b for SGD; η/√b for Seesaw."""
-    top = 3 * batch if cap else None
-    plan = published.increase_batch(batch, lr, share, max_batch=top)
-    assert step_noise(plan.lr(t), plan.batch(t)) == pytest.approx(step_noise(lr(t), batch), rel=1e-9)
-    assert plan.batch(t) == pytest.approx(min(batch * (lr(0) / lr(t)) ** share, top or math.inf), rel=1e-9)
-    plan = published.seesaw(batch, lr, share / 2, max_batch=top)
-    assert plan.lr(t) / plan.batch(t) ** 0.5 == pytest.approx(lr(t) / batch**0.5, rel=1e-9)
-    assert plan.batch(t) == pytest.approx(min(batch * (lr(0) / lr(t)) ** share, top or math.inf), rel=1e-9)
+    top = 3 * batch_size if cap else None
+    plan = published.increase_batch_size(batch_size, lr, share, max_batch_size=top)
+    assert step_noise(plan.batch_size(t), plan.lr(t)) == pytest.approx(step_noise(batch_size, lr(t)), rel=1e-9)
+    assert plan.batch_size(t) == pytest.approx(min(batch_size * (lr(0) / lr(t)) ** share, top or math.inf), rel=1e-9)
+    plan = published.seesaw(batch_size, lr, share / 2, max_batch_size=top)
+    assert plan.lr(t) / plan.batch_size(t) ** 0.5 == pytest.approx(lr(t) / batch_size**0.5, rel=1e-9)
+    assert plan.batch_size(t) == pytest.approx(min(batch_size * (lr(0) / lr(t)) ** share, top or math.inf), rel=1e-9)
 
 
 def test_seesaw_halvings_by_hand():
-    plan = published.seesaw(256, s.milestones(0.8, {10: 0.5, 20: 0.5, 30: 0.5}), max_batch=1024)
+    plan = published.seesaw(256, s.milestones(0.8, {10: 0.5, 20: 0.5, 30: 0.5}), max_batch_size=1024)
     found = at(plan, (0, 10, 20, 30))
-    assert [batch for batch, _ in found] == [256, 512, 1024, 1024]
+    assert [batch_size for batch_size, _ in found] == [256, 512, 1024, 1024]
     assert [lr for _, lr in found] == pytest.approx([0.8, 0.8 / 2**0.5, 0.4, 0.2])
 
 
@@ -127,7 +129,7 @@ def test_a_warmup_stays_a_warmup_of_the_learning_rate():
 
 
 def test_scaling_rules():
-    plan = Plan(s.linear(8, 8), s.milestones(0.1, {3: 0.5}), max_batch=24)
+    plan = Plan(s.linear(8, 8), s.milestones(0.1, {3: 0.5}), max_batch_size=24)
     assert at(published.scaled(plan, 4), (0, 2, 3)) == [(32, 0.4), (96, pytest.approx(0.4)), (96, pytest.approx(0.2))]
     assert at(published.scaled(plan, 4, "sqrt"), (0, 2, 3)) == [(32, 0.2), (96, 0.2), (96, 0.1)]
 
@@ -137,22 +139,22 @@ def test_more_momentum_needs_a_larger_batch():
     assert at(plan, (0, 1)) == [(160, 0.1), (320, 0.1)]
     again = published.at_momentum(plan, 0.98, before=0.9)
     assert [again.at(t)[0] for t in (0, 1)] == [800, 1600]
-    noises = [step_noise(0.1, p.batch(1), m) for p, m in ((plan, 0.9), (again, 0.98))]
-    assert noises == pytest.approx([step_noise(0.1, 32)] * 2)
+    noises = [step_noise(p.batch_size(1), 0.1, m) for p, m in ((plan, 0.9), (again, 0.98))]
+    assert noises == pytest.approx([step_noise(32, 0.1)] * 2)
 
 
 def test_late_switch():
     plan = published.late_switch(32, 512, 8000, s.cosine(0.1, 0.01, 10_000))
     assert at(plan, (0, 7999)) == [(32, 0.1), (32, s.cosine(0.1, 0.01, 10_000)(7999))]
     assert plan.at(8000)[0] == 512
-    assert list(plan.table(4000, 3).batch.unique()) == [32, 512, 4000 % 512]
+    assert list(plan.table(4000, 3).batch_size.unique()) == [32, 512, 4000 % 512]
 
 
 def test_stages_last_as_the_critical_batch_size_asks():
     """δ = 4, γ = 2: four times the epochs a stage (T4), 5 + 20 + 80 of 105."""
     plan = published.stagewise(8, 0.1, 4, 2, 3, 105)
     assert at(plan, (0, 4, 5, 24, 25, 104)) == [(8, 0.1)] * 2 + [(32, 0.2)] * 2 + [(128, 0.4)] * 2
-    steps = plan.table(1024, 105).groupby("batch").size()
+    steps = plan.table(1024, 105).groupby("batch_size").size()
     assert dict(steps) == {8: 640, 32: 640, 128: 640}  # τ = δ/γ² = 1: equal steps
 
 
@@ -180,19 +182,19 @@ def test_an_allocation_is_whole_and_within_one_of_its_shares(ratio, stages, tota
 def test_the_caps_of_a_stage_by_hand():
     """δ = 4, γ = 2 (r = 2): both grow, then lr is at 0.4, then the batch at 500 and lr shrinks by r."""
     found = [published.capped_stage(m, 4, 0.1, 4, 2, 0.4, 500) for m in range(7)]
-    assert [batch for batch, _ in found] == pytest.approx([4, 16, 64, 128, 256, 500, 500])
+    assert [batch_size for batch_size, _ in found] == pytest.approx([4, 16, 64, 128, 256, 500, 500])
     assert [lr for _, lr in found] == pytest.approx([0.1, 0.2, 0.4, 0.4, 0.4, 0.1 * 125 / 32, 0.1 * 125 / 64])
-    on_ray = [batch / lr / 2**m for m, (batch, lr) in enumerate(found)]  # b/η = 2 C2/ε_m²
+    on_ray = [batch_size / lr / 2**m for m, (batch_size, lr) in enumerate(found)]  # b/η = 2 C2/ε_m²
     assert on_ray == pytest.approx([40.0] * 7)
 
 
 PLANS = [
-    published.increase_batch(7, SMITH, 0.5, max_batch=100),
-    published.seesaw(7, s.cosine(1.0, 0.1, 900), max_batch=60),
+    published.increase_batch_size(7, SMITH, 0.5, max_batch_size=100),
+    published.seesaw(7, s.cosine(1.0, 0.1, 900), max_batch_size=60),
     published.scaled(Plan(7, 0.1), 3),
     published.at_momentum(Plan(7, 0.1), 0.9),
     published.late_switch(3, 40, 100, 0.1),
-    published.stagewise(3, 0.1, 3, 2, 3, 40, max_lr=0.3, max_batch=20),
+    published.stagewise(3, 0.1, 3, 2, 3, 40, max_lr=0.3, max_batch_size=20),
 ]
 
 
@@ -204,11 +206,14 @@ def test_every_recipe_is_stored_as_json(plan):
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda: published.increase_batch(0, SMITH), "batch = 0"),
-        (lambda: published.increase_batch(8, 0.1), "lr = 0.1: must be a schedule"),
-        (lambda: published.increase_batch(8, SMITH, 1.5), "share = 1.5: must be in [0, 1]"),
-        (lambda: published.increase_batch(8, SMITH, max_batch=4), "max_batch = 4: must be at least batch = 8"),
-        (lambda: published.increase_batch(8, s.linear(0, 1)), "lr at 0 = 0.0"),
+        (lambda: published.increase_batch_size(0, SMITH), "batch_size = 0"),
+        (lambda: published.increase_batch_size(8, 0.1), "lr = 0.1: must be a schedule"),
+        (lambda: published.increase_batch_size(8, SMITH, 1.5), "share = 1.5: must be in [0, 1]"),
+        (
+            lambda: published.increase_batch_size(8, SMITH, max_batch_size=4),
+            "max_batch_size = 4: must be at least batch_size = 8",
+        ),
+        (lambda: published.increase_batch_size(8, s.linear(0, 1)), "lr at 0 = 0.0"),
         (lambda: published.seesaw(8, SMITH, 0.6), "share = 0.6: must be at most 0.5"),
         (lambda: published.seesaw(8, SMITH, -0.1), "share = -0.1: must be in [0, 0.5]"),
         (lambda: published.seesaw(8, s.cosine(1, 0, 5)).at(5), "lr at sample 5 = nan"),
@@ -216,7 +221,7 @@ def test_every_recipe_is_stored_as_json(plan):
         (lambda: published.scaled(Plan(8, 0.1), 0), "factor = 0"),
         (lambda: published.scaled(Plan(8, 0.1, "step"), 2), "clock = 'step'"),
         (lambda: published.at_momentum(Plan(8, 0.1), 1.0), "momentum = 1.0"),
-        (lambda: published.late_switch(8, 8, 100, 0.1), "large = 8: must be above batch = 8"),
+        (lambda: published.late_switch(8, 8, 100, 0.1), "large = 8: must be above batch_size = 8"),
         (lambda: published.late_switch(8, 16, 0, 0.1), "boundaries = 0"),
         (lambda: published.stagewise(8, 0.1, 4, 2, 5, 20), "total = 20: is too little for 5 stages"),
         (lambda: published.stagewise(8, 0.1, 4, 2, 0, 20), "stages = 0"),

@@ -21,18 +21,18 @@ from sfolib.training.spec import Spec
 C = Constants(L=2.0, sigma2=40.0, gap=1.5)
 PLANS = {
     "constant": Plan(64, 0.1),
-    "linear by epoch": Plan(s.linear(100, 60), s.linear(0.1, 0.05), max_batch=190),
-    "exponential by step": Plan(s.exponential(8, 1.5, 9), s.exponential(0.1, 1.2, 9), "step", max_batch=1000),
+    "linear by epoch": Plan(s.linear(100, 60), s.linear(0.1, 0.05), max_batch_size=190),
+    "exponential by step": Plan(s.exponential(8, 1.5, 9), s.exponential(0.1, 1.2, 9), "step", max_batch_size=1000),
     "exponential by sample": Plan(s.exponential(16, 2, 500), s.warmup(s.cosine(0.5, 0.1, 1500), 300), "sample", 200),
     "string": Plan(s.parse("0:16 0.4K:32 1K:64"), s.parse("0:0.1 1.2K:0.05"), "sample"),
-    "smith": published.increase_batch(30, s.milestones(0.3, {1: 0.2, 2: 0.5}), max_batch=200),
-    "seesaw": published.seesaw(16, s.cosine(0.5, 0.01, 2000), max_batch=90),
+    "smith": published.increase_batch_size(30, s.milestones(0.3, {1: 0.2, 2: 0.5}), max_batch_size=200),
+    "seesaw": published.seesaw(16, s.cosine(0.5, 0.01, 2000), max_batch_size=90),
     "scaled": published.scaled(Plan(s.linear(20, 10), 0.1), 4, "sqrt"),
     "momentum": published.at_momentum(Plan(12, 0.1), 0.9),
     "late switch": published.late_switch(25, 400, 1234, 0.1),
-    "stagewise": published.stagewise(8, 0.05, 2, 1.3, 4, 2400, max_lr=0.08, max_batch=50, clock="sample"),
-    "critical": critical_plan(C, 4.0, stages=4, lr=0.02, max_batch=100),
-    "front": front_plan(C, 3.0, stages=4, max_batch=60),
+    "stagewise": published.stagewise(8, 0.05, 2, 1.3, 4, 2400, max_lr=0.08, max_batch_size=50, clock="sample"),
+    "critical": critical_plan(C, 4.0, stages=4, lr=0.02, max_batch_size=100),
+    "front": front_plan(C, 3.0, stages=4, max_batch_size=60),
 }
 
 
@@ -66,11 +66,12 @@ def test_the_table_is_what_a_plain_loop_and_the_training_loop_do(plan):
     rows, batches = loop(n, plan, epochs, seed)
     assert rows == table
     orders = [epoch_order(n, seed, epoch, "permutation").tolist() for epoch in range(epochs)]
-    assert [i for batch in batches for i in batch] == [i for order in orders for i in order]
+    assert [i for batch_size in batches for i in batch_size] == [i for order in orders for i in order]
 
     trainer = Trainer(Spec(problem=problem, plan=plan, seeds=(seed,), max_samples=epochs * n, dtype="float64"), "cpu")
     assert [
-        ((samples - batch) // n, step, samples, batch, lr) for step, samples, batch, lr in steps_of(trainer)
+        ((samples - batch_size) // n, step, samples, batch_size, lr)
+        for step, samples, batch_size, lr in steps_of(trainer)
     ] == table
 
 
@@ -102,7 +103,7 @@ def test_a_run_goes_on_mid_epoch_to_the_same_order(workers):
         states = sampler.state_dict(taken), scheduler.state_dict()
         resumed = ScheduledBatchSampler(n, plan, 4)
         resumed.load_state_dict(states[0])
-        assert [batch for _ in range(3 - rows[stop][0]) for batch in resumed] == whole[stop:]
+        assert [batch_size for _ in range(3 - rows[stop][0]) for batch_size in resumed] == whole[stop:]
         fresh = PlanLR(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), plan, n)
         fresh.load_state_dict(states[1])
         assert fresh.get_last_lr() == [fresh.optimizer.param_groups[0]["lr"]] == [rows[stop][4]]
@@ -118,7 +119,7 @@ def test_an_iteration_left_early_begins_again():
     assert len(sampler) == 4
     again = list(sampler)
     assert again[:2] == first
-    assert [len(batch) for batch in again] == [6, 6, 6, 2]
+    assert [len(batch_size) for batch_size in again] == [6, 6, 6, 2]
     assert list(sampler) != again  # the next epoch
 
 

@@ -18,30 +18,30 @@ shares = st.floats(0.01, 0.95)  # of 2/L, or of anything else
 norms = st.floats(-2, 0.5).map(lambda x: 10.0**x)
 
 
-def bound_after(c: Constants, batch: float, lr: float, steps: float) -> float:
+def bound_after(c: Constants, batch_size: float, lr: float, steps: float) -> float:
     """T1 at a constant pair, written out once more, from the descent inequality itself."""
     descent = lr * (1 - c.L * lr / 2)
-    return (c.gap + steps * c.L * lr**2 * c.sigma2 / (2 * batch)) / (steps * descent)
+    return (c.gap + steps * c.L * lr**2 * c.sigma2 / (2 * batch_size)) / (steps * descent)
 
 
 # ------------------------------------------------------------------------------------------------ T1
 @given(constants, st.lists(st.tuples(shares, st.integers(1, 500)), min_size=1, max_size=30))
 def test_gradient_bound_is_the_summed_descent_with_the_largest_lr(c, schedule):
     lr = np.array([share * 2 / c.L for share, _ in schedule])
-    batch = np.array([b for _, b in schedule])
+    batch_size = np.array([b for _, b in schedule])
     room = 2 - c.L * max(lr)
     for steps in range(1, len(lr) + 1):
         total = sum(lr[:steps])
-        noise = sum(eta**2 / b for eta, b in zip(lr[:steps], batch[:steps], strict=True))
+        noise = sum(eta**2 / b for eta, b in zip(lr[:steps], batch_size[:steps], strict=True))
         expected = (2 * c.gap / room + c.L * c.sigma2 / room * noise) / total
-        assert bounds.gradient_bound(c, batch, lr)[steps - 1] == pytest.approx(expected, rel=1e-12)
+        assert bounds.gradient_bound(c, batch_size, lr)[steps - 1] == pytest.approx(expected, rel=1e-12)
 
 
 @given(constants, shares, st.integers(1, 64))
-def test_gradient_bound_at_a_constant_pair_is_the_exact_descent(c, share, batch):
+def test_gradient_bound_at_a_constant_pair_is_the_exact_descent(c, share, batch_size):
     lr = share * 2 / c.L
-    path = bounds.gradient_bound(c, batch, np.full(20, lr))
-    assert path == pytest.approx([bound_after(c, batch, lr, k) for k in range(1, 21)], rel=1e-12)
+    path = bounds.gradient_bound(c, batch_size, np.full(20, lr))
+    assert path == pytest.approx([bound_after(c, batch_size, lr, k) for k in range(1, 21)], rel=1e-12)
 
 
 def test_finite_population_is_the_variance_of_a_subsets_mean_by_counting():
@@ -66,31 +66,31 @@ def test_gradient_bound_of_fresh_subsets_has_no_noise_at_the_full_batch():
 @given(constants, shares, st.floats(1.01, 50), norms)
 def test_steps_to_bring_the_bound_to_eps(c, share, above, eps):
     lr = share * 2 / c.L
-    batch = above * bounds.critical_batch(c, lr, eps) / 2  # half of it is where the floor is eps
-    steps = bounds.steps_to(c, batch, lr, eps)
-    assert bound_after(c, batch, lr, steps) == pytest.approx(eps**2, rel=1e-9)
-    assert bounds.sfo_to(c, batch, lr, eps) == pytest.approx(steps * batch)
+    batch_size = above * bounds.critical_batch_size(c, lr, eps) / 2  # half of it is where the floor is eps
+    steps = bounds.steps_to(c, batch_size, lr, eps)
+    assert bound_after(c, batch_size, lr, steps) == pytest.approx(eps**2, rel=1e-9)
+    assert bounds.samples_to(c, batch_size, lr, eps) == pytest.approx(steps * batch_size)
 
 
 @given(constants, shares, st.floats(0.01, 1), norms)
 def test_no_number_of_steps_is_enough_at_or_below_the_floor(c, share, below, eps):
     lr = share * 2 / c.L
-    batch = below * bounds.critical_batch(c, lr, eps) / 2 * (1 - 1e-9)
-    assert bounds.steps_to(c, batch, lr, eps) == math.inf
-    assert bound_after(c, batch, lr, 1e12) > eps**2
-    floor = bounds.noise_floor(c, batch, lr)
-    assert bounds.steps_to(c, batch, lr, floor * (1 + 1e-6)) < math.inf
+    batch_size = below * bounds.critical_batch_size(c, lr, eps) / 2 * (1 - 1e-9)
+    assert bounds.steps_to(c, batch_size, lr, eps) == math.inf
+    assert bound_after(c, batch_size, lr, 1e12) > eps**2
+    floor = bounds.noise_floor(c, batch_size, lr)
+    assert bounds.steps_to(c, batch_size, lr, floor * (1 + 1e-6)) < math.inf
 
 
 @given(constants, shares, norms)
 def test_critical_batch_is_the_minimiser_of_sfo(c, share, eps):
     lr = share * 2 / c.L
-    scale = bounds.critical_batch(c, lr, eps)
+    scale = bounds.critical_batch_size(c, lr, eps)
 
-    def sfo(x: float) -> float:
-        return bounds.sfo_to(c, scale * np.exp(x), lr, eps) / bounds.minimal_sfo(c, lr, eps)
+    def samples(x: float) -> float:
+        return bounds.samples_to(c, scale * np.exp(x), lr, eps) / bounds.minimal_samples(c, lr, eps)
 
-    found = minimize_scalar(sfo, bounds=(-0.69, 5), method="bounded", options={"xatol": 1e-10})
+    found = minimize_scalar(samples, bounds=(-0.69, 5), method="bounded", options={"xatol": 1e-10})
     assert found.x == pytest.approx(0, abs=1e-5)
     assert found.fun == pytest.approx(1, rel=1e-9)
     assert bounds.minimal_steps(c, lr, eps) == pytest.approx(bounds.steps_to(c, scale, lr, eps), rel=1e-9)
@@ -99,7 +99,7 @@ def test_critical_batch_is_the_minimiser_of_sfo(c, share, eps):
 @given(constants, shares, norms)
 def test_price_of_parallelism_is_the_ratio_to_tiny_lr(c, share, eps):
     lr = share * 2 / c.L
-    ratio = bounds.minimal_sfo(c, lr, eps) / bounds.minimal_sfo(c, 1e-9 / c.L, eps)
+    ratio = bounds.minimal_samples(c, lr, eps) / bounds.minimal_samples(c, 1e-9 / c.L, eps)
     assert bounds.price_of_parallelism(c, lr) == pytest.approx(ratio, rel=1e-6)
     assert bounds.price_of_parallelism(c, 1 / c.L) == pytest.approx(4, rel=1e-14)
 
@@ -109,7 +109,7 @@ def test_price_of_parallelism_is_the_ratio_to_tiny_lr(c, share, eps):
 def test_growth_is_what_the_critical_batch_does_from_stage_to_stage(c, r, gamma, eps):
     top = 1 / c.L
     lr, smaller = 0.1 * top, eps / math.sqrt(r)
-    delta = bounds.critical_batch(c, lr * gamma, smaller, top) / bounds.critical_batch(c, lr, eps, top)
+    delta = bounds.critical_batch_size(c, lr * gamma, smaller, top) / bounds.critical_batch_size(c, lr, eps, top)
     assert delta == pytest.approx(gamma * r)
     grows = bounds.growth(delta, gamma)
     assert grows.r == pytest.approx(r)
@@ -171,8 +171,8 @@ def test_exponents_fitted_from_the_bound_on_the_surface():
 def test_fitted_exponent_and_gradient_bound_are_of_the_same_bound():
     c, (delta, gamma, tau) = Constants(L=1e-6, sigma2=2e6, gap=1.0), (2.0, 1.2, 2.0)  # C1 ≈ 1, C2 ≈ 1
     steps = [round(2.0**m) for m in range(12)]
-    lr, batch = (np.repeat([x**m for m in range(12)], steps) for x in (gamma, delta))
-    path = bounds.gradient_bound(c, batch, lr)[np.cumsum(steps) - 1]
+    lr, batch_size = (np.repeat([x**m for m in range(12)], steps) for x in (gamma, delta))
+    path = bounds.gradient_bound(c, batch_size, lr)[np.cumsum(steps) - 1]
     sums, noise = log_sums(0, math.log(gamma * tau), 12), log_sums(0, math.log(gamma**2 * tau / delta), 12)
     assert np.log(path) == pytest.approx(np.logaddexp(0, noise) - sums, abs=1e-5)
 
@@ -188,13 +188,13 @@ def test_stopping_early_is_at_worst_anytime_ratio(r, where):
     """SFO of stages 0 … m − 1 in full and of stage m until x ε_m², over the best constant batch that knew it."""
     c, m = Constants(1.0, 1.0, 1.0), 40
     x = r**where  # stage m is needed for targets between ε_{m−1}² = r ε_m² and ε_m²
-    cost = [bounds.minimal_sfo(c, 0.1, 0.5 * r ** (-j / 2)) for j in range(m + 1)]
+    cost = [bounds.minimal_samples(c, 0.1, 0.5 * r ** (-j / 2)) for j in range(m + 1)]
     eps = 0.5 * r ** (-m / 2)
-    batch = bounds.critical_batch(c, 0.1, eps)
-    spent = sum(cost[:m]) + bounds.sfo_to(c, batch, 0.1, eps * math.sqrt(x))
-    ratio = spent / bounds.minimal_sfo(c, 0.1, eps * math.sqrt(x))
+    batch_size = bounds.critical_batch_size(c, 0.1, eps)
+    spent = sum(cost[:m]) + bounds.samples_to(c, batch_size, 0.1, eps * math.sqrt(x))
+    ratio = spent / bounds.minimal_samples(c, 0.1, eps * math.sqrt(x))
     assert ratio <= bounds.anytime_ratio(r, stop_early=True) * (1 + 1e-9)
-    finished = sum(cost) / bounds.minimal_sfo(c, 0.1, eps * math.sqrt(x))
+    finished = sum(cost) / bounds.minimal_samples(c, 0.1, eps * math.sqrt(x))
     assert finished <= bounds.anytime_ratio(r) * (1 + 1e-9)
 
 
@@ -203,9 +203,11 @@ def test_anytime_ratio_is_reached_and_is_least_where_predicted(early, r, least):
     found = minimize_scalar(lambda x: bounds.anytime_ratio(x, early), bounds=(1.001, 20), method="bounded")
     assert (found.x, found.fun) == pytest.approx((r, least), rel=1e-5)
     c, m = Constants(1.0, 1.0, 1.0), 60
-    cost = [bounds.minimal_sfo(c, 0.1, 0.5 * r ** (-j / 2)) for j in range(m + 1)]
-    eps, batch = 0.5 * r ** (-(m - 1) / 2), bounds.critical_batch(c, 0.1, 0.5 * r ** (-m / 2))
-    last = bounds.sfo_to(c, batch, 0.1, eps) if early else cost[m]  # the target is just above stage m − 1's aim
+    cost = [bounds.minimal_samples(c, 0.1, 0.5 * r ** (-j / 2)) for j in range(m + 1)]
+    eps, batch_size = 0.5 * r ** (-(m - 1) / 2), bounds.critical_batch_size(c, 0.1, 0.5 * r ** (-m / 2))
+    last = (
+        bounds.samples_to(c, batch_size, 0.1, eps) if early else cost[m]
+    )  # the target is just above stage m − 1's aim
     assert (sum(cost[:m]) + last) / cost[m - 1] == pytest.approx(least, rel=1e-9)
 
 
@@ -213,34 +215,36 @@ def test_anytime_ratio_is_reached_and_is_least_where_predicted(early, r, least):
 def test_stagewise_bound_is_gradient_bound_after_the_stages(c, r):
     eps = 0.7 * r ** (-np.arange(8) / 2)
     lr, top = np.full(8, 0.3 / c.L), 1 / c.L
-    steps, batch = bounds.minimal_steps(c, lr, eps, top), bounds.critical_batch(c, lr, eps, top)
-    sums, noise = np.cumsum(steps * lr), np.cumsum(steps * lr**2 / batch)
+    steps, batch_size = bounds.minimal_steps(c, lr, eps, top), bounds.critical_batch_size(c, lr, eps, top)
+    sums, noise = np.cumsum(steps * lr), np.cumsum(steps * lr**2 / batch_size)
     c1, c2 = 2 * c.gap / (2 - c.L * top), c.L * c.sigma2 / (2 - c.L * top)
     assert bounds.stagewise_bound(eps) == pytest.approx((c1 + c2 * noise) / sums, rel=1e-9)
 
 
-@pytest.mark.parametrize("max_batch", [40.0, 1e3, 1e9])
-def test_stage_ends_by_walking_the_stages(max_batch):
+@pytest.mark.parametrize("max_batch_size", [40.0, 1e3, 1e9])
+def test_stage_ends_by_walking_the_stages(max_batch_size):
     c, eps0, r, lr, gamma, top = Constants(2.0, 30.0, 1.0), 0.5, 1.07, 0.003, 1.05, 0.4
     at_cap = full = math.inf
     for m in range(600):
         eps = eps0 * r ** (-m / 2)
-        room = max_batch / bounds.critical_batch(c, 1e-3, eps, top) * 1e-3
+        room = max_batch_size / bounds.critical_batch_size(c, 1e-3, eps, top) * 1e-3
         eta = min(lr * gamma**m, top, room)
         at_cap = min(at_cap, m) if eta == top else at_cap
         full = min(full, m) if eta == room else full
-    predicted = bounds.stage_ends(c, eps0, r, lr, gamma, top, max_batch)
+    predicted = bounds.stage_ends(c, eps0, r, lr, gamma, top, max_batch_size)
     assert [math.ceil(x) if x < math.inf else x for x in predicted] == [at_cap, full]
 
 
 # ------------------------------------------------------------------------------------------ T8 to T10
 def test_decaying_lr_and_growing_batch_give_the_same_noise_and_the_same_ratio_in_the_bound():
     """T8: with S matched (α times the steps at lr/α), V/S is the same; the number of steps is not."""
-    alpha, lr, batch, steps = 4, 0.1, 32, 10
-    assert bounds.step_noise(batch, lr / alpha, 0.9) == pytest.approx(bounds.step_noise(batch * alpha, lr, 0.9))
+    alpha, lr, batch_size, steps = 4, 0.1, 32, 10
+    assert bounds.step_noise(batch_size, lr / alpha, 0.9) == pytest.approx(
+        bounds.step_noise(batch_size * alpha, lr, 0.9)
+    )
     c = Constants(L=1.0, sigma2=5.0, gap=1.0)
-    decayed = bounds.gradient_bound(c, batch, np.full(steps * alpha, lr / alpha), lr_max=lr)[-1]
-    grown = bounds.gradient_bound(c, batch * alpha, np.full(steps, lr), lr_max=lr)[-1]
+    decayed = bounds.gradient_bound(c, batch_size, np.full(steps * alpha, lr / alpha), lr_max=lr)[-1]
+    grown = bounds.gradient_bound(c, batch_size * alpha, np.full(steps, lr), lr_max=lr)[-1]
     assert decayed == pytest.approx(grown, rel=1e-12)
 
 
@@ -251,14 +255,14 @@ def test_power_sum_by_adding_up(a, steps):
 
 @pytest.mark.parametrize("a", [0.2, 0.5, 0.8])
 def test_decaying_lr_steps_is_the_first_step_of_gradient_bound(a):
-    c, lr, batch = Constants(L=1.0, sigma2=4.0, gap=1.0), 0.5, 16
-    path = bounds.gradient_bound(c, batch, lr * np.arange(1, 60_001) ** -a)
+    c, lr, batch_size = Constants(L=1.0, sigma2=4.0, gap=1.0), 0.5, 16
+    path = bounds.gradient_bound(c, batch_size, lr * np.arange(1, 60_001) ** -a)
     assert np.all(np.diff(path) < 0)
     for steps in (1, 2, 777, 1000, 1001, 54_321):
-        assert bounds.decaying_lr_bound(c, batch, lr, a, steps) == pytest.approx(path[steps - 1], rel=1e-11)
+        assert bounds.decaying_lr_bound(c, batch_size, lr, a, steps) == pytest.approx(path[steps - 1], rel=1e-11)
         eps = math.sqrt(path[steps - 1] * (1 + 1e-10))
-        assert bounds.decaying_lr_steps(c, batch, lr, a, eps) == steps
-        assert bounds.decaying_lr_sfo(c, batch, lr, a, eps) == steps * batch
+        assert bounds.decaying_lr_steps(c, batch_size, lr, a, eps) == steps
+        assert bounds.decaying_lr_samples(c, batch_size, lr, a, eps) == steps * batch_size
 
 
 @pytest.mark.parametrize(("a", "order"), [(0.2, 0.2), (0.4, 0.4), (0.6, 0.4), (0.8, 0.2)])
@@ -279,61 +283,61 @@ def test_decaying_lr_at_one_half_has_a_logarithm():
 def test_the_norm_test_follows_the_critical_batch_of_its_lr(c, eta, eps):
     lr = bounds.norm_test_lr(c, eta)
     assert 0 < lr < 2 / c.L
-    assert bounds.norm_test_batch(c, eta, eps) == pytest.approx(bounds.critical_batch(c, lr, eps), rel=1e-9)
+    assert bounds.norm_test_batch_size(c, eta, eps) == pytest.approx(bounds.critical_batch_size(c, lr, eps), rel=1e-9)
 
 
 # ----------------------------------------------------------------------------------------- T11 and T12
 def brute_front(c: Constants, steps: float, eps: float) -> tuple[float, float, float]:
     """Least batch at K steps over lr: T1 ≤ ε² solved for b, minimised over lr. Returns lr, batch, SFO."""
 
-    def batch(lr: float) -> float:
+    def batch_size(lr: float) -> float:
         room = eps**2 * steps * lr * (1 - c.L * lr / 2) - c.gap
         return steps * c.L * lr**2 * c.sigma2 / 2 / room if room > 0 else math.inf
 
     grid = np.geomspace(1e-5, 1.999, 4000) / c.L
-    best = int(np.argmin([batch(lr) for lr in grid]))
+    best = int(np.argmin([batch_size(lr) for lr in grid]))
     span = (grid[max(best - 1, 0)], grid[min(best + 1, 3999)])
-    lr = minimize_scalar(batch, bounds=span, method="bounded", options={"xatol": 1e-12 / c.L}).x
-    return lr, batch(lr), batch(lr) * steps
+    lr = minimize_scalar(batch_size, bounds=span, method="bounded", options={"xatol": 1e-12 / c.L}).x
+    return lr, batch_size(lr), batch_size(lr) * steps
 
 
 @given(constants, st.floats(1.05, 30), norms)
 def test_the_front_is_the_minimum_over_lr_and_batch(c, excess, eps):
     steps = excess * bounds.front_min_steps(c, eps)
-    lr, batch, sfo = brute_front(c, steps, eps)
-    assert bounds.front_sfo(c, steps, eps) == pytest.approx(sfo, rel=1e-6)
-    assert bounds.front_batch(c, steps, eps) == pytest.approx(batch, rel=1e-6)
-    assert bounds.optimal_lr(c, batch, eps) == pytest.approx(lr, rel=1e-3)
-    assert bounds.front_steps(c, batch, eps) == pytest.approx(steps, rel=1e-5)
+    lr, batch_size, samples = brute_front(c, steps, eps)
+    assert bounds.front_samples(c, steps, eps) == pytest.approx(samples, rel=1e-6)
+    assert bounds.front_batch_size(c, steps, eps) == pytest.approx(batch_size, rel=1e-6)
+    assert bounds.optimal_lr(c, batch_size, eps) == pytest.approx(lr, rel=1e-3)
+    assert bounds.front_steps(c, batch_size, eps) == pytest.approx(steps, rel=1e-5)
 
 
 @given(constants, st.floats(0.01, 1), norms)
 def test_there_is_no_front_at_or_below_the_least_steps(c, share, eps):
     steps = share * bounds.front_min_steps(c, eps)
-    assert bounds.front_sfo(c, steps, eps) == bounds.front_batch(c, steps, eps) == math.inf
+    assert bounds.front_samples(c, steps, eps) == bounds.front_batch_size(c, steps, eps) == math.inf
     assert brute_front(c, steps * (1 - 1e-12), eps)[2] == math.inf
 
 
 @given(constants, norms)
 def test_the_critical_batch_at_one_over_L_pays_twice_the_front(c, eps):
     lr = 1 / c.L
-    steps, sfo = bounds.minimal_steps(c, lr, eps), bounds.minimal_sfo(c, lr, eps)
+    steps, samples = bounds.minimal_steps(c, lr, eps), bounds.minimal_samples(c, lr, eps)
     assert steps == pytest.approx(2 * bounds.front_min_steps(c, eps))
-    assert sfo == pytest.approx(2 * bounds.front_sfo(c, steps, eps))
-    assert sfo == pytest.approx(4 * bounds.front_min_sfo(c, eps))
+    assert samples == pytest.approx(2 * bounds.front_samples(c, steps, eps))
+    assert samples == pytest.approx(4 * bounds.front_min_samples(c, eps))
 
 
 def test_no_schedule_of_pairs_beats_the_constant_pair_at_equal_steps_and_samples():
     """T11's Jensen step, by letting an optimiser try: the bound with η_t(1 − Lη_t/2) kept at every step."""
     c, steps, eps = Constants(L=2.0, sigma2=3.0, gap=1.0), 5, 0.9
     steps = math.ceil(1.7 * bounds.front_min_steps(c, eps))
-    sfo = bounds.front_sfo(c, steps, eps)
+    samples = bounds.front_samples(c, steps, eps)
 
     def value(z: np.ndarray) -> float:
         lr = 2 / c.L / (1 + np.exp(-z[:steps]))
         share = np.exp(z[steps:] - np.max(z[steps:]))
-        batch = sfo * share / np.sum(share)
-        return (c.gap + c.L * c.sigma2 / 2 * np.sum(lr**2 / batch)) / np.sum(lr * (1 - c.L * lr / 2))
+        batch_size = samples * share / np.sum(share)
+        return (c.gap + c.L * c.sigma2 / 2 * np.sum(lr**2 / batch_size)) / np.sum(lr * (1 - c.L * lr / 2))
 
     rng = np.random.default_rng(0)
     found = [minimize(value, rng.normal(size=2 * steps), options={"gtol": 1e-9}) for _ in range(3)]
@@ -342,21 +346,25 @@ def test_no_schedule_of_pairs_beats_the_constant_pair_at_equal_steps_and_samples
 
 @given(constants, norms, log_uniform, log_uniform)
 def test_time_optimal_batch_is_the_minimiser_of_time_on_the_front(c, eps, latency, per_sample):
-    best = bounds.time_optimal_batch(c, eps, latency, per_sample)
+    best = bounds.time_optimal_batch_size(c, eps, latency, per_sample)
     at = bounds.front_time(c, best, eps, latency, per_sample)
     near = bounds.front_time(c, best * np.array([0.9, 0.999, 1.001, 1.1]), eps, latency, per_sample)
     assert np.all(near > at)
     steps = bounds.front_steps(c, best, eps)
-    assert at == pytest.approx(latency * steps + per_sample * bounds.front_sfo(c, steps, eps), rel=1e-6)
+    assert at == pytest.approx(latency * steps + per_sample * bounds.front_samples(c, steps, eps), rel=1e-6)
 
 
 # ---------------------------------------------------------------------------------------- shapes, input
 def test_arrays_broadcast_and_scalars_stay_floats():
     c = Constants(1.0, 1.0, 1.0)
-    grid = bounds.sfo_to(c, np.array([8, 16, 999]), np.array([[0.1], [0.5]]), 0.2)
+    grid = bounds.samples_to(c, np.array([8, 16, 999]), np.array([[0.1], [0.5]]), 0.2)
     assert grid.shape == (2, 3)
-    assert grid[1, 2] == bounds.sfo_to(c, 999, 0.5, 0.2)
-    for value in (bounds.sfo_to(c, 999, 0.5, 0.2), bounds.front_sfo(c, 1.0, 0.2), bounds.rate_exponent(4, 2, 1)):
+    assert grid[1, 2] == bounds.samples_to(c, 999, 0.5, 0.2)
+    for value in (
+        bounds.samples_to(c, 999, 0.5, 0.2),
+        bounds.front_samples(c, 1.0, 0.2),
+        bounds.rate_exponent(4, 2, 1),
+    ):
         assert type(value) is float
 
 
@@ -365,15 +373,15 @@ def test_arrays_broadcast_and_scalars_stay_floats():
     [
         (lambda c: bounds.steps_to(c, 8, [0.5, 2.5], 0.1), "lr = 2.5: must be below 2/L = 2"),
         (lambda c: bounds.steps_to(c, 8, 2.0, 0.1), "lr = 2.0"),
-        (lambda c: bounds.steps_to(c, 0, 0.5, 0.1), "batch = 0"),
-        (lambda c: bounds.critical_batch(c, 0.5, -0.1), "eps = -0.1"),
-        (lambda c: bounds.critical_batch(c, 0.5, 0.1, 0.4), "lr = 0.5: must be at most lr_max = 0.4"),
-        (lambda c: bounds.gradient_bound(c, [math.nan], [0.5]), "batch = "),
-        (lambda c: bounds.gradient_bound(c, [11], [0.5], n=10), "batch = 11.0: must be at most n = 10"),
+        (lambda c: bounds.steps_to(c, 0, 0.5, 0.1), "batch_size = 0"),
+        (lambda c: bounds.critical_batch_size(c, 0.5, -0.1), "eps = -0.1"),
+        (lambda c: bounds.critical_batch_size(c, 0.5, 0.1, 0.4), "lr = 0.5: must be at most lr_max = 0.4"),
+        (lambda c: bounds.gradient_bound(c, [math.nan], [0.5]), "batch_size = "),
+        (lambda c: bounds.gradient_bound(c, [11], [0.5], n=10), "batch_size = 11.0: must be at most n = 10"),
         (lambda c: bounds.anytime_ratio(1.0), "r = 1.0: must be above 1"),
         (lambda c: bounds.decaying_lr_steps(c, 8, 0.5, 1.0, 0.1), "a = 1.0"),
         (lambda c: bounds.step_noise(8, 0.1, 1.0), "momentum = 1.0"),
-        (lambda c: bounds.time_optimal_batch(c, 0.1, 0.0, 1.0), "latency = 0.0"),
+        (lambda c: bounds.time_optimal_batch_size(c, 0.1, 0.0, 1.0), "latency = 0.0"),
         (lambda c: Constants(0.0, 1.0, 1.0), "L = 0.0"),
         (lambda c: Constants(1.0, -1.0, 1.0), "sigma2 = -1.0"),
         (lambda c: Constants(1.0, math.nan, 1.0), "sigma2 = nan"),
@@ -387,10 +395,10 @@ def test_bad_input_names_the_field_and_the_value(call, named):
 
 
 @given(shares, log_uniform, log_uniform, norms, st.floats(1, 5))
-def test_calibrated_constants_give_back_the_pilot(lr, batch, steps, eps, over):
+def test_calibrated_constants_give_back_the_pilot(lr, batch_size, steps, eps, over):
     for top in (None, over * lr):
-        c = bounds.calibrated(batch, lr, steps, eps, top)
-        assert bounds.critical_batch(c, lr, eps, top) == pytest.approx(batch)
+        c = bounds.calibrated(batch_size, lr, steps, eps, top)
+        assert bounds.critical_batch_size(c, lr, eps, top) == pytest.approx(batch_size)
         assert bounds.minimal_steps(c, lr, eps, top) == pytest.approx(steps)
-    with pytest.raises(InputError, match="batch = 0"):
+    with pytest.raises(InputError, match="batch_size = 0"):
         bounds.calibrated(0, lr, steps, eps)

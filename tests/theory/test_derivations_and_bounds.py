@@ -46,14 +46,14 @@ def relation(key, kind, *has):
 @given(constants, st.lists(st.tuples(fraction, st.integers(1, 64)), min_size=1, max_size=6), st.booleans())
 def test_t1_bound_of_any_schedule(c, pairs, fresh):
     lr = np.array([2 * s / c.L for s, _ in pairs])
-    batch = np.array([b for _, b in pairs], dtype=float)
+    batch_size = np.array([b for _, b in pairs], dtype=float)
     n = 80 if fresh else None
     variance = result("T1").conclusion[1 if fresh else 0].rhs
-    noise = [number(variance, sigma=1.0, b=b, **({"n": n} if fresh else {})) for b in batch]
+    noise = [number(variance, sigma=1.0, b=b, **({"n": n} if fresh else {})) for b in batch_size]
     for steps in range(1, len(pairs) + 1):
         S, V = lr[:steps].sum(), (lr**2 * noise)[:steps].sum()
         stated = number(result("T1").conclusion[-1].rhs, c, S=S, V=V, eta_max=lr.max())
-        assert bounds.gradient_bound(c, batch, lr, n)[steps - 1] == pytest.approx(stated, rel=CLOSE)
+        assert bounds.gradient_bound(c, batch_size, lr, n)[steps - 1] == pytest.approx(stated, rel=CLOSE)
 
 
 @few
@@ -61,19 +61,23 @@ def test_t1_bound_of_any_schedule(c, pairs, fresh):
 def test_t2_critical_batch(c, s, eps, over):
     lr = 2 * s / c.L
     two = result("T2")
-    for name, numeric in (("b_*", bounds.critical_batch), ("N_*", bounds.minimal_sfo), ("K_*", bounds.minimal_steps)):
+    for name, numeric in (
+        ("b_*", bounds.critical_batch_size),
+        ("N_*", bounds.minimal_samples),
+        ("K_*", bounds.minimal_steps),
+    ):
         assert numeric(c, lr, eps) == pytest.approx(number(two.value(name), c, lr=lr, eps=eps, lr_max=lr), rel=CLOSE)
-    batch = bounds.critical_batch(c, lr, eps) / 2 * over
-    stated = number(two.value("K"), c, lr=lr, eps=eps, lr_max=lr, b=batch)
-    assert bounds.steps_to(c, batch, lr, eps) == pytest.approx(stated, rel=1e-6)  # near the floor digits cancel
-    assert bounds.sfo_to(c, batch, lr, eps) == pytest.approx(stated * batch, rel=1e-6)
+    batch_size = bounds.critical_batch_size(c, lr, eps) / 2 * over
+    stated = number(two.value("K"), c, lr=lr, eps=eps, lr_max=lr, b=batch_size)
+    assert bounds.steps_to(c, batch_size, lr, eps) == pytest.approx(stated, rel=1e-6)  # near the floor digits cancel
+    assert bounds.samples_to(c, batch_size, lr, eps) == pytest.approx(stated * batch_size, rel=1e-6)
 
 
 @few
 @given(constants, fraction, target, fraction)
 def test_t2_below_the_floor_nothing_is_enough(c, s, eps, below):
     lr = 2 * s / c.L
-    low = bounds.critical_batch(c, lr, eps) / 2 * below
+    low = bounds.critical_batch_size(c, lr, eps) / 2 * below
     assert bounds.steps_to(c, low, lr, eps) == np.inf
     assert number(result("T2").conclusion[0].lhs, c, lr=lr, lr_max=lr, b=low, K=1e12) > eps**2
 
@@ -84,7 +88,7 @@ def test_t3_price(c, s, eps):
     lr = 2 * s / c.L
     three = result("T3")
     assert bounds.price_of_parallelism(c, lr) == pytest.approx(number(three.value("price"), c, lr=lr), rel=CLOSE)
-    assert bounds.minimal_sfo(c, lr, eps) == pytest.approx(number(three.value("N_*"), c, lr=lr, eps=eps), rel=CLOSE)
+    assert bounds.minimal_samples(c, lr, eps) == pytest.approx(number(three.value("N_*"), c, lr=lr, eps=eps), rel=CLOSE)
     assert bounds.minimal_steps(c, lr, eps) == pytest.approx(number(three.value("K_*"), c, lr=lr, eps=eps), rel=CLOSE)
     fastest = number(three.value("eta_*"), c)
     assert bounds.minimal_steps(c, fastest, eps) <= bounds.minimal_steps(c, lr, eps) * (1 + CLOSE)
@@ -133,7 +137,7 @@ def test_t6_anytime_ratios(r):
 def test_t7_ends_of_the_phases(c, eps, r, gamma, s0, s1, wide):
     lr, max_lr = 2 * s0 / c.L, 2 * s1 / c.L
     first = number(result("T7").value("m_1"), eta_max=max_lr, eta_0=lr, gamma=gamma)
-    b0 = bounds.critical_batch(c, lr, eps, max_lr)
+    b0 = bounds.critical_batch_size(c, lr, eps, max_lr)
     b1 = b0 * (gamma * r) ** first
     b_max = wide * b1
     second = number(result("T7").value("m_2"), b_max=b_max, b_1=b1, r=r)
@@ -146,16 +150,16 @@ def test_t7_ends_of_the_phases(c, eps, r, gamma, s0, s1, wide):
 
 @few
 @given(constants, fraction, st.integers(1, 512), positive(0.02, 0.98), st.integers(1, 3000))
-def test_t9_bounds_hold_for_the_exact_sums(c, s, batch, a, steps):
+def test_t9_bounds_hold_for_the_exact_sums(c, s, batch_size, a, steps):
     if abs(a - 0.5) < 1e-3:
         a = 0.5
     lr = 2 * s / c.L
     nine = [r.rhs for r in result("T9").conclusion if isinstance(r, sp.Le)]
     sharp, slow, even, fast = nine
     stated = sharp if a < 0.5 else fast if a > 0.5 else even
-    values = {"lr": lr, "lr_max": lr, "b": batch, "T": steps} | ({} if a == 0.5 else {"a": a})
+    values = {"lr": lr, "lr_max": lr, "b": batch_size, "T": steps} | ({} if a == 0.5 else {"a": a})
     closed = number(stated, c, **values)
-    assert bounds.decaying_lr_bound(c, batch, lr, a, steps) <= closed * (1 + CLOSE)
+    assert bounds.decaying_lr_bound(c, batch_size, lr, a, steps) <= closed * (1 + CLOSE)
     if a < 0.5:
         assert closed <= number(slow, c, **values) * (1 + CLOSE)
 
@@ -169,8 +173,8 @@ def test_t10_norm_test_follows_the_critical_batch(c, s, eps):
     assert bounds.norm_test_lr(c, eta_nt) == pytest.approx(number(ten.conclusion[-1].rhs, c, eta_nt=eta_nt), rel=CLOSE)
     assert bounds.norm_test_lr(c, eta_nt) == pytest.approx(lr, rel=CLOSE)
     asked = number(ten.conclusion[-3].rhs, c, eta_nt=eta_nt, eps=eps)
-    assert bounds.norm_test_batch(c, eta_nt, eps) == pytest.approx(asked, rel=CLOSE)
-    assert bounds.critical_batch(c, lr, eps) == pytest.approx(asked, rel=CLOSE)
+    assert bounds.norm_test_batch_size(c, eta_nt, eps) == pytest.approx(asked, rel=CLOSE)
+    assert bounds.critical_batch_size(c, lr, eps) == pytest.approx(asked, rel=CLOSE)
 
 
 @few
@@ -179,21 +183,21 @@ def test_t11_front(c, eps, over):
     eleven = result("T11")
     k_min = 2 * c.gap * c.L / eps**2
     steps = over * k_min
-    batch = number(eleven.value("b_best"), c, eps=eps, K=steps)
+    batch_size = number(eleven.value("b_best"), c, eps=eps, K=steps)
     assert bounds.noise_scale(c, eps) == pytest.approx(number(eleven.value("B"), c, eps=eps), rel=CLOSE)
-    assert bounds.front_batch(c, steps, eps) == pytest.approx(batch, rel=CLOSE / (over - 1))
-    assert bounds.front_sfo(c, steps, eps) == pytest.approx(batch * steps, rel=CLOSE / (over - 1))
-    rule = number(eleven.value("eta_best(b)"), c, eps=eps, b=batch)
-    assert bounds.optimal_lr(c, batch, eps) == pytest.approx(rule, rel=CLOSE)
+    assert bounds.front_batch_size(c, steps, eps) == pytest.approx(batch_size, rel=CLOSE / (over - 1))
+    assert bounds.front_samples(c, steps, eps) == pytest.approx(batch_size * steps, rel=CLOSE / (over - 1))
+    rule = number(eleven.value("eta_best(b)"), c, eps=eps, b=batch_size)
+    assert bounds.optimal_lr(c, batch_size, eps) == pytest.approx(rule, rel=CLOSE)
     assert rule == pytest.approx(number(eleven.value("eta_best"), c, eps=eps, K=steps), rel=CLOSE / (over - 1))
-    assert bounds.front_steps(c, batch, eps) == pytest.approx(steps, rel=CLOSE)
+    assert bounds.front_steps(c, batch_size, eps) == pytest.approx(steps, rel=CLOSE)
 
 
 @few
 @given(constants, fraction, target)
 def test_t11_overhead_of_t2_over_the_front(c, s, eps):
     lr = 2 * s / c.L
-    over = bounds.minimal_sfo(c, lr, eps) / bounds.front_sfo(c, bounds.minimal_steps(c, lr, eps), eps)
+    over = bounds.minimal_samples(c, lr, eps) / bounds.front_samples(c, bounds.minimal_steps(c, lr, eps), eps)
     assert over == pytest.approx(number(result("T11").value("overhead(eta)"), c, lr=lr), rel=1e-7)
 
 
@@ -202,12 +206,12 @@ def test_t11_overhead_of_t2_over_the_front(c, s, eps):
 def test_t12_time_optimum(c, eps, latency, per_sample):
     twelve = result("T12")
     times = {"tau_0": latency, "tau_1": per_sample}
-    batch = bounds.time_optimal_batch(c, eps, latency, per_sample)
-    assert batch == pytest.approx(number(twelve.value("b_best"), c, eps=eps, **times), rel=CLOSE)
+    batch_size = bounds.time_optimal_batch_size(c, eps, latency, per_sample)
+    assert batch_size == pytest.approx(number(twelve.value("b_best"), c, eps=eps, **times), rel=CLOSE)
     lr = number(twelve.value("eta_best"), c, eps=eps, **times)
-    assert bounds.optimal_lr(c, batch, eps) == pytest.approx(lr, rel=CLOSE)
+    assert bounds.optimal_lr(c, batch_size, eps) == pytest.approx(lr, rel=CLOSE)
     least = relation("T12", sp.Ge).rhs
-    k_min, n_min = bounds.front_min_steps(c, eps), bounds.front_min_sfo(c, eps)
-    assert bounds.front_time(c, batch, eps, latency, per_sample) == pytest.approx(
+    k_min, n_min = bounds.front_min_steps(c, eps), bounds.front_min_samples(c, eps)
+    assert bounds.front_time(c, batch_size, eps, latency, per_sample) == pytest.approx(
         number(least, K_min=k_min, N_min=n_min, **times), rel=CLOSE
     )

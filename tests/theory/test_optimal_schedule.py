@@ -22,34 +22,34 @@ def problem(kind: dict) -> PowerLawQuadratic:
     return PowerLawQuadratic(d=20, lam_min=1e-3, L=2.0, sigma2=50.0, **kind)
 
 
-def final(q: PowerLawQuadratic, batch, lr, target: str) -> float:
-    return (q.grad_sqnorm_path if target == "grad_sqnorm" else q.loss_path)(lr, batch)[-1]
+def final(q: PowerLawQuadratic, batch_size, lr, target: str) -> float:
+    return (q.grad_sqnorm_path if target == "grad_sqnorm" else q.loss_path)(lr, batch_size)[-1]
 
 
 @pytest.mark.parametrize(("kind", "target", "eps", "steps"), CASES)
 def test_the_optimum_meets_its_target_and_its_limits(kind, target, eps, steps):
     q = problem(kind)
-    found = optimum(q, steps, eps, target, max_lr=0.5, min_batch=2.0)
-    assert found.steps == len(found.lr) == len(found.batch) == steps
-    assert found.sfo == pytest.approx(np.sum(found.batch))
-    assert final(q, found.batch, found.lr, target) == found.value == pytest.approx(eps**2, rel=1e-9)
+    found = optimum(q, steps, eps, target, max_lr=0.5, min_batch_size=2.0)
+    assert found.steps == len(found.lr) == len(found.batch_size) == steps
+    assert found.samples == pytest.approx(np.sum(found.batch_size))
+    assert final(q, found.batch_size, found.lr, target) == found.value == pytest.approx(eps**2, rel=1e-9)
     assert np.max(found.lr) <= 0.5 * (1 + 1e-12)
-    assert np.min(found.batch) >= 2.0
+    assert np.min(found.batch_size) >= 2.0
 
 
 @pytest.mark.parametrize(("kind", "target", "eps", "steps"), CASES)
 def test_no_perturbation_of_the_optimum_is_cheaper(kind, target, eps, steps):
     """Random changes of all lr and batch sizes, batch then scaled so that the target is met again."""
     q, rng = problem(kind), np.random.default_rng(1)
-    found = optimum(q, steps, eps, target, max_lr=0.5, min_batch=1e-6, nodes=steps)
+    found = optimum(q, steps, eps, target, max_lr=0.5, min_batch_size=1e-6, nodes=steps)
     for size in (0.3, 0.03, 0.003):
         for _ in range(20):
             lr = np.minimum(found.lr * np.exp(size * rng.normal(size=steps)), 0.5)
-            batch = found.batch * np.exp(size * rng.normal(size=steps))
+            batch_size = found.batch_size * np.exp(size * rng.normal(size=steps))
             bias = final(q, 1e300, lr, target)
             if bias < eps**2:
-                scale = (final(q, batch, lr, target) - bias) / (eps**2 - bias)
-                assert scale * np.sum(batch) >= found.sfo * (1 - 1e-7)
+                scale = (final(q, batch_size, lr, target) - bias) / (eps**2 - bias)
+                assert scale * np.sum(batch_size) >= found.samples * (1 - 1e-7)
 
 
 def test_a_shape_is_scaled_to_the_least_batches_that_meet_the_target():
@@ -96,14 +96,14 @@ def test_another_optimiser_in_all_variables_finds_nothing_better():
         )
         if constraint["fun"](result.x) > -1e-9:
             best = min(best, math.exp(result.fun))
-    assert found.sfo <= best * (1 + 1e-6)
-    assert best == pytest.approx(found.sfo, rel=1e-3)
+    assert found.samples <= best * (1 + 1e-6)
+    assert best == pytest.approx(found.samples, rel=1e-3)
 
 
 @pytest.mark.parametrize(("kind", "target", "eps", "steps"), CASES)
 def test_refining_the_nodes_changes_little_and_only_for_the_better(kind, target, eps, steps):
     q = problem(kind)
-    coarse, fine = (optimum(q, steps, eps, target, nodes=nodes).sfo for nodes in (16, steps))
+    coarse, fine = (optimum(q, steps, eps, target, nodes=nodes).samples for nodes in (16, steps))
     assert fine <= coarse * (1 + 1e-6)
     assert fine == pytest.approx(coarse, rel=0.01)
 
@@ -115,15 +115,15 @@ def test_the_optimum_is_at_least_as_good_as_every_family_at_its_best(kind, targe
     constant = best_of_family("constant", q, steps, eps, target)
     for family in ("exponential growth", "late switch", "lr down, batch up"):
         best = best_of_family(family, q, steps, eps, target)
-        assert free.sfo <= best.sfo * (1 + 1e-6)
-        assert best.sfo <= constant.sfo * (1 + 1e-6)
-        assert final(q, best.batch, best.lr, target) == pytest.approx(eps**2, rel=1e-9)
+        assert free.samples <= best.samples * (1 + 1e-6)
+        assert best.samples <= constant.samples * (1 + 1e-6)
+        assert final(q, best.batch_size, best.lr, target) == pytest.approx(eps**2, rel=1e-9)
 
 
 def test_the_constant_family_is_the_exact_front():
     q = problem({"noise": "white"})
-    best, front = best_of_family("constant", q, 40, 0.1, min_batch=1e-6), q.front(40, 0.1)
-    assert best.sfo == pytest.approx(front.sfo, rel=1e-6)
+    best, front = best_of_family("constant", q, 40, 0.1, min_batch_size=1e-6), q.front(40, 0.1)
+    assert best.samples == pytest.approx(front.samples, rel=1e-6)
     assert best.lr[0] == pytest.approx(front.lr, rel=1e-2)
     assert best.batch_growth == best.lr_growth == 1
     assert best.share(0, 0) == 1
@@ -133,18 +133,18 @@ def test_the_constant_family_is_the_exact_front():
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_all_parameters_0_is_the_constant_schedule(family):
     count, shapes = FAMILIES[family]
-    log_lr, log_batch = shapes(np.arange(50) / 50, -0.7, np.zeros(count))
+    log_lr, log_batch_size = shapes(np.arange(50) / 50, -0.7, np.zeros(count))
     assert log_lr == pytest.approx(-0.7)
-    assert log_batch == pytest.approx(0, abs=1e-15)
+    assert log_batch_size == pytest.approx(0, abs=1e-15)
 
 
 def test_critical_tracking_is_three_phases_with_stages_of_T2s_length():
     """T4 and T7: b_m ∝ η_m r^m up to its cap, T_m ∝ r^m/η_m, and lr shrinks by r once the batch is full."""
     gamma, r, start, cap = 1.3, 2.0, -1.0, math.log(60.0)
     u = np.arange(200_000) / 200_000
-    lr, batch = FAMILIES["critical tracking"][1](u, start, np.array([8 * math.log(gamma), 8 * math.log(r), cap]))
-    begins = np.flatnonzero(np.diff(lr + 3 * batch, prepend=-9))
-    rows, lengths = [(lr[i], batch[i]) for i in begins], np.diff(begins, append=200_000)
+    lr, batch_size = FAMILIES["critical tracking"][1](u, start, np.array([8 * math.log(gamma), 8 * math.log(r), cap]))
+    begins = np.flatnonzero(np.diff(lr + 3 * batch_size, prepend=-9))
+    rows, lengths = [(lr[i], batch_size[i]) for i in begins], np.diff(begins, append=200_000)
     assert len(rows) == 8
     for m, (eta, b) in enumerate(rows):
         assert b == pytest.approx(min(eta - start + m * math.log(r), cap))
@@ -159,29 +159,29 @@ def test_batches_are_those_of_the_multiplier_found_by_bisection():
     c = np.exp(2 * rng.normal(size=30))
     for room in np.sum(c) / 2.0 * np.array([1e-3, 0.1, 0.5, 0.8, 0.95, 0.999]):
         kappa = brentq(lambda k, room=room: np.sum(c / np.maximum(2.0, k * np.sqrt(c))) - room, 1e-9, 1e9, xtol=1e-12)
-        batch, found = judge.batches(c, room)
+        batch_size, found = judge.batches(c, room)
         assert found == pytest.approx(kappa, rel=1e-6)
-        assert batch == pytest.approx(np.maximum(2.0, kappa * np.sqrt(c)), rel=1e-6)
+        assert batch_size == pytest.approx(np.maximum(2.0, kappa * np.sqrt(c)), rel=1e-6)
     assert judge.batches(c, np.sum(c) / 2.0)[1] == 0
 
 
 def test_min_batch_binds_where_it_must():
     q = problem({"noise": "curvature"})
-    free = optimum(q, 40, 0.1, min_batch=1e-6)
-    floor = float(np.median(free.batch))
-    held = optimum(q, 40, 0.1, min_batch=floor)
-    assert np.min(held.batch) == floor < np.max(held.batch)
-    assert held.sfo > free.sfo
-    idle = optimum(q, 40, 0.1, min_batch=1e9)
-    assert idle.sfo == pytest.approx(40e9)
+    free = optimum(q, 40, 0.1, min_batch_size=1e-6)
+    floor = float(np.median(free.batch_size))
+    run_lock = optimum(q, 40, 0.1, min_batch_size=floor)
+    assert np.min(run_lock.batch_size) == floor < np.max(run_lock.batch_size)
+    assert run_lock.samples > free.samples
+    idle = optimum(q, 40, 0.1, min_batch_size=1e9)
+    assert idle.samples == pytest.approx(40e9)
     assert idle.value < 0.01
 
 
 def test_fastest_is_the_best_number_of_steps():
     q, eps = PowerLawQuadratic(d=20, lam_min=1e-2, sigma2=50.0), 0.15
     found = fastest(q, eps, 200.0, 1.0, max_lr=1.0)
-    times = {k: 200 * k + optimum(q, k, eps, max_lr=1.0).sfo for k in range(14, 90, 4)}
-    assert 200 * found.steps + found.sfo <= min(times.values()) * (1 + 1e-6)
+    times = {k: 200 * k + optimum(q, k, eps, max_lr=1.0).samples for k in range(14, 90, 4)}
+    assert 200 * found.steps + found.samples <= min(times.values()) * (1 + 1e-6)
     assert min(times, key=times.get) == pytest.approx(found.steps, abs=6)
     assert found.steps < fastest(q, eps, 20.0, 1.0, max_lr=1.0).steps
 
@@ -192,7 +192,7 @@ def test_fastest_is_the_best_number_of_steps():
         (lambda q: optimum(q, 40, 0.1, max_lr=1.0), "max_lr = 1.0: must be below 2/L = 1"),
         (lambda q: optimum(q, 1, 0.1), "steps = 1"),
         (lambda q: optimum(q, 3, 0.001), "steps = 3: too few"),
-        (lambda q: optimum(q, 40, 0.1, min_batch=0), "min_batch = 0"),
+        (lambda q: optimum(q, 40, 0.1, min_batch_size=0), "min_batch = 0"),
         (lambda q: optimum(q, 40, 0.1, nodes=41), "nodes = 41: must be in [2, steps = 40]"),
         (lambda q: best_of_family("spiral", q, 40, 0.1), "family = 'spiral'"),
         (lambda q: fastest(q, 0.1, 0.0, 1.0), "latency = 0.0"),

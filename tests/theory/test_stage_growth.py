@@ -15,19 +15,19 @@ SLACK = 1 + 1e-9  # of the batch sizes, so that rounding does not make a stage m
 
 def walked(stages, eps):
     """SFO at which stages, walked step by step, first are at each eps."""
-    batch, lr = (np.repeat([stage[i] for stage in stages], [int(stage[2]) for stage in stages]) for i in (0, 1))
-    path, spent = Q.grad_sqnorm_path(batch, lr), np.concatenate([[0.0], np.cumsum(batch)])
+    batch_size, lr = (np.repeat([stage[i] for stage in stages], [int(stage[2]) for stage in stages]) for i in (0, 1))
+    path, spent = Q.grad_sqnorm_path(batch_size, lr), np.concatenate([[0.0], np.cumsum(batch_size)])
     return np.array([spent[np.argmax(path <= x**2)] for x in eps])
 
 
 def test_stages_from_the_start_each_time_pay_what_was_walked():
     eps, pairs = stage_growth.critical_stages(Q, 0.2, 0.1, 2.0, 4)
     paid = stage_growth.overhead(Q, eps, pairs, restart=True, points=3)
-    cost = np.cumsum([pair.sfo for pair in pairs])
+    cost = np.cumsum([pair.samples for pair in pairs])
     for target, finish, stop in zip(*paid, strict=True):
         m = int(np.argmax(eps <= target))
-        least = Q.best_constant_batch(0.2, target).sfo
-        last = walked([(0.2, pairs[m].batch * SLACK, pairs[m].steps)], [target])[0]
+        least = Q.best_constant_batch_size(0.2, target).samples
+        last = walked([(0.2, pairs[m].batch_size * SLACK, pairs[m].steps)], [target])[0]
         assert finish == pytest.approx(cost[m] / least, rel=1e-6)
         assert stop == pytest.approx((cost[m - 1] + last) / least, rel=1e-6)
 
@@ -35,8 +35,8 @@ def test_stages_from_the_start_each_time_pay_what_was_walked():
 def test_stages_that_go_on_pay_what_was_walked():
     eps, pairs = stage_growth.critical_stages(Q, 0.2, 0.1, 2.0, 4)
     paid = stage_growth.overhead(Q, eps, pairs, restart=False, points=3)
-    least = [Q.best_constant_batch(0.2, float(x)).sfo for x in paid.eps]
-    stages = [(pair.batch * SLACK, pair.lr, pair.steps) for pair in pairs]
+    least = [Q.best_constant_batch_size(0.2, float(x)).samples for x in paid.eps]
+    stages = [(pair.batch_size * SLACK, pair.lr, pair.steps) for pair in pairs]
     assert paid.stop == pytest.approx(walked(stages, paid.eps) / least, rel=1e-6)
     assert np.all(paid.stop <= paid.finish)
 
@@ -71,10 +71,10 @@ def test_no_rate_where_there_is_none(design):
 
 def test_stages_stay_where_the_bias_falls_like_one_over_the_sum_of_lr():
     for design in [(4.0, 2.0, 1.0), (2.0, 0.8, 2.0), (2.0, 1.5, 0.5)]:
-        batch, lr, steps = np.array(stage_growth.growing_stages(*design)).T
+        batch_size, lr, steps = np.array(stage_growth.growing_stages(*design)).T
         assert lr.max() <= 0.25 / stage_growth.WIDE.L * (1 + 1e-12)
         assert (lr * steps).sum() * stage_growth.WIDE.lam_min < 0.1
-        assert batch[1:] / batch[:-1] == pytest.approx(design[0])
+        assert batch_size[1:] / batch_size[:-1] == pytest.approx(design[0])
         assert lr[1:] / lr[:-1] == pytest.approx(design[1])
 
 

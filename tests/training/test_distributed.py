@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sfolib import cli, training
-from sfolib._utils.distributed import ALONE, Ranks, joined
-from sfolib._utils.errors import RankLost
+from sfolib._utils.distributed import SINGLE, ProcessGroup, joined
+from sfolib._utils.errors import ProcessLost
 from sfolib.gradients.statistics import full_gradient_sqnorm, gradient_statistics
 from sfolib.problems import models
 from sfolib.problems.batches import crop_and_flip
@@ -26,18 +26,25 @@ from sfolib.problems.specs import Digits
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.training import records
-from sfolib.training.run import run_in
+from sfolib.training.run import CHECKPOINT, run_in
 from sfolib.training.spec import Spec
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
 N = 797
-GROWING = Plan(exponential(1, 1.5, 20), exponential(0.05, 1.2, 20), "step", max_batch=90)  # 1, 2, 2, 3, 5 … 58
+GROWING = Plan(exponential(1, 1.5, 20), exponential(0.05, 1.2, 20), "step", max_batch_size=90)  # 1, 2, 2, 3, 5 … 58
 POLICIES = {
-    "epsilon": {"kind": "EpsilonTrigger", "batch": 9, "lr": 0.3, "eps": 0.6, "delta": 2, "check_every": 5},
-    "norm": {"kind": "NormTest", "eta": 0.7, "batch": 9, "lr": 0.3, "test_interval": 4, "max_batch": 300},
-    "augmented": {"kind": "AugmentedInnerProductTest", "theta": 0.3, "nu": 1.0, "batch": 9, "lr": 0.3},
-    "autowu": {"kind": "AutoWU", "total_steps": 60, "steps_per_epoch": 13, "batch": 63, "min_lr": 0.1, "max_lr": 99},
+    "epsilon": {"kind": "GradNormTrigger", "batch_size": 9, "lr": 0.3, "eps": 0.6, "delta": 2, "check_every": 5},
+    "norm": {"kind": "NormTest", "eta": 0.7, "batch_size": 9, "lr": 0.3, "test_interval": 4, "max_batch_size": 300},
+    "augmented": {"kind": "AugmentedInnerProductTest", "theta": 0.3, "nu": 1.0, "batch_size": 9, "lr": 0.3},
+    "autowu": {
+        "kind": "AutoWU",
+        "total_steps": 60,
+        "steps_per_epoch": 13,
+        "batch_size": 63,
+        "min_lr": 0.1,
+        "max_lr": 99,
+    },
 }
 CONFIG = {"model": "softmax", "bs": 7, "bs_method": "exp_growth", "bs_exp_rate": 2.0, "lr": 0.1,
           "lr_method": "constant", "incr_interval": 2, "epochs": 8, "csv_path": "csv"}  # fmt: skip
@@ -45,17 +52,23 @@ CONFIG = {"model": "softmax", "bs": 7, "bs_method": "exp_growth", "bs_exp_rate":
 
 def specs():
     problems = {"softmax": Digits(l2=1e-2, holdout=1000), "mlp": Digits(hidden=(6,), l2=1e-2, holdout=1000)}
-    common = {"dtype": "float64", "max_samples": 10**6, "max_steps": 200, "measure": 1.0001}  # at every step
-    yield "softmax", Spec(problem=problems["softmax"], plan=GROWING, seeds=(3, 5), running=True, **common)
+    common = {"dtype": "float64", "max_samples": 10**6, "max_steps": 200, "eval_every": 1.0001}  # at every step
+    yield "softmax", Spec(problem=problems["softmax"], plan=GROWING, seeds=(3, 5), log_train_metrics=True, **common)
     yield "mlp", Spec(problem=problems["mlp"], plan=GROWING, seeds=(3,), sampling="replacement", **common)
     yield (
         "adagrad",
         Spec(problem=problems["mlp"], plan=Plan(11, 0.1), optimizer="adagrad_norm", **common | {"max_steps": 20}),
     )
-    few = {"max_steps": 8, "measure": 2.0, "max_micro_batch": 10, "published_norm": True, "running": True}
+    few = {
+        "max_steps": 8,
+        "eval_every": 2.0,
+        "max_micro_batch": 10,
+        "log_authors_grad_norm": True,
+        "log_train_metrics": True,
+    }
     yield "cnn", Spec(problem=Digits(model="cnn", l2=1e-2, holdout=1000), plan=Plan(25, 0.1), **common | few)
     for name, policy in POLICIES.items():
-        told = {"policy": policy, "running": name == "autowu", **common, "max_steps": 60, "measure": 1.5}
+        told = {"policy": policy, "log_train_metrics": name == "autowu", **common, "max_steps": 60, "eval_every": 1.5}
         yield name, Spec(problem=problems["softmax"], **told)
 
 
@@ -68,14 +81,14 @@ def bn_trajectory(ranks, micro_batch):
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Sequential(nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3)),
         nn.Flatten(), nn.Linear(48, classes),
     )  # fmt: skip
-    how = Execution(max_micro_batch=micro_batch, published_norm=True, running=True)
+    how = Execution(max_micro_batch=micro_batch, log_authors_grad_norm=True, log_train_metrics=True)
     task = NetworkTask("bn", data, 1e-2, (2, 4), "permutation", "cpu", "float64", how)
-    task.spread(ranks)
+    task.share_among(ranks)
     samples, found = 0, []
     for step in range(30):
-        batch = task.batch_size(samples, 1 + step // 2)
-        torch._foreach_sub_(task.parameters, task.gradients(step, samples, batch), alpha=0.1)
-        samples += batch
+        batch_size = task.batch_size(samples, 1 + step // 2)
+        torch._foreach_sub_(task.parameters, task.gradients(step, samples, batch_size), alpha=0.1)
+        samples += batch_size
         if step % 5 == 0:
             found += [*task.measure().values()]
     return [t.double() for t in [*found, *task.parameters, *task.buffers]]
@@ -129,7 +142,7 @@ def both(tmp_path_factory):
     folders = [tmp_path_factory.mktemp(name) for name in ("two", "one")]
     found = torchrun(__file__, "everything", folders[0])
     assert found.returncode == 0, found.stderr
-    everything(ALONE, folders[1])
+    everything(SINGLE, folders[1])
     return folders
 
 
@@ -146,7 +159,7 @@ def test_two_ranks_do_what_one_process_does(both, name):
     same(paths[0], alone)
     assert len(alone) > 4
     rows = [pd.read_json(folder / f"{name}.0.json") for folder in both]
-    assert list(rows[0]["true_batch"]) == list(rows[1]["true_batch"])
+    assert list(rows[0]["true_batch_size"]) == list(rows[1]["true_batch_size"])
     different = ["micro_batch"] if name == "cnn" else []  # what is at once on two devices
     same(*(frame.drop(columns=different).to_numpy(float) for frame in rows))
 
@@ -154,7 +167,7 @@ def test_two_ranks_do_what_one_process_does(both, name):
 def test_the_growing_plan_grew_and_the_policies_adapted(both):
     for name in ("mlp", *POLICIES):
         rows = pd.read_json(both[1] / f"{name}.0.json")
-        assert rows["batch"].nunique() > 2 or rows["lr"].nunique() > 4, name
+        assert rows["batch_size"].nunique() > 2 or rows["lr"].nunique() > 4, name
     assert 200 in set(pd.read_json(both[1] / "mlp.0.json")["step"])
 
 
@@ -177,7 +190,7 @@ def test_statistics_have_the_terms_across_ranks(both):
 
 def test_shares_cover_a_batch_and_differ_by_one():
     for n in range(12):
-        parts = [Ranks(rank, 5).part(n) for rank in range(5)]
+        parts = [ProcessGroup(rank, 5).part(n) for rank in range(5)]
         assert [i for part in parts for i in range(n)[part]] == list(range(n))
         sizes = {part.stop - part.start for part in parts}
         assert max(sizes) - min(sizes) <= 1
@@ -198,7 +211,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_after_one_has_died(tmp_path)
     assert "sfolib: rank 0: " in died.stderr
     assert "has ended" in died.stderr or "has died" in died.stderr
     assert not (tmp_path / "out" / records.RUN).exists()
-    state = torch.load(tmp_path / "out" / training.CHECKPOINT, weights_only=True)
+    state = torch.load(tmp_path / "out" / CHECKPOINT, weights_only=True)
     assert 0 < state["samples"] < whole.samples[-1]
     begun = (tmp_path / "out" / records.METRICS).read_bytes()[: state["length"]]
     resumed = torchrun("-m", "sfolib", *command(tmp_path, "--resume"), ranks=3)
@@ -251,5 +264,5 @@ if __name__ == "__main__":
         _die(*sys.argv[2:])
     with joined("cpu") as (world, _):
         everything(world, Path(sys.argv[2]))
-        with pytest.raises(RankLost, match=r"rank 0: .*rank 1: "):
+        with pytest.raises(ProcessLost, match=r"rank 0: .*rank 1: "):
             world.agree("their numbers", world.rank)

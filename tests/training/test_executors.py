@@ -25,8 +25,8 @@ from sfolib.training.spec import Spec
 run_module = importlib.import_module("sfolib.training.run")  # the package's `run` is the function
 
 
-def spec(batch, **change):
-    return Spec(**{"problem": Digits(holdout=1000), "plan": Plan(batch, 0.1), "max_samples": 2000} | change)
+def spec(batch_size, **change):
+    return Spec(**{"problem": Digits(holdout=1000), "plan": Plan(batch_size, 0.1), "max_samples": 2000} | change)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -57,7 +57,7 @@ def test_a_spec_twice_is_trained_once(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "__init__", lambda self, *args: made.append(1) or start(self, *args))
     for store in (None, tmp_path):
         runs = run_all([spec(8), spec(300), spec(8)], store)
-        assert [found.rows["batch"].iloc[0] for found in runs] == [8, 300, 8]
+        assert [found.rows["batch_size"].iloc[0] for found in runs] == [8, 300, 8]
     assert len(made) == 4
 
 
@@ -65,10 +65,10 @@ def test_of_two_at_the_same_run_one_trains_and_the_other_waits(tmp_path, monkeyp
     told, found = spec(50), []
     other = threading.Thread(target=lambda: found.append(run(told, tmp_path)))
     monkeypatch.setattr(run_module, "run_in", lambda *_: pytest.fail("trained twice"))
-    with records.held(tmp_path / told.key):
+    with records.run_lock(tmp_path / told.key):
         with (
             pytest.raises(InputError, match="another process is training there"),
-            records.held(tmp_path / told.key, False),
+            records.run_lock(tmp_path / told.key, False),
         ):
             pass
         other.start()
@@ -101,7 +101,7 @@ def recorded(store):
 
 
 def test_dask_leaves_the_same_records_as_loky_though_a_worker_is_killed(dask, tmp_path):
-    specs = [spec(b, seeds=(0, 1), max_samples=30_000, measure=1.05) for b in (2, 3, 4, 5, 6, 7)]
+    specs = [spec(b, seeds=(0, 1), max_samples=30_000, eval_every=1.05) for b in (2, 3, 4, 5, 6, 7)]
     run_all(specs, tmp_path / "loky", jobs=2)
     with dask.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         with dask.Client(cluster) as client:
@@ -155,11 +155,11 @@ def test_an_address_without_a_cluster_is_named(capsys):
 CELLS = [
     "scale = 'quick'\ndevice = 'cpu'\njobs = None\nout = None",
     """
-from sfolib import notebook
-from sfolib.plan import Plan
-from sfolib.problems import Digits
-from sfolib.spec import Spec
-from sfolib.train import run_all
+from sfolib.experiments import notebook
+from sfolib.schedules.plan import Plan
+from sfolib.problems.specs import Digits
+from sfolib.training.spec import Spec
+from sfolib.training.run import run_all
 p = notebook.parameters(globals(), {'smoke': {}, 'quick': {}})
 def train(batches, lr):
     return run_all([Spec(problem=Digits(holdout=1000), plan=Plan(b, lr), max_samples=2000) for b in batches],
@@ -239,10 +239,10 @@ def test_a_dry_run_tells_what_is_missing_and_trains_nothing(tmp_path, monkeypatc
     "change",
     [
         {"plan": Plan(30, 0.1)},
-        {"plan": Plan(30, 0.1), "sampling": "replacement", "measure": 1.1, "max_steps": 50},
+        {"plan": Plan(30, 0.1), "sampling": "replacement", "eval_every": 1.1, "max_steps": 50},
         {"plan": Plan(exponential(4, 2, 1), 0.1), "max_samples": 5000},
-        {"plan": Plan(exponential(4, 2, 500), 0.1, "step"), "max_samples": 40_000, "measure": 1.2},
-        {"policy": {"kind": "NormTest", "eta": 2.0, "batch": 20, "lr": 0.1, "max_batch": 300}, "plan": None},
+        {"plan": Plan(exponential(4, 2, 500), 0.1, "step"), "max_samples": 40_000, "eval_every": 1.2},
+        {"policy": {"kind": "NormTest", "eta": 2.0, "batch_size": 20, "lr": 0.1, "max_batch_size": 300}, "plan": None},
     ],
 )
 def test_a_forecast_is_an_upper_bound_near_what_a_run_takes(change):
@@ -253,7 +253,7 @@ def test_a_forecast_is_an_upper_bound_near_what_a_run_takes(change):
         assert taken <= most + 1
         if told.plan:
             assert most <= 1.05 * taken + 1
-    assert budget.least <= found.rows["true_batch"].iloc[1:].max() <= found.rows["batch"].max()
+    assert budget.least <= found.rows["true_batch_size"].iloc[1:].max() <= found.rows["batch_size"].max()
 
 
 def test_a_forecast_is_of_measured_times():

@@ -69,7 +69,7 @@ def test_a_signal_ends_a_run_at_its_next_step(name, spec, number, tmp_path, monk
 
 def test_a_signal_at_any_step_misses_no_measuring_point(tmp_path, monkeypatch):
     """One that comes in the step of a measuring point too, or while it is measured."""
-    spec = dict(torture.specs())["sgd"].model_copy(update={"max_steps": 8, "measure": 1.5})
+    spec = dict(torture.specs())["sgd"].model_copy(update={"max_steps": 8, "eval_every": 1.5})
     whole = run(spec)
     assert list(whole.steps) == [0, 1, 2, 3, 5, 8]
     for name, count in (("rows", 5), ("_clock", 8)):

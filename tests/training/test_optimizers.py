@@ -8,7 +8,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from sfolib import training
 from sfolib._utils.errors import InputError
 from sfolib.problems.specs import Digits
 from sfolib.schedules.base import exponential
@@ -16,7 +15,7 @@ from sfolib.schedules.plan import Plan
 from sfolib.training import optimizers, records
 from sfolib.training.loop import Trainer
 from sfolib.training.records import SCHEMA
-from sfolib.training.run import run
+from sfolib.training.run import CHECKPOINT, run
 from sfolib.training.spec import Spec
 
 CASES = {
@@ -98,7 +97,7 @@ def test_a_seed_does_not_depend_on_its_company(case):
 @every_case
 def test_a_killed_run_resumes_to_the_same_rows(case, tmp_path, monkeypatch):
     plan = Plan(exponential(8, 2, 40), 0.01, "step")
-    spec = Spec(problem=Digits(hidden=(4,)), plan=plan, seeds=(0, 2), max_samples=4000, measure=1.2, **case)
+    spec = Spec(problem=Digits(hidden=(4,)), plan=plan, seeds=(0, 2), max_samples=4000, eval_every=1.2, **case)
     whole = run(spec, tmp_path / "whole")
     measured = Trainer.rows
 
@@ -112,7 +111,7 @@ def test_a_killed_run_resumes_to_the_same_rows(case, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(spec, tmp_path / "killed", checkpoint_every=0.0)
     monkeypatch.setattr(Trainer, "rows", measured)
-    assert (tmp_path / "killed" / spec.key / training.CHECKPOINT).exists()
+    assert (tmp_path / "killed" / spec.key / CHECKPOINT).exists()
     assert run(spec, tmp_path / "killed").rows.equals(whole.rows)
     files = [(tmp_path / name / spec.key / records.METRICS).read_bytes() for name in ("killed", "whole")]
     assert files[0] == files[1]
@@ -146,8 +145,8 @@ def test_later_fields_leave_older_keys_alone():
         "max_steps": None,
         "seeds": [0],
         "sampling": "permutation",
-        "stop_eps": None,
-        "measure": "epoch",
+        "target_grad_norm": None,
+        "eval_every": "epoch",
         "dtype": "float32",
     }
     assert spec.key == hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()[:16]

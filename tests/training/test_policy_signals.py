@@ -27,18 +27,18 @@ L2, HOLDOUT = 1e-2, 997
 N = 1797 - HOLDOUT
 LR = s.warmup(s.constant(0.5), 100).to_dict()
 POLICIES = {
-    "epsilon": {"kind": "EpsilonTrigger", "batch": 20, "lr": 0.3, "eps": 0.6, "delta": 2, "check_every": 5},
-    "norm": {"kind": "NormTest", "eta": 0.7, "batch": 20, "lr": LR, "test_interval": 4, "max_batch": 300},
-    "inner": {"kind": "InnerProductTest", "theta": 0.5, "batch": 20, "lr": 0.5, "max_batch": 300},
+    "epsilon": {"kind": "GradNormTrigger", "batch_size": 20, "lr": 0.3, "eps": 0.6, "delta": 2, "check_every": 5},
+    "norm": {"kind": "NormTest", "eta": 0.7, "batch_size": 20, "lr": LR, "test_interval": 4, "max_batch_size": 300},
+    "inner": {"kind": "InnerProductTest", "theta": 0.5, "batch_size": 20, "lr": 0.5, "max_batch_size": 300},
     "augmented": {
         "kind": "AugmentedInnerProductTest",
         "theta": 0.3,
         "nu": 2.0,
-        "batch": 20,
+        "batch_size": 20,
         "lr": 0.5,
         "test_interval": 3,
     },
-    "adascale": {"kind": "AdaScale", "scale": 4, "batch": 8, "lr": 0.3},
+    "adascale": {"kind": "AdaScale", "scale": 4, "batch_size": 8, "lr": 0.3},
     "optimal": {
         "kind": "OptimalBatch",
         "h": 5.0,
@@ -53,7 +53,7 @@ POLICIES = {
         "kind": "AutoWU",
         "total_steps": 80,
         "steps_per_epoch": 16,
-        "batch": 50,
+        "batch_size": 50,
         "min_lr": 0.01,
         "max_lr": 500.0,
     },
@@ -62,7 +62,7 @@ POLICIES = {
 
 def spec(name, **kwargs):
     told = {"problem": Digits(l2=L2, holdout=HOLDOUT), "policy": POLICIES[name], "dtype": "float64", "seeds": (7,)}
-    return Spec(**told | {"max_samples": 5 * N, "running": name == "autowu"} | kwargs)
+    return Spec(**told | {"max_samples": 5 * N, "log_train_metrics": name == "autowu"} | kwargs)
 
 
 def brute_force(model, x, y):
@@ -98,7 +98,7 @@ def plain_loop(name, seed, epochs):
     for _ in range(epochs):
         for xb, yb in loader:
             rows.append((len(xb), optimizer.param_groups[0]["lr"]))
-            due, signal = policy.due, None
+            due, signal = policy.needs_signal, None
             if due and name not in ("epsilon", "autowu"):
                 signal = brute_force(model, xb, yb)
             if due and name == "optimal":
@@ -119,9 +119,9 @@ def plain_loop(name, seed, epochs):
 def test_the_training_loop_does_what_a_plain_loop_does(name):
     rows = [row[2:] for row in steps_of(Trainer(spec(name), "cpu"))]
     plain = plain_loop(name, 7, 5)
-    assert [batch for batch, _ in rows] == [batch for batch, _ in plain]
+    assert [batch_size for batch_size, _ in rows] == [batch_size for batch_size, _ in plain]
     assert [lr for _, lr in rows] == pytest.approx([lr for _, lr in plain], rel=1e-6)
-    assert len({batch for batch, _ in rows}) > 2 or len({lr for _, lr in rows}) > 2  # it adapted
+    assert len({batch_size for batch_size, _ in rows}) > 2 or len({lr for _, lr in rows}) > 2  # it adapted
 
 
 @pytest.mark.parametrize("problem", [{"hidden": (6,)}, {"model": "cnn"}])
@@ -147,16 +147,16 @@ def test_probes_are_counted_apart():
 
 def test_a_test_costs_nothing_once_the_batch_is_at_its_cap():
     """The first test, on 20 samples, asks for more than 40; there are five epochs, each measured at its end."""
-    told = spec("norm", policy=POLICIES["norm"] | {"eta": 0.01, "max_batch": 40})
+    told = spec("norm", policy=POLICIES["norm"] | {"eta": 0.01, "max_batch_size": 40})
     found = run(told, device="cpu").rows.iloc[-1]
-    assert (found.batch, found.probes) == (40, 6 * N + 20)
+    assert (found.batch_size, found.probes) == (40, 6 * N + 20)
 
 
 @pytest.mark.parametrize("per_tensor", [False, True])
 def test_looks_are_means_over_fresh_batches(per_tensor):
     told = spec("norm", plan=Plan(50, 0.3), policy=None, sampling="replacement")
     found = looks(told, [0, 2 * N], [20, 30], 70, per_tensor=per_tensor)
-    assert found[["sfo", "batch"]].values.tolist() == [[0, 20], [0, 30], [2 * N, 20], [2 * N, 30]]
+    assert found[["samples", "batch_size"]].values.tolist() == [[0, 20], [0, 30], [2 * N, 20], [2 * N, 30]]
     trainer = Trainer(told, "cpu")
     while trainer.samples < 2 * N:
         trainer.advance()
@@ -194,14 +194,14 @@ def test_a_killed_run_goes_on_to_the_same_rows(name, tmp_path):
     ("call", "named"),
     [
         (lambda: spec("norm", seeds=(1, 2)), "seeds = (1, 2): must be one"),
-        (lambda: spec("norm", running=True), "running = True"),
-        (lambda: spec("autowu", running=False), "running = False: must be true for AutoWU"),
+        (lambda: spec("norm", log_train_metrics=True), "log_train_metrics = True"),
+        (lambda: spec("autowu", log_train_metrics=False), "log_train_metrics = False: must be true for AutoWU"),
         (lambda: spec("norm", problem=Quadratic(), sampling="replacement"), "policy = 'NormTest'"),
         (lambda: spec("norm", plan=Plan(8, 0.1)), "either a plan or a policy"),
         (lambda: spec("norm", policy=None), "either a plan or a policy"),
         (lambda: spec("norm", policy={"kind": "Guess"}), "policy.kind = 'Guess'"),
         (lambda: spec("norm", policy=POLICIES["norm"] | {"theta": 1}), "policy = ['theta']: NormTest takes"),
-        (lambda: spec("norm", policy={"kind": "NormTest", "eta": 1}), "policy = ['batch', 'lr']: NormTest needs"),
+        (lambda: spec("norm", policy={"kind": "NormTest", "eta": 1}), "policy = ['batch_size', 'lr']: NormTest needs"),
         (lambda: spec("norm", policy=POLICIES["norm"] | {"eta": 0}), "eta = 0"),
         (lambda: looks(spec("norm", plan=Plan(8, 0.1), policy=None), [N, 0], [8], 8), "marks = [800, 0]"),
         (lambda: looks(spec("norm", plan=Plan(8, 0.1), policy=None), [6 * N], [8], 8), "marks = [4800]"),

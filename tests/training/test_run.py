@@ -18,12 +18,12 @@ from sfolib.schedules.plan import Plan
 from sfolib.training import records
 from sfolib.training.loop import Trainer, resolve_device
 from sfolib.training.pooling import pooled
-from sfolib.training.run import run, run_all
+from sfolib.training.run import CHECKPOINT, run, run_all
 from sfolib.training.spec import Spec
 
 PLANS = {
     "constant": Plan(64, 0.1),
-    "growing by epoch": Plan(exponential(50, 2, 1), exponential(0.05, 1.4, 1), "epoch", max_batch=300),
+    "growing by epoch": Plan(exponential(50, 2, 1), exponential(0.05, 1.4, 1), "epoch", max_batch_size=300),
     "growing by step": Plan(exponential(8, 2, 7), 0.1, "step"),
     "growing by sample": Plan(exponential(16, 3, 1000), 0.1, "sample"),
 }
@@ -40,9 +40,9 @@ def naive(spec, seed):
     n, step, samples, sizes = len(x), 0, 0, []
     while samples < spec.max_samples:
         clock = {"epoch": samples // n, "step": step, "sample": samples}[spec.plan.clock]
-        batch, lr = spec.plan.at(clock)
+        batch_size, lr = spec.plan.at(clock)
         indices = []
-        while len(indices) < batch:
+        while len(indices) < batch_size:
             epoch, offset = divmod(samples + len(indices), n)
             if spec.sampling == "permutation" and indices and offset == 0:
                 break
@@ -74,7 +74,9 @@ def test_loop_follows_its_naive_twin(plan, hidden, sampling):
     trainer.rows()
     taken = []
     gradients = trainer.task.gradients
-    trainer.task.gradients = lambda t, samples, batch: taken.append(samples + batch) or gradients(t, samples, batch)
+    trainer.task.gradients = lambda t, samples, batch_size: (
+        taken.append(samples + batch_size) or gradients(t, samples, batch_size)
+    )
     while trainer.status == "running":
         trainer.advance()
         trainer.rows()
@@ -88,7 +90,7 @@ def test_loop_follows_its_naive_twin(plan, hidden, sampling):
 @pytest.mark.parametrize("hidden", [(), (6, 4)])
 def test_measurements_against_per_sample_autograd(hidden):
     problem = Digits(hidden=hidden, l2=0.05, holdout=1000)
-    task = problem.bind((0, 5), "permutation", "cpu", "float64")
+    task = problem.build_task((0, 5), "permutation", "cpu", "float64")
     rng = torch.Generator().manual_seed(0)
     for p in task.parameters:
         p.add_(torch.randn(p.shape, generator=rng, dtype=p.dtype) * 0.3)
@@ -121,11 +123,11 @@ def test_monte_carlo_quadratic_agrees_with_the_exact_expectation():
     problem = Quadratic(d=50, lam_min=1e-3, noise="curvature")
     plan = Plan(exponential(2, 2, 40), exponential(0.3, 1.3, 40), "step")
     spec = Spec(problem=problem, plan=plan, seeds=tuple(range(2000)), sampling="replacement", max_samples=10**6,
-                max_steps=150, measure=1.2, dtype="float64")  # fmt: skip
+                max_steps=150, eval_every=1.2, dtype="float64")  # fmt: skip
     found = run(spec)
     pairs = np.array([plan.at(t) for t in range(150)])
     for column, path in (("grad_sqnorm", "grad_sqnorm_path"), ("loss", "loss_path")):
-        exact = getattr(problem.exact, path)(pairs[:, 1], pairs[:, 0])[found.steps]
+        exact = getattr(problem.exact, path)(pairs[:, 0], pairs[:, 1])[found.steps]
         curves = found.curves(column)[:, 1:]
         z = (curves.mean(0) - exact[1:]) / (curves.std(0, ddof=1) / len(curves) ** 0.5)
         assert np.abs(z).max() < 5
@@ -146,8 +148,8 @@ def test_sfo_counts_true_batches_and_probes_apart():
     rows = run(spec).rows
     assert list(rows["samples"]) == [0, 1000, 2000, 3000]
     assert list(rows["step"]) == [0, 4, 8, 12]
-    assert list(rows["true_batch"]) == [0, 100, 100, 100]
-    assert list(rows["batch"]) == [300] * 4
+    assert list(rows["true_batch_size"]) == [0, 100, 100, 100]
+    assert list(rows["batch_size"]) == [300] * 4
     assert list(rows["probes"]) == [1000, 2000, 3000, 4000]
 
 
@@ -162,14 +164,14 @@ def test_batches_cross_epochs_only_with_replacement():
 
 
 def test_twice_the_same_run_is_the_same_to_the_last_digit():
-    spec = Spec(problem=Digits(), plan=Plan(16, 0.1), seeds=(0, 1), max_samples=5000, measure=1.1)
+    spec = Spec(problem=Digits(), plan=Plan(16, 0.1), seeds=(0, 1), max_samples=5000, eval_every=1.1)
     assert run(spec).rows.equals(run(spec).rows)
 
 
 @pytest.mark.parametrize("problem", [Digits(hidden=(5,)), Quadratic(d=20, lam_min=0.01)])
 def test_a_killed_run_resumes_to_the_same_rows(problem, tmp_path, monkeypatch):
     spec = Spec(problem=problem, plan=Plan(exponential(4, 2, 60), 0.1, "step"), seeds=(0, 2), sampling="replacement",
-                max_samples=8000, measure=1.05, stop_eps=1e-6)  # fmt: skip
+                max_samples=8000, eval_every=1.05, target_grad_norm=1e-6)  # fmt: skip
     whole = run(spec, tmp_path / "whole")
     measured = Trainer.rows
     for after in (1, 7, 30):
@@ -190,7 +192,7 @@ def test_a_killed_run_resumes_to_the_same_rows(problem, tmp_path, monkeypatch):
         assert resumed.rows.equals(whole.rows)
         files = [(folder / spec.key / records.METRICS).read_bytes() for folder in (store, tmp_path / "whole")]
         assert files[0] == files[1]
-        assert not (store / spec.key / training.CHECKPOINT).exists()
+        assert not (store / spec.key / CHECKPOINT).exists()
 
 
 def test_a_run_on_record_is_not_trained_again(tmp_path, monkeypatch):
@@ -203,12 +205,12 @@ def test_a_run_on_record_is_not_trained_again(tmp_path, monkeypatch):
 
 def test_run_all_keeps_the_order_in_processes(tmp_path):
     specs = [Spec(problem=Digits(), plan=Plan(b, 0.1), max_samples=2000) for b in (8, 1000, 100)]
-    assert [found.rows["batch"].iloc[0] for found in run_all(specs, tmp_path, jobs=2)] == [8, 1000, 100]
+    assert [found.rows["batch_size"].iloc[0] for found in run_all(specs, tmp_path, jobs=2)] == [8, 1000, 100]
 
 
 def test_each_seed_of_a_policy_adapts_by_itself():
-    policy = {"kind": "EpsilonTrigger", "batch": 32, "lr": 0.2, "eps": 0.5, "delta": 2.0, "check_every": 10}
-    told = Spec(problem=Digits(), policy=policy, seeds=(3, 5), max_samples=20_000, measure=1.2)
+    policy = {"kind": "GradNormTrigger", "batch_size": 32, "lr": 0.2, "eps": 0.5, "delta": 2.0, "check_every": 10}
+    told = Spec(problem=Digits(), policy=policy, seeds=(3, 5), max_samples=20_000, eval_every=1.2)
     (both,) = training.run_apart([told])
     alone = [run(told.model_copy(update={"seeds": (seed,)})) for seed in told.seeds]
     assert both.rows.equals(pooled(alone).rows)
@@ -218,16 +220,18 @@ def test_each_seed_of_a_policy_adapts_by_itself():
 
 
 def test_divergence_ends_a_run_and_keeps_its_rows():
-    spec = Spec(problem=Quadratic(d=10), plan=Plan(1, 1e6), sampling="replacement", max_samples=10**6, measure=1.5)
+    spec = Spec(problem=Quadratic(d=10), plan=Plan(1, 1e6), sampling="replacement", max_samples=10**6, eval_every=1.5)
     found = run(spec)
     assert found.status == "diverged"
     assert len(found.rows) > 3
     assert np.isfinite(found.rows["grad_sqnorm"].iloc[:-1]).all()
-    assert found.reach(1e-3).sfo == np.inf
+    assert found.first_crossing(1e-3).samples == np.inf
 
 
 def test_stop_eps_ends_a_run_once_it_stays_below():
-    spec = Spec(problem=Digits(), plan=Plan(256, 0.1), max_samples=10**6, measure=1.05, stop_eps=0.1, seeds=(0, 1))
+    spec = Spec(
+        problem=Digits(), plan=Plan(256, 0.1), max_samples=10**6, eval_every=1.05, target_grad_norm=0.1, seeds=(0, 1)
+    )
     found = run(spec)
     below = found.curves().mean(0) <= 0.1**2
     assert found.status == "reached"
@@ -240,7 +244,7 @@ def test_stop_eps_ends_a_run_once_it_stays_below():
     [
         ({"seeds": ()}, "seeds"),
         ({"max_samples": 0}, "max_samples"),
-        ({"measure": 1.0}, "measure"),
+        ({"eval_every": 1.0}, "eval_every"),
         ({"sampling": "bootstrap"}, "sampling"),
         ({"learning_rate": 0.1}, "learning_rate"),
         ({"problem": {"kind": "digits", "l2": "1e-3"}}, "l2"),
@@ -259,7 +263,7 @@ def test_bad_input_beyond_the_spec():
         run(spec.model_copy(update={"seeds": (1, 1)}))
     with pytest.raises(InputError, match="device = 'tpu'"):
         run(spec, device="tpu")
-    with pytest.raises(InputError, match="batch"):
+    with pytest.raises(InputError, match="batch_size"):
         Plan(0, 0.1)
     with pytest.raises(InputError, match="sampling"):
         run(Spec(problem=Quadratic(), plan=Plan(8, 0.1), max_samples=100))

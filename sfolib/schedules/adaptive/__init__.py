@@ -10,7 +10,7 @@ Bad input raises `InputError`.
 
 from sfolib.schedules.adaptive.adascale import AdaScale
 from sfolib.schedules.adaptive.autowu import AutoWU
-from sfolib.schedules.adaptive.grad_norm_trigger import EpsilonTrigger
+from sfolib.schedules.adaptive.grad_norm_trigger import GradNormTrigger
 from sfolib.schedules.adaptive.gradient_tests import AugmentedInnerProductTest, InnerProductTest, NormTest
 from sfolib.schedules.adaptive.optimal_batch import OptimalBatch
 
@@ -18,7 +18,7 @@ __all__ = [
     "AdaScale",
     "AugmentedInnerProductTest",
     "AutoWU",
-    "EpsilonTrigger",
+    "GradNormTrigger",
     "InnerProductTest",
     "NormTest",
     "OptimalBatch",

@@ -19,7 +19,7 @@ LEAST_VARIANCE, MEMORY = 1e-6, 1000
 class Statistics(Protocol):
     """Of n gradients whose mean is the step's: ‖mean‖², and Σ_j of the sample variances (n − 1) of component j.
 
-    `gradstats.GradientStatistics` is one, of the samples of the batch; `Parallel` another, of the workers.
+    `gradients.GradientStatistics` is one, of the samples of the batch; `Parallel` another, of the workers.
     """
 
     n: int
@@ -75,9 +75,9 @@ class AdaScale(Policy):
 
     _state = ("tau", "seen", "variance", "sqnorm")
 
-    def __init__(self, scale: int, *, batch: int, lr: float | Schedule, every: int = 1):
+    def __init__(self, scale: int, *, batch_size: int, lr: float | Schedule, every: int = 1):
         super().__init__(every)
-        self.scale, self.batch = whole("scale", scale), scale * whole("batch", batch)
+        self.scale, self.batch_size = whole("scale", scale), scale * whole("batch_size", batch_size)
         if not isinstance(lr, Schedule):
             positive("lr", lr)
             lr = constant(lr)
@@ -97,9 +97,9 @@ class AdaScale(Policy):
         gained = self.gain
         super().update(taken, signal)
         self.tau += gained
-        return self.batch, self.lr
+        return self.batch_size, self.lr
 
-    def _see(self, signal: Statistics) -> None:
+    def observe(self, signal: Statistics) -> None:
         of_mean = signal.variance / signal.n
         ok = math.isfinite(signal.mean_sqnorm) and math.isfinite(of_mean)
         require(ok, "signal", signal, "must be finite")

@@ -56,7 +56,7 @@ class AutoWU(Policy):
         total_steps: int,
         steps_per_epoch: int,
         *,
-        batch: int,
+        batch_size: int,
         min_lr: float = 1e-5,
         max_lr: float = 1.0,
         max_warmup_fraction: float = 0.5,
@@ -66,7 +66,11 @@ class AutoWU(Policy):
         seed: int = 0,
     ):
         super().__init__(1)
-        for name, value in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch), ("batch", batch)):
+        for name, value in (
+            ("total_steps", total_steps),
+            ("steps_per_epoch", steps_per_epoch),
+            ("batch_size", batch_size),
+        ):
             whole(name, value)
         positive("min_lr", min_lr)
         positive("max_lr", max_lr)
@@ -79,7 +83,12 @@ class AutoWU(Policy):
         require(room, "max_warmup_fraction", max_warmup_fraction, f"must be in (0, {1 - fraction:g}]")
         self._longest = int(total_steps * max_warmup_fraction)
         require(self._longest > 0, "total_steps", total_steps, "leaves no step to the warm-up")
-        self.batch, self.total_steps, self.steps_per_epoch, self.seed = batch, total_steps, steps_per_epoch, seed
+        self.batch_size, self.total_steps, self.steps_per_epoch, self.seed = (
+            batch_size,
+            total_steps,
+            steps_per_epoch,
+            seed,
+        )
         self._range, self._linear, self.fit = (min_lr, max_lr), warmup == "linear", fit
         self._cooldown = None if cooldown_fraction is None else math.ceil((1 - fraction) * total_steps)
         self.losses: list[float] = []  # of the warm-up
@@ -102,7 +111,7 @@ class AutoWU(Policy):
         (low, high), share = self._range, step / self._longest
         return low + (high - low) * share if self._linear else low * (high / low) ** share
 
-    def _see(self, signal: float) -> None:
+    def observe(self, signal: float) -> None:
         if self.switched is not None:
             return
         self.losses.append(float(signal))

@@ -11,11 +11,11 @@ from sfolib.schedules.plan import Step
 class Policy:
     """Batch size and lr of the next step; the steps and samples (gradient evaluations) so far.
 
-    Call `update` after every step, with the true size of its batch and, where `due`, with the policy's signal.
-    `data.ScheduledBatchSampler` and `follow.PlanLR` take a policy in place of a plan. Errors are `InputError`s.
+    Call `update` after every step, with the true size of its batch and, where `needs_signal`, with the policy's signal.
+    `batches.ScheduledBatchSampler` and `follow.PlanLR` take a policy in place of a plan. Errors are `InputError`s.
     """
 
-    batch: int
+    batch_size: int
     lr: float
     _state: ClassVar[tuple[str, ...]] = ()  # the attributes that change, beside the clock
 
@@ -23,21 +23,23 @@ class Policy:
         self.every, self.step, self.samples = whole("every", every), 0, 0
 
     @property
-    def due(self) -> bool:
+    def needs_signal(self) -> bool:
         """Whether the `update` that follows the present step needs the signal."""
         return (self.step + 1) % self.every == 0
 
     def update(self, taken: int, signal: Any = None) -> tuple[int, float]:
         """After a step on `taken` samples; returns (batch, lr) of the next one."""
         whole("taken", taken)
-        wanted = "is needed after this step" if self.due else "must be None: it is not looked at after this step"
-        require((signal is not None) == self.due, "signal", signal, wanted)
+        wanted = (
+            "is needed after this step" if self.needs_signal else "must be None: it is not looked at after this step"
+        )
+        require((signal is not None) == self.needs_signal, "signal", signal, wanted)
         self.step, self.samples = self.step + 1, self.samples + taken
         if signal is not None:
-            self._see(signal)
-        return self.batch, self.lr
+            self.observe(signal)
+        return self.batch_size, self.lr
 
-    def _see(self, signal: Any) -> None:
+    def observe(self, signal: Any) -> None:
         raise NotImplementedError
 
     def after(self, step: int, samples: int, samples_per_epoch: int) -> Step:
@@ -45,8 +47,8 @@ class Policy:
         why = f"of {step} steps; call update after each, and prefetch nothing (num_workers=0)"
         require(step == self.step, "steps that the policy has seen", self.step, why)
         epoch, done = divmod(samples, samples_per_epoch)
-        batch = min(self.batch, samples_per_epoch - done)
-        return Step(epoch, step + 1, samples + batch, batch, self.lr)
+        batch_size = min(self.batch_size, samples_per_epoch - done)
+        return Step(epoch, step + 1, samples + batch_size, batch_size, self.lr)
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers, and lists of them, that JSON can hold."""

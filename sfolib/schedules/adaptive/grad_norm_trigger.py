@@ -10,14 +10,14 @@ from sfolib.schedules.adaptive.base import Policy
 from sfolib.schedules.published import capped_stage
 
 
-class EpsilonTrigger(Policy):
+class GradNormTrigger(Policy):
     """Grows by stages when ‖∇f‖ has come down to what the stage aims at. Signal: the norm ‖∇f‖ itself, not its square.
 
     Looked at after every `check_every` steps, one stage a look: where ‖∇f‖ ≤ ε_m, batch × delta and lr × gamma. After
     "Adaptive Batch Size and Learning Rate Scheduler for Stochastic Gradient Descent Based on Minimization of Stochastic
     First-order Oracle Complexity" (Umeda & Iiduka 2025, arXiv 2508.05302). The next ε is
     - rule = "critical": ε_m² ∝ η_m/b_m, so that ε² falls by r = δ/γ > 1 and the batch stays critical (T4 [S]); caps as
-      in T7 [N], see `recipes.capped_stage`.
+      in T7 [N], see `published.capped_stage`.
     - rule = "published": ε_m² ∝ 1/b_m whatever lr does, so that ε² falls by δ > 1, as in the authors' program: with
       γ > 1 the batch falls behind the critical one by γ a stage [N]. There the batch is rounded up, nothing grows any
       more once it is at max_batch, and there is no max_lr.
@@ -30,7 +30,7 @@ class EpsilonTrigger(Policy):
 
     def __init__(
         self,
-        batch: int,
+        batch_size: int,
         lr: float,
         eps: float,
         delta: float,
@@ -39,13 +39,13 @@ class EpsilonTrigger(Policy):
         *,
         rule: Literal["critical", "published"] = "critical",
         max_lr: float = math.inf,
-        max_batch: int | None = None,
+        max_batch_size: int | None = None,
     ):
         super().__init__(check_every)
         positive("eps", eps)
         require(rule in ("critical", "published"), "rule", rule, "must be 'critical' or 'published'")
         self._published, self._eps, self._r = rule == "published", eps, delta / gamma
-        self._growth = (batch, lr, delta, gamma, max_lr, max_batch)
+        self._growth = (batch_size, lr, delta, gamma, max_lr, max_batch_size)
         self.stage = 0
         capped_stage(0, *self._growth)
         if self._published:
@@ -55,21 +55,21 @@ class EpsilonTrigger(Policy):
             require(self._r > 1, "delta", delta, f"must be above gamma = {gamma}, or eps would not come down")
 
     @property
-    def due(self) -> bool:
-        return super().due and not (self._published and self.batch == self._growth[-1])
+    def needs_signal(self) -> bool:
+        return super().needs_signal and not (self._published and self.batch_size == self._growth[-1])
 
     @property
     def eps(self) -> float:
         """ε of the present stage."""
         if self._published:
-            return self._eps * math.sqrt(self._growth[0] / self.batch)
+            return self._eps * math.sqrt(self._growth[0] / self.batch_size)
         return self._eps * self._r ** (-self.stage / 2)
 
     @property
-    def batch(self) -> int:
+    def batch_size(self) -> int:
         if self._published:
-            batch, _, delta, _, _, most = self._growth
-            return math.ceil(min(batch * delta**self.stage, math.inf if most is None else most))
+            batch_size, _, delta, _, _, most = self._growth
+            return math.ceil(min(batch_size * delta**self.stage, math.inf if most is None else most))
         return max(1, math.floor(capped_stage(self.stage, *self._growth)[0] + 0.5))
 
     @property
@@ -78,6 +78,6 @@ class EpsilonTrigger(Policy):
             return self._growth[1] * self._growth[3] ** self.stage
         return capped_stage(self.stage, *self._growth)[1]
 
-    def _see(self, signal: float) -> None:
+    def observe(self, signal: float) -> None:
         require(signal >= 0, "signal", signal, "must be a gradient norm, 0 or above")
         self.stage += signal <= self.eps

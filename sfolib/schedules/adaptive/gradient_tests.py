@@ -20,13 +20,13 @@ class _VarianceTest(Policy):
     of AdAdaGrad's program. There a batch is moreover rounded up to whole micro-batches on every device.
     """
 
-    _state = ("batch",)
+    _state = ("batch_size",)
 
-    def __init__(self, batch: int, lr: float | Schedule, test_interval: int, max_batch: int | None):
+    def __init__(self, batch_size: int, lr: float | Schedule, test_interval: int, max_batch_size: int | None):
         super().__init__(test_interval)
-        self.batch = whole("batch", batch)
-        top = math.inf if max_batch is None else whole("max_batch", max_batch)
-        require(top >= batch, "max_batch", max_batch, f"must be at least batch = {batch}")
+        self.batch_size = whole("batch_size", batch_size)
+        top = math.inf if max_batch_size is None else whole("max_batch_size", max_batch_size)
+        require(top >= batch_size, "max_batch_size", max_batch_size, f"must be at least batch_size = {batch_size}")
         self._top = top
         if not isinstance(lr, Schedule):
             positive("lr", lr)
@@ -34,8 +34,8 @@ class _VarianceTest(Policy):
         self._lr = lr
 
     @property
-    def due(self) -> bool:
-        return self.step % self.every == 0 and self.batch < self._top
+    def needs_signal(self) -> bool:
+        return self.step % self.every == 0 and self.batch_size < self._top
 
     @property
     def lr(self) -> float:
@@ -45,16 +45,16 @@ class _VarianceTest(Policy):
         """The batch size, a real number, at which the test would just hold; inf where the mean gradient is 0."""
         raise NotImplementedError
 
-    def _see(self, signal: GradientStatistics) -> None:
+    def observe(self, signal: GradientStatistics) -> None:
         wanted = self.wanted(signal)
         require(not math.isnan(wanted), "signal", signal, "must be finite")
-        require(min(wanted, self._top) < math.inf, "max_batch", None, "is needed: the mean gradient is 0")
-        if wanted > self.batch:
-            self.batch = math.ceil(min(wanted, self._top))
+        require(min(wanted, self._top) < math.inf, "max_batch_size", None, "is needed: the mean gradient is 0")
+        if wanted > self.batch_size:
+            self.batch_size = math.ceil(min(wanted, self._top))
 
 
 class NormTest(_VarianceTest):
-    """T10 [S]: b ≥ Σ_j Var_i(g_ij)/(η² ‖ḡ‖²). Signal: `gradstats.GradientStatistics` of the step's batch, before it.
+    """T10 [S]: b ≥ Σ_j Var_i(g_ij)/(η² ‖ḡ‖²). Signal: `gradients.GradientStatistics` of the step's batch, before it.
 
     Byrd et al. 2012; with adaptive methods as AdAdaGrad (Lau, Liu & Kolar 2024, arXiv 2402.11215). The batch never
     shrinks. ‖ḡ‖² of a batch is ‖∇f‖² + σ²/b in the mean, so that a test asks for less than b/η², and what it asks for
@@ -62,10 +62,16 @@ class NormTest(_VarianceTest):
     """
 
     def __init__(
-        self, eta: float, *, batch: int, lr: float | Schedule, test_interval: int = 1, max_batch: int | None = None
+        self,
+        eta: float,
+        *,
+        batch_size: int,
+        lr: float | Schedule,
+        test_interval: int = 1,
+        max_batch_size: int | None = None,
     ):
         positive("eta", eta)
-        super().__init__(batch, lr, test_interval, max_batch)
+        super().__init__(batch_size, lr, test_interval, max_batch_size)
         self.eta = eta
 
     def wanted(self, statistics: GradientStatistics) -> float:
@@ -76,10 +82,16 @@ class InnerProductTest(_VarianceTest):
     """T10 [S]: b ≥ Var_i(g_i·ḡ)/(θ² ‖ḡ‖⁴) (Bollapragada et al. 2018); the rest as `NormTest`."""
 
     def __init__(
-        self, theta: float, *, batch: int, lr: float | Schedule, test_interval: int = 1, max_batch: int | None = None
+        self,
+        theta: float,
+        *,
+        batch_size: int,
+        lr: float | Schedule,
+        test_interval: int = 1,
+        max_batch_size: int | None = None,
     ):
         positive("theta", theta)
-        super().__init__(batch, lr, test_interval, max_batch)
+        super().__init__(batch_size, lr, test_interval, max_batch_size)
         self.theta = theta
 
     def wanted(self, statistics: GradientStatistics) -> float:
@@ -94,13 +106,15 @@ class AugmentedInnerProductTest(InnerProductTest):
         theta: float,
         nu: float,
         *,
-        batch: int,
+        batch_size: int,
         lr: float | Schedule,
         test_interval: int = 1,
-        max_batch: int | None = None,
+        max_batch_size: int | None = None,
     ):
         positive("nu", nu)
-        super().__init__(theta, batch=batch, lr=lr, test_interval=test_interval, max_batch=max_batch)
+        super().__init__(
+            theta, batch_size=batch_size, lr=lr, test_interval=test_interval, max_batch_size=max_batch_size
+        )
         self.nu = nu
 
     def wanted(self, statistics: GradientStatistics) -> float:

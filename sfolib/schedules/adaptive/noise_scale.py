@@ -91,20 +91,22 @@ def noise_scale(variance: ArrayLike, sqnorm: ArrayLike) -> Numbers:
     return plain(np.where(lost, np.inf, variance / np.where(lost, 1.0, sqnorm)))
 
 
-def sqnorm_variance(along: ArrayLike, square: ArrayLike, batch: ArrayLike, parts: ArrayLike) -> Numbers:
+def sqnorm_variance(along: ArrayLike, square: ArrayLike, batch_size: ArrayLike, parts: ArrayLike) -> Numbers:
     """Variance of one estimate of ‖G‖² from a batch and its equal parts [N]: 4 GᵀΣG/b + 2 tr Σ²/b² · k/(k − 1).
 
     along: GᵀΣG (`GradientStatistics.inner_product_variance`); square: tr Σ². parts: k, 2 or more; b per-sample
     gradients are b parts. Whatever the distribution; a smooth average with `decay` d has (1 − d)/(1 + d) of it.
     """
-    for field, value in (("batch", batch), ("parts", parts)):
+    for field, value in (("batch_size", batch_size), ("parts", parts)):
         positive(field, value)
     parts = np.asarray(parts, dtype=float)
     require(bool(np.all(parts >= 2)), "parts", float(np.min(parts)), "must be 2 or more")
-    return plain(4 * np.asarray(along) / batch + 2 * np.asarray(square) / np.square(batch) * parts / (parts - 1))
+    return plain(
+        4 * np.asarray(along) / batch_size + 2 * np.asarray(square) / np.square(batch_size) * parts / (parts - 1)
+    )
 
 
-def fixed_lr_batch(curvature_noise: ArrayLike, lr: ArrayLike, eps: ArrayLike) -> Numbers:
+def local_critical_batch_size(curvature_noise: ArrayLike, lr: ArrayLike, eps: ArrayLike) -> Numbers:
     """η tr(HΣ)/ε² [N]: the batch of the fewest gradient evaluations to ε at a small fixed lr.
 
     T2's b*, with what the noise really meets, tr(HΣ) ≤ Lσ², where the bound has 2Lσ²/(2 − Lη). With Hessian H, noise
@@ -115,19 +117,19 @@ def fixed_lr_batch(curvature_noise: ArrayLike, lr: ArrayLike, eps: ArrayLike) ->
     return plain(np.asarray(curvature_noise, dtype=float) * np.asarray(lr) / np.square(eps))
 
 
-def critical_batch(batch: ArrayLike, steps: ArrayLike) -> float:
+def critical_batch_size(batch_size: ArrayLike, steps: ArrayLike) -> float:
     """b* of measured steps K(b) to one ε: twice the floor w/u of the K = 1/(u − w/b) that fits best, in relative error.
 
     The form of T2 [S] and of `adam.steps_to` [N], whatever their constants. Points with K = inf are left out; 0
     where K does not rise as b falls, inf where no batch would do. Raises `InputError` for fewer than 3 points.
     """
-    batch, steps = np.asarray(batch, dtype=float), np.asarray(steps, dtype=float)
+    batch_size, steps = np.asarray(batch_size, dtype=float), np.asarray(steps, dtype=float)
     reached = np.isfinite(steps)
     require(int(reached.sum()) >= 3, "steps", steps.tolist(), "must be finite at 3 batch sizes or more")
-    positive("batch", batch)
+    positive("batch_size", batch_size)
     positive("steps", steps[reached])
-    batch, steps = batch[reached], steps[reached]
-    u, w = np.linalg.lstsq(np.column_stack([steps, -steps / batch]), np.ones(len(steps)), rcond=None)[0]
+    batch_size, steps = batch_size[reached], steps[reached]
+    u, w = np.linalg.lstsq(np.column_stack([steps, -steps / batch_size]), np.ones(len(steps)), rcond=None)[0]
     return 2 * max(0.0, float(w)) / float(u) if u > 0 else math.inf
 
 

@@ -40,9 +40,9 @@ class OptimalBatch(Policy):
         require(self._L_max >= L, "L_max", L_max, f"must be at least L = {L}")
         require(n > 1, "n", n, "must be above 1")
         require(n * L >= self._L_max, "L_max", L_max, f"must be at most n L = {n * L}, as f is the mean of the f_i")
-        self._see(h)
+        self.observe(h)
 
-    def _see(self, signal: float) -> None:
+    def observe(self, signal: float) -> None:
         require(
             math.isfinite(signal) and signal >= 0, "signal", signal, "must be a mean of squares, finite, 0 or above"
         )
@@ -56,30 +56,30 @@ class OptimalBatch(Policy):
         return max(1.0, excess / (self._L + (q - self._L_max) / self._n)) if excess > 0 else 1.0
 
     @property
-    def batch(self) -> int:
+    def batch_size(self) -> int:
         return max(1, math.floor(self.exact + 0.5))
 
     @property
     def lr(self) -> float:
-        return self.lr_at(self.batch)
+        return self.lr_at(self.batch_size)
 
-    def lr_at(self, batch: ArrayLike) -> Numbers:
+    def lr_at(self, batch_size: ArrayLike) -> Numbers:
         """½ min(1/𝓛(τ), radius μ/(2σ²(τ)))."""
-        smoothness, noise = self._bound(batch)
+        smoothness, noise = self._bound(batch_size)
         with np.errstate(divide="ignore"):
             return plain(0.5 * np.minimum(1 / smoothness, self._radius * self._mu / (2 * noise)))
 
-    def steps_at(self, batch: ArrayLike, start: float) -> Numbers:
+    def steps_at(self, batch_size: ArrayLike, start: float) -> Numbers:
         """Steps to E‖θ − θ*‖² ≤ radius from ‖θ_0 − θ*‖² = start, by the bound, with `lr_at` throughout."""
         positive("start", start)
-        smoothness, noise = self._bound(batch)
+        smoothness, noise = self._bound(batch_size)
         rate = np.maximum(2 * smoothness / self._mu, 4 * noise / (self._mu**2 * self._radius))
         return plain(rate * max(0.0, math.log(2 * start / self._radius)))
 
-    def _bound(self, batch: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    def _bound(self, batch_size: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """𝓛(τ) and σ²(τ)."""
-        positive("batch", batch)
-        tau = np.asarray(batch, dtype=float)
-        require(bool(np.all(tau <= self._n)), "batch", float(np.max(tau)), f"must be at most n = {self._n}")
+        positive("batch_size", batch_size)
+        tau = np.asarray(batch_size, dtype=float)
+        require(bool(np.all(tau <= self._n)), "batch_size", float(np.max(tau)), f"must be at most n = {self._n}")
         share = 1 / tau if self._n == math.inf else (self._n - tau) / (tau * (self._n - 1))
         return (1 - share) * self._L + share * self._L_max, self.h * share

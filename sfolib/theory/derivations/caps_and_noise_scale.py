@@ -7,7 +7,7 @@ from functools import cache
 import sympy as sp
 
 from sfolib.theory.derivations.algebra import above, between, eq, le, lt, ratio
-from sfolib.theory.derivations.critical_batch_size import NEW, K_star, N_star, b_star, critical_batch
+from sfolib.theory.derivations.critical_batch_size import NEW, K_star, N_star, b_star, critical_batch_size
 from sfolib.theory.derivations.derivation import Derivation, Proof
 from sfolib.theory.derivations.descent_bound import A, V, descent_bound, m
 from sfolib.theory.derivations.inference import Instance
@@ -23,7 +23,7 @@ m1, m2 = sp.symbols("m_1 m_2", real=True)
 @cache
 def phases() -> Derivation:
     """T7: grow both; from the cap of η on, b alone; from the cap of b on, shrink η. Stages are counted as reals."""
-    steps, two, four = Proof(), critical_batch(), stagewise()
+    steps, two, four = Proof(), critical_batch_size(), stagewise()
     steps.add(
         Cited("T2's best batch: all pairs on the ray b/η = 2C2/ε²", eq(b_star, 2 * C2 * lr / eps**2), two, on=stable)
     )
@@ -39,7 +39,7 @@ def phases() -> Derivation:
             eq(b_0, 2 * C2 * lr_0 / eps**2),
         )
     )
-    batch = steps.add(
+    batch_size = steps.add(
         Identity(
             "phase 1: with η_k = η_0 γ^k the ray asks for",
             2 * C2 * (lr_0 * gamma**k) * r**k / eps**2,
@@ -106,7 +106,9 @@ def phases() -> Derivation:
         "Caps, and the three phases",
         NEW,
         tuple(steps),
-        tuple(s.fact for s in (same, falls, batch, first, early, alone, two_r, second, shrunk, three_r, cost, last)),
+        tuple(
+            s.fact for s in (same, falls, batch_size, first, early, alone, two_r, second, shrunk, three_r, cost, last)
+        ),
         ranges=(*stable, between(gamma * lr, 0, lr_max, "(]")),
     )
 

@@ -7,7 +7,7 @@ from functools import cache
 import sympy as sp
 
 from sfolib.theory.derivations.algebra import above, at_least, between, eq, ge, le, lt, ratio
-from sfolib.theory.derivations.critical_batch_size import NEW, N_star, critical_batch
+from sfolib.theory.derivations.critical_batch_size import NEW, N_star, critical_batch_size
 from sfolib.theory.derivations.derivation import Derivation, Proof
 from sfolib.theory.derivations.descent_bound import S, V, descent_bound, m
 from sfolib.theory.derivations.inference import Combined
@@ -35,7 +35,7 @@ def _least_ratio(steps, words, worst, factored, at, least) -> tuple:
 def overhead() -> Derivation:
     """T6: stages of cost N_0 r^{2m} against the best constant batch for an ε between two of them."""
     steps, beyond = Proof(), (above(r, 1),)
-    two, four = critical_batch(), stagewise()
+    two, four = critical_batch_size(), stagewise()
     steps.add(
         Assumed(
             "the gap f − f* at the start of every stage is at most Δ, so that T2 holds anew in each, with "

@@ -35,7 +35,7 @@ def constant_sums(weight) -> tuple:
 
 
 @cache
-def critical_batch() -> Derivation:
+def critical_batch_size() -> Derivation:
     """T2: at constant η the fewest gradient evaluations are needed at b* = 2C2η/ε²."""
     pair = constant_sums(1 / size)[:2]
     general = Cited("the descent bound", le(m, (c1(lr_max) + c2(lr_max) * V) / S), descent_bound(), {lrs[t]: lr})
@@ -61,23 +61,25 @@ def critical_batch() -> Derivation:
         "above it the bound falls with every step, so ε is reached from the root on", lt(sp.Derivative(bound, K), 0)
     )
     steps = Root("the steps that are needed", bound - eps**2, above(K, 0), steps_to, on=beyond)
-    sfo = b * steps_to
+    samples = b * steps_to
     second = Identity(
-        "curvature of N(b) = K(b) b", sp.Derivative(sfo, (b, 2)), 2 * C1 * C2**2 * lr / (eps**2 * b - C2 * lr) ** 3
+        "curvature of N(b) = K(b) b", sp.Derivative(samples, (b, 2)), 2 * C1 * C2**2 * lr / (eps**2 * b - C2 * lr) ** 3
     )
-    convex = Sign("N(b) is strictly convex where ε can be reached", gt(sp.Derivative(sfo, (b, 2)), 0), on=beyond)
+    convex = Sign("N(b) is strictly convex where ε can be reached", gt(sp.Derivative(samples, (b, 2)), 0), on=beyond)
     best = Root(
         "the stationary point beyond the noise floor",
-        sp.Derivative(sfo, b),
+        sp.Derivative(samples, b),
         beyond[0],
         2 * C2 * lr / eps**2,
         name=b_star,
     )
-    least_sfo = Identity("N there", sp.Subs(sfo, b, best.value), 4 * C1 * C2 / eps**4, name=N_star)
+    least_samples = Identity("N there", sp.Subs(samples, b, best.value), 4 * C1 * C2 / eps**4, name=N_star)
     least_steps = Identity("K there", sp.Subs(steps_to, b, best.value), 2 * C1 / (lr * eps**2), name=K_star)
-    lowest = Sign("no other batch size needs fewer gradient evaluations", ge(sfo, least_sfo.rhs), on=beyond)
-    unique = Root("nor as few", sfo - least_sfo.rhs, beyond[0], best.value)
-    free = Identity("N* depends on η through C1 and C2 only", sp.Derivative(sp.Subs(sfo, b, best.value), lr), sp.S.Zero)
+    lowest = Sign("no other batch size needs fewer gradient evaluations", ge(samples, least_samples.rhs), on=beyond)
+    unique = Root("nor as few", samples - least_samples.rhs, beyond[0], best.value)
+    free = Identity(
+        "N* depends on η through C1 and C2 only", sp.Derivative(sp.Subs(samples, b, best.value), lr), sp.S.Zero
+    )
     return Derivation(
         "T2",
         "Critical batch size",
@@ -96,13 +98,13 @@ def critical_batch() -> Derivation:
             second,
             convex,
             best,
-            least_sfo,
+            least_samples,
             least_steps,
             lowest,
             unique,
             free,
         ),
-        (below.fact, steps.fact, best.fact, least_sfo.fact, least_steps.fact, lowest.fact),
+        (below.fact, steps.fact, best.fact, least_samples.fact, least_steps.fact, lowest.fact),
         ranges=(between(lr_max, 0, 2 / L), between(lr, 0, lr_max, "(]")),
     )
 
@@ -110,11 +112,11 @@ def critical_batch() -> Derivation:
 @cache
 def price() -> Derivation:
     """T3: N* with C1 and C2 written out for η_max = η, its limit, and the learning rate of the fewest steps."""
-    two = critical_batch()
+    two = critical_batch_size()
     written = {C1: c1(lr), C2: c2(lr), lr_max: lr}
     stable = (between(lr, 0, 2 / L),)
     own = Assumed("the maximal learning rate is the one in use, η_max = η < 2/L", eq(lr_max, lr))
-    sfo = Cited(
+    samples = Cited(
         "T2's gradient evaluations with C1 and C2 at η",
         eq(N_star, 8 * gap * L * sigma**2 / ((2 - L * lr) ** 2 * eps**4)),
         two,
@@ -124,7 +126,7 @@ def price() -> Derivation:
     steps = Cited(
         "T2's steps with C1 and C2 at η", eq(K_star, 4 * gap / ((2 - L * lr) * lr * eps**2)), two, written, on=stable
     )
-    N_of, K_of = sfo.fact.rhs, steps.fact.rhs
+    N_of, K_of = samples.fact.rhs, steps.fact.rhs
     low = Limit(
         "small learning rates need the fewest gradient evaluations",
         N_of,
@@ -151,7 +153,7 @@ def price() -> Derivation:
         "T3",
         "The price of parallelism",
         NEW,
-        (own, sfo, steps, low, factor, rises, fastest, fewest, lowest, four, edge),
-        (sfo.fact, steps.fact, low.fact, factor.fact, fastest.fact, fewest.fact, lowest.fact, four.fact),
+        (own, samples, steps, low, factor, rises, fastest, fewest, lowest, four, edge),
+        (samples.fact, steps.fact, low.fact, factor.fact, fastest.fact, fewest.fact, lowest.fact, four.fact),
         ranges=stable,
     )

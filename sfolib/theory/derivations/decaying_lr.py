@@ -8,7 +8,7 @@ import sympy as sp
 
 from sfolib.theory.derivations.algebra import above, anywhere, at_least, between, eq, ge, gt, le, lt
 from sfolib.theory.derivations.critical_batch_size import bound as constant_bound
-from sfolib.theory.derivations.critical_batch_size import critical_batch
+from sfolib.theory.derivations.critical_batch_size import critical_batch_size
 from sfolib.theory.derivations.derivation import Derivation, Proof
 from sfolib.theory.derivations.descent_bound import S, V, descent_bound, m
 from sfolib.theory.derivations.inference import BoundedSum, Combined, Instance, Mapped, Summed, Tangent
@@ -114,19 +114,21 @@ def _needed(steps, words, rate, power, D, on) -> tuple:
             on=on,
         )
     )
-    log_sfo = sp.log(b) + sp.log(A + D / b) / power
+    log_samples = sp.log(b) + sp.log(A + D / b) / power
     best = steps.add(
         Root(
             "gradient evaluations N = bK: stationary point of ln N",
-            sp.Derivative(log_sfo, b),
+            sp.Derivative(log_samples, b),
             above(b, 0),
             (1 / power - 1) * D / A,
             name=b_a,
             on=on,
         )
     )
-    falls = steps.add(Sign("N falls before it", lt(sp.Derivative(log_sfo, b), 0), on=(between(b, 0, best.value), *on)))
-    rises = steps.add(Sign("and rises after it", gt(sp.Derivative(log_sfo, b), 0), on=(above(b, best.value), *on)))
+    falls = steps.add(
+        Sign("N falls before it", lt(sp.Derivative(log_samples, b), 0), on=(between(b, 0, best.value), *on))
+    )
+    rises = steps.add(Sign("and rises after it", gt(sp.Derivative(log_samples, b), 0), on=(above(b, best.value), *on)))
     return rate, steps_to, best, falls, rises
 
 
@@ -245,7 +247,7 @@ def decaying() -> Derivation:
         Cited(
             "so ε is out of reach unless ε² > C2η/b",
             gt(constant_bound, eps**2),
-            critical_batch(),
+            critical_batch_size(),
             on=(*stable, between(b, 0, C2 * lr / eps**2, "(]")),
         )
     )

@@ -17,7 +17,7 @@ from sfolib.theory.derivations.symbols import C1, C2, M, delta, gamma, j, tau
 b0, lr0, T0, N, Q = sp.symbols("b_0 eta_0 T_0 N Q", positive=True)
 g, rho, x, y = sp.symbols("g rho x y", positive=True)
 weight = lr0**2 * T0 / b0  # V of the first stage
-reach = sp.Symbol("R", positive=True)  # N at the end of stage M is at most this times (gρ)^M
+first_crossing = sp.Symbol("R", positive=True)  # N at the end of stage M is at most this times (gρ)^M
 
 
 def _upto(term):
@@ -78,7 +78,9 @@ def _decay(steps, words, v_most, base, rate, on) -> Combined:
     const = (C1 + C2 * v_most) / (lr0 * T0)
     p = sp.log(base) / sp.log(g * rho)
     power = steps.add(
-        Mapped("N to the power p", le(N**p, (reach * (g * rho) ** M) ** p), steps.n_end, sp.Lambda(y, y**p), on=on)
+        Mapped(
+            "N to the power p", le(N**p, (first_crossing * (g * rho) ** M) ** p), steps.n_end, sp.Lambda(y, y**p), on=on
+        )
     )
     same = steps.add(
         Identity("p is the exponent that turns (gρ)^M into what Q falls by", ((g * rho) ** M) ** p, base**M)
@@ -86,8 +88,8 @@ def _decay(steps, words, v_most, base, rate, on) -> Combined:
     return steps.add(
         Combined(
             words,
-            le(Q * N**p, const * reach**p),
-            ((rate, N**p), (power, const / base**M), (same, -const * reach**p / base**M)),
+            le(Q * N**p, const * first_crossing**p),
+            ((rate, N**p), (power, const / base**M), (same, -const * first_crossing**p / base**M)),
             on=on,
         )
     )
@@ -113,11 +115,11 @@ class _Cases(Proof):
             )
         )
         n_top = self.at(self.top, g * rho, both)
-        named = self.add(Assumed("a name for its constant", eq(reach, b0 * T0 * g * rho / (g * rho - 1))))
+        named = self.add(Assumed("a name for its constant", eq(first_crossing, b0 * T0 * g * rho / (g * rho - 1))))
         self.n_end = self.add(
             Combined(
                 "N grows like (gρ)^M",
-                le(N, reach * (g * rho) ** M),
+                le(N, first_crossing * (g * rho) ** M),
                 ((self.n_sum, -1), (n_top, b0 * T0), (named, (g * rho) ** M)),
                 on=both,
             )
@@ -208,7 +210,7 @@ class _Cases(Proof):
         on = (above(g, 1),)
         flat = self.add(Instance("δ = γ²τ, that is ρ = g", eq(V, weight * _upto(sp.S.One)), self.v_sum, {rho: g}))
         linear = self.add(Combined("V counts the stages", eq(V, weight * (M + 1)), ((flat, 1), (self.count, weight))))
-        n_end = self.add(Instance("N at ρ = g", le(N, reach * g ** (2 * M)), self.n_end, {rho: g}, on=on))
+        n_end = self.add(Instance("N at ρ = g", le(N, first_crossing * g ** (2 * M)), self.n_end, {rho: g}, on=on))
         const, scale = (C1 + C2 * weight * (M + 1)) / (lr0 * T0), lr0 * T0 * g**M
         rate = self.add(
             Combined(
@@ -219,12 +221,14 @@ class _Cases(Proof):
             )
         )
         root = self.add(
-            Mapped("the root of N", le(sp.sqrt(N), sp.sqrt(reach) * g**M), n_end, sp.Lambda(y, sp.sqrt(y)), on=on)
+            Mapped(
+                "the root of N", le(sp.sqrt(N), sp.sqrt(first_crossing) * g**M), n_end, sp.Lambda(y, sp.sqrt(y)), on=on
+            )
         )
         return self.add(
             Combined(
                 "so p = 1/2, with the factor M + 1, which is linear in ln N: the logarithm",
-                le(Q * sp.sqrt(N), const * sp.sqrt(reach)),
+                le(Q * sp.sqrt(N), const * sp.sqrt(first_crossing)),
                 ((rate, sp.sqrt(N)), (root, const / g**M)),
                 on=on,
             )

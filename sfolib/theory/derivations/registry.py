@@ -5,7 +5,7 @@ from __future__ import annotations
 from sfolib._utils.errors import require
 from sfolib.theory.derivations.caps_and_noise_scale import noise_scale, phases
 from sfolib.theory.derivations.cost_of_growing import overhead
-from sfolib.theory.derivations.critical_batch_size import critical_batch, price
+from sfolib.theory.derivations.critical_batch_size import critical_batch_size, price
 from sfolib.theory.derivations.decaying_lr import decaying
 from sfolib.theory.derivations.derivation import Derivation
 from sfolib.theory.derivations.descent_bound import descent_bound
@@ -17,7 +17,7 @@ from sfolib.theory.derivations.variance_tests import tests
 
 _ORDER = (
     descent_bound,
-    critical_batch,
+    critical_batch_size,
     price,
     stagewise,
     rate_exponent,

@@ -7,7 +7,7 @@ from functools import cache
 import sympy as sp
 
 from sfolib.theory.derivations.algebra import above, between, eq, ratio
-from sfolib.theory.derivations.critical_batch_size import b_star, critical_batch
+from sfolib.theory.derivations.critical_batch_size import b_star, critical_batch_size
 from sfolib.theory.derivations.derivation import Derivation
 from sfolib.theory.derivations.descent_bound import UMEDA
 from sfolib.theory.derivations.inference import Combined
@@ -21,7 +21,7 @@ e = sp.Symbol("e", positive=True)
 def stagewise() -> Derivation:
     """T4: growth factors of batch, learning rate, steps and gradient evaluations along the critical batch size,
     with C1 and C2 those of one η_max for the whole run."""
-    two = critical_batch()
+    two = critical_batch_size()
     aim = {eps: eps / sp.sqrt(r), lr: gamma * lr}
     here = Cited("this stage's critical batch size", eq(b_star, 2 * C2 * lr / eps**2), two)
     then = Cited(
@@ -32,7 +32,7 @@ def stagewise() -> Derivation:
     k_then = Cited("the next stage's steps", eq(K, 2 * C1 * r / (gamma * lr * eps**2)), two, aim)
     n_here = Cited("its gradient evaluations", eq(N, 4 * C1 * C2 / eps**4), two)
     n_then = Cited("the next stage's gradient evaluations", eq(N, 4 * C1 * C2 * r**2 / eps**4), two, aim)
-    batch = Identity("growth of the batch", ratio(then.fact.rhs, here.fact.rhs), gamma * r, name=delta)
+    batch_size = Identity("growth of the batch", ratio(then.fact.rhs, here.fact.rhs), gamma * r, name=delta)
     steps = Identity("growth of the number of steps", ratio(k_then.fact.rhs, k_here.fact.rhs), r / gamma, name=tau)
     epochs = Identity("growth of the gradient evaluations", ratio(n_then.fact.rhs, n_here.fact.rhs), r**2, name=e)
     speed = Root("in terms of δ and γ: r", gamma * r - delta, above(r, 0), delta / gamma)
@@ -60,7 +60,7 @@ def stagewise() -> Derivation:
         k_then,
         n_here,
         n_then,
-        batch,
+        batch_size,
         steps,
         epochs,
         speed,
@@ -77,7 +77,7 @@ def stagewise() -> Derivation:
         UMEDA,
         steps_all,
         (
-            batch.fact,
+            batch_size.fact,
             steps.fact,
             epochs.fact,
             speed.fact,

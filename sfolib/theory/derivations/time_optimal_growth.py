@@ -35,8 +35,8 @@ def time_optimum() -> Derivation:
     steps, eleven, four = Proof(), front(), stagewise()
     t0, t1 = sp.symbols("tau_0 tau_1", positive=True)
     steps.add(Cited("the front", eq((K / K_min - 1) * (N / N_min - 1), 1), eleven))
-    sfo = steps.add(Root("on it, with u = K/K_min − 1", u * (N / N_min - 1) - 1, above(N, 0), N_min * (1 + 1 / u)))
-    seconds = t0 * K_min * (1 + u) + t1 * sfo.value
+    samples = steps.add(Root("on it, with u = K/K_min − 1", u * (N / N_min - 1) - 1, above(N, 0), N_min * (1 + 1 / u)))
+    seconds = t0 * K_min * (1 + u) + t1 * samples.value
     u_best = sp.sqrt(t1 * N_min / (t0 * K_min))
     stationary = steps.add(
         Root("the time τ_0 K + τ_1 N is stationary at", sp.Derivative(seconds, u), above(u, 0), u_best)
@@ -56,20 +56,20 @@ def time_optimum() -> Derivation:
         )
     )
     u_eps = ratio_best.rhs.subs(B, B_crit)
-    batch = steps.add(
+    batch_size = steps.add(
         Identity("its batch size b = B/u", ratio(B_crit, u_eps), sp.sqrt(t0 / t1) * sigma / eps, name=batch_best)
     )
     rule = steps.add(
         Cited("the front's learning rate", eq(sp.Function("eta_best")(b), 1 / (L * (1 + B_crit / b))), eleven)
     )
     rate = steps.add(
-        Identity("at that batch size", sp.Subs(rule.fact.rhs, b, batch.rhs), 1 / (L * (1 + u_eps)), name=lr_best)
+        Identity("at that batch size", sp.Subs(rule.fact.rhs, b, batch_size.rhs), 1 / (L * (1 + u_eps)), name=lr_best)
     )
     finer = {eps: eps / sp.sqrt(r)}
     d_time = steps.add(
         Identity(
             "counting time: from ε² to ε²/r the batch grows by",
-            ratio(batch.rhs.subs(finer), batch.rhs),
+            ratio(batch_size.rhs.subs(finer), batch_size.rhs),
             sp.sqrt(r),
             name=sp.Symbol("delta_time"),
         )
@@ -83,7 +83,7 @@ def time_optimum() -> Derivation:
             1 / sp.sqrt(r),
         )
     )
-    d_sfo = steps.add(
+    d_samples = steps.add(
         Identity(
             "counting gradient evaluations at a fixed κ = b/B, b grows by",
             ratio(kappa * B_crit.subs(finer), kappa * B_crit),
@@ -91,7 +91,7 @@ def time_optimum() -> Derivation:
             name=sp.Symbol("delta_samples"),
         )
     )
-    g_sfo = steps.add(
+    g_samples = steps.add(
         Identity(
             "and η stays",
             sp.Subs(rule.fact.rhs, b, kappa * B_crit),
@@ -99,7 +99,7 @@ def time_optimum() -> Derivation:
             name=sp.Symbol("eta_samples"),
         )
     )
-    n_cost = steps.add(Identity("N/N_min there (u = 1/κ)", sp.Subs(sfo.value / N_min, u, 1 / kappa), 1 + kappa))
+    n_cost = steps.add(Identity("N/N_min there (u = 1/κ)", sp.Subs(samples.value / N_min, u, 1 / kappa), 1 + kappa))
     g_steps = steps.add(Limit("counting steps only: b without bound, η to", rule.fact.rhs, b, sp.oo, 1 / L, side="-"))
     k_steps = steps.add(Limit("and K to K_min", K_least * (1 + B_crit / b), b, sp.oo, K_least, side="-"))
     capped = (between(lr_max, 0, 2 / L), between(lr, 0, lr_max, "(]"))
@@ -154,12 +154,12 @@ def time_optimum() -> Derivation:
                 stationary,
                 lowest,
                 ratio_best,
-                batch,
+                batch_size,
                 rate,
                 d_time,
                 g_time,
-                d_sfo,
-                g_sfo,
+                d_samples,
+                g_samples,
                 n_cost,
                 g_steps,
                 k_steps,

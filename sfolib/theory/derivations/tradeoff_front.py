@@ -132,10 +132,10 @@ def _front(steps) -> tuple:
     beyond = (above(K, K_least),)
     steps.add(Sign("up to K_min = 2ΔL/ε² steps there is no such batch", le(top, 0), on=(between(K, 0, K_least, "(]"),)))
     inside = steps.add(Sign("beyond, that learning rate is below 1/L", lt(lr_of_K, 1 / L), on=beyond))
-    batch = steps.add(
+    batch_size = steps.add(
         Root("the batch on the front", top * b - 1, above(b, 0), B_crit / (K / K_least - 1), on=beyond, name=batch_best)
     )
-    N_of = K * batch.value
+    N_of = K * batch_size.value
     fewest = steps.add(Limit("many steps need the fewest gradient evaluations", N_of, K, sp.oo, N_least, side="-"))
     wall = steps.add(Limit("near K_min they grow without bound", N_of, K, K_least, sp.oo))
     crit = steps.add(Identity("critical batch size of the front, N_min/K_min", ratio(N_least, K_least), B_crit, name=B))
@@ -185,7 +185,7 @@ def _front(steps) -> tuple:
         least_b,
         best,
         inside,
-        batch,
+        batch_size,
         fewest,
         wall,
         crit,

@@ -7,7 +7,7 @@ from functools import cache
 import sympy as sp
 
 from sfolib.theory.derivations.algebra import above, between, eq
-from sfolib.theory.derivations.critical_batch_size import b_star, critical_batch
+from sfolib.theory.derivations.critical_batch_size import b_star, critical_batch_size
 from sfolib.theory.derivations.derivation import Derivation, Proof
 from sfolib.theory.derivations.inference import Combined, Instance
 from sfolib.theory.derivations.steps import Assumed, Cited, Identity, Root
@@ -102,7 +102,7 @@ def tests() -> Derivation:
         Cited(
             "T2's critical batch size with η_max = η",
             eq(b_star, 2 * c2(lr) * lr / eps**2),
-            critical_batch(),
+            critical_batch_size(),
             {lr_max: lr, C1: c1(lr), C2: c2(lr)},
             on=(between(lr, 0, 2 / L),),
         )

@@ -41,12 +41,12 @@ def test_the_gain_lies_between_one_and_s_and_falls_as_the_gradient_grows(varianc
 
 
 @given(positive, positive, st.integers(1, 256), st.integers(2, 64))
-def test_the_gain_is_the_ratio_of_the_front(sigma2, sqnorm, batch, scale):
+def test_the_gain_is_the_ratio_of_the_front(sigma2, sqnorm, batch_size, scale):
     """T11's lr at S b over that at b, and its steps at b over those at S b, at ε = ‖∇f‖."""
     c, eps = bounds.Constants(L=1.0, sigma2=sigma2, gap=1.0), sqnorm**0.5
-    r = gain(sigma2 / batch, sqnorm, scale)
-    assert r == pytest.approx(bounds.optimal_lr(c, scale * batch, eps) / bounds.optimal_lr(c, batch, eps))
-    assert r == pytest.approx(bounds.front_steps(c, batch, eps) / bounds.front_steps(c, scale * batch, eps))
+    r = gain(sigma2 / batch_size, sqnorm, scale)
+    assert r == pytest.approx(bounds.optimal_lr(c, scale * batch_size, eps) / bounds.optimal_lr(c, batch_size, eps))
+    assert r == pytest.approx(bounds.front_steps(c, batch_size, eps) / bounds.front_steps(c, scale * batch_size, eps))
 
 
 @pytest.mark.parametrize("scale", [1, 3, 8])
@@ -56,9 +56,9 @@ def test_a_step_is_worth_r_steps_of_one_worker(scale):
     mean, variance = values.mean(0), values.var(0).sum()
     r = float(gain(variance, mean @ mean, scale))
     index = np.array(np.meshgrid(*[range(3)] * scale)).reshape(scale, -1)
-    of_batch = values[index].mean(0)
-    assert (r * of_batch @ mean).mean() == pytest.approx(r * mean @ mean)
-    assert (r**2 * (of_batch**2).sum(1)).mean() == pytest.approx(r * (values**2).sum(1).mean())
+    of_batch_size = values[index].mean(0)
+    assert (r * of_batch_size @ mean).mean() == pytest.approx(r * mean @ mean)
+    assert (r**2 * (of_batch_size**2).sum(1)).mean() == pytest.approx(r * (values**2).sum(1).mean())
 
 
 def test_what_workers_exchange_gives_both_moments_without_bias():
@@ -75,10 +75,10 @@ def test_what_workers_exchange_gives_both_moments_without_bias():
 # --------------------------------------------------------------------------------------------------------- the policy
 def test_a_trajectory_by_hand():
     """S = 4: σ² = 4 v/n and ‖∇f‖² = m − v/n, so (1 + 3)/(1/4 + 3) and, averaged over two, (1 + 2)/(1/4 + 2)."""
-    policy = AdaScale(4, batch=8, lr=s.milestones(0.1, {2: 0.5}))
-    assert (policy.batch, policy.lr, policy.gain) == (32, 0.1, 1.0)
-    batch, lr = policy.update(32, Parallel(4, 3.25, 1.0))
-    assert (batch, policy.tau, policy.gain) == (32, 1.0, pytest.approx(4 / 3.25))
+    policy = AdaScale(4, batch_size=8, lr=s.milestones(0.1, {2: 0.5}))
+    assert (policy.batch_size, policy.lr, policy.gain) == (32, 0.1, 1.0)
+    batch_size, lr = policy.update(32, Parallel(4, 3.25, 1.0))
+    assert (batch_size, policy.tau, policy.gain) == (32, 1.0, pytest.approx(4 / 3.25))
     assert lr == pytest.approx(0.1 * 4 / 3.25)
     policy.update(32, GradientStatistics(32, 1.25, 8.0, 0.0, 0.0))
     assert policy.tau == pytest.approx(1 + 4 / 3.25)  # 2.23: the schedule has halved
@@ -86,7 +86,7 @@ def test_a_trajectory_by_hand():
 
 
 def test_estimates_are_clipped_before_they_are_averaged():
-    policy = AdaScale(2, batch=1, lr=1.0)
+    policy = AdaScale(2, batch_size=1, lr=1.0)
     policy.update(2, Parallel(2, 1.0, 6.0))  # σ² = 6, ‖∇f‖² = 1 − 3, taken for 0
     assert policy.gain == 2.0
     policy.update(2, Parallel(2, 4.0, 0.0))  # σ² = 0, taken for 1e-6
@@ -95,7 +95,7 @@ def test_estimates_are_clipped_before_they_are_averaged():
 
 @pytest.mark.parametrize("scale", [3, 16, 2000])
 def test_the_running_means_against_their_definition(scale):
-    policy, rng, seen = AdaScale(scale, batch=2, lr=0.1), np.random.default_rng(scale), []
+    policy, rng, seen = AdaScale(scale, batch_size=2, lr=0.1), np.random.default_rng(scale), []
     for _ in range(500):
         seen.append((rng.uniform(1, 2), rng.uniform(3, 4)))
         policy.update(2 * scale, Parallel(scale, seen[-1][1], seen[-1][0]))
@@ -111,7 +111,7 @@ def test_the_running_means_against_their_definition(scale):
 
 
 def test_a_look_every_few_steps_and_resuming():
-    policy, states = AdaScale(8, batch=2, lr=s.exponential(0.1, 0.9, 3), every=3), []
+    policy, states = AdaScale(8, batch_size=2, lr=s.exponential(0.1, 0.9, 3), every=3), []
     rng, path = np.random.default_rng(1), []
     signals_ = [Parallel(8, rng.uniform(1, 2), rng.uniform(1, 2)) if (k + 1) % 3 == 0 else None for k in range(20)]
     for signal in signals_:
@@ -120,7 +120,7 @@ def test_a_look_every_few_steps_and_resuming():
     assert policy.seen == 6
     assert len({lr for _, lr in path}) > 6
     for k in (0, 5, 12):
-        resumed = AdaScale(8, batch=2, lr=s.exponential(0.1, 0.9, 3), every=3)
+        resumed = AdaScale(8, batch_size=2, lr=s.exponential(0.1, 0.9, 3), every=3)
         resumed.load_state_dict(json.loads(states[k]))
         assert [resumed.update(16, signal) for signal in signals_[k:]] == path[k:]
 
@@ -132,10 +132,10 @@ def test_a_look_every_few_steps_and_resuming():
         (lambda: gain(-1.0, 1.0, 2), "variance, sqnorm"),
         (lambda: gain(0.0, 0.0, 2), "not both 0"),
         (lambda: Parallel.of([1.0], 1.0), "sqnorms = 1: must be of 2 workers or more"),
-        (lambda: AdaScale(0, batch=8, lr=0.1), "scale = 0"),
-        (lambda: AdaScale(2, batch=8, lr=-0.1), "lr = -0.1"),
-        (lambda: AdaScale(2, batch=8, lr=0.1).update(16), "signal = None: is needed"),
-        (lambda: AdaScale(2, batch=8, lr=0.1).update(16, Parallel(2, float("nan"), 1.0)), "must be finite"),
+        (lambda: AdaScale(0, batch_size=8, lr=0.1), "scale = 0"),
+        (lambda: AdaScale(2, batch_size=8, lr=-0.1), "lr = -0.1"),
+        (lambda: AdaScale(2, batch_size=8, lr=0.1).update(16), "signal = None: is needed"),
+        (lambda: AdaScale(2, batch_size=8, lr=0.1).update(16, Parallel(2, float("nan"), 1.0)), "must be finite"),
         (lambda: adascale_workers.run_adascale(spec(plan=Plan(8, s.exponential(0.1, 0.5, 3))), 2), "must be plain SGD"),
         (lambda: adascale_workers.run_adascale(spec(max_steps=None), 2), "max_steps = None"),
         (lambda: adascale_workers.run_adascale(spec(sampling="permutation", max_steps=200), 3), "sampling"),
@@ -150,7 +150,7 @@ def test_bad_input_names_the_field(call, named):
 # ------------------------------------------------------------------------------------------------------- in the loop
 def spec(**kwargs):
     told = {"problem": PROBLEM, "plan": Plan(8, 0.2), "max_steps": 30, "max_samples": 10**6, "seeds": (3, 5)}
-    return Spec(**told | {"sampling": "replacement", "measure": 1.2, "dtype": "float64"} | kwargs)
+    return Spec(**told | {"sampling": "replacement", "eval_every": 1.2, "dtype": "float64"} | kwargs)
 
 
 def plain_adascale(seed, scale, iterations):
@@ -161,7 +161,7 @@ def plain_adascale(seed, scale, iterations):
     model = nn.Linear(64, 10, dtype=torch.float64)
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
-    policy, rows, parameters = AdaScale(scale, batch=8, lr=0.2), [], list(model.parameters())
+    policy, rows, parameters = AdaScale(scale, batch_size=8, lr=0.2), [], list(model.parameters())
     while policy.tau < iterations:
         of_workers = []
         for worker in range(scale):
@@ -229,7 +229,7 @@ def test_by_iterations_puts_seeds_on_one_clock():
 
 def test_as_a_policy_its_signal_is_what_the_loop_gives_to_policies():
     trainer = Trainer(spec(seeds=(3,), sampling="permutation"), "cpu")
-    policy = AdaScale(4, batch=8, lr=0.2)
+    policy = AdaScale(4, batch_size=8, lr=0.2)
     for step in range(5):
         size, probes = policy_signals.step(policy, trainer.task, trainer.update, step, 32 * step)
         assert (size, probes) == (32, 32)

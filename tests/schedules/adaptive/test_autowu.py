@@ -94,7 +94,7 @@ def test_five_looks_are_one_until_there_are_more_losses_than_a_look_takes():
 
 
 def warmed(fit, until=None):
-    policy, rng = AutoWU(200, 10, batch=16, min_lr=1e-3, fit=fit), np.random.default_rng(1)
+    policy, rng = AutoWU(200, 10, batch_size=16, min_lr=1e-3, fit=fit), np.random.default_rng(1)
     while policy.switched is None and policy.step != until:
         policy.update(16, 1 + ((policy.step - 40) / 30) ** 2 + 0.05 * rng.standard_normal())
     return policy
@@ -108,14 +108,14 @@ def test_both_fits_find_the_bottom_of_a_valley():
 
 
 def test_the_adam_fit_goes_on_from_its_state():
-    policy, resumed = warmed("adam", until=55), AutoWU(200, 10, batch=16, min_lr=1e-3, fit="adam")
+    policy, resumed = warmed("adam", until=55), AutoWU(200, 10, batch_size=16, min_lr=1e-3, fit="adam")
     resumed.load_state_dict(json.loads(json.dumps(policy.state_dict())))
     assert policy.adam != list(loss_gp.ADAM_START)
     for loss in np.linspace(1.2, 3.0, 40):
         assert policy.update(16, float(loss)) == resumed.update(16, float(loss))
     assert policy.state_dict() == resumed.state_dict()
     assert policy.switched is not None
-    assert AutoWU(200, 10, batch=16, fit="adam").adam == list(loss_gp.ADAM_START)  # not the one that was changed
+    assert AutoWU(200, 10, batch_size=16, fit="adam").adam == list(loss_gp.ADAM_START)  # not the one that was changed
 
 
 def test_a_decision_is_where_lr_first_falls():
@@ -137,4 +137,4 @@ def test_smoothed_finds_the_curve_behind_the_noise(fit):
 
 def test_an_unknown_fit_is_named():
     with pytest.raises(InputError, match="fit = 'newton': must be 'likelihood' or 'adam'"):
-        AutoWU(200, 10, batch=16, fit="newton")
+        AutoWU(200, 10, batch_size=16, fit="newton")

@@ -80,23 +80,23 @@ def test_statistics_are_the_batch_sizes_one_and_n(n, seed):
     assert of_sizes.variance == pytest.approx(of_statistics.variance)
 
 
-@pytest.mark.parametrize(("batch", "parts"), [(2, 2), (4, 2), (4, 4)])
-def test_no_bias_and_the_variance_over_every_sample(batch, parts):
+@pytest.mark.parametrize(("batch_size", "parts"), [(2, 2), (4, 2), (4, 4)])
+def test_no_bias_and_the_variance_over_every_sample(batch_size, parts):
     """All 3^b draws with replacement of three unequal gradients."""
     g = np.array([[1.0, 0.0], [0.0, 2.0], [4.0, -1.0]])
     mean, centred = g.mean(0), g - g.mean(0)
     covariance = centred.T @ centred / 3
     found = []
-    for drawn in itertools.product(range(3), repeat=batch):
+    for drawn in itertools.product(range(3), repeat=batch_size):
         of_parts = g[list(drawn)].reshape(parts, -1, 2).mean(1)
         whole, scale = of_parts.mean(0), NoiseScale()
-        scale.update(np.square(of_parts).sum(1).mean(), batch // parts, whole @ whole, batch)
+        scale.update(np.square(of_parts).sum(1).mean(), batch_size // parts, whole @ whole, batch_size)
         found.append((scale.sqnorm, scale.variance))
     sqnorm, variance = np.array(found).T
     assert sqnorm.mean() == pytest.approx(mean @ mean)
     assert variance.mean() == pytest.approx(np.trace(covariance))
     along, square = mean @ covariance @ mean, np.trace(covariance @ covariance)
-    assert sqnorm.var() == pytest.approx(noise_scale.sqnorm_variance(along, square, batch, parts))
+    assert sqnorm.var() == pytest.approx(noise_scale.sqnorm_variance(along, square, batch_size, parts))
 
 
 def test_state_goes_through_json_for_several_runs():
@@ -131,31 +131,31 @@ def test_the_minimum_beside_a_floor():
     A, lr, w, b, eps = sp.symbols("A eta w b epsilon", positive=True)
     cost = b * A / (lr * (eps**2 - w / b))
     assert sp.solve(sp.diff(cost, b), b) == [2 * w / eps**2]
-    assert noise_scale.fixed_lr_batch(3.0, 0.1, 0.5) == pytest.approx(2 * (0.1 * 3 / 2) / 0.25)
+    assert noise_scale.local_critical_batch_size(3.0, 0.1, 0.5) == pytest.approx(2 * (0.1 * 3 / 2) / 0.25)
 
 
 @pytest.mark.parametrize("noise", ["white", "curvature"])
 def test_curvature_noise_is_what_the_exact_quadratic_answers_to(noise):
     q = PowerLawQuadratic(lam_min=1e-6, noise=noise)
-    predicted = noise_scale.fixed_lr_batch(q.eigenvalues @ q.noise_variance, 0.05, 0.03)
-    assert q.best_constant_batch(0.05, 0.03).batch == pytest.approx(predicted, rel=0.05)
+    predicted = noise_scale.local_critical_batch_size(q.eigenvalues @ q.noise_variance, 0.05, 0.03)
+    assert q.best_constant_batch_size(0.05, 0.03).batch_size == pytest.approx(predicted, rel=0.05)
 
 
 @given(st.floats(0.01, 100), st.floats(0.05, 1.5), st.floats(0.05, 0.5))
 def test_the_fit_finds_the_critical_batch_of_the_bound(sigma2, lr, eps):
     c = Constants(L=1.0, sigma2=sigma2, gap=1.0)
-    b_star = bounds.critical_batch(c, lr, eps)
-    batch = b_star * 3.0 ** np.arange(-3, 4)
-    steps = bounds.steps_to(c, batch, lr, eps)
+    b_star = bounds.critical_batch_size(c, lr, eps)
+    batch_size = b_star * 3.0 ** np.arange(-3, 4)
+    steps = bounds.steps_to(c, batch_size, lr, eps)
     assert np.isinf(steps[:3]).all()
-    assert noise_scale.critical_batch(batch, steps) == pytest.approx(b_star)
+    assert noise_scale.critical_batch_size(batch_size, steps) == pytest.approx(b_star)
 
 
 def test_fits_at_their_ends():
-    assert noise_scale.critical_batch([1, 2, 4], [9, 9, 9]) == pytest.approx(0.0, abs=1e-9)
-    assert noise_scale.critical_batch([1, 2, 4], [1, 2, 4]) == 0.0
+    assert noise_scale.critical_batch_size([1, 2, 4], [9, 9, 9]) == pytest.approx(0.0, abs=1e-9)
+    assert noise_scale.critical_batch_size([1, 2, 4], [1, 2, 4]) == 0.0
     with pytest.raises(InputError, match="3 batch sizes"):
-        noise_scale.critical_batch([1, 2, 4], [math.inf, 2, 1])
+        noise_scale.critical_batch_size([1, 2, 4], [math.inf, 2, 1])
 
 
 # ------------------------------------------------------------------------------------------ strongly convex theory
@@ -166,7 +166,7 @@ def test_the_optimal_batch_by_hand():
     """q = 2·1/(1·0.1) = 20: 10·(1 − 4 + 20)/(10 − 4 + 20). At τ = 7: 𝓛 = (60 + 12)/63 and σ² = 3/63."""
     rule = OptimalBatch(1.0, **RULE)
     assert rule.exact == pytest.approx(170 / 26)
-    assert rule.batch == 7
+    assert rule.batch_size == 7
     assert rule.lr == pytest.approx(0.5 * min(63 / 72, 0.1 * 63 / 6))
     assert rule.steps_at(7, 3.0) == pytest.approx(max(20 * 72 / 63, 400 * 3 / 63) * math.log(6))
 
@@ -218,9 +218,9 @@ def test_the_radius_is_reached_in_the_steps_of_the_bound():
     q = PowerLawQuadratic(d=20, lam_min=0.05, init="flat")
     start = q.theta0 @ q.theta0
     rule = OptimalBatch(q.sigma2, q.L, q.lam_min, 0.2 * start)
-    for batch in (rule.batch, 4 * rule.batch):
-        steps = math.ceil(rule.steps_at(batch, start))
-        assert q.moments(batch, np.full(steps, rule.lr_at(batch)))[-1].sum() <= 0.2 * start
+    for batch_size in (rule.batch_size, 4 * rule.batch_size):
+        steps = math.ceil(rule.steps_at(batch_size, start))
+        assert q.moments(batch_size, np.full(steps, rule.lr_at(batch_size)))[-1].sum() <= 0.2 * start
 
 
 def test_the_rule_in_a_loader_and_its_state():
@@ -230,11 +230,11 @@ def test_the_rule_in_a_loader_and_its_state():
     sizes = []
     for i, (x,) in enumerate(DataLoader(data, batch_sampler=ScheduledBatchSampler(40, policy))):
         sizes.append(len(x))
-        policy.update(len(x), 0.5 if policy.due and i else None)
+        policy.update(len(x), 0.5 if policy.needs_signal and i else None)
     assert sizes == [7, 7, 4, 4, 4, 4, 4, 4, 2]
     other = OptimalBatch(9.0, **RULE, check_every=2)
     other.load_state_dict(json.loads(json.dumps(policy.state_dict())))
-    assert (other.batch, other.lr, other.samples, other.due) == (4, policy.lr, 40, policy.due)
+    assert (other.batch_size, other.lr, other.samples, other.needs_signal) == (4, policy.lr, 40, policy.needs_signal)
 
 
 WRONG = [("mu", 2.0), ("L_max", 0.5), ("n", 1), ("L_max", 11.0), ("radius", 0.0)]
@@ -287,8 +287,8 @@ def test_adams_bound_by_hand():
     assert found == pytest.approx((2 / 0.2 + 4, 0.1 * 3 * 3, 0.1 * 3 * 1))
     assert adam_bound.steps_to(ADAM, 0.1, 0.5, 3.0, 1.3) == pytest.approx(14 * 3 / (1.0 * 3 - 0.9))
     assert adam_bound.steps_to(ADAM, 0.1, 0.5, 0.9, 1.3) == math.inf
-    assert adam_bound.critical_batch(ADAM, 0.1, 0.5, 1.3) == pytest.approx(1.8)
-    assert adam_bound.critical_batch(ADAM, 0.1, 0.5, 0.3) == math.inf
+    assert adam_bound.critical_batch_size(ADAM, 0.1, 0.5, 1.3) == pytest.approx(1.8)
+    assert adam_bound.critical_batch_size(ADAM, 0.1, 0.5, 0.3) == math.inf
     with pytest.raises(InputError, match="beta1"):
         adam_bound.bound(ADAM, 0.1, 1.0)
     with pytest.raises(InputError, match="reach"):
@@ -333,7 +333,7 @@ N = 1797 - HOLDOUT
 
 def spec(**kwargs):
     told = {"problem": Digits(l2=L2, holdout=HOLDOUT), "plan": Plan(8, 0.5), "dtype": "float64", "seeds": (3, 7),
-            "sampling": "replacement", "measure": 1.5, "max_samples": 10 * 8}  # fmt: skip
+            "sampling": "replacement", "eval_every": 1.5, "max_samples": 10 * 8}  # fmt: skip
     return Spec(**told | kwargs)
 
 
@@ -368,9 +368,11 @@ def test_the_loops_estimates_beside_a_plain_loop():
     for seed in (3, 7):
         model, scale, (x, y) = softmax(), NoiseScale(0.8), drawn(seed)
         for step in range(10):
-            batch = slice(8 * step, 8 * step + 8)
-            parts = [flat_gradient(model, *pair) for pair in zip(x[batch].split(2), y[batch].split(2), strict=True)]
-            whole = flat_gradient(model, x[batch], y[batch])
+            batch_size = slice(8 * step, 8 * step + 8)
+            parts = [
+                flat_gradient(model, *pair) for pair in zip(x[batch_size].split(2), y[batch_size].split(2), strict=True)
+            ]
+            whole = flat_gradient(model, x[batch_size], y[batch_size])
             scale.update(np.mean([float(g @ g) for g in parts]), 2, float(whole @ whole), 8)
             with torch.no_grad():
                 for p, g in zip(model.parameters(), whole.split([640, 10]), strict=True):
@@ -427,7 +429,7 @@ def test_what_cannot_be_watched_is_named():
         noise_probes.follow(spec(), probe=3)
     with pytest.raises(InputError, match="only dense networks"):
         noise_probes.follow(spec(problem=Quadratic()), probe=4)
-    policy = {"kind": "NormTest", "eta": 0.5, "batch": 4, "lr": 0.1}
+    policy = {"kind": "NormTest", "eta": 0.5, "batch_size": 4, "lr": 0.1}
     with pytest.raises(InputError, match="follow a plan"):
         noise_probes.follow(spec(plan=None, policy=policy, seeds=(0,)))
 
@@ -461,7 +463,7 @@ def test_a_run_of_the_rule_on_the_quadratic():
     h = q.sigma2 + float(np.square(q.eigenvalues * q.theta0).sum())
     make = lambda: OptimalBatch(h, q.L, 0.2, 1.0)  # noqa: E731
     frame = noise_probes.adapt(q, make(), 300, seed=0)
-    assert frame["samples"].tolist() == [0, *np.cumsum(frame["batch"][:-1])]
+    assert frame["samples"].tolist() == [0, *np.cumsum(frame["batch_size"][:-1])]
     assert frame["samples"].iloc[-2] < 300 <= frame["samples"].iloc[-1]
     assert frame.equals(noise_probes.adapt(q, make(), 300, seed=0))
     # after one step h = Σ over the batch, whose expectation is σ² + ‖∇f(θ_0)‖²: τ* is linear in it
@@ -470,6 +472,7 @@ def test_a_run_of_the_rule_on_the_quadratic():
 
 
 def test_estimators_need_no_torch():
-    program = "import sys, sfolib.adaptive.estimators; print(*sorted({'torch', 'sympy', 'pandas'} & set(sys.modules)))"
+    room = "sfolib.schedules.adaptive.noise_scale"
+    program = f"import sys, {room}; print(*sorted({{'torch', 'sympy', 'pandas'}} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.split() == []

@@ -19,7 +19,7 @@ from sfolib.schedules import base as s
 from sfolib.schedules.adaptive import (
     AugmentedInnerProductTest,
     AutoWU,
-    EpsilonTrigger,
+    GradNormTrigger,
     InnerProductTest,
     NormTest,
     autowu,
@@ -29,7 +29,7 @@ from sfolib.schedules.torch import PlanLR, ScheduledBatchSampler
 from sfolib.theory import bounds
 from sfolib.theory.bounds import Constants
 from sfolib.theory.quadratic import PowerLawQuadratic
-from sfolib.theory.quadratic_policies import norm_tested_sfo, stages_before_stalling, stages_of, tracking_price
+from sfolib.theory.quadratic_policies import norm_tested_samples, stages_before_stalling, stages_of, tracking_price
 
 # g = (3, 1) and (1, −1): mean (2, 0); variances 2 and 2; g·ḡ = 6 and 2; orthogonal parts (0, ±1)
 HAND = GradientStatistics(2, 4.0, 4.0, 8.0, 2.0)
@@ -45,55 +45,59 @@ def test_the_statistics_of_the_example_are_those():
 # ------------------------------------------------------------------------------------------------ by gradient norm
 def test_the_epsilon_trigger_by_hand():
     """δ = 4, γ = 2: r = 2, so ε² halves a stage. Looked at after steps 3, 6, 9, 12; one stage a check."""
-    policy = EpsilonTrigger(8, 0.1, 1.0, 4, 2, check_every=3)
+    policy = GradNormTrigger(8, 0.1, 1.0, 4, 2, check_every=3)
     norms = {3: 1.0, 6: 0.75, 9: 0.7, 12: 0.01}
     found = []
     for step in range(1, 13):
-        assert policy.due == (step in norms)
-        found.append(policy.update(policy.batch, norms.get(step)))
-    assert [batch for batch, _ in found] == [8] * 2 + [32] * 6 + [128] * 3 + [512]
+        assert policy.needs_signal == (step in norms)
+        found.append(policy.update(policy.batch_size, norms.get(step)))
+    assert [batch_size for batch_size, _ in found] == [8] * 2 + [32] * 6 + [128] * 3 + [512]
     assert [lr for _, lr in found] == pytest.approx([0.1] * 2 + [0.2] * 6 + [0.4] * 3 + [0.8])
     assert policy.eps == pytest.approx(8**-0.5)
     assert policy.samples == 3 * 8 + 6 * 32 + 3 * 128
 
 
-@pytest.mark.parametrize(("gamma", "max_batch"), [(2, 500), (1.5, 700), (1, 10**6)])
-def test_the_epsilon_trigger_follows_the_critical_plan(gamma, max_batch):
+@pytest.mark.parametrize(("gamma", "max_batch_size"), [(2, 500), (1.5, 700), (1, 10**6)])
+def test_the_epsilon_trigger_follows_the_critical_plan(gamma, max_batch_size):
     """The same stages, caps included, where the norm always comes down; b* = 8 at the start."""
-    c, caps = Constants(L=1.0, sigma2=40.0, gap=1.0), {"max_lr": 1.0, "max_batch": max_batch}
+    c, caps = Constants(L=1.0, sigma2=40.0, gap=1.0), {"max_lr": 1.0, "max_batch_size": max_batch_size}
     plan = critical_plan(c, 1.0, 2.0, 9, lr=0.1, lr_growth=gamma, **caps)
-    policy = EpsilonTrigger(8, 0.1, 1.0, 2 * gamma, gamma, check_every=1, **caps)
+    policy = GradNormTrigger(8, 0.1, 1.0, 2 * gamma, gamma, check_every=1, **caps)
     for row in plan.rows:
-        assert (policy.batch, policy.lr, policy.eps) == (row.batch, pytest.approx(row.lr), pytest.approx(row.eps))
-        policy.update(policy.batch, row.eps * 1.001)
-        assert policy.batch == row.batch
-        policy.update(policy.batch, row.eps * 0.999)
+        assert (policy.batch_size, policy.lr, policy.eps) == (
+            row.batch_size,
+            pytest.approx(row.lr),
+            pytest.approx(row.eps),
+        )
+        policy.update(policy.batch_size, row.eps * 1.001)
+        assert policy.batch_size == row.batch_size
+        policy.update(policy.batch_size, row.eps * 0.999)
 
 
 def test_the_published_thresholds_by_hand():
     """The authors' configuration: b = 8, δ = 2, γ = 1.4, ε = 0.5, 4096 at most; there ε² falls as b grows, and when b
     is at its cap nothing grows any more."""
-    policy = EpsilonTrigger(8, 0.1, 0.5, 2, 1.4, check_every=2, rule="published", max_batch=4096)
+    policy = GradNormTrigger(8, 0.1, 0.5, 2, 1.4, check_every=2, rule="published", max_batch_size=4096)
     found = [policy.update(8), policy.update(8, 0.51), policy.update(8), policy.update(8, 0.49)]
     assert found == [(8, 0.1)] * 3 + [(16, pytest.approx(0.14))]
     assert policy.eps == pytest.approx(0.5 / 2**0.5)
     for m in range(2, 10):
-        policy.update(policy.batch)
-        assert policy.update(policy.batch, policy.eps * 0.999) == (8 * 2**m, pytest.approx(0.1 * 1.4**m))
+        policy.update(policy.batch_size)
+        assert policy.update(policy.batch_size, policy.eps * 0.999) == (8 * 2**m, pytest.approx(0.1 * 1.4**m))
         assert policy.eps == pytest.approx(0.5 * 2 ** (-m / 2))
     for _ in range(4):
         assert policy.update(4096) == (4096, pytest.approx(0.1 * 1.4**9))
 
 
 def test_the_published_thresholds_round_up_and_follow_the_capped_batch():
-    policy = EpsilonTrigger(10, 0.1, 1.0, 1.5, 1.2, check_every=1, rule="published", max_batch=30)
-    found = [(policy.batch, policy.eps**2)]
-    while policy.due:
-        batch, _ = policy.update(policy.batch, 0.0)
-        found.append((batch, policy.eps**2))
+    policy = GradNormTrigger(10, 0.1, 1.0, 1.5, 1.2, check_every=1, rule="published", max_batch_size=30)
+    found = [(policy.batch_size, policy.eps**2)]
+    while policy.needs_signal:
+        batch_size, _ = policy.update(policy.batch_size, 0.0)
+        found.append((batch_size, policy.eps**2))
     assert found == [(b, pytest.approx(10 / b)) for b in (10, 15, 23, 30)]
     assert policy.lr == pytest.approx(0.1 * 1.2**3)
-    assert EpsilonTrigger(8, 0.1, 1.0, 2, 3, rule="published").eps == 1.0  # γ > δ is nothing to it
+    assert GradNormTrigger(8, 0.1, 1.0, 2, 3, rule="published").eps == 1.0  # γ > δ is nothing to it
 
 
 # ------------------------------------------------------------------------------------- both on the exact quadratic
@@ -103,16 +107,16 @@ Q = PowerLawQuadratic(d=40, lam_min=1e-3, sigma2=100.0)
 @pytest.mark.parametrize(("rule", "excess"), [("critical", 1.0), ("published", 4.0), ("published", 0.8)])
 def test_the_stages_of_a_trigger_are_those_of_a_walk(rule, excess):
     """A walk that shows the policy the exact ‖∇f‖ after every step; a stall is where a long time does not help."""
-    batch = round(excess * Q.best_constant_batch(0.1, 0.2).batch)
-    make = lambda: EpsilonTrigger(batch, 0.1, 0.2, 2, 1.3, 1, rule=rule)  # noqa: E731
+    batch_size = round(excess * Q.best_constant_batch_size(0.1, 0.2).batch_size)
+    make = lambda: GradNormTrigger(batch_size, 0.1, 0.2, 2, 1.3, 1, rule=rule)  # noqa: E731
     aims, policy, m, steps = stages_of(Q, make(), 5), make(), Q.theta0**2, [0]
     for _ in range(int(sum(aim.steps for aim in aims)) + 3000):
-        lr, b, stage = policy.lr, policy.batch, policy.stage
+        lr, b, stage = policy.lr, policy.batch_size, policy.stage
         m = (1 - lr * Q.eigenvalues) ** 2 * m + lr**2 * Q.noise_variance / b
         policy.update(b, float(Q.weights("grad_sqnorm") @ m) ** 0.5)
         steps[-1] += 1
         if policy.stage > stage:
-            assert (aims[stage].batch, aims[stage].lr, aims[stage].steps) == (b, lr, steps[-1])
+            assert (aims[stage].batch_size, aims[stage].lr, aims[stage].steps) == (b, lr, steps[-1])
             steps.append(0)
             if policy.stage == 5:
                 break
@@ -133,13 +137,13 @@ def test_following_the_norm_test_is_what_a_walk_spends(eta):
     while path[-1] > 0.1**2:
         batches.append(max(1.0, Q.sigma2 / (eta**2 * path[-1])))
         path = Q.grad_sqnorm_path(batches, np.full(len(batches), 0.2))
-    assert norm_tested_sfo(Q, 0.2, eta, 0.1) == pytest.approx(sum(batches))
+    assert norm_tested_samples(Q, 0.2, eta, 0.1) == pytest.approx(sum(batches))
 
 
 def test_too_large_a_tolerance_never_gets_there():
     star = (Q.sigma2 / (2 * Q.small_step_constants()[1] * 0.1)) ** 0.5  # T10's
-    assert norm_tested_sfo(Q, 0.1, 2 * star, 0.05) == math.inf
-    assert norm_tested_sfo(Q, 0.1, star, 0.05) < math.inf
+    assert norm_tested_samples(Q, 0.1, 2 * star, 0.05) == math.inf
+    assert norm_tested_samples(Q, 0.1, star, 0.05) < math.inf
 
 
 @pytest.mark.parametrize("u", [0.1, 0.6, 1.0, 1.7])
@@ -148,8 +152,8 @@ def test_the_price_of_following_against_integration(u):
     a, noise, lr, target = 2.0, 3.0, 0.7, 1e-3
     last = a / (lr * target * (1 - u / 2))
     k = (np.arange(10**5) + 0.5) * last / 10**5
-    batch = 2 * noise * lr / (u * a / (lr * k * (1 - u / 2)))
-    assert tracking_price(u) == pytest.approx(batch.mean() * last / (4 * a * noise / target**2))
+    batch_size = 2 * noise * lr / (u * a / (lr * k * (1 - u / 2)))
+    assert tracking_price(u) == pytest.approx(batch_size.mean() * last / (4 * a * noise / target**2))
     assert tracking_price(1.0) == 0.5 <= tracking_price(u)
     assert tracking_price([2.0, 3.0]).tolist() == [math.inf, math.inf]
 
@@ -181,44 +185,48 @@ TESTS = {  # what each asks for on HAND: 4/(η² 4), 8/(θ² 16), 2/(ν² 4)
 
 @pytest.mark.parametrize(("make", "wanted"), TESTS.values(), ids=TESTS)
 def test_what_a_test_asks_for(make, wanted):
-    assert make(batch=2, lr=0.1).wanted(HAND) == pytest.approx(wanted)
-    assert make(batch=2, lr=0.1).update(2, HAND)[0] == math.ceil(round(wanted, 9))
-    assert make(batch=200, lr=0.1).update(200, HAND)[0] == 200  # holds already: a batch never shrinks
-    assert make(batch=2, lr=0.1, max_batch=3).update(2, HAND)[0] == 3
+    assert make(batch_size=2, lr=0.1).wanted(HAND) == pytest.approx(wanted)
+    assert make(batch_size=2, lr=0.1).update(2, HAND)[0] == math.ceil(round(wanted, 9))
+    assert make(batch_size=200, lr=0.1).update(200, HAND)[0] == 200  # holds already: a batch never shrinks
+    assert make(batch_size=2, lr=0.1, max_batch_size=3).update(2, HAND)[0] == 3
 
 
 def test_the_norm_test_is_the_one_of_the_bounds():
     c = Constants(L=1.0, sigma2=3.0, gap=1.0)
     statistics = GradientStatistics(8, 0.2**2, c.sigma2, 0.0, 0.0)
-    assert NormTest(0.3, batch=1, lr=0.1).wanted(statistics) == pytest.approx(bounds.norm_test_batch(c, 0.3, 0.2))
+    assert NormTest(0.3, batch_size=1, lr=0.1).wanted(statistics) == pytest.approx(
+        bounds.norm_test_batch_size(c, 0.3, 0.2)
+    )
 
 
 def test_a_test_runs_when_the_published_one_does_and_lr_counts_samples():
     """After steps 1, 3, 5 … until the batch is at its cap; 2, 6, 10, 26, 42 samples so far."""
-    policy = NormTest(0.5, batch=2, lr=s.warmup(s.polynomial(1.0, 0.0, 40), 10), test_interval=2, max_batch=16)
+    policy = NormTest(
+        0.5, batch_size=2, lr=s.warmup(s.polynomial(1.0, 0.0, 40), 10), test_interval=2, max_batch_size=16
+    )
     half = GradientStatistics(2, 1.0, 4.0, 0.0, 0.0)  # asks for 16
-    found = [policy.update(policy.batch, signal) for signal in (HAND, None, half, None, None)]
-    assert [batch for batch, _ in found] == [4, 4, 16, 16, 16]
+    found = [policy.update(policy.batch_size, signal) for signal in (HAND, None, half, None, None)]
+    assert [batch_size for batch_size, _ in found] == [4, 4, 16, 16, 16]
     assert [lr for _, lr in found] == pytest.approx([0.3 * 38 / 40, 0.7 * 34 / 40, 30 / 40, 14 / 40, 0.0])
 
 
 @given(st.floats(0.1, 0.9), st.floats(0.01, 1.0), st.floats(1.0, 50.0))
 def test_on_its_own_batch_the_norm_test_settles_below_the_one_of_the_bounds(eta, square, variance):
     """‖ḡ‖² as it is in the mean: it asks for less than b/η² each time, and for (1 − η²)σ²/(η²‖∇f‖²) in the end."""
-    policy, settled = NormTest(eta, batch=2, lr=0.1), (1 - eta**2) * variance / (eta**2 * square)
+    policy, settled = NormTest(eta, batch_size=2, lr=0.1), (1 - eta**2) * variance / (eta**2 * square)
     for _ in range(300):
-        b = policy.batch
+        b = policy.batch_size
         policy.update(b, GradientStatistics(b, square + variance / b, variance, 0.0, 0.0))
-        assert policy.batch <= max(b, math.ceil(b / eta**2))
+        assert policy.batch_size <= max(b, math.ceil(b / eta**2))
     # rounded up each time, by less than 1, of which the next test keeps the share 1 − (what settles it)
-    assert max(2, settled) <= policy.batch * (1 + 1e-9) <= max(2, settled + 1 + 1 / (1 - eta**2) / eta**2)
+    assert max(2, settled) <= policy.batch_size * (1 + 1e-9) <= max(2, settled + 1 + 1 / (1 - eta**2) / eta**2)
 
 
 def test_a_tolerance_of_one_never_grows():
-    policy = NormTest(1.0, batch=4, lr=0.1)
+    policy = NormTest(1.0, batch_size=4, lr=0.1)
     for _ in range(5):
         policy.update(4, GradientStatistics(4, 1e-6 + 3.0 / 4, 3.0, 0.0, 0.0))
-    assert policy.batch == 4
+    assert policy.batch_size == 4
 
 
 def test_the_published_sum_over_tensors_by_hand():
@@ -232,23 +240,23 @@ def test_the_published_sum_over_tensors_by_hand():
     assert whole == GradientStatistics(2, *map(pytest.approx, (6.25, 2.5, 15.125, 0.08)))
     assert tensors == GradientStatistics(2, *map(pytest.approx, (6.25, 2.5, 9.125, 0.0)))
     for statistics, inner, augmented in ((whole, 39, 52), (tensors, 24, 24)):  # 0.08/(ν² 6.25) is 51.2 at ν² = 1/4000
-        assert InnerProductTest(0.1, batch=2, lr=0.1).update(2, statistics)[0] == inner
-        assert AugmentedInnerProductTest(0.1, 4000**-0.5, batch=2, lr=0.1).update(2, statistics)[0] == augmented
+        assert InnerProductTest(0.1, batch_size=2, lr=0.1).update(2, statistics)[0] == inner
+        assert AugmentedInnerProductTest(0.1, 4000**-0.5, batch_size=2, lr=0.1).update(2, statistics)[0] == augmented
 
 
 def test_no_mean_gradient_asks_for_the_largest_batch():
     nothing = GradientStatistics(4, 0.0, 1.0, 0.0, 1.0)
     for make, _ in TESTS.values():
-        assert make(batch=4, lr=0.1, max_batch=64).update(4, nothing)[0] == 64
-        with pytest.raises(InputError, match="max_batch = None: is needed"):
-            make(batch=4, lr=0.1).update(4, nothing)
+        assert make(batch_size=4, lr=0.1, max_batch_size=64).update(4, nothing)[0] == 64
+        with pytest.raises(InputError, match="max_batch_size = None: is needed"):
+            make(batch_size=4, lr=0.1).update(4, nothing)
         with pytest.raises(InputError, match="must be finite"):
-            make(batch=4, lr=0.1).update(4, GradientStatistics(4, 1.0, math.nan, math.nan, math.nan))
+            make(batch_size=4, lr=0.1).update(4, GradientStatistics(4, 1.0, math.nan, math.nan, math.nan))
 
 
 # -------------------------------------------------------------------------------------------------------- AutoWU
 def wu(seed=0, **kwargs):
-    return AutoWU(200, 10, **{"batch": 16, "min_lr": 1e-3, "max_lr": 1.0, "seed": seed, **kwargs})
+    return AutoWU(200, 10, **{"batch_size": 16, "min_lr": 1e-3, "max_lr": 1.0, "seed": seed, **kwargs})
 
 
 def valley(step, rng, bottom):
@@ -341,10 +349,10 @@ def signals(name, policy, rng):
 
 POLICIES = {
     "autowu": wu,
-    "epsilon": lambda: EpsilonTrigger(8, 0.1, 1.0, 3, 1.5, 4, max_lr=0.3, max_batch=100),
-    "norm": lambda: NormTest(0.5, batch=4, lr=s.cosine(0.1, 0.01, 2000), test_interval=3, max_batch=5000),
-    "inner": lambda: InnerProductTest(0.5, batch=4, lr=0.1),
-    "augmented": lambda: AugmentedInnerProductTest(0.5, 0.5, batch=4, lr=0.1),
+    "epsilon": lambda: GradNormTrigger(8, 0.1, 1.0, 3, 1.5, 4, max_lr=0.3, max_batch_size=100),
+    "norm": lambda: NormTest(0.5, batch_size=4, lr=s.cosine(0.1, 0.01, 2000), test_interval=3, max_batch_size=5000),
+    "inner": lambda: InnerProductTest(0.5, batch_size=4, lr=0.1),
+    "augmented": lambda: AugmentedInnerProductTest(0.5, 0.5, batch_size=4, lr=0.1),
 }
 
 
@@ -354,7 +362,7 @@ def test_a_policy_goes_on_from_its_state(name):
     inputs = []
     for step in range(90):
         states[step] = json.dumps(whole.state_dict())
-        inputs.append((whole.batch - step % 2, signals(name, whole, rng) if whole.due else None))
+        inputs.append((whole.batch_size - step % 2, signals(name, whole, rng) if whole.needs_signal else None))
         path.append(whole.update(*inputs[-1]))
     assert path[0] != path[-1]
     for step in (0, 1, 45, 69, 89):
@@ -369,7 +377,7 @@ def test_a_policy_goes_on_from_its_state(name):
 
 
 def in_a_loop(workers):
-    policy = EpsilonTrigger(8, 0.1, 1.0, 4, 2, check_every=3)
+    policy = GradNormTrigger(8, 0.1, 1.0, 4, 2, check_every=3)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = PlanLR(optimizer, policy, 100)
     loader = DataLoader(
@@ -380,7 +388,7 @@ def in_a_loop(workers):
         for (x,) in loader:
             rows.append((len(x), optimizer.param_groups[0]["lr"]))
             optimizer.step()
-            policy.update(len(x), policy.eps if policy.due else None)
+            policy.update(len(x), policy.eps if policy.needs_signal else None)
             scheduler.step()
     return rows
 
@@ -399,33 +407,33 @@ def test_a_policy_refuses_prefetching_workers():
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda: EpsilonTrigger(8, 0.1, 1.0, 2, 2), "delta = 2: must be above gamma = 2"),
-        (lambda: EpsilonTrigger(8, 0.1, 0.0, 4), "eps = 0.0"),
-        (lambda: EpsilonTrigger(8, 0.1, 1.0, 4, rule="own"), "rule = 'own'"),
-        (lambda: EpsilonTrigger(8, 0.1, 1.0, 1, rule="published"), "delta = 1: must be above 1"),
-        (lambda: EpsilonTrigger(8, 0.1, 1.0, 4, rule="published", max_lr=1.0), "max_lr = 1.0"),
-        (lambda: stages_of(Q, EpsilonTrigger(8, 0.1, 1.0, 4), 3), "check_every = 100"),
+        (lambda: GradNormTrigger(8, 0.1, 1.0, 2, 2), "delta = 2: must be above gamma = 2"),
+        (lambda: GradNormTrigger(8, 0.1, 0.0, 4), "eps = 0.0"),
+        (lambda: GradNormTrigger(8, 0.1, 1.0, 4, rule="own"), "rule = 'own'"),
+        (lambda: GradNormTrigger(8, 0.1, 1.0, 1, rule="published"), "delta = 1: must be above 1"),
+        (lambda: GradNormTrigger(8, 0.1, 1.0, 4, rule="published", max_lr=1.0), "max_lr = 1.0"),
+        (lambda: stages_of(Q, GradNormTrigger(8, 0.1, 1.0, 4), 3), "check_every = 100"),
         (lambda: stages_before_stalling(0.0, 1.4), "excess = 0.0"),
         (lambda: stages_before_stalling(1.0, 1.0), "gamma = 1.0"),
-        (lambda: norm_tested_sfo(Q, 0.1, 0.0, 0.1), "eta = 0.0"),
+        (lambda: norm_tested_samples(Q, 0.1, 0.0, 0.1), "eta = 0.0"),
         (lambda: tracking_price(-1.0), "u = -1.0"),
-        (lambda: EpsilonTrigger(8, 0.1, 1.0, 4, check_every=0), "every = 0"),
-        (lambda: EpsilonTrigger(8, 0.1, 1.0, 4, max_batch=4), "max_batch = 4"),
-        (lambda: EpsilonTrigger(8, 0.1, 1.0, 4, check_every=1).update(8, math.nan), "signal = nan"),
-        (lambda: EpsilonTrigger(8, 0.1, 1.0, 4, check_every=1).update(8), "signal = None: is needed"),
-        (lambda: EpsilonTrigger(8, 0.1, 1.0, 4).update(8, 1.0), "signal = 1.0: must be None"),
-        (lambda: EpsilonTrigger(8, 0.1, 1.0, 4).update(0), "taken = 0"),
-        (lambda: NormTest(0, batch=8, lr=0.1), "eta = 0"),
-        (lambda: NormTest(0.5, batch=0, lr=0.1), "batch = 0"),
-        (lambda: NormTest(0.5, batch=8, lr=-0.1), "lr = -0.1"),
-        (lambda: NormTest(0.5, batch=8, lr=0.1, max_batch=4), "max_batch = 4"),
-        (lambda: InnerProductTest(-1, batch=8, lr=0.1), "theta = -1"),
-        (lambda: AugmentedInnerProductTest(1, 0, batch=8, lr=0.1), "nu = 0"),
+        (lambda: GradNormTrigger(8, 0.1, 1.0, 4, check_every=0), "every = 0"),
+        (lambda: GradNormTrigger(8, 0.1, 1.0, 4, max_batch_size=4), "max_batch_size = 4"),
+        (lambda: GradNormTrigger(8, 0.1, 1.0, 4, check_every=1).update(8, math.nan), "signal = nan"),
+        (lambda: GradNormTrigger(8, 0.1, 1.0, 4, check_every=1).update(8), "signal = None: is needed"),
+        (lambda: GradNormTrigger(8, 0.1, 1.0, 4).update(8, 1.0), "signal = 1.0: must be None"),
+        (lambda: GradNormTrigger(8, 0.1, 1.0, 4).update(0), "taken = 0"),
+        (lambda: NormTest(0, batch_size=8, lr=0.1), "eta = 0"),
+        (lambda: NormTest(0.5, batch_size=0, lr=0.1), "batch_size = 0"),
+        (lambda: NormTest(0.5, batch_size=8, lr=-0.1), "lr = -0.1"),
+        (lambda: NormTest(0.5, batch_size=8, lr=0.1, max_batch_size=4), "max_batch_size = 4"),
+        (lambda: InnerProductTest(-1, batch_size=8, lr=0.1), "theta = -1"),
+        (lambda: AugmentedInnerProductTest(1, 0, batch_size=8, lr=0.1), "nu = 0"),
         (lambda: wu(min_lr=2.0), "min_lr = 2.0: must be below max_lr"),
         (lambda: wu(warmup="cubic"), "warmup = 'cubic'"),
         (lambda: wu(cooldown_fraction=1.0), "cooldown_fraction = 1.0"),
         (lambda: wu(cooldown_fraction=0.6), "max_warmup_fraction = 0.5: must be in (0, 0.4]"),
-        (lambda: wu(batch=0), "batch = 0"),
+        (lambda: wu(batch_size=0), "batch_size = 0"),
         (lambda: autowu.predictions([math.nan, 1.0], (0,)), "losses = 1"),
     ],
 )
