@@ -204,7 +204,7 @@ class PowerLawQuadratic:
 
     def batch_size_to(self, lr: ArrayLike, steps: ArrayLike, eps: ArrayLike, target: Target = "grad_sqnorm") -> Numbers:
         """The least (real) batch with which constant lr is at ε² after `steps` steps; inf if none is."""
-        lr, _ = self._pair(1.0, lr)
+        _, lr = self._pair(1.0, lr)
         positive("eps", eps)
 
         def least(decay: _Decay, k: np.ndarray, eps: np.ndarray) -> np.ndarray:

@@ -271,7 +271,7 @@ def exploding(output, y):
 
 
 @pytest.mark.parametrize(
-    "eval_every",
+    "measure",
     [
         gradient_statistics,
         population_variance,

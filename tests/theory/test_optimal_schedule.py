@@ -23,7 +23,7 @@ def problem(kind: dict) -> PowerLawQuadratic:
 
 
 def final(q: PowerLawQuadratic, batch_size, lr, target: str) -> float:
-    return (q.grad_sqnorm_path if target == "grad_sqnorm" else q.loss_path)(lr, batch_size)[-1]
+    return (q.grad_sqnorm_path if target == "grad_sqnorm" else q.loss_path)(batch_size, lr)[-1]
 
 
 @pytest.mark.parametrize(("kind", "target", "eps", "steps"), CASES)
@@ -192,7 +192,7 @@ def test_fastest_is_the_best_number_of_steps():
         (lambda q: optimum(q, 40, 0.1, max_lr=1.0), "max_lr = 1.0: must be below 2/L = 1"),
         (lambda q: optimum(q, 1, 0.1), "steps = 1"),
         (lambda q: optimum(q, 3, 0.001), "steps = 3: too few"),
-        (lambda q: optimum(q, 40, 0.1, min_batch_size=0), "min_batch = 0"),
+        (lambda q: optimum(q, 40, 0.1, min_batch_size=0), "min_batch_size = 0"),
         (lambda q: optimum(q, 40, 0.1, nodes=41), "nodes = 41: must be in [2, steps = 40]"),
         (lambda q: best_of_family("spiral", q, 40, 0.1), "family = 'spiral'"),
         (lambda q: fastest(q, 0.1, 0.0, 1.0), "latency = 0.0"),

@@ -70,7 +70,7 @@ def test_closed_form_broadcasts_and_keeps_scalars():
 
 def first_step(q: PowerLawQuadratic, batch_size: float, lr: float, eps: float, target: str, budget: int) -> float:
     """The slow twin of steps_to: look at every step."""
-    path = (q.grad_sqnorm if target == "grad_sqnorm" else q.loss)(lr, batch_size, np.arange(budget))
+    path = (q.grad_sqnorm if target == "grad_sqnorm" else q.loss)(batch_size, lr, np.arange(budget))
     below = np.flatnonzero(path <= eps**2)
     return float(below[0]) if len(below) else math.inf
 
@@ -117,8 +117,8 @@ def test_batch_to_and_best_constant_batch_against_every_step(noise, init, target
     batch_size = q.batch_size_to(lr, steps, eps, target)
     enough = batch_size < math.inf
     value = q.grad_sqnorm if target == "grad_sqnorm" else q.loss
-    assert value(lr, batch_size[enough], steps[enough]) == pytest.approx(eps**2, rel=1e-9)
-    assert value(lr, 1e300, steps[~enough]) == pytest.approx(np.maximum(eps**2, value(lr, 1e300, steps[~enough])))
+    assert value(batch_size[enough], lr, steps[enough]) == pytest.approx(eps**2, rel=1e-9)
+    assert value(1e300, lr, steps[~enough]) == pytest.approx(np.maximum(eps**2, value(1e300, lr, steps[~enough])))
     assert best.samples == pytest.approx(np.min(steps * batch_size), rel=1e-12)
     assert best.steps == steps[np.argmin(steps * batch_size)]
     assert best.batch_size == pytest.approx(np.min(steps * batch_size) / best.steps)
@@ -177,7 +177,7 @@ def test_stage_path_is_the_recursion_of_the_stages_laid_out():
 def test_stages_to_is_the_first_step_of_the_recursion(target):
     q = small("curvature")
     batch_size, lr = (np.repeat([s[i] for s in STAGES], [s[2] for s in STAGES]) for i in (0, 1))
-    whole = (q.grad_sqnorm_path if target == "grad_sqnorm" else q.loss_path)(lr, batch_size)
+    whole = (q.grad_sqnorm_path if target == "grad_sqnorm" else q.loss_path)(batch_size, lr)
     spent = np.concatenate([[0], np.cumsum(batch_size)])
     for value in np.geomspace(np.min(whole) * 1.0001, whole[0] * 1.01, 25):
         first = int(np.flatnonzero(whole <= value)[0])

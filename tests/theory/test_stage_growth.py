@@ -27,7 +27,7 @@ def test_stages_from_the_start_each_time_pay_what_was_walked():
     for target, finish, stop in zip(*paid, strict=True):
         m = int(np.argmax(eps <= target))
         least = Q.best_constant_batch_size(0.2, target).samples
-        last = walked([(0.2, pairs[m].batch_size * SLACK, pairs[m].steps)], [target])[0]
+        last = walked([(pairs[m].batch_size * SLACK, 0.2, pairs[m].steps)], [target])[0]
         assert finish == pytest.approx(cost[m] / least, rel=1e-6)
         assert stop == pytest.approx((cost[m - 1] + last) / least, rel=1e-6)
 

@@ -213,7 +213,7 @@ def test_a_notebook_whose_runs_fail_is_told_and_others_run(tmp_path, monkeypatch
     told = capsys.readouterr()
     assert "1 of 2 runs failed twice" in told.out
     assert "AssertionError: out of order" in told.out
-    assert '"batch":' in told.out
+    assert '"batch_size":' in told.out
     assert not (tmp_path / "figures" / "executed" / "01_bad.ipynb").exists()
     assert (tmp_path / "figures" / "executed" / "02_good.ipynb").exists()
     assert "1 runs failed" in (tmp_path / "figures" / "index.html").read_text()
