@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sfolib import cli, training
+from sfolib import cli
 from sfolib._utils.distributed import SINGLE, ProcessGroup, joined
 from sfolib._utils.errors import ProcessLost
 from sfolib.gradients.statistics import full_gradient_sqnorm, gradient_statistics
@@ -245,8 +245,6 @@ def test_one_rank_on_a_gpu_by_nccl(tmp_path):
 
 def _die(*arguments):
     """The command line, with a checkpoint at every measuring point; the second rank dies at the fifth."""
-    run_in = training.run_in
-
     def dying(out, spec, device, _, progress, ranks):
         def watch(trainer, rows):
             progress(trainer, rows)
@@ -255,7 +253,7 @@ def _die(*arguments):
 
         return run_in(out, spec, device, 0.0, watch, ranks)
 
-    training.run_in = dying
+    sys.modules[run_in.__module__].run_in = dying
     sys.exit(cli.main(arguments))
 
 
