@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks import gradstats, loop
-from benchmarks.eval_every import REPEATS, report
+from benchmarks.measure import REPEATS, report
 from sfolib._utils import provenance
 from sfolib.training import records
 

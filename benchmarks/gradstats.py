@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from benchmarks.eval_every import interleaved, report, row
+from benchmarks.measure import interleaved, report, row
 from sfolib.gradients.statistics import full_gradient_sqnorm, gradient_statistics
 from sfolib.problems.models import build, cnn
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from benchmarks.eval_every import interleaved, report, row
+from benchmarks.measure import interleaved, report, row
 from sfolib.problems.models import build
 from sfolib.problems.specs import Digits, Quadratic, split_digits
 from sfolib.schedules.plan import Plan
