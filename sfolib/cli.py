@@ -74,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--objective", choices=("time", "samples"), default="time", help="what to save (default: time)")
     plan.add_argument("--out", type=Path, default=Path("plan.json"), help="the spec of its run (default: plan.json)")
     plan.set_defaults(command=_plan)
+    sync = commands.add_parser("sync", help="write the cells of notebooks that come from their experiments")
+    sync.set_defaults(command=_sync)
     readme = commands.add_parser("readme", help="make the last figures the README's claims and picture")
     readme.set_defaults(command=_readme)
     return parser
@@ -90,22 +92,25 @@ def _add_problem(parser: argparse.ArgumentParser) -> None:
 
 
 def _figures(args: argparse.Namespace) -> int:
-    from sfolib.experiments import ahead, notebook, report
-    from sfolib.training import executors
+    from sfolib.experiments import report
+    from sfolib.experiments.project import root
 
     require(args.jobs >= 1, "jobs", args.jobs, "must be 1 or more")
-    out, notebooks = args.out or notebook.root() / "figures", report.select(args.names)
+    out, notebooks = args.out or root() / "figures", report.select(args.names)
     if args.dry_run:
-        from sfolib.experiments import cost
+        from sfolib.experiments import cost, registry
 
-        print(cost.table([ahead.look(path, args.scale, out) for path in notebooks], args.jobs))
+        print(cost.table([registry.planned(path, args.scale, out) for path in notebooks], args.jobs))
         return 0
     due = [path for path in notebooks if args.again or not report.is_up_to_date(path, out, args.scale)]
     require(args.backend or not args.address, "address", args.address, "is of a cluster; add --backend dask or ray")
     lost = {}
     if args.backend:
+        from sfolib.experiments import registry
+        from sfolib.training import executors
+
         with executors.backend(args.backend, args.address, args.jobs):
-            lost = ahead.train_all(due, args.scale, out, args.jobs)
+            lost = registry.train_all(due, args.scale, out, args.jobs)
     outcomes = report.figures(args.names, args.scale, args.jobs, out, args.again, lost)
     print(f"report: {out / 'index.html'}")
     return 1 if any(outcome.error for outcome in outcomes) else 0
@@ -230,6 +235,14 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+def _sync(args: argparse.Namespace) -> int:
+    from sfolib.experiments import registry, report
+
+    changed = [path.stem for path in report.select(()) if registry.sync(path)]
+    print("\n".join(changed) or "every cell is as its experiment says")
+    return 0
 
 
 def _readme(args: argparse.Namespace) -> int:

@@ -10,14 +10,14 @@ import numpy as np
 
 from sfolib._utils.errors import InputError, positive, require
 
-Kind = Literal["tight", "upper", "rate", "order"]
+Kind = Literal["equal", "upper_bound", "exponent", "ordering"]
 Verdict = Literal["reproduced", "partly", "not reproduced"]
 
 KINDS: dict[str, str] = {
-    "tight": "every measured value equals the theory's within a relative tolerance",
-    "upper": "every measured value is at most the theory's bound",
-    "rate": "the predicted exponent lies in the fitted exponent's confidence interval",
-    "order": "each measured value exceeds the one before it, by more than their confidence intervals where given",
+    "equal": "every measured value equals the theory's within a relative tolerance",
+    "upper_bound": "every measured value is at most the theory's bound",
+    "exponent": "the predicted exponent lies in the fitted exponent's confidence interval",
+    "ordering": "each measured value exceeds the one before it, by more than their confidence intervals where given",
 }
 
 
@@ -26,8 +26,8 @@ class Check:
     """One claim, tested.
 
     kind: what the claim says, see `KINDS`. measured, theory: a number or a sequence of them, in the claim's units;
-    theory is unused for "order". interval: confidence interval (low, high) of measured; for "order" one pair a
-    value. tolerance: relative, for "tight"; for "rate" the distance below which a miss counts as "partly".
+    theory is unused for "ordering". interval: confidence interval (low, high) of measured; for "ordering" one pair a
+    value. tolerance: relative, for "equal"; for "exponent" the distance below which a miss counts as "partly".
     source: the result of the theory, such as "T2 [S]". figure: name of the figure that shows it.
     expected: the verdict that is known; one other than "reproduced" needs an `explanation`.
     Raises `InputError` for a check that could not fail or lacks what its kind needs.
@@ -47,14 +47,14 @@ class Check:
     def __post_init__(self) -> None:
         require(self.kind in KINDS, "kind", self.kind, f"must be one of {', '.join(KINDS)}")
         require(np.size(self.measured) > 0, "measured", self.measured, "must hold at least one value")
-        if self.kind == "order":
+        if self.kind == "ordering":
             require(np.size(self.measured) > 1, "measured", self.measured, "an order needs two values or more")
         else:
             require(self.theory is not None, "theory", None, f"a check of kind {self.kind!r} needs a prediction")
-        if self.kind == "tight":
-            require(self.tolerance is not None, "tolerance", None, "'tight' needs a relative tolerance")
-        if self.kind == "rate":
-            require(self.interval is not None, "interval", None, "'rate' needs the fit's confidence interval")
+        if self.kind == "equal":
+            require(self.tolerance is not None, "tolerance", None, "'equal' needs a relative tolerance")
+        if self.kind == "exponent":
+            require(self.interval is not None, "interval", None, "'exponent' needs the fit's confidence interval")
         if self.tolerance is not None:
             positive("tolerance", self.tolerance)
         if self.expected != "reproduced":
@@ -72,20 +72,20 @@ class Check:
     def ok(self) -> bool:
         return self.verdict == "reproduced"
 
-    def _tight(self) -> np.ndarray:
+    def _equal(self) -> np.ndarray:
         measured, theory = _numbers(self.measured), _numbers(self.theory)
         return np.abs(measured - theory) <= self.tolerance * np.abs(theory)  # False for nan
 
-    def _upper(self) -> np.ndarray:
+    def _upper_bound(self) -> np.ndarray:
         return _numbers(self.measured) <= _numbers(self.theory)
 
-    def _rate(self) -> list[bool]:
+    def _exponent(self) -> list[bool]:
         low, high = self.interval
         near = self.tolerance is not None and abs(self.measured - self.theory) <= self.tolerance
         inside = bool(low <= self.theory <= high)
         return [inside, inside or near]
 
-    def _order(self) -> np.ndarray:
+    def _ordering(self) -> np.ndarray:
         measured = _numbers(self.measured)
         low, high = (measured, measured) if self.interval is None else np.asarray(self.interval, dtype=float).T
         return (measured[1:] > measured[:-1]) & (low[1:] > high[:-1])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from sfolib._utils import provenance
-from sfolib.experiments.ahead import Sight
+from sfolib.experiments.registry import Planned
 from sfolib.schedules.plan import Plan
 from sfolib.training import records
 from sfolib.training.loop import Trainer, resolve_device
@@ -93,7 +93,7 @@ def measured(spec: Spec, least: int, largest: int, device: str) -> Kind:
     return Kind(max(0.0, seconds[0] - per_sample * sizes[0]), per_sample, measuring, row, memory)
 
 
-def table(sights: Sequence[Sight], jobs: int) -> str:
+def table(plans: Sequence[Planned], jobs: int) -> str:
     """A line a notebook and their sum, for people: runs, how many are on record, and at most how long the others take.
 
     A run that several notebooks ask for is counted with the first. Training is timed on one thread where runs are so
@@ -102,17 +102,18 @@ def table(sights: Sequence[Sight], jobs: int) -> str:
     counted: set[str] = set()
     kinds: dict[str, Kind] = {}
     lines = [f"{'notebook':28}{'runs':>6}{'on record':>11}{'to train':>10}{'evaluations':>13}{'hours':>9}"]
-    hours = disk = known = left = 0.0
-    missing = [asked for sight in sights for asked in sight.missing.values()]
-    for sight in sights:
-        own = {key: asked for key, asked in sight.runs.items() if key not in counted}
+    hours = disk = 0.0
+    missing = [asked for plan in plans for asked in plan.missing.values()]
+    for plan in plans:
+        own = {key: asked for key, asked in plan.missing.items() if key not in counted}
         counted |= set(own)
-        costs = [_cost(asked, missing, kinds) for key, asked in own.items() if key in sight.missing]
+        costs = [_cost(asked, missing, kinds) for asked in own.values()]
         evaluations, seconds, size = (sum(column) for column in zip(*costs, strict=True)) if costs else (0, 0.0, 0.0)
-        more = "  and runs that depend on results" if sight.missing and sight.blind else ""
-        numbers = f"{len(own):6}{len(own) - len(costs):11}{len(costs):10}{evaluations:13.2g}{seconds / 3600:9.2g}"
-        lines.append(f"{sight.name:28}{numbers}{more}")
-        known, left = known + len(own), left + len(costs)
+        more = "" if plan.complete else "  and runs that depend on their results, if any"
+        numbers = (
+            f"{len(own) + plan.on_record:6}{plan.on_record:11}{len(own):10}{evaluations:13.2g}{seconds / 3600:9.2g}"
+        )
+        lines.append(f"{plan.name:28}{numbers}{more}")
         hours, disk = hours + seconds / 3600, disk + size
     lines += [f"  {name}: {kind}" for name, kind in kinds.items()]
     device = resolve_device("auto")
@@ -120,7 +121,7 @@ def table(sights: Sequence[Sight], jobs: int) -> str:
     memory = max((kind.memory for kind in kinds.values()), default=0)
     wall = "" if device == "cuda" or not hours else f", {hours / jobs:.2g} h with {jobs} processes"
     lines.append(
-        f"{left:.0f} of {known:.0f} runs to train: at most {hours:.2g} {unit} on {provenance.machine(device)['device']}"
+        f"{len(counted)} runs to train: at most {hours:.2g} {unit} on {provenance.machine(device)['device']}"
         f"{wall}; {memory / 2**30:.2g} GiB of memory a process; {disk / 2**20:.2g} MiB on disk"
     )
     if device != "cuda" and hours:

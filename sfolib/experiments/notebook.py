@@ -1,4 +1,14 @@
-"""What every notebook does the same way: find the project, validate its parameters, publish figures and checks."""
+"""What every notebook does the same way: find the project, validate its parameters, train, show and publish.
+
+A notebook is the reader's view of an *experiment*: the module of its name in this package, which has
+
+- `Parameters`, a subclass of `notebook.Parameters`, with what each scale sets in `SCALES`;
+- `schedules(p)`: what is compared, by label. The notebook shows this function, and a reader may change it there;
+- `specs(p, schedules, runs)`: the runs to train, by key, as far as those in `runs` (finished ones, by key) allow to
+  tell. It is asked again with more of them until it asks for nothing new;
+- `results(p, runs)`: what is computed from them;
+- `figures(r)`: name → (figure, caption), and `claims(r)`: a list of `Check`; r is what `results` returned.
+"""
 
 from __future__ import annotations
 
@@ -6,47 +16,54 @@ import ast
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sfolib._utils import files
 from sfolib._utils.errors import InputError, explain, require
 from sfolib.analysis.claims import Check, assert_expected, table
+from sfolib.experiments.project import root
+from sfolib.training.records import Run
+from sfolib.training.run import run_all
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-Scale = Literal["smoke", "quick", "paper"]
+Figures = Mapping[str, tuple["Figure", str]]
 
 
-def root() -> Path:
-    """The project's folder: the nearest one above the working directory, or above this file, with `notebooks/` and
-    `pyproject.toml` in it. papermill starts in the caller's directory, Jupyter in the notebook's."""
-    for start in (Path.cwd(), Path(__file__).parent):
-        for folder in (start, *start.parents):
-            if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
-                return folder
-    raise InputError(f"working directory = {str(Path.cwd())!r}: not inside a checkout of sfolib; change into one")
+def by_scale(description: str) -> Any:
+    """A parameter's field whose value is None, and then what `SCALES` says for the scale."""
+    return Field(None, description=f"{description}; None: by scale")
 
 
 class Parameters(BaseModel):
-    """The parameters that all notebooks have.
+    """The parameters that all notebooks have; an experiment adds its own, and what its scales set, by scale.
 
-    scale: "smoke" (seconds), "quick" (minutes, the default) or "paper". device: auto, cpu, cuda or cuda:<index>.
-    jobs: processes; None is one a core. out: folder for figures and records; None is the project's `figures/`.
+    Raises `InputError` (by `parameters`) naming each parameter that is unknown, of the wrong type or out of range.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    SCALES: ClassVar[dict[str, dict[str, Any]]] = {"smoke": {}, "quick": {}, "paper": {}}
 
-    scale: Scale
-    device: str
-    jobs: int | None
-    out: str | None
+    scale: Literal["smoke", "quick", "paper"] = Field("quick", description='"smoke" (seconds), "quick" or "paper"')
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:<index>")
+    jobs: int | None = Field(None, ge=1, description="processes; None: one a core")
+    out: str | None = Field(None, description="folder for figures and records; None: figures/")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scaled(cls, data: dict[str, Any]) -> dict[str, Any]:
+        scale = data.get("scale", "quick")
+        require(scale in [*cls.SCALES], "scale", scale, f"must be one of {', '.join(cls.SCALES)}")
+        missing = {name: value for name, value in cls.SCALES[scale].items() if data.get(name) is None}
+        return data | missing
 
     @property
     def folder(self) -> Path:
@@ -62,20 +79,16 @@ class Parameters(BaseModel):
         return self.jobs if self.jobs is not None else os.cpu_count() or 1
 
 
-def parameters(namespace: Mapping[str, Any], scales: Mapping[str, Mapping[str, Any]], **fields: Any) -> Any:
-    """Validate a notebook's parameters: call with `globals()`, the values a scale gives to parameters that are
-    None, and each further parameter's type. Returns a `Parameters` with those fields.
+def parameters(schema: type[Parameters], namespace: Mapping[str, Any]) -> Any:
+    """The validated parameters of a notebook: call with its experiment's `Parameters` and `globals()`.
 
     Raises `InputError` naming each parameter that is unknown, missing, of the wrong type or out of range.
     """
-    schema = create_model("Parameters", __base__=Parameters, **{name: (kind, ...) for name, kind in fields.items()})
     given = {name: namespace[name] for name in schema.model_fields if name in namespace}
     given |= {name: namespace[name] for name in _injected(namespace.get("In", ()))}
-    require(given.get("scale") in [*scales], "scale", given.get("scale"), f"must be one of {', '.join(scales)}")
     _show_as_saved()
-    by_scale = scales[given["scale"]]
     try:
-        return schema(**{name: by_scale.get(name) if value is None else value for name, value in given.items()})
+        return schema(**given)
     except ValidationError as error:
         raise explain(error) from None
 
@@ -87,10 +100,34 @@ def _injected(cells: Iterable[str]) -> list[str]:
     return [ast.unparse(target) for node in assigned for target in node.targets]
 
 
-def publish(p: Parameters, name: str, figures: Mapping[str, tuple[Figure, str]], checks: list[Check]) -> pd.DataFrame:
-    """Write a notebook's figures (name → figure and caption; PNG and PDF) and checks to `p.folder/name`, all or
-    nothing, and return the checks as a table. Assert them with `finish` in the last cell."""
-    for key in (name, *figures):
+def train(experiment: ModuleType, p: Parameters, schedules: Any = None) -> dict[Hashable, Run]:
+    """The runs of an experiment, by key: trained, or loaded where they are on record, with progress.
+
+    schedules: what `experiment.schedules(p)` returns, or a changed one.
+    """
+    schedules = experiment.schedules(p) if schedules is None else schedules
+    runs: dict[Hashable, Run] = {}
+    while new := {k: s for k, s in experiment.specs(p, schedules, runs).items() if k not in runs}:
+        runs |= zip(new, run_all([*new.values()], p.store, p.device, p.processes), strict=True)
+    return runs
+
+
+def show(figures: Figures, *names: str) -> None:
+    """Display figures, each with its caption below."""
+    from IPython.display import Markdown, display
+
+    for name in names:
+        figure, caption = figures[name]
+        display(figure, Markdown(caption))
+
+
+def publish(experiment: ModuleType, p: Parameters, figures: Figures, checks: list[Check]) -> pd.DataFrame:
+    """Write a notebook's figures (PNG and PDF) and checks to the folder of its name in `p.folder`, all or nothing.
+
+    A notebook's last line: returns the checks as a table. A claim whose verdict is not the expected one fails the run.
+    """
+    name = notebook_name(experiment)
+    for key in figures:
         require(re.fullmatch(r"\w[\w-]*", key) is not None, "name", key, "must be letters, digits, _ and -")
     for check in checks:
         require(check.figure in figures, "figure", check.figure, f"a check's figure is one of {', '.join(figures)}")
@@ -105,7 +142,18 @@ def publish(p: Parameters, name: str, figures: Mapping[str, tuple[Figure, str]],
     files.write_json(new / "published.json", {"scale": p.scale, "figures": captions, "checks": claims})
     shutil.rmtree(folder, ignore_errors=True)
     new.replace(folder)
+    assert_expected(checks)
+    reproduced = sum(check.ok for check in checks)
+    print(f"{reproduced} of {len(checks)} claims reproduced; figures and claims are in {folder}")
     return table(checks)
+
+
+def notebook_name(experiment: ModuleType) -> str:
+    """The stem of an experiment's notebook: its module's name behind a number."""
+    module = experiment.__name__.rpartition(".")[2]
+    for path in (root() / "notebooks").glob(f"[0-9][0-9]_{module}.ipynb"):
+        return path.stem
+    raise InputError(f"experiment = {module!r}: has no notebook NN_{module}.ipynb in notebooks/")
 
 
 def _draw(figure: Figure, path: Path) -> None:
@@ -138,7 +186,8 @@ def _png(figure: Figure, dpi: float | None = None) -> bytes:
 
 
 def _show_as_saved() -> None:
-    """In a notebook that shows PNGs, have `_png` draw them: Jupyter draws twice, to crop what our layout has filled."""
+    """In a notebook that shows PNGs, have `_png` draw them: Jupyter draws twice, to crop what our layout has filled.
+    Figures are shown by `show` alone."""
     from IPython import get_ipython
     from matplotlib import pyplot as plt
     from matplotlib.figure import Figure
@@ -148,10 +197,3 @@ def _show_as_saved() -> None:
         formatter = shell.display_formatter.formatters["image/png"]
         if Figure in formatter.type_printers:
             formatter.for_type(Figure, _png)
-
-
-def finish(checks: list[Check]) -> None:
-    """A notebook's last line: a claim whose verdict is not the expected one fails the run."""
-    assert_expected(checks)
-    reproduced = sum(check.ok for check in checks)
-    print(f"{reproduced} of {len(checks)} claims reproduced, all verdicts as expected.")

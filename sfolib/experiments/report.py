@@ -17,7 +17,7 @@ from typing import Any
 
 from sfolib._utils import files
 from sfolib._utils.errors import InputError, one_line, require
-from sfolib.experiments.notebook import root
+from sfolib.experiments.project import root
 
 README_FIGURE = Path("01_critical_batch_size") / "sfo.png"
 _MANY = 6  # a longer list is told by its range

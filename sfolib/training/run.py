@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from sfolib.training.spec import Spec
 
 CHECKPOINT = checkpoint.NAME
 Watch = Callable[[Trainer, list[dict[str, Any]]], None]
-AHEAD: ContextVar[Callable[[Spec, Any, str], Any] | None] = ContextVar("ahead", default=None)  # see `ahead`
 
 
 def train(spec: Spec, device: str = "auto") -> Iterator[dict[str, Any]]:
@@ -123,8 +121,6 @@ def run_all(
     Workers that see `store` leave their records there, and those of others are written here. Raises
     `executors.TasksFailed`, when all others are done, for runs that failed twice.
     """
-    if (ahead := AHEAD.get()) is not None:
-        return [ahead(spec, store, device) for spec in specs]
     wanted = {spec.key: spec for spec in specs}
     if store is None:
         found = executors.gather(partial(run, device=device), wanted, jobs, Spec.model_dump_json)

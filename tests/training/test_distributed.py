@@ -245,6 +245,7 @@ def test_one_rank_on_a_gpu_by_nccl(tmp_path):
 
 def _die(*arguments):
     """The command line, with a checkpoint at every measuring point; the second rank dies at the fifth."""
+
     def dying(out, spec, device, _, progress, ranks):
         def watch(trainer, rows):
             progress(trainer, rows)

@@ -1,0 +1,111 @@
+"""The experiments by the names of their notebooks, the runs they ask for, and the cells that come from them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, Union, get_args, get_origin
+
+from sfolib._utils.errors import require
+from sfolib.training import records
+from sfolib.training.executors import TasksFailed
+from sfolib.training.run import run_all
+from sfolib.training.spec import Spec
+
+_LAST = ("device", "jobs", "out")  # of a parameters cell
+
+
+class Planned(NamedTuple):
+    """What an experiment will train. missing: by key of the spec, what is not on record; on_record: how many are;
+    complete: whether no further run can depend on the results of those that are missing."""
+
+    name: str
+    missing: dict[str, tuple[Spec, Path, str]]
+    on_record: int
+    complete: bool
+
+
+def experiment(notebook: Path) -> ModuleType:
+    """The experiment of a notebook "NN_name.ipynb": the module `name` of this package."""
+    return import_module(f"sfolib.experiments.{notebook.stem.partition('_')[2]}")
+
+
+def planned(notebook: Path, scale: str, out: Path) -> Planned:
+    """The runs that a notebook will ask for at its default parameters, as far as what is on record lets it tell."""
+    module = experiment(notebook)
+    p = module.Parameters(scale=scale, out=str(out))
+    schedules, runs, store = module.schedules(p), {}, p.store.resolve()
+    while new := {k: spec for k, spec in module.specs(p, schedules, runs).items() if k not in runs}:
+        missing = {s.key: (s, store, p.device) for s in new.values() if not (store / s.key / records.RUN).exists()}
+        if missing:
+            return Planned(notebook.stem, missing, len(runs) + len(new) - len(missing), False)
+        runs |= {k: records.load(store / spec.key) for k, spec in new.items()}
+    return Planned(notebook.stem, {}, len(runs), True)
+
+
+def train_all(notebooks: Sequence[Path], scale: str, out: Path, jobs: int) -> dict[str, str]:
+    """Train what all notebooks ask for as one grid of tasks, wherever `executors.backend` says, then what they ask for
+    with these results, until nothing is missing. Returns the notebooks some of whose runs failed twice, with why."""
+    failed: dict[str, str] = {}  # key -> why
+    while True:
+        plans = [planned(path, scale, out) for path in notebooks]
+        missing = {k: asked for plan in plans for k, asked in plan.missing.items() if k not in failed}
+        if not missing:
+            break
+        for place in dict.fromkeys(asked[1:] for asked in missing.values()):
+            try:
+                run_all([spec for spec, *where in missing.values() if (*where,) == place], *place, jobs)
+            except TasksFailed as error:
+                print(error)
+                failed |= {failure.name: failure.error for failure in error.failures}
+    lost = {plan.name: [key for key in plan.missing if key in failed] for plan in plans}
+    return {name: f"{len(keys)} runs failed, {keys[0]}: {failed[keys[0]]}" for name, keys in lost.items() if keys}
+
+
+def sync(notebook: Path) -> bool:
+    """Write the cells of a notebook that come from its experiment, tagged "parameters" and "schedules"; whether any
+    had been different."""
+    module, data = experiment(notebook), json.loads(notebook.read_text(encoding="utf-8"))
+    sources = {"parameters": parameters_cell(module.Parameters), "schedules": inspect.getsource(module.schedules)}
+    found, changed = set(), False
+    for cell in data["cells"]:
+        for tag in sources.keys() & set(cell["metadata"].get("tags", [])):
+            lines = sources[tag].rstrip("\n").splitlines(keepends=True)
+            found.add(tag)
+            changed |= cell["source"] != lines
+            cell["source"] = lines
+    missing = sources.keys() - found
+    require(not missing, "notebook", notebook.stem, f"needs one code cell tagged each of {sorted(missing)}")
+    if changed:
+        notebook.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return changed
+
+
+def parameters_cell(schema: type[Any]) -> str:
+    """The parameters cell of a notebook: "name: type = default  # description", a line each, as papermill reads it."""
+    own = [name for name in schema.model_fields if name not in ("scale", *_LAST)]
+    lines = []
+    for name in ("scale", *own, *_LAST):
+        field = schema.model_fields[name]
+        default = json.dumps(field.default) if isinstance(field.default, str) else repr(field.default)
+        line = f"{name}: {_plain(field.annotation)} = {default}  # {field.description}"
+        require("=" not in (field.description or ""), "description", field.description, "papermill reads no second '='")
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _plain(annotation: Any) -> str:
+    """A type as papermill and a plain interpreter read it: built-in names alone, the first one of a union."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return _plain(next(kind for kind in arguments if kind is not type(None)))
+    if origin in (list, dict, tuple):
+        return f"{origin.__name__}[{', '.join(_plain(a) for a in arguments if a is not ...)}]"
+    if origin is not None and hasattr(annotation, "__metadata__"):  # Annotated
+        return _plain(arguments[0])
+    return type(arguments[0]).__name__ if arguments else annotation.__name__
