@@ -4,7 +4,7 @@ SCALE  ?= quick
 JOBS   ?= 2
 BIN    := .venv/bin
 
-.PHONY: venv figures readme test torture lab lint bench clean
+.PHONY: venv figures reference test test-fast torture lab lint bench clean
 
 venv: .venv/installed
 
@@ -19,8 +19,8 @@ venv: .venv/installed
 figures: venv
 	$(BIN)/python -m sfolib figures --scale $(SCALE) --jobs $(JOBS)
 
-readme: venv
-	$(BIN)/python -m sfolib readme
+reference: venv
+	$(BIN)/python -m sfolib reference
 
 test: venv
 	$(BIN)/ruff check .

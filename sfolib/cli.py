@@ -76,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(command=_plan)
     sync = commands.add_parser("sync", help="write the cells of notebooks that come from their experiments")
     sync.set_defaults(command=_sync)
-    readme = commands.add_parser("readme", help="make the last figures the README's claims and picture")
-    readme.set_defaults(command=_readme)
+    reference = commands.add_parser("reference", help="keep the last figures as the project's reference")
+    reference.set_defaults(command=_reference)
     return parser
 
 
@@ -245,8 +245,8 @@ def _sync(args: argparse.Namespace) -> int:
     return 0
 
 
-def _readme(args: argparse.Namespace) -> int:
-    from sfolib.experiments import report
+def _reference(args: argparse.Namespace) -> int:
+    from sfolib.experiments import reference
 
-    report.fill_readme()
+    reference.keep()
     return 0

@@ -19,7 +19,7 @@ LATE_IMPORTS = {"cli", "problems"}  # start-up cost; torch only where a problem 
 def test_environment_yml_lists_what_pyproject_lists():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {f"python{project['requires-python']}", "pip", "pip:", "-e ."}
-    for requirement in project["dependencies"]:
+    for requirement in [*project["dependencies"], *project["optional-dependencies"]["notebooks"]]:
         name, version = re.fullmatch(r"([\w-]+)(.*)", requirement).groups()
         wanted.add(CONDA_NAMES.get(name, name) + version)
     text = (ROOT / "environment.yml").read_text()
@@ -128,13 +128,43 @@ def test_ci_calls_make_test():
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_readme_tells_what_is_on_record(monkeypatch):
-    from sfolib.experiments.report import filled
+def test_pages_are_made_from_what_is_on_record(monkeypatch):
+    from sfolib.experiments import reference
 
     monkeypatch.chdir(ROOT)
+    for path, text in reference.pages().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path}: run `make reference`"
+
+
+def test_readme_is_short_and_its_links_lead_somewhere():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert filled(readme) == readme
-    assert {path.stem for path in NOTEBOOKS} == set(re.findall(r"\(notebooks/(\w+)\.ipynb\)", readme))
+    assert len(readme.encode()) <= 8192
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\((?!http|#)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_map_in_the_readme_is_the_tree():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^[├└] (\w+)/", readme, flags=re.M)
+    packages = [path.parent.name for path in (ROOT / "sfolib").glob("*/__init__.py")]
+    assert sorted(shown) == sorted(set(packages) - {"_utils"})
+    order = [name for name in FLOORS[::-1] if name in shown]
+    assert [*shown] == order  # as the text says: each imports only those above it
+
+
+def test_core_install_suffices_for_schedules_in_ones_own_loop():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    more = [re.match(r"[\w-]+", name)[0] for name in project["optional-dependencies"]["notebooks"]]
+    absent = [{"scikit-learn": "sklearn", "jupyterlab": "IPython"}.get(name, name) for name in more]
+    block = f"import sys; sys.modules |= dict.fromkeys({absent!r})\n"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    loop = re.search(r"## In your own loop\n+```python\n(.*?)^```", readme, re.M | re.S)[1]
+    policies = "import sfolib.schedules.adaptive, sfolib.schedules.published, sfolib.gradients; sfolib.result('T2')\n"
+    subprocess.run([sys.executable, "-c", block + "import sfolib\n" + policies + loop], check=True)
+    refused = subprocess.run([sys.executable, "-c", block + "from sfolib import run"], capture_output=True, text=True)
+    assert "which is not installed: pip install 'sfolib[notebooks]'" in refused.stderr
 
 
 def test_readme_code_runs():

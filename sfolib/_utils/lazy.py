@@ -12,16 +12,23 @@ def lazy(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """`__getattr__`, `__dir__` and `__all__` of `package`.
 
+    A name whose module needs a package that is not installed raises `ImportError` with the remedy.
     names: public names by the module, relative to `package`, that defines them. modules: submodules, by name.
     """
     homes = {name: home for home, of_home in names.items() for name in of_home}
     known = sorted({*homes, *modules})
 
     def get(name: str) -> Any:
-        if name in homes:
-            return getattr(import_module(f"{package}.{homes[name]}"), name)
-        if name in modules:
+        if name not in known:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        try:
+            if name in homes:
+                return getattr(import_module(f"{package}.{homes[name]}"), name)
             return import_module(f"{package}.{name}")
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("sfolib"):
+                raise
+            how = "pip install 'sfolib[notebooks]'"
+            raise ImportError(f"{package}.{name} needs {error.name}, which is not installed: {how}") from error
 
     return get, lambda: known, known

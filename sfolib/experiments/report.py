@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from sfolib._utils import files
-from sfolib._utils.errors import InputError, one_line, require
+from sfolib._utils.errors import InputError, require
 from sfolib.experiments.project import root
 
-README_FIGURE = Path("01_critical_batch_size") / "sfo.png"
 _MANY = 6  # a longer list is told by its range
 _RAN, _PUBLISHED = "ran.json", "published.json"
-_SECONDS = Path("figures") / "reference" / "seconds.json"  # how long each notebook took for the README
-_AGAIN = "run `make figures` first"
+_SECONDS = Path("figures") / "reference" / "seconds.json"  # how long each notebook took last
 _UNFINISHED = "It did not run to its end: what it shows may be in part, or of other parameters. Run it again."
 
 
@@ -113,13 +111,14 @@ def is_up_to_date(path: Path, out: Path, scale: str) -> bool:
     folder = out / path.stem
     if not (folder / _RAN).is_file() or not (out / "executed" / path.name).is_file():
         return False
-    ran, published = _ran(folder), _published(folder)
+    ran, published = read_ran(folder), _published(folder)
     shown = all((folder / f"{key}.{kind}").is_file() for key in published["figures"] for kind in ("png", "pdf"))
     return shown and ran["fingerprint"] == fingerprint(path, scale)
 
 
-def _ran(folder: Path) -> dict[str, Any]:
-    """How the notebook of that folder ran last."""
+def read_ran(folder: Path) -> dict[str, Any]:
+    """How the notebook of that folder ran last. Raises `InputError` where it did not run to its end."""
+    require((folder / _RAN).is_file(), "notebook", folder.name, f"did not run to its end; {_remedy(folder)}")
     told = files.read_json(folder / _RAN, _remedy(folder))
     known = isinstance(told, dict) and isinstance(told.get("seconds"), int | float) and "fingerprint" in told
     require(known, "file", str(folder / _RAN), f"damaged: does not tell how the notebook ran; {_remedy(folder)}")
@@ -131,13 +130,13 @@ def _published(folder: Path) -> dict[str, Any]:
     told = files.read_json(folder / _PUBLISHED, _remedy(folder))
     known = isinstance(told, dict) and isinstance(told.get("figures"), dict) and isinstance(told.get("checks"), list)
     require(known, "file", str(folder / _PUBLISHED), f"damaged: no figures and checks; {_remedy(folder)}")
-    _claims(folder / _PUBLISHED, told["checks"], _remedy(folder))
+    read_claims(folder / _PUBLISHED, told["checks"], _remedy(folder))
     own = all(check["notebook"] == folder.name for check in told["checks"])
     require(own, "file", str(folder / _PUBLISHED), f"has claims of another notebook; {_remedy(folder)}")
     return told
 
 
-def _claims(path: Path, checks: Any, remedy: str) -> list[dict[str, Any]]:
+def read_claims(path: Path, checks: Any, remedy: str) -> list[dict[str, Any]]:
     """The checks, if they are what `Check.to_dict` gives."""
     texts = ("claim", "kind", "source", "explanation", "verdict", "notebook")
     known = isinstance(checks, list) and all(
@@ -210,68 +209,6 @@ def write(out: Path, outcomes: Sequence[Outcome]) -> None:
         file.write(page)
 
 
-def claims_table(checks: Sequence[dict[str, Any]]) -> str:
-    """The README's table of claims, in Markdown."""
-    lines = ["| claim | derivation | notebook | measured | theory | verdict |", "|---|---|---|---|---|---|"]
-    for check in checks:
-        measured = values(check["measured"]) + (f" [{values(check['interval'])}]" if check["interval"] else "")
-        link = f"[{check['notebook'][:2]}](notebooks/{check['notebook']}.ipynb)"
-        told = [check["claim"], check["source"]]
-        cells = [*map(_cell, told), link, measured, values(check["theory"]), _cell(check["verdict"])]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    """Text as itself in a cell of a Markdown table: no markup, no link, no further cell or line."""
-    return re.sub(r"([\\`*_\[\]<>|&~$#])", r"\\\1", one_line(text))
-
-
-def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The README's table of benchmarks, in Markdown."""
-    lines = ["| measured | ratio | wanted | |", "|---|---|---|---|"]
-    lines += [
-        f"| {_cell(r['name'])} | {r['ratio']:.3g} | {r['wanted']} | {'' if r['ok'] else 'missed'} |" for r in rows
-    ]
-    return "\n".join(lines)
-
-
-def filled(readme: str) -> str:
-    """A README's text with its tables, each between two comments, made from the files that it names."""
-    sources = {
-        "claims": (claims_table, root() / "figures" / "reference" / "checks.json"),
-        "bench": (lambda told: benchmark_table(told["rows"]), root() / "benchmarks" / "results.json"),
-    }
-    for name, (table, source) in sources.items():
-        before, start, rest = readme.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"<!-- /{name} -->")
-        require(bool(end), "README.md", name, f"has no <!-- {name} --> … <!-- /{name} --> to fill; restore them")
-        readme = before + start + table(files.read_json(source, "restore it")) + "\n" + end + after
-    return readme
-
-
-def fill_readme() -> None:
-    """Keep the claims, the README's figure and the notebooks' times of the last `figures` as the project's own, in
-    `figures/reference`, and fill the README's tables."""
-    folder, reference = root() / "figures", root() / "figures" / "reference"
-    sources = (Path("checks.json"), README_FIGURE)
-    for source in sources:
-        found = (folder / source).is_file()
-        require(found, "figures", str(folder / source), "does not exist; run `make figures` first")
-    checks = _claims(folder / sources[0], files.read_json(folder / sources[0], _AGAIN), _AGAIN)
-    names = list(dict.fromkeys(check["notebook"] for check in checks))
-    for name in names:
-        require((folder / name / _RAN).is_file(), "notebook", name, f"did not run to its end; {_AGAIN}")
-    for source in sources:
-        with files.replacing(files.folder(reference) / source.name, "wb") as file:
-            file.write((folder / source).read_bytes())
-    files.write_json(root() / _SECONDS, {name: _ran(folder / name)["seconds"] for name in names})
-    readme = root() / "README.md"
-    text = filled(readme.read_text(encoding="utf-8"))
-    with files.replacing(readme) as file:
-        file.write(text)
-
-
 def values(value: Any) -> str:
     """Numbers as people read them, to three digits. In a list, what has no number was not reached."""
     if isinstance(value, list) and len(value) > _MANY and not isinstance(value[0], list):
@@ -304,7 +241,7 @@ def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
     words = [f"scale {told['scale']}"] if "scale" in told else []
     ended = (folder / _RAN).exists()
     if ended:
-        words.append(f"ran in {_ran(folder)['seconds']:.0f} s")
+        words.append(f"ran in {read_ran(folder)['seconds']:.0f} s")
     return {
         "name": path.stem,
         "title": heading[1] if heading else path.stem,

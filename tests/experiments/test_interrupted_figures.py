@@ -1,12 +1,10 @@
 """`figures` that is interrupted, and run again: it trains only what is missing, and shows nothing half-done as done."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -117,52 +115,3 @@ def test_claims_of_another_notebook_are_refused(tmp_path, monkeypatch):
     published(tmp_path, notebook="x](http://elsewhere)")
     with pytest.raises(InputError, match="claims of another notebook"):
         report.write(tmp_path / "figures", [])
-
-
-def test_only_what_ran_to_its_end_gets_into_the_readme(tmp_path, monkeypatch):
-    project(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "README_FIGURE", Path("01_trains") / "one.png")
-    folder = published(tmp_path)
-    (folder / "one.png").write_bytes(b"a picture")
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "results.json").write_text('{"rows": []}')
-    readme = tmp_path / "README.md"
-    readme.write_text("".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("claims", "bench")))
-    report.write(tmp_path / "figures", [])
-    report.fill_readme()
-    filled = readme.read_text()
-    assert "| a | a | [01](notebooks/01_trains.ipynb) | 1 | 2 | reproduced |" in filled
-    ran = json.loads((folder / "ran.json").read_text())["seconds"]
-    assert json.loads((tmp_path / "figures" / "reference" / "seconds.json").read_text()) == {"01_trains": ran}
-    for name, damage, message in (
-        ("01_trains/ran.json", None, "did not run to its end"),
-        ("checks.json", "[1, 2]", "checks.json.*not a list of claims"),
-        ("checks.json", '[{"claim"', "checks.json.*is not JSON"),
-    ):
-        path = tmp_path / "figures" / name
-        path.write_text(damage) if damage else os.unlink(path)
-        with pytest.raises(InputError, match=message):
-            report.fill_readme()
-        assert readme.read_text() == filled
-
-
-def test_text_in_a_table_stays_text():
-    text = "a | b\n<script>x</script> [y](javascript:z) `c` *d* &amp; $e$"
-    (row,) = report.claims_table(
-        [
-            {
-                "claim": text,
-                "source": "",
-                "notebook": "01_a",
-                "measured": 1,
-                "theory": 2,
-                "interval": None,
-                "verdict": "partly",
-            }
-        ]
-    ).splitlines()[2:]
-    cell = row.split(" | ")[0]
-    for mark in ("|", "<", ">", "[", "]", "`", "*", "&", "$"):
-        assert all(cell[i - 1] == "\\" for i, c in enumerate(cell) if c == mark and i > 0)
-    assert "\n" not in row

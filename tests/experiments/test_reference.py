@@ -1,0 +1,94 @@
+"""What the project keeps of its last figures: whole or not at all, and text stays text."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from sfolib._utils.errors import InputError
+from sfolib.experiments import reference, report
+
+CLAIM = {
+    "claim": "a claim", "source": "T2 [S]", "kind": "equal", "verdict": "reproduced", "explanation": "",
+    "notebook": "01_trains", "measured": 1.0, "theory": 2.0, "interval": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project whose one notebook ran to its end."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    cell = {"cell_type": "markdown", "metadata": {}, "source": ["# A title"]}
+    (tmp_path / "notebooks" / "01_trains.ipynb").write_text(json.dumps({"cells": [cell]}))
+    folder = tmp_path / "figures" / "01_trains"
+    folder.mkdir(parents=True)
+    published = {"scale": "smoke", "figures": {"one": "a caption"}, "checks": [CLAIM]}
+    (folder / "published.json").write_text(json.dumps(published))
+    (folder / "ran.json").write_text('{"fingerprint": "of another day", "seconds": 1.5}')
+    (folder / "one.png").write_bytes(b"a picture")
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "results.json").write_text('{"rows": []}')
+    (tmp_path / "docs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reference, "PICTURE", Path("01_trains") / "one.png")
+    report.write(tmp_path / "figures", [])
+    return tmp_path
+
+
+def test_claims_picture_and_times_are_kept(project):
+    reference.keep()
+    kept = project / "figures" / "reference"
+    assert "| a claim | T2 \\[S\\] | equal | 1 | 2 | reproduced |" in (kept / "claims.md").read_text()
+    assert "1 claims at quick scale: 1 reproduced." in (kept / "claims.md").read_text()
+    assert json.loads((kept / "seconds.json").read_text()) == {"01_trains": 1.5}
+    assert json.loads((kept / "checks.json").read_text()) == [CLAIM]
+    assert (kept / "one.png").read_bytes() == b"a picture"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("01_trains/ran.json", None, "did not run to its end"),
+        ("01_trains/one.png", None, "does not exist; run `make figures` first"),
+        ("checks.json", "[1, 2]", "checks.json.*not a list of claims"),
+        ("checks.json", '[{"claim"', "checks.json.*is not JSON"),
+    ],
+)
+def test_what_is_missing_or_damaged_keeps_the_old_reference(name, damage, message, project):
+    reference.keep()
+    kept = {path: path.read_bytes() for path in (project / "figures" / "reference").iterdir()}
+    path = project / "figures" / name
+    path.write_text(damage) if damage else os.unlink(path)
+    with pytest.raises(InputError, match=message):
+        reference.keep()
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_claims_are_counted_grouped_and_explained():
+    other = CLAIM | {"notebook": "02_b", "verdict": "not reproduced", "explanation": "for a reason"}
+    page = reference.claims_page([CLAIM, CLAIM, other])
+    assert "3 claims at quick scale: 2 reproduced, 1 not reproduced." in page
+    assert "| [01_trains](#01_trains) | 2 | 2 | 0 |" in page
+    assert "| [02_b](#02_b) | 1 | 0 | 1 |" in page
+    assert page.index("## 01_trains") < page.index("## 02_b") < page.index("- *a claim* for a reason")
+
+
+def test_text_in_a_table_stays_text():
+    text = "a | b\n<script>x</script> [y](javascript:z) `c` *d* &amp; $e$"
+    page = reference.claims_page([CLAIM | {"claim": text}])
+    (row,) = [line for line in page.splitlines() if "script" in line]
+    cell = row.removeprefix("| ").split(" | T2")[0]
+    for mark in ("|", "<", ">", "[", "]", "`", "*", "&", "$"):
+        assert all(cell[i - 1] == "\\" for i, c in enumerate(cell) if c == mark and i > 0)
+
+
+def test_benchmarks_that_miss_their_target_are_marked():
+    row = {"ratio": 4.0, "wanted": "at least 3", "ok": True}
+    page = reference.benchmarks_page(
+        {"rows": [row | {"name": "fast"}, row | {"name": "slow", "ratio": 1.0, "ok": False}]}
+    )
+    assert "2 rows, 1 of which miss their target" in page
+    assert "| fast | 4 | at least 3 |  |" in page
+    assert "| slow | 1 | at least 3 | missed |" in page
