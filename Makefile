@@ -4,7 +4,7 @@ SCALE  ?= quick
 JOBS   ?= 2
 BIN    := .venv/bin
 
-.PHONY: venv figures reference test test-fast torture lab lint bench clean
+.PHONY: venv data figures reference test test-fast torture lab lint bench clean
 
 venv: .venv/installed
 
@@ -18,6 +18,11 @@ venv: .venv/installed
 
 figures: venv
 	$(BIN)/python -m sfolib figures --scale $(SCALE) --jobs $(JOBS)
+
+# real Fashion-MNIST: Debian's package, or torchvision's download
+data: venv
+	apt-get install -y dataset-fashion-mnist || $(BIN)/python -c \
+	  "from torchvision.datasets import FashionMNIST as D; D('data', download=True)"
 
 reference: venv
 	$(BIN)/python -m sfolib reference

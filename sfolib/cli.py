@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_problem(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG.json")
-    known = ("digits", "mnist", "cifar10", "cifar100")
+    known = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
     parser.add_argument("--dataset", choices=known, help="(default: cifar100)")
     parser.add_argument("--data-dir", metavar="DIR", help="where the data set is (default: data)")
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")

@@ -1,5 +1,6 @@
 """Small data sets in the real formats, as torchvision finds them on disk."""
 
+import gzip
 import hashlib
 import pickle
 import struct
@@ -42,11 +43,13 @@ def write_cifar(folder, monkeypatch, name="cifar10", n_train=50, n_test=20):
     monkeypatch.setattr(cls, "meta", cls.meta | {"md5": write(cls.meta["filename"], names)})
 
 
-def write_mnist(folder, n_train=50, n_test=20):
-    """MNIST's idx files, unpacked: torchvision asks only that they are there."""
-    home = folder / "MNIST" / "raw"
+def write_mnist(home, n_train=50, n_test=20, pack=False):
+    """The IDX files of MNIST or Fashion-MNIST in the folder `home`, gzipped or not."""
     home.mkdir(parents=True)
     for prefix, n, seed in (("train", n_train, 1), ("t10k", n_test, 2)):
         x, y = images(n, (28, 28), 10, seed)
-        (home / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">iiii", 0x803, n, 28, 28) + x.tobytes())
-        (home / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, n) + y.astype(np.uint8).tobytes())
+        for name, content in (
+            (f"{prefix}-images-idx3-ubyte", struct.pack(">iiii", 0x803, n, 28, 28) + x.tobytes()),
+            (f"{prefix}-labels-idx1-ubyte", struct.pack(">ii", 0x801, n) + y.astype(np.uint8).tobytes()),
+        ):
+            (home / f"{name}.gz" if pack else home / name).write_bytes(gzip.compress(content) if pack else content)

@@ -140,10 +140,10 @@ class Digits(_Problem):
 
 
 class Images(_Problem):
-    """MNIST or CIFAR, classified by a network of `models` with cross-entropy, from 32×32 or 28×28 bytes.
+    """MNIST, Fashion-MNIST or CIFAR, classified by a network of `models` with cross-entropy, from 32×32 or 28×28 bytes.
 
-    data_dir: where torchvision finds the data set; download: let it fetch what is not there.
-    augment: random crops out of a frame of 4 pixels, and mirrored images; None means for CIFAR and not for MNIST.
+    data_dir: where the data set is, see `datasets.load`; download: let it fetch what is not there.
+    augment: random crops out of a frame of 4 pixels, and mirrored images; None means for CIFAR alone.
     l2: ℓ2 coefficient on all parameters. The theory's f is over the training set, not augmented, in eval mode.
     """
 
@@ -169,7 +169,7 @@ class Images(_Problem):
         from sfolib.problems.network import ImageData, NetworkTask
 
         kind = datasets.KINDS[self.dataset]
-        augmented = self.dataset != "mnist" if self.augment is None else self.augment
+        augmented = kind.augment if self.augment is None else self.augment
         augment = crop_and_flip if augmented else None
         data = ImageData(*self._load(), kind.classes, kind.mean, kind.std, augment)
         return NetworkTask(self.model, data, self.l2, seeds, sampling, device, dtype, how)
@@ -210,7 +210,7 @@ HOLDOUT = 360  # digits kept for testing, where nothing else is said
 
 
 def named(
-    dataset: Literal["digits", "mnist", "cifar10", "cifar100"],
+    dataset: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"],
     model: str,
     l2: float = 0.0,
     holdout: int = HOLDOUT,

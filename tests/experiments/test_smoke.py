@@ -49,7 +49,7 @@ def test_every_notebook_at_smoke_scale(tmp_path):
 
 def test_a_notebook_on_another_data_set(tmp_path):
     """As the README's for CIFAR-100, on images in MNIST's format: all is published, whatever the verdicts."""
-    write_mnist(tmp_path / "data", n_train=100, n_test=30)
+    write_mnist(tmp_path / "data" / "MNIST" / "raw", n_train=100, n_test=30)
     told = {"dataset": "mnist", "model": "cnn", "data_dir": str(tmp_path / "data"), "epochs": 10, "seeds": 2, "jobs": 1}
     told |= {"scale": "smoke", "out": str(tmp_path)}
     path = ROOT / "notebooks" / "04_batch_growth.ipynb"

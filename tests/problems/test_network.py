@@ -120,7 +120,7 @@ def test_batch_norm_network_follows_its_naive_twin(cifar):
     spec = Spec(problem=cifar(), plan=Plan(16, 0.1), max_samples=100, dtype="float64", log_train_metrics=True,
                 log_authors_grad_norm=True)  # fmt: skip
     trainer, rows = trained(spec)
-    mean, std = (torch.tensor(t, dtype=torch.float64).view(3, 1, 1) for t in datasets.KINDS["cifar10"][2:])
+    mean, std = (torch.tensor(t, dtype=torch.float64).view(3, 1, 1) for t in datasets.KINDS["cifar10"][2:4])
     (x, y), (x_test, y_test) = (tuple(map(torch.tensor, part)) for part in cifar()._load())
     prepare = lambda pixels: (pixels.double() / 255 - mean) / std  # noqa: E731
     model = models.build("tiny", 10, (3, 32, 32), 0).double()
@@ -326,7 +326,7 @@ def test_digits_by_the_name_of_their_model():
 
 def test_data_sets_are_read_in_their_real_format(tmp_path, monkeypatch):
     write_cifar(tmp_path, monkeypatch, "cifar100", n_train=120, n_test=100)
-    write_mnist(tmp_path)
+    write_mnist(tmp_path / "MNIST" / "raw")
     for dataset, model, shape, classes in (
         ("cifar100", "softmax", (120, 3, 32, 32), 100),
         ("mnist", "mnist_cnn", (50, 1, 28, 28), 10),
