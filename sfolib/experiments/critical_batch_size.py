@@ -138,10 +138,10 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> Results:
     return Results(p, runs, constants, quadratic, measured, nearly_full, first_dips, least, slopes)
 
 
-def figures(r: Results) -> notebook.Figures:
+def figures(res: Results) -> notebook.Figures:
     panels = {
-        "quadratic (synthetic, exact)": pd.concat(r.quadratic.values()),
-        f"digits, softmax regression, $\\eta$ = {r.p.lr}": pd.concat(r.digits.values()),
+        "quadratic (synthetic, exact)": pd.concat(res.quadratic.values()),
+        f"digits, softmax regression, $\\eta$ = {res.p.lr}": pd.concat(res.digits.values()),
     }
     ylabels = {"batch_size": "critical batch size $b^*$", "samples": "least gradient evaluations $N^*$"}
     scaling = plotting.power_laws(
@@ -149,9 +149,9 @@ def figures(r: Results) -> notebook.Figures:
             ylabel: [
                 plotting.Curve(
                     f"{problem}: {source}", source, frame["eps2"] ** 0.5, frame[column],
-                    r.slopes[problem, source, column],
+                    res.slopes[problem, source, column],
                 )
-                for (problem, source), frame in r.least.items()
+                for (problem, source), frame in res.least.items()
             ]
             for column, ylabel in ylabels.items()
         },
@@ -176,26 +176,26 @@ def figures(r: Results) -> notebook.Figures:
     }
 
 
-def claims(r: Results) -> list[Check]:
-    p, measured, permuted = r.p, r.digits["measured"], r.digits["permutation"]
-    constant = {key[1]: run for key, run in r.runs.items() if key[0] == "replacement"}
+def claims(res: Results) -> list[Check]:
+    p, measured, permuted = res.p, res.digits["measured"], res.digits["permutation"]
+    constant = {key[1]: run for key, run in res.runs.items() if key[0] == "replacement"}
     batch_sizes = np.array([run.rows["batch_size"].iloc[0] for run in constant.values()])
     ratios = [
-        run.ratio_to(bounds.gradient_bound(r.constants, b, np.full(run.steps[-1], p.lr)))
+        run.ratio_to(bounds.gradient_bound(res.constants, b, np.full(run.steps[-1], p.lr)))
         for run, b in zip(constant.values(), batch_sizes, strict=True)
     ]
-    bound_here = predicted(lambda b, eps: bounds.steps_to(r.constants, b, p.lr, eps), batch_sizes, p.eps2, "bound")
-    smallest = r.nearly_full.loc[np.isfinite(r.nearly_full["samples"]), "eps2"].min()
+    bound_here = predicted(lambda b, eps: bounds.steps_to(res.constants, b, p.lr, eps), batch_sizes, p.eps2, "bound")
+    smallest = res.nearly_full.loc[np.isfinite(res.nearly_full["samples"]), "eps2"].min()
     pair = [
         frame[(frame["batch_size"] == b) & (frame["eps2"] == smallest)].iloc[0]
-        for frame, b in ((r.nearly_full, NEARLY_FULL), (permuted, 256))
+        for frame, b in ((res.nearly_full, NEARLY_FULL), (permuted, 256))
     ]
-    found = r.least["digits", "measured"]
+    found = res.least["digits", "measured"]
     found = found[found["eps2"].isin([1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5])]
     ends = measured[measured["batch_size"].isin([1, batch_sizes[-1]])].sort_values("samples").groupby("eps2").first()
 
     def exponent(claim: str, kind: str, key: tuple[str, str, str], theory: float, **more: Any) -> Check:
-        slope = r.slopes[key]
+        slope = res.slopes[key]
         interval = {"interval": slope[1:]} if kind == "exponent" else {"tolerance": 0.02}
         return Check(
             claim, kind, measured=slope.value, theory=theory, source="T2 [S]", figure="scaling", **interval, **more
@@ -205,7 +205,7 @@ def claims(r: Results) -> list[Check]:
         Check(
             "Quadratic: the exact N(b) is at most the bound's, at every b and ε",
             "upper_bound",
-            measured=ratio_to(r.quadratic["exact"], r.quadratic["bound"]),
+            measured=ratio_to(res.quadratic["exact"], res.quadratic["bound"]),
             theory=1.0,
             source="T2 [S]",
             figure="samples",
@@ -260,7 +260,7 @@ def claims(r: Results) -> list[Check]:
         Check(
             "Digits: a single run's first dip below ε comes at a smaller b than the expectation's",
             "ordering",
-            measured=[cheapest(r.first_dips)["batch_size"].iloc[-1], found["batch_size"].iloc[-1]],
+            measured=[cheapest(res.first_dips)["batch_size"].iloc[-1], found["batch_size"].iloc[-1]],
             source="T1 [S]",
             figure="samples",
         ),

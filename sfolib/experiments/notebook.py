@@ -7,7 +7,7 @@ A notebook is the reader's view of an *experiment*: the module of its name in th
 - `specs(p, schedules, runs)`: the runs to train, by key, as far as those in `runs` (finished ones, by key) allow to
   tell. It is asked again with more of them until it asks for nothing new;
 - `results(p, runs)`: what is computed from them;
-- `figures(r)`: name → (figure, caption), and `claims(r)`: a list of `Check`; r is what `results` returned.
+- `figures(res)`: name → (figure, caption), and `claims(res)`: a list of `Check`; res is what `results` returned.
 """
 
 from __future__ import annotations
@@ -62,8 +62,13 @@ class Parameters(BaseModel):
     def _scaled(cls, data: dict[str, Any]) -> dict[str, Any]:
         scale = data.get("scale", "quick")
         require(scale in [*cls.SCALES], "scale", scale, f"must be one of {', '.join(cls.SCALES)}")
-        missing = {name: value for name, value in cls.SCALES[scale].items() if data.get(name) is None}
+        missing = {name: value for name, value in cls.of_scale(scale, data).items() if data.get(name) is None}
         return data | missing
+
+    @classmethod
+    def of_scale(cls, scale: str, data: dict[str, Any]) -> dict[str, Any]:
+        """What a scale sets, given the other parameters; one of `SCALES`."""
+        return cls.SCALES[scale]
 
     @property
     def folder(self) -> Path:

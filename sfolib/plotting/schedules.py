@@ -66,7 +66,7 @@ def value_at(run: Run, column: str, step: float | None = None) -> Value:
 def rising(claim: str, values: Sequence[Value], source: str, figure: str, **known: str) -> Check:
     """The claim that each value exceeds the one before it, beyond their intervals. known: as in `Check`."""
     means, intervals = [v.mean for v in values], [v[1:] for v in values]
-    return Check(claim, "order", measured=means, interval=intervals, source=source, figure=figure, **known)
+    return Check(claim, "ordering", measured=means, interval=intervals, source=source, figure=figure, **known)
 
 
 def at_step(run: Run, column: str, step: float) -> float:
