@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin
 from sfolib._utils.errors import require
 from sfolib.training import records
 from sfolib.training.executors import TasksFailed
-from sfolib.training.run import run_all
+from sfolib.training.run import alone, run_all
 from sfolib.training.spec import Spec
 
 _LAST = ("device", "jobs", "out")  # of a parameters cell
@@ -40,12 +40,15 @@ def planned(notebook: Path, scale: str, out: Path) -> Planned:
     module = experiment(notebook)
     p = module.Parameters(scale=scale, out=str(out))
     schedules, runs, store = module.schedules(p), {}, p.store.resolve()
+    known: set[str] = set()
     while new := {k: spec for k, spec in module.specs(p, schedules, runs).items() if k not in runs}:
-        missing = {s.key: (s, store, p.device) for s in new.values() if not (store / s.key / records.RUN).exists()}
+        each = {spec.key: spec for asked in new.values() for spec in alone(asked)}
+        missing = {k: (s, store, p.device) for k, s in each.items() if not (store / k / records.RUN).exists()}
+        known |= each.keys() - missing.keys()
         if missing:
-            return Planned(notebook.stem, missing, len(runs) + len(new) - len(missing), False)
-        runs |= {k: records.load(store / spec.key) for k, spec in new.items()}
-    return Planned(notebook.stem, {}, len(runs), True)
+            return Planned(notebook.stem, missing, len(known), False)
+        runs |= zip(new, run_all([*new.values()], store, p.device), strict=True)
+    return Planned(notebook.stem, {}, len(known), True)
 
 
 def train_all(notebooks: Sequence[Path], scale: str, out: Path, jobs: int) -> dict[str, str]:

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "records": ["Run", "load", "save"],
-        "run": ["run", "run_all", "run_apart", "run_in", "train"],
+        "run": ["run", "run_all", "run_in", "train"],
         "spec": ["Spec"],
     },
 )

@@ -116,12 +116,14 @@ def run_all(
     specs: Sequence[Spec], store: Path | str | None = None, device: str = "auto", jobs: int = 1
 ) -> list[records.Run]:
     """`run` for each spec, `jobs` at a time in processes of their own or wherever `executors.backend` says, with
-    progress; in the order of `specs`. A spec that is asked for twice is trained once.
+    progress; in the order of `specs`. A spec that is asked for twice is trained once. With a policy each seed is a run
+    of its own, and they are `pooled`.
 
     Workers that see `store` leave their records there, and those of others are written here. Raises
     `executors.TasksFailed`, when all others are done, for runs that failed twice.
     """
-    wanted = {spec.key: spec for spec in specs}
+    apart = [alone(spec) for spec in specs]
+    wanted = {spec.key: spec for each in apart for spec in each}
     if store is None:
         found = executors.gather(partial(run, device=device), wanted, jobs, Spec.model_dump_json)
     else:
@@ -132,16 +134,15 @@ def run_all(
             if not (store / key / records.RUN).exists():
                 records.save(new, store / key)
         found = trained | {key: records.load(store / key) for key in wanted if key not in trained}
-    return [found[spec.key] for spec in specs]
+    of_seeds = ([found[spec.key] for spec in each] for each in apart)
+    return [runs[0] if len(runs) == 1 else pooled(runs) for runs in of_seeds]
 
 
-def run_apart(
-    specs: Sequence[Spec], store: Path | str | None = None, device: str = "auto", jobs: int = 1
-) -> list[records.Run]:
-    """`run_all` for specs with a policy: each seed adapts in a run of its own, and a spec's runs are then `pooled`."""
-    each = [spec.model_copy(update={"seeds": (seed,)}) for spec in specs for seed in spec.seeds]
-    runs = iter(run_all(each, store, device, jobs))
-    return [pooled([next(runs) for _ in spec.seeds]) for spec in specs]
+def alone(spec: Spec) -> list[Spec]:
+    """The runs that a spec is made of: one a seed where there is a policy, as each seed adapts by itself."""
+    if spec.policy is None or len(spec.seeds) == 1:
+        return [spec]
+    return [spec.model_copy(update={"seeds": (seed,)}) for seed in spec.seeds]
 
 
 def _train_along(trainer: Trainer, folder: Path, watch: Watch | None) -> None:

@@ -1,0 +1,237 @@
+"""12: all schedules and policies side by side on one problem, in gradient evaluations and in steps."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import PositiveFloat, PositiveInt
+
+from sfolib import plotting
+from sfolib.analysis.claims import Check
+from sfolib.experiments import notebook
+from sfolib.experiments.notebook import Field, by_scale
+from sfolib.problems.specs import named
+from sfolib.schedules import base
+from sfolib.schedules.plan import Plan
+from sfolib.schedules.published import increase_batch_size, late_switch, seesaw, stagewise
+from sfolib.training.records import Run
+from sfolib.training.spec import Spec
+
+
+class Parameters(notebook.Parameters):
+    SCALES: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"seeds": 3, "epochs": 18, "eps2": [0.1, 0.03]},
+        "quick": {"seeds": 5, "epochs": 60, "eps2": [0.1, 0.03, 0.01]},
+        "paper": {"seeds": 30, "epochs": 400, "eps2": [0.1, 0.03, 0.01, 0.003, 0.001]},
+    }
+
+    dataset: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = Field(
+        "digits", description="digits, mnist, fashion_mnist, cifar10 or cifar100"
+    )
+    model: str = Field("mlp", description="of that data set")
+    data_dir: str = Field("data", description="where MNIST and CIFAR are")
+    l2: PositiveFloat = Field(0.001, description="ℓ2 coefficient")
+    batch_size: PositiveInt = Field(16, description="b₀")
+    lr: PositiveFloat = Field(0.1, description="η₀")
+    epochs: PositiveInt = by_scale("budget of a run")
+    max_batch_size: PositiveInt = Field(512, description="cap of a growing batch")
+    accuracy: PositiveFloat = Field(0.95, description="test accuracy to reach")
+    eps2: list[PositiveFloat] = by_scale("targets ε²")
+    seeds: PositiveInt = by_scale("independent runs")
+
+
+DECAY, GROW = "η / 2", "b × 2 for η / 2 (Smith)"
+
+
+def schedules(p):
+    """Plans and policies by kind and name; all begin at (b₀, η₀), but for two constant batch sizes."""
+    n, every = named(p.dataset, p.model, p.l2, data_dir=p.data_dir).size, max(1, p.epochs // 6)  # epochs a stage
+    b, lr, cap = p.batch_size, p.lr, {"max_batch_size": p.max_batch_size}
+    doubled, decay = base.exponential(b, 2.0, every), base.milestones(lr, {every * k: 0.5 for k in range(1, 6)})
+    trigger = {
+        "kind": "GradNormTrigger",
+        "batch_size": b,
+        "lr": lr,
+        "eps": 0.3,
+        "delta": 2.0,
+        "check_every": 100,
+        **cap,
+    }
+    test = {"batch_size": b, "lr": lr, "test_interval": 20, **cap}
+    steps = -(-n // b)
+    return {
+        "constant": {f"constant b = {size}": Plan(size, lr) for size in (b, 4 * b, 16 * b)},
+        "growing": {
+            "b + 16 a stage": Plan(base.linear(b, b, every), lr, **cap),
+            "b × 2": Plan(doubled, lr, **cap),
+            "b × 2, η × 1.4": Plan(doubled, base.exponential(lr, 1.4, every), **cap),
+            "b × 2, stages ∝ (δ/γ)²": stagewise(b, lr, 2.0, 1.0, 4, p.epochs * n, clock="sample", **cap),
+            "late switch to 16 b": late_switch(b, 16 * b, int(0.7 * p.epochs) * n, lr),
+        },
+        "decaying": {
+            "η / 2": Plan(b, decay),
+            "b × 2 for η / 2 (Smith)": increase_batch_size(b, decay, **cap),
+            "Seesaw: b × 2 for η / 2, η / √2": seesaw(b, decay, clock="epoch", **cap),
+        },
+        "policies": {
+            "‖∇f‖ ≤ ε: b × 2": trigger,
+            "‖∇f‖ ≤ ε: b × 2, η × 1.4": trigger | {"gamma": 1.4},
+            "norm test, η = 0.5": test | {"kind": "NormTest", "eta": 0.5},
+            "inner-product test, θ = 0.9": test | {"kind": "InnerProductTest", "theta": 0.9},
+            "AutoWU": {"kind": "AutoWU", "batch_size": b, "total_steps": steps * p.epochs, "steps_per_epoch": steps},
+        },
+    }
+
+
+def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:
+    problem = named(p.dataset, p.model, p.l2, data_dir=p.data_dir)
+    common = {"problem": problem, "seeds": tuple(range(p.seeds)), "max_samples": p.epochs * problem.size}
+    common["eval_every"] = 1.05
+    plans = schedules["constant"] | schedules["growing"] | schedules["decaying"]
+    found: dict[Hashable, Spec] = {name: Spec(plan=plan, **common) for name, plan in plans.items()}
+    for name, policy in schedules["policies"].items():
+        found[name] = Spec(policy=policy, log_train_metrics=policy["kind"] == "AutoWU", **common)
+    return found
+
+
+def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
+    """CONSTANTS, GROWING, …: names by kind. goals: what is to be reached, by title; needed: what each run took to it
+    (group, system, steps, samples, low, high)."""
+    goals = {rf"$\mathbb{{E}}\|\nabla f\|^2 = {e:g}$": (lambda run, e=e: run.first_crossing(e**0.5)) for e in p.eps2}
+    goals[f"test accuracy {100 * p.accuracy:g} %"] = lambda run: run.first_above(p.accuracy)
+    needed = [
+        {"group": group, "system": system, **reached(run)._asdict()}
+        for group, reached in goals.items()
+        for system, run in runs.items()
+    ]
+    names = {kind: [*of_kind] for kind, of_kind in schedules(p).items()}
+    return SimpleNamespace(
+        p=p,
+        runs=runs,
+        CONSTANTS=names["constant"],
+        GROWING=names["growing"],
+        DECAYING=names["decaying"],
+        POLICIES=names["policies"],
+        goals=goals,
+        needed=pd.DataFrame(needed),
+        FIRST=names["constant"][0],
+    )
+
+
+def figures(res: SimpleNamespace) -> notebook.Figures:
+    bars = plotting.costs(res.needed, list(res.goals))
+    in_steps = plotting.costs(
+        res.needed.assign(samples=res.needed["steps"], low=res.needed["steps"], high=res.needed["steps"]),
+        list(res.goals),
+        "steps",
+    )
+    shown = [res.FIRST, "b × 2", "b × 2, η × 1.4", DECAY, GROW, res.POLICIES[0], res.POLICIES[-1]]
+    curves = plotting.trajectories(
+        {name: res.runs[name] for name in shown}, ("batch_size", "lr", "loss", "grad_sqnorm", "test_error")
+    )
+    return {
+        "bars": (
+            bars,
+            "Gradient evaluations to each goal, of updates alone. Point: crossing of the mean over seeds; bar: 95 % "
+            "bootstrap interval over seeds; cross: not reached in the budget.",
+        ),
+        "steps": (in_steps, "Steps to the same goals. Cross: not reached in the budget."),
+        "curves": (curves, "Some of the systems. Means over seeds; bands: 95 % bootstrap interval over seeds."),
+    }
+
+
+def claims(res: SimpleNamespace) -> list[Check]:
+    p = res.p
+    table = res.needed.set_index(["group", "system"])
+    levels = list(res.goals)[: len(p.eps2)]
+
+    def of(system, column="samples"):
+        """At each ε."""
+        return table.loc[[(level, system) for level in levels], column].to_numpy()
+
+    best = np.min([of(name) for name in res.CONSTANTS], axis=0)
+    growing = [name for name in (*res.GROWING, *res.DECAYING) if name != "b × 2, η × 1.4"]
+    accurate = table.loc[list(res.goals)[-1]]
+    above = (
+        np.exp(
+            np.interp(
+                np.log(of(DECAY)[-1]),
+                np.log(res.runs[GROW].samples[1:]),
+                np.log(res.runs[GROW].expected[1:]),
+            )
+        )
+        / p.eps2[-1]
+    )
+    checks = [
+        *(
+            Check(
+                f"At the end of the budget E‖∇f‖² is lower with “{name}” than with constant b = {p.batch_size}",
+                "ordering",
+                source="T2 [S]",
+                figure="curves",
+                measured=[res.runs[n].mean_ci().mean[-1] for n in (name, res.FIRST)],
+                interval=[[res.runs[n].mean_ci().low[-1], res.runs[n].mean_ci().high[-1]] for n in (name, res.FIRST)],
+            )
+            for name in ("b × 2", DECAY)
+        ),
+        Check(
+            "Every schedule that grows b/η without looking stays within 8/3 of the best constant batch size at every ε",
+            "upper_bound",
+            measured=np.concatenate([of(name) / best for name in growing]),
+            theory=8 / 3,
+            source="T6 [N]",
+            figure="bars",
+        ),
+        Check(
+            "Growing b where η would decay takes as many gradient evaluations to every ε, within 15 %",
+            "equal",
+            measured=of(GROW) / of(DECAY),
+            theory=1.0,
+            tolerance=0.15,
+            source="T8 [S]",
+            figure="bars",
+            expected="reproduced" if p.eps2[-1] >= 0.03 else "partly",
+            explanation=f"At ε² = {p.eps2[-1]:g} the ratio is {of(GROW)[-1] / of(DECAY)[-1]:.3g}. Where the "
+            f"decaying plan has come to ε², the growing one's E‖∇f‖² is {above:.3g} times as large. "
+            "T8's equality is of the noise, where η is small; [`08_grow_or_decay`](08_grow_or_decay.ipynb) measures "
+            "the distance between such curves.",
+        ),
+        Check(
+            "At the end of the budget it has taken at most half as many steps",
+            "upper_bound",
+            measured=res.runs[GROW].steps[-1] / res.runs[DECAY].steps[-1],
+            theory=0.5,
+            source="T8 [S]",
+            figure="steps",
+        ),
+        Check(
+            f"Constant b = {p.batch_size} gets to {100 * p.accuracy:g} % test accuracy in no more gradient "
+            "evaluations than any larger constant batch size",
+            "ordering",
+            measured=[accurate.loc[name, "samples"] for name in res.CONSTANTS],
+            interval=[[accurate.loc[name, "low"], accurate.loc[name, "high"]] for name in res.CONSTANTS],
+            source="T2 [S]",
+            figure="bars",
+        ),
+        Check(
+            "No schedule that begins at (b₀, η₀) and grows by stages takes more than 1.25 times as many evaluations "
+            f"to {100 * p.accuracy:g} % as constant b = {p.batch_size}",
+            "upper_bound",
+            measured=[
+                accurate.loc[name, "samples"] / accurate.loc[res.FIRST, "samples"]
+                for name in (*res.GROWING, *res.DECAYING)
+            ],
+            theory=1.25,
+            source="T6 [N]",
+            figure="bars",
+            expected="partly",
+            explanation=f"Stages in proportion to (δ/γ)^2m leave b₀ after {100 / 85:.2g} % of the budget, before the "
+            f"accuracy is there, and are at 8 b₀ for {6400 / 85:.3g} % of it. "
+            "It is the allotment for a long run's ‖∇f‖, not for a short one's accuracy.",
+        ),
+    ]
+    return checks
