@@ -92,6 +92,15 @@ class Task:
         """What happened on the way that the numbers may show."""
         return {}
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over before its budget is."""
+        return False
+
+    def lr_factors(self) -> list[float] | None:
+        """What each seed's lr is, over the plan's; None where all have the plan's."""
+        return None
+
 
 class RunningMetrics:
     """Loss and accuracy of the batches as they were trained on, over the steps since `take` was last called.

@@ -14,6 +14,8 @@ from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require
 from sfolib.problems.execution import Execution
 from sfolib.training import optimizers, policy_signals
+from sfolib.training.adascale_workers import WorkersTask
+from sfolib.training.noise_probes import ProbedTask
 from sfolib.training.spec import Spec
 
 _SETTLED = 10  # measuring points
@@ -32,6 +34,10 @@ class Trainer:
         self.task = spec.problem.build_task(spec.seeds, spec.sampling, self.device, spec.dtype, how)
         self.ranks = ranks
         self.task.share_among(ranks)
+        if spec.noise_probes:
+            self.task = ProbedTask(self.task, spec.noise_probes, spec.seeds)
+        if spec.workers:
+            self.task = WorkersTask(self.task, spec.workers, *spec.plan.at(0), len(spec.seeds))
         settings = (spec.momentum, spec.weight_decay, spec.beta2)
         self.update = optimizers.build(spec.optimizer, self.task.parameters, *settings)
         self.step = self.samples = self.probes = self.true_batch_size = self.below = 0
@@ -97,13 +103,16 @@ class Trainer:
             self.diverged = {"step": self.step, "seeds": np.array(self.spec.seeds)[lost].tolist() or [*self.spec.seeds]}
         elif self.below == _SETTLED:
             self.status = "reached"
-        elif self.samples >= self.spec.max_samples or self.step >= self._max_steps:
+        elif self.samples >= self.spec.max_samples or self.step >= self._max_steps or self.task.finished:
             self.status = "finished"
         values = zip(*measured.values(), strict=True)
-        return [
+        rows = [
             {"seed": seed, **at, **dict(zip(measured, of_seed, strict=True))}
             for seed, of_seed in zip(self.spec.seeds, values, strict=True)
         ]
+        for row, factor in zip(rows, self.task.lr_factors() or [], strict=False):
+            row["lr"] *= factor
+        return rows
 
     def _clock(self) -> int:
         if self._constant:

@@ -1,4 +1,4 @@
-"""Estimates of the noise scale along a run: `estimators` fed from a task of the training loop, for all seeds at once.
+"""Estimates of the noise scale along a run, made of its own batches and of samples drawn beside them.
 
 What is estimated from the step's own batch costs no gradient evaluation; what is drawn beside it is counted as probes.
 """
@@ -6,127 +6,30 @@ What is estimated from the step's own batch costs no gradient evaluation; what i
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from sfolib._utils import provenance
 from sfolib._utils.errors import require
 from sfolib.problems.batches import Batches
 from sfolib.problems.stacked import MLP, Task
 from sfolib.schedules.adaptive.noise_scale import NoiseScale
-from sfolib.schedules.adaptive.optimal_batch import OptimalBatch
-from sfolib.theory.quadratic import PowerLawQuadratic
-from sfolib.training import records
-from sfolib.training.loop import Trainer
 from sfolib.training.policy_signals import statistics
-from sfolib.training.records import SCHEMA
-from sfolib.training.spec import Spec
+from sfolib.training.spec import NoiseProbes
 
 _BESIDE = 1 << 34  # keeps the probes' samples apart from those that are trained on
 _MOVE = 1e-2  # how far the two gradients whose difference stands for Hv lie to each side: in float32, no less
 
 
-def follow(
-    spec: Spec, parts: int = 2, decay: float = 0.99, probe: int = 0, store: Path | str | None = None
-) -> records.Run:
-    """`train.run` on the CPU, its batches taken in `parts`, with the estimates of the noise scale as further columns.
+class ProbedTask(Task):
+    """A task whose batches are taken in parts, so that every step feeds a `NoiseScale`; see `spec.NoiseProbes`."""
 
-    loop_sqnorm, loop_variance: `NoiseScale` of every step's batch and its parts (a batch that they do not divide is
-    only trained on). With probe, for dense networks alone and at the measuring points: probe_sqnorm, probe_variance,
-    from the statistics of `probe` fresh samples a seed, and curvature_noise, an unbiased sample of tr(HΣ).
-    A run in `store` is loaded in place of made. Raises `InputError` for a spec with a policy.
-    """
-    require(spec.plan is not None, "policy", spec.policy, "must be None: the batches here follow a plan")
-    require(isinstance(parts, int) and parts >= 2, "parts", parts, "must be a whole number, 2 or above")
-    even = isinstance(probe, int) and probe >= 0 and probe % 2 == 0
-    require(even, "probe", probe, "must be an even whole number, 0 or above")
-    folder = None if store is None else Path(store) / f"{spec.key}-{parts}-{decay:g}-{probe}"
-    if folder is not None and (folder / records.RUN).exists():
-        return records.load(folder)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(spec.problem.threads or threads)
-    try:
-        trainer, rows = Trainer(spec, "cpu"), []
-        trainer.task = _Watched(trainer.task, parts, decay, probe, spec.seeds)
-        while trainer.status == "running":
-            if trainer.probes:
-                trainer.advance()
-            rows += trainer.rows()
-    finally:
-        torch.set_num_threads(threads)
-    told = {"status": trainer.status, "key": spec.key, "schema": SCHEMA, **provenance.machine("cpu")}
-    run = records.Run(spec.model_dump(mode="json"), told, pd.DataFrame(rows))
-    if folder is not None:
-        records.save(run, folder)
-    return run
-
-
-def noise_scale_band(run: records.Run, prefix: str = "", confidence: float = 0.95) -> records.MeanCI:
-    """B along a run, each (points,): means over seeds of tr Σ and of ‖G‖² first, then their ratio.
-
-    prefix: "loop_" or "probe_" of `follow`, or "" for what is measured on all samples. The interval is the percentile
-    bootstrap over seeds; inf where the mean estimate of ‖G‖² is not above 0.
-    """
-    both = [run.curves(prefix + "variance"), run.curves(prefix + ("sqnorm" if prefix else "grad_sqnorm"))]
-    seeds = len(both[0])
-
-    def ratio(rows: np.ndarray) -> np.ndarray:
-        variance, sqnorm = (values[rows].mean(-2) for values in both)
-        with np.errstate(divide="ignore"):
-            return np.where(sqnorm > 0, variance / np.where(sqnorm > 0, sqnorm, 1.0), np.inf)
-
-    resampled, tail = ratio(_drawn(seeds)), 50 * (1 - confidence)
-    low, high = (np.percentile(resampled, q, axis=0, method="nearest") for q in (tail, 100 - tail))
-    return records.MeanCI(ratio(np.arange(seeds)), low, high)
-
-
-def near(run: records.Run, column: str, samples: float, width: float = 1.25) -> tuple[float, float, float]:
-    """A column's mean over seeds and over the measuring points within a factor `width` of `samples`, with its 95 %
-    percentile-bootstrap interval over seeds."""
-    shown = np.abs(np.log(np.maximum(run.samples, 1) / samples)) <= np.log(width)
-    require(bool(shown.any()), "samples", samples, f"must be in the run, of {run.samples[-1]} gradient evaluations")
-    of_seeds = run.curves(column)[:, shown].mean(1)
-    low, high = np.percentile(of_seeds[_drawn(len(of_seeds))].mean(1), [2.5, 97.5])
-    return float(of_seeds.mean()), float(low), float(high)
-
-
-def adapt(problem: PowerLawQuadratic, policy: OptimalBatch, max_samples: int, seed: int) -> pd.DataFrame:
-    """A run of `policy` on the quadratic, for max_samples gradient evaluations; h from each step's own batch.
-
-    Columns steps, samples, batch, exact, lr, sqdistance; one row a step and one before the first. The mean of
-    ‖∇f_i‖² over τ samples is drawn as ‖ḡ‖² + Σ_j s_j χ²_{τ−1}/τ, which is its distribution.
-    """
-    rng, theta = np.random.default_rng(seed), problem.theta0.copy()
-    rows = [(0, 0, policy.batch_size, policy.exact, policy.lr, theta @ theta)]
-    while policy.samples < max_samples:
-        batch_size, lr = policy.batch_size, policy.lr
-        noise = rng.standard_normal(len(theta)) * np.sqrt(problem.noise_variance / batch_size)
-        gradient = problem.eigenvalues * theta + noise
-        scatter = rng.chisquare(batch_size - 1, len(theta)) / batch_size if batch_size > 1 else np.zeros(len(theta))
-        theta = theta - lr * gradient
-        policy.update(
-            batch_size, gradient @ gradient + problem.noise_variance @ scatter if policy.needs_signal else None
-        )
-        rows.append((policy.step, policy.samples, policy.batch_size, policy.exact, policy.lr, theta @ theta))
-    return pd.DataFrame(rows, columns=["steps", "samples", "batch_size", "exact", "lr", "sqdistance"])
-
-
-def _drawn(seeds: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(seeds, size=(1000, seeds))
-
-
-class _Watched(Task):
-    """A task whose batches are taken in parts, so that every step feeds a `NoiseScale`."""
-
-    def __init__(self, task: Task, parts: int, decay: float, probe: int, seeds: tuple[int, ...]):
-        self.task, self.parts, self.scale, self.measured = task, parts, NoiseScale(decay), 0
+    def __init__(self, task: Task, probes: NoiseProbes, seeds: tuple[int, ...]):
+        self.task, self.parts, self.scale, self.measured = task, probes.parts, NoiseScale(probes.decay), 0
         self.samples_per_epoch, self.parameters = task.samples_per_epoch, task.parameters
-        self.probe = _Probe(task, probe, seeds) if probe else None
+        self.probe = _Probe(task, probes.size, seeds) if probes.size else None
         self.probes = task.probes + (self.probe.cost if self.probe else 0)
 
     def batch_size(self, samples: int, nominal: int) -> int:
@@ -140,9 +43,8 @@ class _Watched(Task):
             self.task.gradients(step * self.parts + i, samples + i * small, small) for i in range(self.parts)
         ]
         mean = [sum(of_one) / self.parts for of_one in zip(*of_parts, strict=True)]
-        self.scale.update(
-            torch.stack([_sqnorm(g) for g in of_parts]).mean(0).numpy(), small, _sqnorm(mean).numpy(), batch_size
-        )
+        of_part, of_mean = torch.stack([_sqnorm(g) for g in of_parts]).mean(0), _sqnorm(mean)
+        self.scale.update(of_part.cpu().numpy(), small, of_mean.cpu().numpy(), batch_size)
         return mean
 
     def measure(self) -> dict[str, Tensor]:
@@ -154,6 +56,17 @@ class _Watched(Task):
             found |= self.probe.look(self.measured)
         self.measured += 1
         return found
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.task.state_dict() | {"noise_scale": self.scale.state_dict(), "measured": self.measured}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.task.load_state_dict(state)
+        self.scale.load_state_dict(state["noise_scale"])
+        self.measured = state["measured"]
+
+    def provenance(self) -> dict[str, Any]:
+        return self.task.provenance()
 
 
 class _Probe:

@@ -19,6 +19,33 @@ def _plan(value: Any) -> Any:
     return Plan.from_dict(value) if isinstance(value, dict) else value
 
 
+class NoiseProbes(Record):
+    """Estimates of the noise scale as further columns of a run that follows a plan.
+
+    loop_sqnorm, loop_variance: `NoiseScale` (with `decay`) of every step's batch and its `parts`; a batch that they do
+    not divide is only trained on. With size > 0 (even; dense networks only), at the measuring points: probe_sqnorm and
+    probe_variance, from the statistics of so many fresh samples a seed, and curvature_noise, an unbiased sample of
+    tr(HΣ); these are counted as probes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    parts: int = Field(2, ge=2)
+    decay: float = Field(0.99, ge=0, lt=1)
+    size: int = Field(0, ge=0, multiple_of=2)
+
+
+class Workers(Record):
+    """AdaScale: the plan's constant batch, taken by `scale` workers, at a single worker's constant lr times the gain.
+
+    Each seed goes at its own pace; the run ends when all have made so many scale-invariant `iterations`. Further
+    columns: tau, the iterations so far, and gain; lr is the gain's. Every worker's gradient is counted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    scale: int = Field(ge=2)
+    iterations: int = Field(ge=1)
+
+
 class Spec(Record):
     """Everything that decides a run's numbers, but for rounding on another device.
 
@@ -33,6 +60,7 @@ class Spec(Record):
     For networks only: precision of the training steps ("bf16" is autocast; what is measured is measured in full),
     channels_last, max_micro_batch (a larger batch is accumulated, see `network.NetworkTask`), log_authors_grad_norm
     (also ‖∇f‖² as the authors' program takes it, see `gradients.full_gradient_sqnorm`).
+    noise_probes, workers: see `NoiseProbes` and `Workers`.
     policy: in place of plan, and for one seed, a policy of `adaptive` as `signals.build` takes it.
     """
 
@@ -59,12 +87,21 @@ class Spec(Record):
     log_authors_grad_norm: Annotated[bool, LATER] = False
     log_train_metrics: Annotated[bool, LATER] = False
     policy: Annotated[dict[str, Any] | None, LATER] = None
+    noise_probes: NoiseProbes | None = None
+    workers: Workers | None = None
 
     @model_validator(mode="after")
     def _led(self) -> Spec:
         require((self.plan is None) == (self.policy is not None), "plan", self.plan, "either a plan or a policy")
         if self.policy is not None:
             policy_signals.build(self.policy)
+        for name in ("noise_probes", "workers"):
+            apart = getattr(self, name) is None or (self.policy is None and not self.log_train_metrics)
+            require(apart, name, getattr(self, name), "is for a plan without log_train_metrics, not for a policy")
+        require(self.noise_probes is None or self.workers is None, "workers", self.workers, "or noise_probes, not both")
+        if self.workers is not None:
+            plain = {self.plan.batch_size.kind, self.plan.lr.kind} == {"constant"} and self.optimizer == "sgd"
+            require(plain, "workers", self.workers, "need plain SGD at a constant batch size and lr")
         return self
 
     @property

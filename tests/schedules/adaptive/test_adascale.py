@@ -7,10 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sfolib._utils.errors import InputError
+from sfolib.analysis.adascale import by_iterations, exact_gain, lagged_gain
 from sfolib.gradients.statistics import GradientStatistics
 from sfolib.plotting.autowu import WarmUp, peaks, scales, warm_ups
 from sfolib.plotting.style import Band
@@ -20,7 +22,7 @@ from sfolib.schedules import base as s
 from sfolib.schedules.adaptive.adascale import AdaScale, Parallel, gain, weight
 from sfolib.schedules.plan import Plan
 from sfolib.theory import bounds
-from sfolib.training import adascale_workers, policy_signals
+from sfolib.training import policy_signals
 from sfolib.training.loop import Trainer
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
@@ -136,9 +138,7 @@ def test_a_look_every_few_steps_and_resuming():
         (lambda: AdaScale(2, batch_size=8, lr=-0.1), "lr = -0.1"),
         (lambda: AdaScale(2, batch_size=8, lr=0.1).update(16), "signal = None: is needed"),
         (lambda: AdaScale(2, batch_size=8, lr=0.1).update(16, Parallel(2, float("nan"), 1.0)), "must be finite"),
-        (lambda: adascale_workers.run_adascale(spec(plan=Plan(8, s.exponential(0.1, 0.5, 3))), 2), "must be plain SGD"),
-        (lambda: adascale_workers.run_adascale(spec(max_steps=None), 2), "max_steps = None"),
-        (lambda: adascale_workers.run_adascale(spec(sampling="permutation", max_steps=200), 3), "sampling"),
+        (lambda: workers(spec(sampling="permutation"), 3, 200), "sampling"),
     ],
 )
 def test_bad_input_names_the_field(call, named):
@@ -151,6 +151,14 @@ def test_bad_input_names_the_field(call, named):
 def spec(**kwargs):
     told = {"problem": PROBLEM, "plan": Plan(8, 0.2), "max_steps": 30, "max_samples": 10**6, "seeds": (3, 5)}
     return Spec(**told | {"sampling": "replacement", "eval_every": 1.2, "dtype": "float64"} | kwargs)
+
+
+def workers(asked, scale, iterations, store=None):
+    """`asked` is what a single worker does; so many workers do it together."""
+    batch_size, lr = asked.plan.at(0)
+    how = {"scale": scale, "iterations": iterations}
+    update = {"plan": Plan(scale * batch_size, lr), "max_steps": None, "max_samples": scale * batch_size * iterations}
+    return run(Spec(**dict(asked) | update | {"workers": how}), store, device="cpu")
 
 
 def plain_adascale(seed, scale, iterations):
@@ -179,7 +187,7 @@ def plain_adascale(seed, scale, iterations):
 
 def test_the_workers_do_what_a_plain_loop_does(tmp_path):
     """Two seeds at once, each at its own pace, until the slower one has made its iterations."""
-    found = adascale_workers.run_adascale(spec(), 4, tmp_path)
+    found = workers(spec(), 4, 30, tmp_path)
     assert found.curves("tau")[:, -1].min() >= 30
     for i, seed in enumerate((3, 5)):
         twin = plain_adascale(seed, 4, found.curves("tau")[i, -1] - 1e-6)
@@ -187,9 +195,15 @@ def test_the_workers_do_what_a_plain_loop_does(tmp_path):
             tau, lr = twin[step - 1]
             assert (found.curves("tau")[i, k], found.curves("lr")[i, k]) == pytest.approx((tau, lr), rel=1e-9)
     assert found.samples.tolist() == [32 * step for step in found.steps]
-    again = adascale_workers.run_adascale(spec(), 4, tmp_path)
+    again = workers(spec(), 4, 30, tmp_path)
     assert again.rows.equals(found.rows)
     assert len([*tmp_path.iterdir()]) == 1
+
+
+@pytest.mark.parametrize("change", [{"plan": Plan(8, s.exponential(0.1, 0.5, 3))}, {"optimizer": "adam"}])
+def test_workers_need_plain_sgd_at_a_constant_pair(change):
+    with pytest.raises(ValidationError, match="need plain SGD"):
+        spec(workers={"scale": 2, "iterations": 9}, **change)
 
 
 def test_the_exact_gain_at_the_start_against_one_sample_at_a_time():
@@ -198,13 +212,13 @@ def test_the_exact_gain_at_the_start_against_one_sample_at_a_time():
     x = np.column_stack([images, np.ones(len(images))])
     gradients = np.einsum("ic,ij->icj", 0.1 - np.eye(10)[labels], x).reshape(len(x), -1)
     mean = gradients.mean(0)
-    found = adascale_workers.exact_gain(run(spec(), device="cpu"), 8, 4)
+    found = exact_gain(run(spec(), device="cpu"), 8, 4)
     expected = gain(((gradients - mean) ** 2).sum(1).mean() / 8, mean @ mean, 4)
     assert found[:, 0] == pytest.approx(float(expected))
 
 
 def test_lagged_gain_against_a_slow_mean():
-    found = adascale_workers.run_adascale(spec(), 4)
+    found = workers(spec(), 4, 30)
     expected = np.ones(found.curves("gain").shape)
     for i in range(2):
         v, m = (
@@ -214,12 +228,12 @@ def test_lagged_gain_against_a_slow_mean():
         for k, step in enumerate(found.steps[1:], start=1):  # fewer than 1000/S steps: plain means
             expected[i, k] = gain(v[:step].mean(), m[:step].mean(), 4)
     assert found.steps[-1] < 250
-    assert adascale_workers.lagged_gain(found, 8, 4) == pytest.approx(expected)
+    assert lagged_gain(found, 8, 4) == pytest.approx(expected)
 
 
 def test_by_iterations_puts_seeds_on_one_clock():
-    found = adascale_workers.run_adascale(spec(), 4)
-    told = adascale_workers.by_iterations(found, 30, 8, points=40, twice=2 * found.curves("gain"))
+    found = workers(spec(), 4, 30)
+    told = by_iterations(found, 30, 8, points=40, twice=2 * found.curves("gain"))
     assert told.samples[-1] == pytest.approx(240)
     assert told.curves("tau") == pytest.approx(np.broadcast_to(told.steps, (2, 41)))
     assert told.curves("twice") == pytest.approx(2 * told.curves("gain"))

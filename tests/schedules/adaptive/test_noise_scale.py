@@ -14,12 +14,14 @@ import sympy as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from sfolib._utils.errors import InputError
 from sfolib._utils.rng import epoch_order
+from sfolib.analysis.noise_scale import adapt, near, noise_scale_band
 from sfolib.gradients.statistics import GradientStatistics
 from sfolib.problems.specs import Digits, Quadratic, split_digits
 from sfolib.schedules.adaptive import noise_scale
@@ -31,10 +33,10 @@ from sfolib.theory import adam_bound, bounds
 from sfolib.theory.adam_bound import AdamConstants
 from sfolib.theory.bounds import Constants
 from sfolib.theory.quadratic import PowerLawQuadratic
-from sfolib.training import noise_probes
+from sfolib.training.loop import Trainer
 from sfolib.training.records import Run
-from sfolib.training.run import run
-from sfolib.training.spec import Spec
+from sfolib.training.run import CHECKPOINT, run
+from sfolib.training.spec import NoiseProbes, Spec
 
 HAND = GradientStatistics(2, 4.0, 4.0, 8.0, 2.0)  # g = (3, 1) and (1, −1): mean (2, 0), squared norms 10 and 2
 
@@ -356,15 +358,19 @@ def flat_gradient(model, x, y, **kwargs):
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, [*model.parameters()], **kwargs)])
 
 
+def probed(asked, **how):
+    return run(asked.model_copy(update={"noise_probes": NoiseProbes(**how)}))
+
+
 def test_a_watched_run_is_the_run_itself():
-    plain, found = run(spec()), noise_probes.follow(spec(), parts=4)
+    plain, found = run(spec()), probed(spec(), parts=4)
     assert found.steps.tolist() == plain.steps.tolist()
     np.testing.assert_allclose(found.curves(), plain.curves(), rtol=1e-9)
     assert found.rows["probes"].tolist() == plain.rows["probes"].tolist()
 
 
 def test_the_loops_estimates_beside_a_plain_loop():
-    found = noise_probes.follow(spec(), parts=4, decay=0.8).rows.groupby("seed").last()
+    found = probed(spec(), parts=4, decay=0.8).rows.groupby("seed").last()
     for seed in (3, 7):
         model, scale, (x, y) = softmax(), NoiseScale(0.8), drawn(seed)
         for step in range(10):
@@ -382,7 +388,7 @@ def test_the_loops_estimates_beside_a_plain_loop():
 
 
 def test_a_batch_that_parts_do_not_divide_is_only_trained_on():
-    plain, found = run(spec(plan=Plan(7, 0.5))), noise_probes.follow(spec(plan=Plan(7, 0.5)), parts=2)
+    plain, found = run(spec(plan=Plan(7, 0.5))), probed(spec(plan=Plan(7, 0.5)), parts=2)
     np.testing.assert_allclose(found.curves(), plain.curves(), rtol=1e-9)
     assert found.rows["loop_sqnorm"].isna().all()
 
@@ -390,7 +396,7 @@ def test_a_batch_that_parts_do_not_divide_is_only_trained_on():
 def test_probes_beside_autograd():
     """At the start: per-sample gradients one by one, and vᵀHv by a second derivative."""
     seed, model = 3, softmax()
-    row = noise_probes.follow(spec(), probe=32).rows.query("seed == @seed").iloc[0]
+    row = probed(spec(), size=32).rows.query("seed == @seed").iloc[0]
     x, y = drawn((1 << 34) + seed)
     each = torch.stack([flat_gradient(model, x[i : i + 1], y[i : i + 1]) for i in range(32)])
     scale = NoiseScale()
@@ -405,33 +411,47 @@ def test_probes_beside_autograd():
     assert row["probes"] == N + 2 * 32 + 2 * N
 
 
-def test_a_watched_run_is_made_once(tmp_path):
-    first = noise_probes.follow(spec(), store=tmp_path)
-    (folder,) = tmp_path.iterdir()
-    written = (folder / "metrics.jsonl").stat().st_mtime_ns
-    assert noise_probes.follow(spec(), store=tmp_path).rows.equals(first.rows)
-    assert (folder / "metrics.jsonl").stat().st_mtime_ns == written
-    assert noise_probes.follow(spec(), decay=0.5, store=tmp_path).rows["seed"].tolist() == first.rows["seed"].tolist()
+@pytest.mark.parametrize(
+    "how", [{"noise_probes": {"parts": 4, "size": 8}}, {"workers": {"scale": 4, "iterations": 60}}]
+)
+def test_a_killed_run_resumes_to_the_same_rows(how, tmp_path, monkeypatch):
+    """Estimates, draws beside the run, and the workers' own clocks go on where they were."""
+    further = {"max_steps": None, "max_samples": 10**4} if "workers" in how else {}
+    asked = spec(plan=Plan(8, 0.1), eval_every=1.2, **how, **further)
+    whole, measured = run(asked, tmp_path / "whole"), Trainer.rows
+
+    def rows(self, left=[5]):  # noqa: B006
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return measured(self)
+
+    monkeypatch.setattr(Trainer, "rows", rows)
+    with pytest.raises(KeyboardInterrupt):
+        run(asked, tmp_path / "killed", checkpoint_every=0.0)
+    monkeypatch.setattr(Trainer, "rows", measured)
+    assert (tmp_path / "killed" / asked.key / CHECKPOINT).exists()
+    pd.testing.assert_frame_equal(run(asked, tmp_path / "killed").rows, whole.rows, check_exact=True)
 
 
 def test_the_quadratics_parts_are_independent():
     """Parts that shared their noise would say tr Σ = 0; 64 runs of 40 steps at rest, within 5 standard errors."""
     q = Quadratic(d=10, lam_min=0.1)
     still = spec(problem=q, plan=Plan(8, 1e-9), seeds=tuple(range(64)), max_samples=320)
-    found = noise_probes.follow(still, decay=0.99).rows.groupby("seed").last()["loop_variance"]
+    found = probed(still, decay=0.99).rows.groupby("seed").last()["loop_variance"]
     assert found.mean() == pytest.approx(q.sigma2, abs=5 * (2 / 10 / 64 / 40) ** 0.5)
 
 
-def test_what_cannot_be_watched_is_named():
-    with pytest.raises(InputError, match="parts = 1"):
-        noise_probes.follow(spec(), parts=1)
-    with pytest.raises(InputError, match="probe = 3"):
-        noise_probes.follow(spec(), probe=3)
+def test_what_cannot_be_probed_is_named():
+    with pytest.raises(ValidationError, match=r"noise_probes\.parts"):
+        spec(noise_probes={"parts": 1})
+    with pytest.raises(ValidationError, match=r"noise_probes\.size"):
+        spec(noise_probes={"size": 3})
     with pytest.raises(InputError, match="only dense networks"):
-        noise_probes.follow(spec(problem=Quadratic()), probe=4)
+        run(spec(problem=Quadratic(), noise_probes={"size": 4}))
     policy = {"kind": "NormTest", "eta": 0.5, "batch_size": 4, "lr": 0.1}
-    with pytest.raises(InputError, match="follow a plan"):
-        noise_probes.follow(spec(plan=None, policy=policy, seeds=(0,)))
+    with pytest.raises(ValidationError, match="is for a plan"):
+        spec(plan=None, policy=policy, seeds=(0,), noise_probes={})
 
 
 def small_run():
@@ -445,29 +465,29 @@ def small_run():
 
 def test_the_band_is_a_ratio_of_means():
     """(2 + 4)/(1 + 2), lost, (5 + 7)/(4 + 2); a resample is one seed twice, or both."""
-    band = noise_probes.noise_scale_band(small_run(), "loop_")
+    band = noise_scale_band(small_run(), "loop_")
     assert band.mean.tolist() == [2.0, math.inf, 2.0]
     assert (band.low[2], band.high[2]) == (5 / 4, 7 / 2)
     assert band.high[1] == math.inf
 
 
 def test_near_is_a_mean_around_there():
-    mean, low, high = noise_probes.near(small_run(), "variance", 15, width=1.6)  # points at 10 and 20
+    mean, low, high = near(small_run(), "variance", 15, width=1.6)  # points at 10 and 20
     assert (mean, low, high) == pytest.approx((5.0, 4.0, 6.0))
     with pytest.raises(InputError, match="samples = 1000"):
-        noise_probes.near(small_run(), "variance", 1000)
+        near(small_run(), "variance", 1000)
 
 
 def test_a_run_of_the_rule_on_the_quadratic():
     q = PowerLawQuadratic(d=5, lam_min=0.2, init="flat")
     h = q.sigma2 + float(np.square(q.eigenvalues * q.theta0).sum())
     make = lambda: OptimalBatch(h, q.L, 0.2, 1.0)  # noqa: E731
-    frame = noise_probes.adapt(q, make(), 300, seed=0)
+    frame = adapt(q, make(), 300, seed=0)
     assert frame["samples"].tolist() == [0, *np.cumsum(frame["batch_size"][:-1])]
     assert frame["samples"].iloc[-2] < 300 <= frame["samples"].iloc[-1]
-    assert frame.equals(noise_probes.adapt(q, make(), 300, seed=0))
+    assert frame.equals(adapt(q, make(), 300, seed=0))
     # after one step h = Σ over the batch, whose expectation is σ² + ‖∇f(θ_0)‖²: τ* is linear in it
-    found = np.array([noise_probes.adapt(q, make(), 1, seed)["exact"].iloc[1] for seed in range(400)])
+    found = np.array([adapt(q, make(), 1, seed)["exact"].iloc[1] for seed in range(400)])
     assert found.mean() == pytest.approx(make().exact, abs=4 * found.std() / 20)
 
 
