@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
+import torch
 
 from sfolib._utils.errors import require
 from sfolib.training import policy_signals
@@ -28,15 +29,20 @@ def looks(
     require(len(spec.seeds) == 1, "seeds", spec.seeds, "must be one")
     rising = list(marks) == sorted(marks) and marks[-1] <= spec.max_samples
     require(rising, "marks", marks, f"must rise, and be at most max_samples = {spec.max_samples}")
-    trainer, rows = Trainer(spec, "cpu"), []
-    first = _ELSEWHERE * trainer.task.samples_per_epoch
-    for mark in marks:
-        while trainer.samples < mark:
-            trainer.advance()
-        grad_sqnorm = trainer.task.measure()["grad_sqnorm"].item()
-        for size in sizes:
-            starts = range(first, first + max(samples, size), size)
-            found = [policy_signals.statistics(trainer.task, start, size, per_tensor) for start in starts]
-            means = {name: sum(getattr(f, name) for f in found) / len(found) for name in _STATISTICS}
-            rows.append({"samples": trainer.samples, "batch_size": size, "grad_sqnorm": grad_sqnorm, **means})
+    threads, rows = torch.get_num_threads(), []
+    torch.set_num_threads(spec.problem.threads or threads)  # as in a run: its numbers do not depend on the machine's
+    try:
+        trainer = Trainer(spec, "cpu")
+        first = _ELSEWHERE * trainer.task.samples_per_epoch
+        for mark in marks:
+            while trainer.samples < mark:
+                trainer.advance()
+            grad_sqnorm = trainer.task.measure()["grad_sqnorm"].item()
+            for size in sizes:
+                starts = range(first, first + max(samples, size), size)
+                found = [policy_signals.statistics(trainer.task, start, size, per_tensor) for start in starts]
+                means = {name: sum(getattr(f, name) for f in found) / len(found) for name in _STATISTICS}
+                rows.append({"samples": trainer.samples, "batch_size": size, "grad_sqnorm": grad_sqnorm, **means})
+    finally:
+        torch.set_num_threads(threads)
     return pd.DataFrame(rows)
