@@ -32,16 +32,16 @@ def proofs(frame: pd.DataFrame) -> Figure:
 
 
 def ratios(checks: Sequence[Check]) -> Figure:
-    """Measured over theory, a row for each claim of kind "tight" or "upper" whose theory is not 0: 1 is agreement for
+    """Measured over theory, a row for each claim of kind "equal" or "upper_bound" whose theory is not 0: 1 is agreement for
     the first (full marks) and a limit from above for the second (rings)."""
-    shown = [c for c in checks if c.kind in ("tight", "upper") and np.all(np.asarray(c.theory, dtype=float) != 0)]
+    shown = [c for c in checks if c.kind in ("equal", "upper_bound") and np.all(np.asarray(c.theory, dtype=float) != 0)]
     dark = sns.color_palette("colorblind")[0]
     with style():
         figure, axis = plt.subplots(figsize=(7.2, 0.8 + 0.3 * len(shown)))
         axis.axvline(1, color="0.3", **LINES["bound"])
         for y, check in enumerate(shown):
             x = np.ravel(np.asarray(check.measured, dtype=float) / np.asarray(check.theory, dtype=float))
-            fill = "full" if check.kind == "tight" else "none"
+            fill = "full" if check.kind == "equal" else "none"
             axis.plot(x, np.full(len(x), y), "o", color=dark, fillstyle=fill, markersize=5, clip_on=False)
         axis.set(xlabel="computed / stated (ring: must not exceed 1)", yticks=range(len(shown)), xlim=(0, 1.1))
         axis.set_yticklabels([check.source for check in shown])

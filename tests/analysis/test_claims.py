@@ -10,23 +10,23 @@ from sfolib.analysis.claims import KINDS, Check, assert_expected, table
 from sfolib.analysis.fits import fit_exponent, fit_front, power_law_scatter
 
 CASES = [
-    ("tight", {"measured": [1.0, 2.02], "theory": [1.0, 2.0], "tolerance": 0.02}, "reproduced"),
-    ("tight", {"measured": [1.0, 2.05], "theory": [1.0, 2.0], "tolerance": 0.02}, "partly"),
-    ("tight", {"measured": np.nan, "theory": 1.0, "tolerance": 0.02}, "not reproduced"),
-    ("upper", {"measured": [1.0, 2.0], "theory": 2.0}, "reproduced"),
-    ("upper", {"measured": [1.0, 2.1], "theory": 2.0}, "partly"),
-    ("upper", {"measured": [np.inf, np.nan], "theory": 2.0}, "not reproduced"),
-    ("rate", {"measured": -1.9, "theory": -2.0, "interval": (-2.1, -1.7)}, "reproduced"),
-    ("rate", {"measured": -1.9, "theory": -2.0, "interval": (-1.95, -1.85), "tolerance": 0.15}, "partly"),
-    ("rate", {"measured": -1.9, "theory": -2.0, "interval": (-1.95, -1.85)}, "not reproduced"),
-    ("rate", {"measured": np.nan, "theory": -2.0, "interval": (np.nan, np.nan)}, "not reproduced"),
-    ("order", {"measured": [1, 2, 4]}, "reproduced"),
-    ("order", {"measured": [1, 2, 2]}, "partly"),
-    ("order", {"measured": [2, 1]}, "not reproduced"),
-    ("order", {"measured": [1, 2], "interval": [(0.5, 1.4), (1.5, 2.5)]}, "reproduced"),
-    ("order", {"measured": [1, 2], "interval": [(0.5, 1.6), (1.5, 2.5)]}, "not reproduced"),
-    ("order", {"measured": [1, np.inf], "interval": [(0.5, 1.6), (np.inf, np.inf)]}, "reproduced"),
-    ("order", {"measured": [1, 2], "interval": [(0.5, np.inf), (1.5, 2.5)]}, "not reproduced"),
+    ("equal", {"measured": [1.0, 2.02], "theory": [1.0, 2.0], "tolerance": 0.02}, "reproduced"),
+    ("equal", {"measured": [1.0, 2.05], "theory": [1.0, 2.0], "tolerance": 0.02}, "partly"),
+    ("equal", {"measured": np.nan, "theory": 1.0, "tolerance": 0.02}, "not reproduced"),
+    ("upper_bound", {"measured": [1.0, 2.0], "theory": 2.0}, "reproduced"),
+    ("upper_bound", {"measured": [1.0, 2.1], "theory": 2.0}, "partly"),
+    ("upper_bound", {"measured": [np.inf, np.nan], "theory": 2.0}, "not reproduced"),
+    ("exponent", {"measured": -1.9, "theory": -2.0, "interval": (-2.1, -1.7)}, "reproduced"),
+    ("exponent", {"measured": -1.9, "theory": -2.0, "interval": (-1.95, -1.85), "tolerance": 0.15}, "partly"),
+    ("exponent", {"measured": -1.9, "theory": -2.0, "interval": (-1.95, -1.85)}, "not reproduced"),
+    ("exponent", {"measured": np.nan, "theory": -2.0, "interval": (np.nan, np.nan)}, "not reproduced"),
+    ("ordering", {"measured": [1, 2, 4]}, "reproduced"),
+    ("ordering", {"measured": [1, 2, 2]}, "partly"),
+    ("ordering", {"measured": [2, 1]}, "not reproduced"),
+    ("ordering", {"measured": [1, 2], "interval": [(0.5, 1.4), (1.5, 2.5)]}, "reproduced"),
+    ("ordering", {"measured": [1, 2], "interval": [(0.5, 1.6), (1.5, 2.5)]}, "not reproduced"),
+    ("ordering", {"measured": [1, np.inf], "interval": [(0.5, 1.6), (np.inf, np.inf)]}, "reproduced"),
+    ("ordering", {"measured": [1, 2], "interval": [(0.5, np.inf), (1.5, 2.5)]}, "not reproduced"),
 ]
 
 
@@ -46,13 +46,13 @@ def test_every_kind_can_fail():
     ("arguments", "field"),
     [
         ({"kind": "roughly", "measured": 1.0}, "kind"),
-        ({"kind": "upper", "measured": 1.0}, "theory"),
-        ({"kind": "upper", "measured": [], "theory": 1.0}, "measured"),
-        ({"kind": "tight", "measured": 1.0, "theory": 1.0}, "tolerance"),
-        ({"kind": "tight", "measured": 1.0, "theory": 1.0, "tolerance": 0.0}, "tolerance"),
-        ({"kind": "rate", "measured": 1.0, "theory": 1.0}, "interval"),
-        ({"kind": "order", "measured": [1.0]}, "measured"),
-        ({"kind": "upper", "measured": 1.0, "theory": 1.0, "expected": "partly"}, "explanation"),
+        ({"kind": "upper_bound", "measured": 1.0}, "theory"),
+        ({"kind": "upper_bound", "measured": [], "theory": 1.0}, "measured"),
+        ({"kind": "equal", "measured": 1.0, "theory": 1.0}, "tolerance"),
+        ({"kind": "equal", "measured": 1.0, "theory": 1.0, "tolerance": 0.0}, "tolerance"),
+        ({"kind": "exponent", "measured": 1.0, "theory": 1.0}, "interval"),
+        ({"kind": "ordering", "measured": [1.0]}, "measured"),
+        ({"kind": "upper_bound", "measured": 1.0, "theory": 1.0, "expected": "partly"}, "explanation"),
     ],
 )
 def test_a_check_that_could_not_fail_is_refused(arguments, field):
@@ -61,17 +61,19 @@ def test_a_check_that_could_not_fail_is_refused(arguments, field):
 
 
 def test_only_expected_verdicts_pass():
-    good = Check("holds", "upper", 1.0, 2.0)
-    known = Check("does not", "upper", 3.0, 2.0, expected="not reproduced", explanation="the bound is for another f")
+    good = Check("holds", "upper_bound", 1.0, 2.0)
+    known = Check(
+        "does not", "upper_bound", 3.0, 2.0, expected="not reproduced", explanation="the bound is for another f"
+    )
     assert_expected([good, known])
     with pytest.raises(AssertionError, match="breaks: not reproduced, expected reproduced"):
-        assert_expected([good, Check("breaks", "upper", 3.0, 2.0)])
+        assert_expected([good, Check("breaks", "upper_bound", 3.0, 2.0)])
     with pytest.raises(AssertionError, match="holds now"):
-        assert_expected([Check("holds now", "upper", 1.0, 2.0, expected="partly", explanation="outdated")])
+        assert_expected([Check("holds now", "upper_bound", 1.0, 2.0, expected="partly", explanation="outdated")])
 
 
 def test_table_has_a_row_a_check():
-    frame = table([Check("one", "upper", 1.0, 2.0, source="T1"), Check("two", "order", [1, 2])])
+    frame = table([Check("one", "upper_bound", 1.0, 2.0, source="T1"), Check("two", "ordering", [1, 2])])
     assert list(frame["claim"]) == ["one", "two"]
     assert list(frame["verdict"]) == ["reproduced", "reproduced"]
 

@@ -59,7 +59,7 @@ def made(path, last):
             "import matplotlib.pyplot as plt\nfrom sfolib.experiments import notebook\n"
             "from sfolib.analysis.claims import Check\n"
             "p = notebook.parameters(globals(), {'smoke': {}, 'quick': {}})\n"
-            "checks = [Check('a <b>claim</b>', 'upper', 1.0, 2.0, figure='one')]\n"
+            "checks = [Check('a <b>claim</b>', 'upper_bound', 1.0, 2.0, figure='one')]\n"
             f"notebook.publish(p, {path.stem!r}, {{'one': (plt.figure(), 'a caption')}}, checks)"
         ),
         nbformat.v4.new_code_cell(last),
@@ -143,7 +143,7 @@ def test_what_has_not_changed_is_not_run_again(tmp_path, monkeypatch, capsys):
 
 def test_publish_is_all_or_nothing(tmp_path):
     p = notebook.Parameters(scale="smoke", device="cpu", jobs=1, out=str(tmp_path))
-    check = Check("a claim", "upper", 1.0, 2.0, figure="one")
+    check = Check("a claim", "upper_bound", 1.0, 2.0, figure="one")
     notebook.publish(p, "nb", {"one": (plt.figure(), "first")}, [check])
     before = (tmp_path / "nb" / "published.json").read_text()
     with pytest.raises(InputError, match="figure = 'one'"):

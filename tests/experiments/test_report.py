@@ -35,7 +35,7 @@ def page(tmp_path_factory):
     figures = {key: (plt.figure(figsize=(7.2, 4)), f"caption of {key}") for key in ("one", "two")}
     values = [0.1234567 * k for k in range(5)]
     claim = "a claim " + "that goes on " * 30
-    notebook.publish(p, name, figures, [Check(claim, "upper", values, 2.0, interval=[0.1, 0.9], figure="one")])
+    notebook.publish(p, name, figures, [Check(claim, "upper_bound", values, 2.0, interval=[0.1, 0.9], figure="one")])
     report.write(out, [report.Outcome(name, 1.0, None)])
     return out / "index.html"
 
