@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--backend", choices=("loky", "dask", "ray"), help=how)
     figures.add_argument("--address", default=None, help="of a Dask scheduler or Ray cluster (default: one made here)")
     figures.add_argument("--dry-run", action="store_true", help="tell what would be trained, and what it would cost")
+    figures.add_argument("--strict", action="store_true", help="exit status 1 where a verdict is not the known one")
     figures.add_argument("--again", action="store_true", help="also what has not changed since it last ran")
     figures.set_defaults(command=_figures)
     train = commands.add_parser("train", help="train what a JSON file in the authors' format, or a spec of ours, says")
@@ -112,8 +113,11 @@ def _figures(args: argparse.Namespace) -> int:
         with executors.backend(args.backend, args.address, args.jobs):
             lost = registry.train_all(due, args.scale, out, args.jobs)
     outcomes = report.figures(args.names, args.scale, args.jobs, out, args.again, lost)
+    turned = report.write(out, outcomes)
+    for line in turned:
+        print(line)
     print(f"report: {out / 'index.html'}")
-    return 1 if any(outcome.error for outcome in outcomes) else 0
+    return 1 if any(outcome.error for outcome in outcomes) or (args.strict and turned) else 0
 
 
 def _train(args: argparse.Namespace) -> int:

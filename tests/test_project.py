@@ -90,7 +90,7 @@ def test_nothing_is_implemented_in_an_init():
             (f"sfolib.{room}", ("torch", "sympy"))
             for room in ("training.records", "analysis.crossings", "analysis.claims", "problems", "training.executors")
         ),
-        *((f"sfolib.{room}", ("torch", "sympy")) for room in ("experiments.notebook", "experiments.report", "cli")),
+        *((f"sfolib.{room}", ("torch", "sympy")) for room in ("experiments.project", "experiments.report", "cli")),
         ("sfolib.theory.derivations", ("torch",)),
         ("sfolib.plotting", ("torch", "sympy")),
     ],
@@ -121,7 +121,8 @@ def test_notebook_is_committed_clean(path):
     assert notebook.cells[0].source.startswith("# ")
     tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
     assert tagged == code[:1]
-    assert "notebook.finish(" in code[-1].source
+    assert "notebook.publish(" in code[-1].source
+    assert len(notebook.cells) <= 10
 
 
 def test_ci_calls_make_test():

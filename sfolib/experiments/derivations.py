@@ -119,8 +119,8 @@ def searched_front(p: Parameters, ratio: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     """proofs: each result with its steps, whether it fails, and how many altered steps pass. bound_ratio: exact over
-    bound along a growing schedule. searched_samples: the bound's least N over b. growths: exponents fitted and stated.
-    least: (r, worst overhead), finishing the stage and stopping early. ratio, searched_b, searched_lr: the searched front."""
+    bound along a growing schedule. searched_samples: the bound's least N over b. growths: exponents, fitted and stated.
+    least: (r, worst overhead), finishing the stage and stopping early. ratio, searched_b, searched_lr: the front."""
     c, lr = p.constants, known(p)["eta"]
     proofs = [
         {

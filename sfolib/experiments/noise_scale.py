@@ -309,9 +309,9 @@ def strongly_convex(radii: Mapping[float, float]) -> tuple[pd.DataFrame, dict[fl
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     """rest, z2: as `at_rest`. watched: runs whose batch grows, by title. noise_scales: their B. found: crossings of the
-    searches, by problem; fitted: b* of K(b) at each (problem, ε²); least: the cheapest; front_batch_size: B of the front
-    with tuned lr. said: what estimates say of b*, by problem; truth: b* by fit or exactly; large: at large batches.
-    cost, adapted, learned: as `strongly_convex`, radii: their radii; asked: the rule's batch on digits."""
+    searches, by problem; fitted: b* of K(b) at each (problem, ε²); least: the cheapest; front_batch_size: B of the
+    front with tuned lr. said: what estimates say of b*, by problem; truth: b* by fit or exactly; large: at large
+    batches. cost, adapted, learned: as `strongly_convex`, radii: their radii; asked: the rule's batch on digits."""
     digits, exact = Digits(l2=p.l2), QUADRATIC.exact
     rest, z2 = at_rest(runs["at rest"])
     first, softmax, mlp = (runs["watched", name] for name in WATCHED)

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sfolib._utils import files
 from sfolib._utils.errors import InputError, explain, require
-from sfolib.analysis.claims import Check, assert_expected, table
+from sfolib.analysis.claims import Check, differences, table
 from sfolib.experiments.project import root
 from sfolib.training.records import Run
 from sfolib.training.run import run_all
@@ -129,7 +129,7 @@ def show(figures: Figures, *names: str) -> None:
 def publish(experiment: ModuleType, p: Parameters, figures: Figures, checks: list[Check]) -> pd.DataFrame:
     """Write a notebook's figures (PNG and PDF) and checks to the folder of its name in `p.folder`, all or nothing.
 
-    A notebook's last line: returns the checks as a table. A claim whose verdict is not the expected one fails the run.
+    A notebook's last line: tells the verdicts that are not the known ones, and returns the checks as a table.
     """
     name = notebook_name(experiment)
     for key in figures:
@@ -147,7 +147,8 @@ def publish(experiment: ModuleType, p: Parameters, figures: Figures, checks: lis
     files.write_json(new / "published.json", {"scale": p.scale, "figures": captions, "checks": claims})
     shutil.rmtree(folder, ignore_errors=True)
     new.replace(folder)
-    assert_expected(checks)
+    for line in differences(claims):
+        print(line)
     reproduced = sum(check.ok for check in checks)
     print(f"{reproduced} of {len(checks)} claims reproduced; figures and claims are in {folder}")
     return table(checks)

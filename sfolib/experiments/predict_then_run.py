@@ -93,7 +93,7 @@ class Parameters(notebook.Parameters):
     quadratic_eps2: list[PositiveFloat] = Field([0.01, 0.0003125], description="its first and last target")
 
 
-FRONT, FAST, SLOW = "front", r"critical, $\eta=1/L$", "critical, pilot's $\eta$"
+FRONT, FAST, SLOW = "front", r"critical, $\eta=1/L$", "critical, pilot's $\\eta$"
 LED, RAW, PAPER = "front, ends measured", "front, from definitions", "published plan"
 THEORY = [FRONT, FAST, SLOW]
 COMPARED = [FRONT, LED, SLOW, FAST, PAPER]

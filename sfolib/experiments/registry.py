@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Union, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 from sfolib._utils.errors import require
 from sfolib.training import records
 from sfolib.training.executors import TasksFailed
@@ -95,11 +97,15 @@ def parameters_cell(schema: type[Any]) -> str:
     lines = []
     for name in ("scale", *own, *_LAST):
         field = schema.model_fields[name]
-        default = json.dumps(field.default) if isinstance(field.default, str) else repr(field.default)
-        line = f"{name}: {_plain(field.annotation)} = {default}  # {field.description}"
+        line = f"{name}: {_plain(field.annotation)} = {default_text(field)}  # {field.description}"
         require("=" not in (field.description or ""), "description", field.description, "papermill reads no second '='")
         lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def default_text(field: FieldInfo) -> str:
+    """A field's default as a literal."""
+    return json.dumps(field.default) if isinstance(field.default, str) else repr(field.default)
 
 
 def _plain(annotation: Any) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from sfolib._utils import files
 from sfolib._utils.errors import InputError, require
+from sfolib.analysis.claims import differences
 from sfolib.experiments.project import root
 
 _MANY = 6  # a longer list is told by its range
@@ -180,7 +181,7 @@ def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
             error = f"{type(failure).__name__}: {failure}"
         break
     if error is None and not (out / path.stem / _PUBLISHED).is_file():
-        error = "published nothing; a notebook ends with notebook.publish and notebook.finish"
+        error = "published nothing; a notebook ends with notebook.publish"
     outcome = Outcome(path.stem, time.perf_counter() - started, error)
     if error is None:
         ran = {"fingerprint": before, "seconds": round(outcome.seconds, 1)}
@@ -188,8 +189,8 @@ def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
     return outcome
 
 
-def write(out: Path, outcomes: Sequence[Outcome]) -> None:
-    """checks.json and index.html from everything published in `out`, whenever it was run."""
+def write(out: Path, outcomes: Sequence[Outcome]) -> list[str]:
+    """checks.json and index.html from everything published in `out`, whenever it was run; returns the `differences`."""
     from jinja2 import Environment, PackageLoader
 
     ended = {outcome.name: outcome for outcome in outcomes}
@@ -197,6 +198,7 @@ def write(out: Path, outcomes: Sequence[Outcome]) -> None:
     notebooks = [notebook for notebook in notebooks if notebook["figures"] or notebook["error"]]
     checks = [check for notebook in notebooks for check in notebook["checks"]]
     files.write_json(out / "checks.json", checks)
+    turned = differences(checks)
     reproduced = sum(check["verdict"] == "reproduced" for check in checks)
     summary = (
         f"{reproduced} of {len(checks)} claims reproduced. Written {time.strftime('%Y-%m-%d %H:%M')} on "
@@ -204,9 +206,12 @@ def write(out: Path, outcomes: Sequence[Outcome]) -> None:
     )
     environment = Environment(loader=PackageLoader("sfolib.experiments", "."), autoescape=True, trim_blocks=True)
     environment.filters["values"] = values
-    page = environment.get_template("report.html.j2").render(summary=summary, notebooks=notebooks, checks=checks)
+    page = environment.get_template("report.html.j2").render(
+        summary=summary, notebooks=notebooks, checks=checks, differences=turned
+    )
     with files.replacing(out / "index.html") as file:
         file.write(page)
+    return turned
 
 
 def values(value: Any) -> str:

@@ -32,7 +32,8 @@ def proofs(frame: pd.DataFrame) -> Figure:
 
 
 def ratios(checks: Sequence[Check]) -> Figure:
-    """Measured over theory, a row for each claim of kind "equal" or "upper_bound" whose theory is not 0: 1 is agreement for
+    """Measured over theory, a row for each claim of kind "equal" or "upper_bound" whose theory
+    is not 0: 1 is agreement for
     the first (full marks) and a limit from above for the second (rings)."""
     shown = [c for c in checks if c.kind in ("equal", "upper_bound") and np.all(np.asarray(c.theory, dtype=float) != 0)]
     dark = sns.color_palette("colorblind")[0]

@@ -26,11 +26,13 @@ from sfolib.analysis.claims import Check
 from sfolib.schedules.plan import Plan
 from sfolib.problems.specs import Quadratic
 from sfolib.training.spec import Spec
-p = notebook.parameters(globals(), {'smoke': {}, 'quick': {}})
+import types
+experiment = types.ModuleType('sfolib.experiments.trains')
+p = notebook.parameters(notebook.Parameters, globals())
 told = dict(problem=Quadratic(d=5), sampling="replacement", max_samples=4000)
 specs = [Spec(plan=Plan(b, 0.1), **told) for b in (8, 9)]
-checks = [Check('a claim', 'upper', 1.0, 2.0, figure='one')]
-notebook.publish(p, '01_trains', {'one': (plt.figure(), 'a caption')}, checks)
+checks = [Check('a claim', 'upper_bound', 1.0, 2.0, figure='one')]
+notebook.publish(experiment, p, {'one': (plt.figure(), 'a caption')}, checks)
 run(specs[0], p.store, "cpu")
 advance = Trainer.advance
 
@@ -51,7 +53,7 @@ def project(folder, source=TRAINS):
         nbformat.v4.new_markdown_cell("# Trains"),
         nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell(source),
-        nbformat.v4.new_code_cell("notebook.finish(checks)"),
+        nbformat.v4.new_code_cell("pass"),
     ]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / "notebooks" / "01_trains.ipynb")

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -16,11 +18,15 @@ from sfolib.experiments import notebook, report
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {"scale": "quick", "device": "cpu", "jobs": None, "out": None, "lr": None}
-SCALES = {"smoke": {"lr": 0.5}, "quick": {"lr": 0.1}}
+
+
+class Parameters(notebook.Parameters):
+    SCALES: ClassVar = {"smoke": {"lr": 0.5}, "quick": {"lr": 0.1}}
+    lr: PositiveFloat = notebook.by_scale("learning rate")
 
 
 def parameters(change, cells=()):
-    return notebook.parameters(GIVEN | change | {"In": ["", *cells]}, SCALES, lr=PositiveFloat)
+    return notebook.parameters(Parameters, GIVEN | change | {"In": ["", *cells]})
 
 
 def test_parameters_take_what_is_none_from_the_scale():
@@ -49,18 +55,19 @@ def test_an_unknown_parameter_that_papermill_injects_is_an_error():
         parameters({"learning_rate": 0.1}, ["# Parameters\nlearning_rate = 0.1\n"])
 
 
-def made(path, last):
+def made(path, last, measured=1.0):
     cells = [
         nbformat.v4.new_markdown_cell("# A title & more"),
         nbformat.v4.new_code_cell(
             "scale = 'quick'\ndevice = 'cpu'\njobs = None\nout = None", metadata={"tags": ["parameters"]}
         ),
         nbformat.v4.new_code_cell(
-            "import matplotlib.pyplot as plt\nfrom sfolib.experiments import notebook\n"
+            "import types\nimport matplotlib.pyplot as plt\nfrom sfolib.experiments import notebook\n"
             "from sfolib.analysis.claims import Check\n"
-            "p = notebook.parameters(globals(), {'smoke': {}, 'quick': {}})\n"
-            "checks = [Check('a <b>claim</b>', 'upper_bound', 1.0, 2.0, figure='one')]\n"
-            f"notebook.publish(p, {path.stem!r}, {{'one': (plt.figure(), 'a caption')}}, checks)"
+            f"experiment = types.ModuleType('sfolib.experiments.{path.stem[3:]}')\n"
+            "p = notebook.parameters(notebook.Parameters, globals())\n"
+            f"checks = [Check('a <b>claim</b>', 'upper_bound', {measured}, 2.0, figure='one')]\n"
+            "notebook.publish(experiment, p, {'one': (plt.figure(), 'a caption')}, checks)"
         ),
         nbformat.v4.new_code_cell(last),
     ]
@@ -72,7 +79,7 @@ def test_notebooks_begin_with_the_longest(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").touch()
     for name in ("01_short", "02_long", "03_new"):
-        made(tmp_path / "notebooks" / f"{name}.ipynb", "notebook.finish(checks)")
+        made(tmp_path / "notebooks" / f"{name}.ipynb", "pass")
     seconds = tmp_path / "figures" / "reference" / "seconds.json"
     seconds.parent.mkdir(parents=True)
     seconds.write_text('{"01_short": 2.0, "02_long": 30}')
@@ -88,7 +95,7 @@ def test_notebooks_begin_with_the_longest(tmp_path, monkeypatch):
 def test_one_failing_notebook_stops_no_other(tmp_path, monkeypatch, capsys):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").touch()
-    made(tmp_path / "notebooks" / "01_good.ipynb", "notebook.finish(checks)")
+    made(tmp_path / "notebooks" / "01_good.ipynb", "pass")
     made(tmp_path / "notebooks" / "02_bad.ipynb", "raise RuntimeError('<script>broke</script>')")
     made(tmp_path / "notebooks" / "03_mute.ipynb", "import shutil; shutil.rmtree(f'{p.folder}/03_mute')")
     monkeypatch.chdir(tmp_path)
@@ -116,7 +123,7 @@ def test_what_has_not_changed_is_not_run_again(tmp_path, monkeypatch, capsys):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").touch()
     path = tmp_path / "notebooks" / "01_good.ipynb"
-    made(path, "notebook.finish(checks)")
+    made(path, "pass")
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "figures"
     command = ["figures", "--scale", "smoke", "--out", str(out)]
@@ -137,18 +144,36 @@ def test_what_has_not_changed_is_not_run_again(tmp_path, monkeypatch, capsys):
     assert ran(command)
     (out / "01_good" / "one.pdf").unlink()
     assert ran(command)
-    made(path, "notebook.finish(checks) or None")
+    made(path, "pass  # otherwise")
     assert ran(command)
 
 
-def test_publish_is_all_or_nothing(tmp_path):
+def test_a_verdict_that_turned_is_told_and_fails_only_when_strict(tmp_path, monkeypatch, capsys):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    made(tmp_path / "notebooks" / "01_turned.ipynb", "pass", measured=3.0)
+    monkeypatch.chdir(tmp_path)
+    assert main(["figures", "--scale", "smoke"]) == 0
+    line = "01_turned: a <b>claim</b>: not reproduced here, reproduced before"
+    assert line in capsys.readouterr().out
+    assert "not reproduced here, reproduced before" in (tmp_path / "figures" / "index.html").read_text()
+    assert main(["figures", "--scale", "smoke", "--strict"]) == 1
+
+
+def test_publish_is_all_or_nothing(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks" / "01_nb.ipynb").touch()
+    monkeypatch.chdir(tmp_path)
     p = notebook.Parameters(scale="smoke", device="cpu", jobs=1, out=str(tmp_path))
-    check = Check("a claim", "upper_bound", 1.0, 2.0, figure="one")
-    notebook.publish(p, "nb", {"one": (plt.figure(), "first")}, [check])
-    before = (tmp_path / "nb" / "published.json").read_text()
+    check, nb = Check("a claim", "upper_bound", 1.0, 2.0, figure="one"), ModuleType("sfolib.experiments.nb")
+    notebook.publish(nb, p, {"one": (plt.figure(), "first")}, [check])
+    before = (tmp_path / "01_nb" / "published.json").read_text()
     with pytest.raises(InputError, match="figure = 'one'"):
-        notebook.publish(p, "nb", {"two": (plt.figure(), "second")}, [check])
-    assert (tmp_path / "nb" / "published.json").read_text() == before
+        notebook.publish(nb, p, {"two": (plt.figure(), "second")}, [check])
+    assert (tmp_path / "01_nb" / "published.json").read_text() == before
+    with pytest.raises(InputError, match="has no notebook NN_other"):
+        notebook.publish(ModuleType("other"), p, {}, [])
 
 
 @pytest.mark.parametrize(

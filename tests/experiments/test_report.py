@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from types import ModuleType
 
 import matplotlib.pyplot as plt
 import pytest
@@ -35,7 +36,8 @@ def page(tmp_path_factory):
     figures = {key: (plt.figure(figsize=(7.2, 4)), f"caption of {key}") for key in ("one", "two")}
     values = [0.1234567 * k for k in range(5)]
     claim = "a claim " + "that goes on " * 30
-    notebook.publish(p, name, figures, [Check(claim, "upper_bound", values, 2.0, interval=[0.1, 0.9], figure="one")])
+    checks = [Check(claim, "upper_bound", values, 2.0, interval=[0.1, 0.9], figure="one")]
+    notebook.publish(ModuleType(name[3:]), p, figures, checks)
     report.write(out, [report.Outcome(name, 1.0, None)])
     return out / "index.html"
 

@@ -6,7 +6,6 @@ import os
 import struct
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -33,7 +32,7 @@ def test_what_keeps_tests_off_the_network_does(tmp_path):
 def test_every_notebook_at_smoke_scale(tmp_path):
     """What `make figures SCALE=smoke` does, with its exit status, and without reaching the network."""
     out, tried = tmp_path / "figures", tmp_path / "tried.txt"
-    command = [sys.executable, "-m", "sfolib", "figures", "--scale", "smoke", "--out", str(out)]
+    command = [sys.executable, "-m", "sfolib", "figures", "--scale", "smoke", "--strict", "--out", str(out)]
     path = os.pathsep.join([str(ROOT / "tests" / "offline"), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONWARNINGS": "default", "PYTHONPATH": path, "OFFLINE": str(tried)}
     subprocess.run(command, cwd=ROOT, check=True, env=environment)
@@ -53,8 +52,7 @@ def test_a_notebook_on_another_data_set(tmp_path):
     told = {"dataset": "mnist", "model": "cnn", "data_dir": str(tmp_path / "data"), "epochs": 10, "seeds": 2, "jobs": 1}
     told |= {"scale": "smoke", "out": str(tmp_path)}
     path = ROOT / "notebooks" / "04_batch_growth.ipynb"
-    with suppress(papermill.PapermillExecutionError):
-        papermill.execute_notebook(path, tmp_path / "out.ipynb", told, progress_bar=False)
+    papermill.execute_notebook(path, tmp_path / "out.ipynb", told, progress_bar=False)
     checks = json.loads((tmp_path / path.stem / "published.json").read_text())["checks"]
     assert any(check["claim"].startswith("mnist, cnn") for check in checks)
 

@@ -7,15 +7,12 @@ import threading
 import time
 from functools import partial
 
-import nbformat
 import pytest
 from failing import square
 
 from sfolib._utils.errors import InputError
 from sfolib.cli import main
-from sfolib.experiments import ahead, cost
 from sfolib.problems.specs import Digits
-from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.training import executors, records
 from sfolib.training.loop import Trainer
@@ -150,116 +147,3 @@ def test_ray_leaves_the_same_records_as_loky(tmp_path):
 def test_an_address_without_a_cluster_is_named(capsys):
     assert main(["figures", "00", "--address", "tcp://127.0.0.1:1"]) == 1
     assert "address = 'tcp://127.0.0.1:1': is of a cluster; add --backend dask or ray" in capsys.readouterr().err
-
-
-CELLS = [
-    "scale = 'quick'\ndevice = 'cpu'\njobs = None\nout = None",
-    """
-from sfolib.experiments import notebook
-from sfolib.schedules.plan import Plan
-from sfolib.problems.specs import Digits
-from sfolib.training.spec import Spec
-from sfolib.training.run import run_all
-p = notebook.parameters(globals(), {'smoke': {}, 'quick': {}})
-def train(batches, lr):
-    return run_all([Spec(problem=Digits(holdout=1000), plan=Plan(b, lr), max_samples=2000) for b in batches],
-                   p.store, p.device, p.processes)
-""",
-    "open('/no/such/folder')  # nothing that training needs\n",
-    "lrs = {}\nlrs['first'] = 0.1\nruns = {lr: train([8, 300], lr) for lr in lrs.values()}",
-    "last = runs[0.1][0].steps[-1]\nmore = train([int(last)], 0.2)",
-    "print(more[0].steps)",
-    "unseen = train([9], undefined)",
-]
-
-
-def made(path, cells):
-    written = [nbformat.v4.new_markdown_cell("# T"), *(nbformat.v4.new_code_cell(cell) for cell in cells)]
-    written[1].metadata["tags"] = ["parameters"]
-    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=written, metadata=metadata), path)
-    return path
-
-
-def test_what_notebooks_will_train_is_seen_and_trained_ahead(tmp_path):
-    path, out = made(tmp_path / "01_a.ipynb", CELLS), tmp_path / "out"
-    sight = ahead.look(path, "smoke", out)
-    assert [told.plan.at(0) for told, _, _ in sight.runs.values()] == [(8, 0.1), (300, 0.1)]
-    assert len(sight.missing) == 2
-    assert [line.split("(")[-1].split(":")[0] for line in sight.blind] == ["needs results)", "NameError"]
-    assert not out.exists()
-    assert ahead.train_all([path], "smoke", out, 1) == {}
-    seen = ahead.look(path, "smoke", out)
-    steps = 100  # 797 in batches of 8, and 797 again, and what is left of 2000
-    assert [told.plan.at(0) for told, _, _ in seen.runs.values()] == [(8, 0.1), (300, 0.1), (2 * steps + 51, 0.2)]
-    assert not seen.missing
-
-
-def test_a_notebook_whose_runs_fail_is_told_and_others_run(tmp_path, monkeypatch, capsys):
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "pyproject.toml").touch()
-    made(tmp_path / "notebooks" / "01_bad.ipynb", [*CELLS[:2], "runs = train([8, 300], 0.1)"])
-    good = [*CELLS[:2], "runs = train([300], 0.1)", "notebook.publish(p, '02_good', {}, [])"]
-    made(tmp_path / "notebooks" / "02_good.ipynb", good)
-    monkeypatch.chdir(tmp_path)
-    advance = Trainer.advance
-
-    def break_down(self):
-        assert self.spec.plan.at(0)[0] != 8, "out of order"
-        advance(self)
-
-    monkeypatch.setattr(Trainer, "advance", break_down)
-    assert main(["figures", "--scale", "smoke", "--jobs", "1", "--backend", "loky"]) == 1
-    told = capsys.readouterr()
-    assert "1 of 2 runs failed twice" in told.out
-    assert "AssertionError: out of order" in told.out
-    assert '"batch_size":' in told.out
-    assert not (tmp_path / "figures" / "executed" / "01_bad.ipynb").exists()
-    assert (tmp_path / "figures" / "executed" / "02_good.ipynb").exists()
-    assert "1 runs failed" in (tmp_path / "figures" / "index.html").read_text()
-
-
-def test_a_dry_run_tells_what_is_missing_and_trains_nothing(tmp_path, monkeypatch, capsys):
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "pyproject.toml").touch()
-    monkeypatch.chdir(tmp_path)
-    for name in ("01_a", "02_b"):
-        made(tmp_path / "notebooks" / f"{name}.ipynb", CELLS[:4])
-    run_all([spec(8)], tmp_path / "figures" / "runs", "cpu")
-    before = sorted((tmp_path / "figures").rglob("*"))
-    assert main(["figures", "--scale", "smoke", "--dry-run"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[1].split()[:4] == ["01_a", "2", "1", "1"]
-    assert told[2].split()[:4] == ["02_b", "0", "0", "0"]  # the same runs as the first
-    assert told[-2 if "GPU" in told[-1] else -1].startswith("1 of 2 runs to train: at most ")
-    assert sorted((tmp_path / "figures").rglob("*")) == before
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"plan": Plan(30, 0.1)},
-        {"plan": Plan(30, 0.1), "sampling": "replacement", "eval_every": 1.1, "max_steps": 50},
-        {"plan": Plan(exponential(4, 2, 1), 0.1), "max_samples": 5000},
-        {"plan": Plan(exponential(4, 2, 500), 0.1, "step"), "max_samples": 40_000, "eval_every": 1.2},
-        {"policy": {"kind": "NormTest", "eta": 2.0, "batch_size": 20, "lr": 0.1, "max_batch_size": 300}, "plan": None},
-    ],
-)
-def test_a_forecast_is_an_upper_bound_near_what_a_run_takes(change):
-    told = spec(30, **change)
-    found, budget = run(told, device="cpu"), cost.budget(told, told.problem.size)
-    points = found.rows["step"].nunique()
-    for taken, most in ((found.steps[-1], budget.steps), (found.samples[-1], budget.samples), (points, budget.points)):
-        assert taken <= most + 1
-        if told.plan:
-            assert most <= 1.05 * taken + 1
-    assert budget.least <= found.rows["true_batch_size"].iloc[1:].max() <= found.rows["batch_size"].max()
-
-
-def test_a_forecast_is_of_measured_times():
-    kind = cost.measured(spec(8), 8, 256, "cpu")
-    assert kind.latency > 0
-    assert kind.measuring > 0
-    assert kind.seconds(cost.Budget(10, 100, 3, 8, 8)) == pytest.approx(
-        10 * kind.latency + 100 * kind.per_sample + 3 * kind.measuring
-    )

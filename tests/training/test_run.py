@@ -8,7 +8,6 @@ import torch
 from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 
-from sfolib import training
 from sfolib._utils.errors import InputError
 from sfolib._utils.rng import epoch_order
 from sfolib.problems.batches import Batches
@@ -211,7 +210,7 @@ def test_run_all_keeps_the_order_in_processes(tmp_path):
 def test_each_seed_of_a_policy_adapts_by_itself():
     policy = {"kind": "GradNormTrigger", "batch_size": 32, "lr": 0.2, "eps": 0.5, "delta": 2.0, "check_every": 10}
     told = Spec(problem=Digits(), policy=policy, seeds=(3, 5), max_samples=20_000, eval_every=1.2)
-    (both,) = training.run_apart([told])
+    (both,) = run_all([told])
     alone = [run(told.model_copy(update={"seeds": (seed,)})) for seed in told.seeds]
     assert both.rows.equals(pooled(alone).rows)
     assert list(both.rows["seed"].unique()) == [3, 5]
