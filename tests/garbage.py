@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
@@ -252,7 +253,13 @@ def try_command(arguments):
         return command([*arguments])
 
 
-TYPES = {"lr": PositiveFloat, "seeds": PositiveInt, "eps2": list[PositiveFloat]}
+class Tried(notebook.Parameters):
+    SCALES: ClassVar = {"smoke": {"seeds": 3, "eps2": [0.1]}}
+    lr: PositiveFloat = 0.1
+    seeds: PositiveInt = notebook.by_scale("independent runs")
+    eps2: list[PositiveFloat] = notebook.by_scale("targets")
+
+
 GIVEN = {"scale": "smoke", "device": "auto", "jobs": None, "out": None, "lr": 0.1, "seeds": None, "eps2": None}
 PARAMETERS = st.dictionaries(
     st.sampled_from([*GIVEN] * 5 + ["learning_rate"]) | TEXT, NUMBERS | LEAVES | ANY, max_size=2
@@ -268,7 +275,7 @@ def try_parameters(given):
     except (SyntaxError, UnicodeEncodeError, TypeError, AttributeError, NameError, ValueError):
         return None  # no such cell runs: papermill itself, or the kernel, says so
     try:
-        p = notebook.parameters(namespace | {"In": ["", cell]}, {"smoke": {"seeds": 3, "eps2": [0.1]}}, **TYPES)
+        p = notebook.parameters(Tried, namespace | {"In": ["", cell]})
     except InputError as refused:
         said = str(refused)
     else:

@@ -71,14 +71,14 @@ class Parameters(notebook.Parameters):
     max_samples: PositiveInt = by_scale("thresholds; budget of a run in gradient evaluations")
     quadratic_lr: list[PositiveFloat] = Field(
         [0.002, 0.02],
-        description="quadratic with L of 1; η at the start (thresholds), and constant (norm test)",
+        description="quadratic with L of 1; η at the start (thresholds); constant (norm test)",
     )
     eta: list[PositiveFloat] = by_scale("norm test; tolerances, largest first")
     theta: PositiveFloat = Field(0.5, description="inner-product test")
     nu: PositiveFloat = Field(1.0, description="orthogonality test")
     optimizers: dict[str, PositiveFloat] = Field(
         {"adagrad": 0.01, "adagrad_norm": 0.5, "adam": 0.001},
-        description="further ones under the norm test, and their lr",
+        description="more for the norm test, and lr",
     )
     max_batch_size: PositiveInt = Field(
         65536, description="tests; draws are with replacement, and may exceed the images"

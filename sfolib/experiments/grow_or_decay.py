@@ -40,12 +40,12 @@ class Parameters(notebook.Parameters):
         3.0, description="factor of a decay; three of them grow the batch from 16 to 432, 0.3 of the training set"
     )
     milestones: list[PositiveFloat] = Field(
-        [0.3, 0.6, 0.8], description="where the decays are, as shares of the budget: epochs 60, 120 and 160 of 200"
+        [0.3, 0.6, 0.8], description="where the decays are, as shares of the budget: epochs 60, 120, 160 of 200"
     )
     momentum: list[PositiveFloat] = Field([0.5, 0.75, 0.9], description="momenta m that are put in the place of none")
     scaling: PositiveFloat = Field(
         3.0,
-        description="largest factor on the batch size for the scaling rules: 432 becomes 1296, 0.9 of the training set",
+        description="largest factor on the batch size for the scaling rules: from 432 to 1296, 0.9 of the data",
     )
     short_memory: PositiveFloat = Field(0.9, description="Adam's β2 where its memory is short; the default is 0.999")
     late_batch_size: PositiveInt = Field(64, description="late switching; the large batch size")

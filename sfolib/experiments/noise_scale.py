@@ -137,9 +137,7 @@ class Parameters(notebook.Parameters):
         "0:32 16K:64 32K:128 64K:256 128K:512 256K:1024",
         description="… batch sizes, from how many gradient evaluations on",
     )
-    watched_samples: list[PositiveInt] = by_scale(
-        "… budgets of quadratic, softmax regression and network, in gradient evaluations"
-    )
+    watched_samples: list[PositiveInt] = by_scale("… gradient evaluations of quadratic, softmax and network")
     tracking: str = Field("0:8 16K:16 64K:32 256K:128 1M:512", description="… the same, near the critical batch size")
     tracking_samples: list[PositiveInt] = by_scale("… budgets of those, softmax regression and network")
     decay: PositiveFloat = Field(0.99, description="… memory of the averages over steps")

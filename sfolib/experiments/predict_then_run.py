@@ -78,7 +78,7 @@ class Parameters(notebook.Parameters):
     r: PositiveFloat = Field(2.0, description="growth of 1/ε² a stage")
     lr: PositiveFloat = Field(0.1, description="where the published plan starts, and the search at one learning rate")
     pilot_lr: dict[str, PositiveFloat] = Field(
-        {"quadratic": 0.1, "softmax": 0.1, "mlp": 0.1, "cnn": 0.02}, description="of the pilot, for each problem"
+        {"quadratic": 0.1, "softmax": 0.1, "mlp": 0.1, "cnn": 0.02}, description="of the pilot, by problem"
     )
     pilot_batch_sizes: list[PositiveInt] = Field([4, 16], description="of the pilot")
     lrs: dict[str, list[PositiveFloat]] = by_scale("for each model, all learning rates of the search")

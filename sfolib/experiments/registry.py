@@ -104,8 +104,8 @@ def parameters_cell(schema: type[Any]) -> str:
 
 
 def default_text(field: FieldInfo) -> str:
-    """A field's default as a literal."""
-    return json.dumps(field.default) if isinstance(field.default, str) else repr(field.default)
+    """A field's default as a literal, its strings in double quotes."""
+    return repr(field.default).replace("'", '"')
 
 
 def _plain(annotation: Any) -> str:

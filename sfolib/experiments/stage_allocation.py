@@ -38,7 +38,7 @@ class Parameters(notebook.Parameters):
 
     growths: list[list[PositiveFloat]] = Field(
         [[2.0, 1.4], [2.0, 1.0], [3.0, 1.2], [4.0, 2.0]],
-        description="(δ, γ) whose rates are measured; the first is the paper's",
+        description="(δ, γ) that are measured",
     )
     k: list[PositiveFloat] = Field(
         [1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0], description="exponents of the allotment whose rates are measured"

@@ -36,7 +36,8 @@ NAMES = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The one style of every figure."""
+    """The one style of every figure. pyplot forgets those made in it: a notebook shows each once, where it is
+    returned or displayed, and many of them fill no memory."""
     settings = {
         "font.size": 8.5,
         "axes.titlesize": 9.5,
@@ -50,8 +51,14 @@ def style() -> Iterator[None]:
         "savefig.facecolor": "white",
     }
     plt.draw_if_interactive()  # loads the backend: what a notebook's switches on would else end with the context
-    with mpl.rc_context(settings):
-        yield
+    before = plt.get_fignums()
+    try:
+        with mpl.rc_context(settings):
+            yield
+    finally:
+        for number in plt.get_fignums():
+            if number not in before:
+                plt.close(number)
 
 
 def colours(values: Sequence[float]) -> dict[float, tuple]:

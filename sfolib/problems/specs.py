@@ -13,9 +13,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -35,22 +33,10 @@ class Minimum(NamedTuple):
     error: float
 
 
-LATER = "later"  # marks a field that came after records were made
 PLACE = "place"  # marks a field that says where things lie, and decides no number
 
 
-class Record(BaseModel):
-    """A specification that is stored and hashed. A `LATER` field at its default is left out of what is stored, so that
-    the keys of older records, which did without it, stay as they are."""
-
-    @model_serializer(mode="wrap")
-    def _sparse(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = type(self).model_fields
-        unsaid = {name for name, f in fields.items() if LATER in f.metadata and getattr(self, name) == f.default}
-        return {name: value for name, value in handler(self).items() if name not in unsaid}
-
-
-class _Problem(Record):
+class _Problem(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     threads: ClassVar[int | None] = 1  # of a run on the CPU; None for what torch has
 
@@ -67,7 +53,7 @@ class Digits(_Problem):
     hidden: tuple[Annotated[int, Field(ge=1, le=2**16)], ...] = Field((), strict=False)
     l2: float = Field(1e-3, ge=0, le=1e30)
     holdout: int = Field(0, ge=0, le=1000)
-    model: Annotated[Literal["cnn"] | None, LATER] = None
+    model: Literal["cnn"] | None = None
 
     @field_validator("holdout")
     @classmethod

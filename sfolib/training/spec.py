@@ -6,10 +6,10 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from sfolib._utils.errors import require
-from sfolib.problems.specs import LATER, PLACE, Problem, Record
+from sfolib.problems.specs import PLACE, Problem
 from sfolib.schedules.plan import Plan
 from sfolib.training import optimizers, policy_signals
 from sfolib.training.records import SCHEMA
@@ -19,7 +19,7 @@ def _plan(value: Any) -> Any:
     return Plan.from_dict(value) if isinstance(value, dict) else value
 
 
-class NoiseProbes(Record):
+class NoiseProbes(BaseModel):
     """Estimates of the noise scale as further columns of a run that follows a plan.
 
     loop_sqnorm, loop_variance: `NoiseScale` (with `decay`) of every step's batch and its `parts`; a batch that they do
@@ -34,7 +34,7 @@ class NoiseProbes(Record):
     size: int = Field(0, ge=0, multiple_of=2)
 
 
-class Workers(Record):
+class Workers(BaseModel):
     """AdaScale: the plan's constant batch, taken by `scale` workers, at a single worker's constant lr times the gain.
 
     Each seed goes at its own pace; the run ends when all have made so many scale-invariant `iterations`. Further
@@ -46,7 +46,7 @@ class Workers(Record):
     iterations: int = Field(ge=1)
 
 
-class Spec(Record):
+class Spec(BaseModel):
     """Everything that decides a run's numbers, but for rounding on another device.
 
     seeds: runs made at once, each its own batches. sampling: "replacement" is A3's assumption, "permutation" what
@@ -77,16 +77,16 @@ class Spec(Record):
     target_grad_norm: float | None = Field(None, gt=0, le=1e100)
     eval_every: Annotated[float, Field(gt=1, le=1e15)] | Literal["epoch"] = "epoch"
     dtype: Literal["float32", "float64"] = "float32"
-    optimizer: Annotated[optimizers.Optimizer, LATER] = "sgd"
-    momentum: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0
-    weight_decay: Annotated[float, Field(ge=0, le=1e30), LATER] = 0.0
-    beta2: Annotated[float, Field(ge=0, lt=1), LATER] = optimizers.BETA2
-    precision: Annotated[Literal["fp32", "tf32", "bf16"], LATER] = "fp32"
-    channels_last: Annotated[bool, LATER] = False
-    max_micro_batch: Annotated[int | None, Field(ge=1), LATER] = None
-    log_authors_grad_norm: Annotated[bool, LATER] = False
-    log_train_metrics: Annotated[bool, LATER] = False
-    policy: Annotated[dict[str, Any] | None, LATER] = None
+    optimizer: optimizers.Optimizer = "sgd"
+    momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0, le=1e30)
+    beta2: float = Field(optimizers.BETA2, ge=0, lt=1)
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    channels_last: bool = False
+    max_micro_batch: int | None = Field(None, ge=1)
+    log_authors_grad_norm: bool = False
+    log_train_metrics: bool = False
+    policy: dict[str, Any] | None = None
     noise_probes: NoiseProbes | None = None
     workers: Workers | None = None
 
@@ -100,8 +100,9 @@ class Spec(Record):
             require(apart, name, getattr(self, name), "is for a plan without log_train_metrics, not for a policy")
         require(self.noise_probes is None or self.workers is None, "workers", self.workers, "or noise_probes, not both")
         if self.workers is not None:
-            plain = {self.plan.batch_size.kind, self.plan.lr.kind} == {"constant"} and self.optimizer == "sgd"
-            require(plain, "workers", self.workers, "need plain SGD at a constant batch size and lr")
+            constant = {self.plan.batch_size.kind, self.plan.lr.kind} == {"constant"}
+            plain = self.optimizer == "sgd" and not self.weight_decay  # which the gain would not scale
+            require(constant and plain, "workers", self.workers, "need plain SGD at a constant batch size and lr")
         return self
 
     @property

@@ -50,8 +50,12 @@ DAMAGE = {
     "empty head": (records.RUN, lambda data: b"", "is not JSON"),
     "a list": (records.RUN, lambda data: b"[]", "no record of a run"),
     "no provenance": (records.RUN, lambda data: b'{"spec": {}}', "no record of a run"),
-    "older schema": (records.RUN, provenance(schema=0), "is of schema 0, and this sfolib reads 2"),
-    "newer schema": (records.RUN, provenance(schema=3), "is of schema 3, and this sfolib reads 2"),
+    "older schema": (records.RUN, provenance(schema=0), f"is of schema 0, and this sfolib reads {records.SCHEMA}"),
+    "newer schema": (
+        records.RUN,
+        provenance(schema=records.SCHEMA + 1),
+        f"is of schema {records.SCHEMA + 1}, and this sfolib reads {records.SCHEMA}",
+    ),
     "another spec's": (records.RUN, provenance(key="0" * 16), "is the record of another spec"),
 }
 
