@@ -114,7 +114,7 @@ def stationary_best_batch_size(lr: ArrayLike, Q: ArrayLike, eps: ArrayLike, p: A
 
 # ------------------------------------------------------------------------ T16: the best schedule for a horizon
 def noise_kernel(lr: ArrayLike, eigenvalues: ArrayLike, noise: ArrayLike, power: int = 2) -> np.ndarray:
-    """T16 [N]: κ_t = η_t² Σ_i λ_i^power σ_i² Π_{s>t} (1 − η_sλ_i)²: what the noise of step t adds at the end, times b_t.
+    """T16 [N]: κ_t = η_t² Σ_i λ_i^power σ_i² Π_{s>t} (1 − η_sλ_i)²: what the noise of step t adds at the end, × b_t.
 
     lr: (K,). eigenvalues λ, noise (the diagonal of Σ in the eigenbasis of H): (d,). power: 2 for E‖∇f(θ_K)‖²; 1
     for twice the excess of f. Returns (K,); the end value is the noise-free one plus Σ_t κ_t/b_t.

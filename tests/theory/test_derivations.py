@@ -115,6 +115,13 @@ def test_a_citation_must_be_what_the_other_derivation_states_where_it_states_it(
         chain(Cited("x", gt(x, 2), other)).verify()
 
 
+def test_a_name_may_not_be_given_two_values():
+    first, again = (Root("a root", y - value, above(y, 0), value, name=u) for value in (x, 2 * x))
+    chain(first, replace(again, equation=2 * y - 2 * x, value=x)).verify()
+    with pytest.raises(DerivationError, match=r"step 2 .* gives u a second value"):
+        chain(first, again).verify()
+
+
 def test_steps_that_could_not_fail_are_refused():
     with pytest.raises(ValueError, match="could not fail"):
         Identity("same", x + 1, 1 + x)
