@@ -61,6 +61,13 @@ def stable_lr(L: float, lr: ArrayLike, field: str = "lr") -> np.ndarray:
     return lr
 
 
+def _target(eps: ArrayLike, field: str = "eps") -> np.ndarray:
+    """eps as an array; `InputError` below 1e-75, where ε⁴ leaves the range of a float."""
+    eps = _array(field, eps)
+    require(bool(np.all(eps >= 1e-75)), field, float(np.min(eps)), "must be at least 1e-75, or eps⁴ underflows")
+    return eps
+
+
 def _plain(value: ArrayLike) -> Numbers:
     value = np.asarray(value, dtype=float)
     return float(value) if value.ndim == 0 else value
@@ -86,6 +93,10 @@ def gradient_bound(
     what the earlier slices left over is not independent of θ_t. There, show the one for replacement instead.
     """
     lr, batch_size = stable_lr(c.L, lr), _array("batch_size", batch_size)
+    for field, value in (("lr", lr), ("batch_size", batch_size)):
+        require(value.ndim <= 1, field, value.shape, "must be a number or one-dimensional, one value a step")
+    same = lr.size == 1 or batch_size.size in (1, lr.size)
+    require(same, "batch_size", batch_size.shape, f"must be a number or of the shape {lr.shape} of lr")
     c1, c2 = _c1_c2(c, lr, np.max(lr) if lr_max is None else lr_max)
     per_sample = 1.0 if n is None else finite_population(batch_size, n)
     lr, noise = np.broadcast_arrays(*np.atleast_1d(lr, lr**2 / batch_size * per_sample))
@@ -97,6 +108,7 @@ def finite_population(batch_size: ArrayLike, n: int) -> Numbers:
     batch_size = _array("batch_size", batch_size)
     require(isinstance(n, int | np.integer) and n > 1, "n", n, "must be an integer above 1")
     require(bool(np.all(batch_size <= n)), "batch_size", float(np.max(batch_size)), f"must be at most n = {n}")
+    require(bool(np.all(batch_size >= 1)), "batch_size", float(np.min(batch_size)), "must be at least 1, one sample")
     return _plain((n - batch_size) / (n - 1))
 
 
@@ -105,7 +117,7 @@ def steps_to(
     c: Constants, batch_size: ArrayLike, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None
 ) -> Numbers:
     """T2 [S]: steps K(b) = C1 b/(η(ε² b − C2 η)) to T1's bound = ε²; inf where ε ≤ the noise floor."""
-    lr, batch_size, eps = stable_lr(c.L, lr), _array("batch_size", batch_size), _array("eps", eps)
+    lr, batch_size, eps = stable_lr(c.L, lr), _array("batch_size", batch_size), _target(eps)
     c1, c2 = _c1_c2(c, lr, lr_max)
     room = eps**2 * batch_size - c2 * lr
     reaches = room > 0
@@ -127,20 +139,20 @@ def noise_floor(c: Constants, batch_size: ArrayLike, lr: ArrayLike, lr_max: Arra
 
 def critical_batch_size(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2 [S]: b* = 2 C2 η/ε², the batch size of the fewest gradient evaluations at this lr."""
-    lr, eps = stable_lr(c.L, lr), _array("eps", eps)
+    lr, eps = stable_lr(c.L, lr), _target(eps)
     return _plain(2 * _c1_c2(c, lr, lr_max)[1] * lr / eps**2)
 
 
 def minimal_samples(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2 [S]: N* = 4 C1 C2/ε⁴ gradient evaluations, at b*."""
-    lr, eps = stable_lr(c.L, lr), _array("eps", eps)
+    lr, eps = stable_lr(c.L, lr), _target(eps)
     c1, c2 = _c1_c2(c, lr, lr_max)
     return _plain(4 * c1 * c2 / eps**4)
 
 
 def minimal_steps(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2 [S]: K* = 2 C1/(η ε²) steps, at b* (fewer steps need a larger b and more SFO)."""
-    lr, eps = stable_lr(c.L, lr), _array("eps", eps)
+    lr, eps = stable_lr(c.L, lr), _target(eps)
     return _plain(2 * _c1_c2(c, lr, lr_max)[0] / (lr * eps**2))
 
 
@@ -152,6 +164,8 @@ def calibrated(batch_size: float, lr: float, steps: float, eps: float, max_lr: f
     max_lr = lr if max_lr is None else max_lr
     for field, value in (("lr", lr), ("batch_size", batch_size), ("steps", steps), ("eps", eps), ("max_lr", max_lr)):
         positive(field, value)
+    _target(eps)
+    require(lr <= max_lr, "max_lr", max_lr, f"must be at least lr = {lr}")
     return Constants(1 / max_lr, batch_size * eps**2 * max_lr / (2 * lr), steps * lr * eps**2 / 4)
 
 
@@ -193,7 +207,7 @@ def stagewise_bound(eps: ArrayLike) -> np.ndarray:
 
     eps: (M + 1,), what each stage aims at. Returns (M + 1,). C1 and C2 cancel.
     """
-    eps = np.atleast_1d(_array("eps", eps))
+    eps = np.atleast_1d(_target(eps))
     return np.arange(2, len(eps) + 2) / np.cumsum(2 / eps**2)
 
 
@@ -253,10 +267,11 @@ def decaying_lr_bound(c: Constants, batch_size: ArrayLike, lr: float, a: float, 
 def decaying_lr_steps(c: Constants, batch_size: float, lr: float, a: float, eps: float) -> float:
     """T9 [S]: the first whole step of η (t + 1)^−a with T1's bound ≤ ε², for 0 < a < 1; scalars."""
     require(0 < a < 1, "a", a, "must be in (0, 1); a constant lr is steps_to")
-    positive("eps", eps)
+    _target(eps)
     low, high = 0.0, 1.0  # the bound is above ε² at low (0 stands for no step) and not at high
     while decaying_lr_bound(c, batch_size, lr, a, high) > eps**2:
         low, high = high, 2 * high
+        require(high <= 2.0**1023, "a", a, f"must be larger, or eps = {eps} needs more steps than a float can count")
     while high - low > 1 and low < (middle := np.floor((low + high) / 2)) < high:
         low, high = (low, middle) if decaying_lr_bound(c, batch_size, lr, a, middle) <= eps**2 else (middle, high)
     return float(high)
@@ -269,7 +284,7 @@ def decaying_lr_samples(c: Constants, batch_size: float, lr: float, a: float, ep
 
 def norm_test_batch_size(c: Constants, eta: ArrayLike, eps: ArrayLike) -> Numbers:
     """T10 [N]: σ²/(η_nt² ε²), the batch that the norm test with tolerance eta asks for where ‖∇f‖ = ε."""
-    return _plain(c.sigma2 / (_array("eta", eta) * _array("eps", eps)) ** 2)
+    return _plain(c.sigma2 / (_array("eta", eta) * _target(eps)) ** 2)
 
 
 def norm_test_lr(c: Constants, eta: ArrayLike) -> Numbers:
@@ -280,12 +295,12 @@ def norm_test_lr(c: Constants, eta: ArrayLike) -> Numbers:
 # ----------------------------------------------------------------------- T11, T12: the front of steps and SFO
 def noise_scale(c: Constants, eps: ArrayLike) -> Numbers:
     """T11 [N]: B = σ²/ε² = N_min/K_min, the front's critical batch: McCandlish et al.'s noise scale."""
-    return _plain(c.sigma2 / _array("eps", eps) ** 2)
+    return _plain(c.sigma2 / _target(eps) ** 2)
 
 
 def front_min_steps(c: Constants, eps: ArrayLike) -> Numbers:
     """T11 [N]: K_min = 2ΔL/ε² steps, approached as b → ∞."""
-    return _plain(2 * c.gap * c.L / _array("eps", eps) ** 2)
+    return _plain(2 * c.gap * c.L / _target(eps) ** 2)
 
 
 def front_min_samples(c: Constants, eps: ArrayLike) -> Numbers:
@@ -331,5 +346,6 @@ def front_time(
 
 def time_optimal_batch_size(c: Constants, eps: ArrayLike, latency: ArrayLike, per_sample: ArrayLike) -> Numbers:
     """T12 [N]: b = √(B τ0/τ1) = √(τ0/τ1) σ/ε, the batch of the least `front_time`; its lr is `optimal_lr`."""
+    require(c.sigma2 > 0, "sigma2", c.sigma2, "must be above 0: without noise the smallest batch is always the fastest")
     ratio = _array("latency", latency) / _array("per_sample", per_sample)
     return _plain(np.sqrt(noise_scale(c, eps) * ratio))

@@ -402,3 +402,22 @@ def test_calibrated_constants_give_back_the_pilot(lr, batch_size, steps, eps, ov
         assert bounds.minimal_steps(c, lr, eps, top) == pytest.approx(steps)
     with pytest.raises(InputError, match="batch_size = 0"):
         bounds.calibrated(0, lr, steps, eps)
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda: bounds.finite_population(0.25, 10), "batch_size"),
+        (lambda: bounds.gradient_bound(Constants(1, 1, 1), [[1.0], [2.0]], 0.1), "batch_size"),
+        (lambda: bounds.gradient_bound(Constants(1, 1, 1), 1.0, [[0.1], [0.2]]), "lr"),
+        (lambda: bounds.gradient_bound(Constants(1, 1, 1), [1.0, 2.0, 3.0], [0.1, 0.2]), "batch_size"),
+        (lambda: bounds.calibrated(8, 0.5, 100, 0.1, max_lr=0.1), "max_lr"),
+        (lambda: bounds.decaying_lr_steps(Constants(1, 1, 1), 1, 0.1, 0.001, 0.1), "a"),
+        (lambda: bounds.time_optimal_batch_size(Constants(1, 0, 1), 0.1, 1, 1), "sigma2"),
+        (lambda: bounds.minimal_samples(Constants(1, 1, 1), 0.1, 1e-90), "eps"),
+        (lambda: bounds.calibrated(8, 0.1, 100, 1e-90), "eps"),
+    ],
+)
+def test_input_outside_what_the_formula_bears_names_the_field_that_was_passed(call, field):
+    with pytest.raises(InputError, match=f"^{field} = "):
+        call()

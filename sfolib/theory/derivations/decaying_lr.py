@@ -18,7 +18,8 @@ from sfolib.theory.derivations.symbols import C1, C2, K, L, T, b, c1, c2, eps, l
 IMAIZUMI = "[S] Imaizumi & Iiduka 2024 (arXiv 2402.15344); the explicit constants [N]"
 a, y, z = sp.symbols("a y z", positive=True)
 k = sp.Symbol("k", positive=True, integer=True)
-K_a, b_a, N_half = sp.symbols("K_a b_a N_a", positive=True)
+K_small, K_large = sp.symbols("K_small K_large", positive=True)  # a below, above 1/2: names of each case's own
+b_small, b_half, b_large, N_half = sp.symbols("b_small b_half b_large N_half", positive=True)
 stable = (between(lr_max, 0, 2 / L), between(lr, 0, lr_max, "(]"))
 later, any_a = at_least(k, 2), between(a, 0, 1)
 small, large = between(a, 0, sp.S.Half), between(a, sp.S.Half, 1)
@@ -104,13 +105,14 @@ def _sum_bounds(steps) -> tuple:
 def _needed(steps, words, rate, power, D, on) -> tuple:
     """Steps and the best b from m ≤ (C1/η + D/b)/T^power."""
     A = C1 / lr
+    count, batch = (K_small, b_small) if power == a else (K_large, b_large)
     steps_to = steps.add(
         Root(
             f"{words}: steps that are enough, from z = K^{power}",
             (A + D / b) / z - eps**2,
             above(z, 0),
             (A + D / b) / eps**2,
-            name=K_a**power,
+            name=count**power,
             on=on,
         )
     )
@@ -121,7 +123,7 @@ def _needed(steps, words, rate, power, D, on) -> tuple:
             sp.Derivative(log_samples, b),
             above(b, 0),
             (1 / power - 1) * D / A,
-            name=b_a,
+            name=batch,
             on=on,
         )
     )
@@ -210,7 +212,7 @@ def decaying() -> Derivation:
             bound - eps**2,
             anywhere(b),
             D * (1 + sp.log(K)) / (eps**2 * sp.sqrt(K) - C1 / lr),
-            name=b_a,
+            name=b_half,
         )
     )
     at_twice = steps.add(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import sympy as sp
 
 from sfolib._utils.errors import require
-from sfolib.theory.derivations.algebra import Range
+from sfolib.theory.derivations.algebra import Range, vanishes
 from sfolib.theory.derivations.steps import Assumed, Step
 
 
@@ -62,8 +62,12 @@ class Derivation:
 
     def verify(self) -> None:
         """Prove every step from those before it; raise `DerivationError` at the first one that fails."""
+        defined = {}
         for i, step in enumerate(self.steps):
             where = f"{self.key}, step {i + 1} ({type(step).__name__}: {step.claim})"
+            name = getattr(step, "name", None)
+            if name is not None and not vanishes(step.fact.rhs - defined.setdefault(name, step.fact.rhs)):
+                raise DerivationError(f"{where} gives {name} a second value")
             if any(premise not in self.steps[:i] for premise in step.premises):
                 raise DerivationError(f"{where} rests on a step that was not established before it")
             if not step.proved:

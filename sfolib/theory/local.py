@@ -1,0 +1,167 @@
+"""T13 – T16 as plain numeric functions: local constants of the problem in place of worst-case ones.
+
+Notation, all at one θ: G = ∇f, H the Hessian, Σ the covariance of one sample's gradient; G2 = ‖G‖², GHG = GᵀHG,
+Q = tr(HΣ), S2 = tr(Σ²). Exact on a quadratic, first order elsewhere; batches are independent draws with replacement.
+`lr` is η, `batch_size` is b, a real number here. Scalars or arrays in, broadcast against each other; floats or arrays
+out. Every function raises `InputError` for numbers outside the range that its arguments list.
+
+Sources: [N] = derived for this project; B and the lr rule of T13 are McCandlish et al. 2018, arXiv 1812.06162; the
+statistic of T14 is Pflug 1990.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sfolib._utils.errors import positive, require
+from sfolib.theory.bounds import Numbers, _array, _plain
+
+
+def _nonnegative(field: str, value: ArrayLike) -> np.ndarray:
+    value = np.asarray(value, dtype=float)
+    require(bool(np.all(np.isfinite(value) & (value >= 0))), field, value.tolist(), "must be finite and 0 or above")
+    return value
+
+
+def _finite(field: str, value: ArrayLike) -> np.ndarray:
+    value = np.asarray(value, dtype=float)
+    require(bool(np.all(np.isfinite(value))), field, value.tolist(), "must be finite")
+    return value
+
+
+# ------------------------------------------------------------------------------- T13: the front where you are
+def critical_batch_size(lr: ArrayLike, G2: ArrayLike, Q: ArrayLike, GHG: ArrayLike = 0.0) -> Numbers:
+    """T13 [N]: b_c = η Q/(‖G‖² − η GᵀHG), the b at which this lr is the best one; inf where no batch is enough.
+
+    No batch is enough where η ≥ ‖G‖²/GᵀHG: there the lr is too large even without noise. With GHG = 0 (the
+    default) it is the leading order ηQ/‖G‖² of small η.
+    """
+    lr, G2, Q, GHG = _array("lr", lr), _array("G2", G2), _nonnegative("Q", Q), _finite("GHG", GHG)
+    room = G2 - lr * GHG
+    return _plain(np.where(room > 0, lr * Q / np.where(room > 0, room, 1.0), np.inf))
+
+
+def optimal_lr(batch_size: ArrayLike, G2: ArrayLike, GHG: ArrayLike, Q: ArrayLike) -> Numbers:
+    """T13 [N]: η* = (‖G‖²/GᵀHG)/(1 + B/b), B = Q/GᵀHG: the lr of the largest expected decrease of f in one step."""
+    batch_size, G2 = _array("batch_size", batch_size), _array("G2", G2)
+    curvature = _finite("GHG", GHG) + _nonnegative("Q", Q) / batch_size
+    require(bool(np.all(curvature > 0)), "GHG", np.asarray(GHG).tolist(), "must keep GHG + Q/b above 0")
+    return _plain(G2 / curvature)
+
+
+# ------------------------------------------------------------------------------ T14: a test that costs nothing
+def successive_gradients(
+    batch_size: ArrayLike, lr: ArrayLike, G2: ArrayLike, Q: ArrayLike, GHG: ArrayLike = 0.0
+) -> Numbers:
+    """T14 [N]: s = E[g_t·g_{t+1}] = ‖G‖² − η(GᵀHG + Q/b); 0 at b = b_c, above 0 for larger b.
+
+    Batches of one epoch's permutation are anticorrelated: there s is lower by tr Σ/(n − 1), and Q/b carries
+    `bounds.finite_population`.
+    """
+    batch_size, lr = _array("batch_size", batch_size), _array("lr", lr)
+    G2, Q, GHG = _nonnegative("G2", G2), _nonnegative("Q", Q), _finite("GHG", GHG)
+    return _plain(G2 - lr * (GHG + Q / batch_size))
+
+
+def detection_steps(lr: ArrayLike, Q: ArrayLike, S2: ArrayLike, z: float = 1.96) -> Numbers:
+    """T14 [N]: m = z² tr(Σ²)/(ηQ)², steps until the noise part ηQ/b of s is z standard errors of its mean.
+
+    Var(g_t·g_{t+1}) is tr(Σ²)/b² to leading order at b_c, so b cancels.
+    """
+    positive("z", z)
+    return _plain(z**2 * _array("S2", S2) / (_array("lr", lr) * _array("Q", Q)) ** 2)
+
+
+# ----------------------------------------------------------------------- T15: prediction in the eigenbasis of H
+def expected_path(
+    batch_size: ArrayLike, lr: ArrayLike, eigenvalues: ArrayLike, start: ArrayLike, noise: ArrayLike
+) -> np.ndarray:
+    """T15 [N]: E‖∇f(θ_t)‖² = Σ_i λ_i² (θ̄_i² + C_i) for t = 0 … K, by C ← (1 − ηλ)² C + η² σ²/b; exact on a quadratic.
+
+    batch_size, lr: (K,), or one of them a scalar. eigenvalues λ: (d,). start: (d,), θ_0 in the eigenbasis of H,
+    measured from the minimum. noise: (d,), the diagonal of Σ in that basis. Returns (K + 1,).
+    """
+    lr, batch_size = np.broadcast_arrays(*np.atleast_1d(_array("lr", lr), _array("batch_size", batch_size)))
+    require(lr.ndim == 1, "lr", lr.shape, "must be one-dimensional, one value a step")
+    eigenvalues, start, noise = _spectrum(eigenvalues, start, noise)
+    mean, covariance = start, np.zeros_like(start)
+    squares = [float(np.sum((eigenvalues * mean) ** 2))]
+    for eta, b in zip(lr, batch_size, strict=True):
+        factor = 1 - eta * eigenvalues
+        mean, covariance = factor * mean, factor**2 * covariance + eta**2 * noise / b
+        squares.append(float(np.sum(eigenvalues**2 * (mean**2 + covariance))))
+    return np.array(squares)
+
+
+def _spectrum(eigenvalues: ArrayLike, start: ArrayLike, noise: ArrayLike) -> tuple[np.ndarray, ...]:
+    eigenvalues = np.atleast_1d(_array("eigenvalues", eigenvalues))
+    start, noise = np.atleast_1d(_finite("start", start)), np.atleast_1d(_nonnegative("noise", noise))
+    for field, value in (("start", start), ("noise", noise)):
+        require(value.shape == eigenvalues.shape, field, value.shape, f"must have the shape {eigenvalues.shape}")
+    return eigenvalues, start, noise
+
+
+def stationary_best_batch_size(lr: ArrayLike, Q: ArrayLike, eps: ArrayLike, p: ArrayLike = 1.0) -> Numbers:
+    """T15 [N]: b* = (1 + p)ηQ/(2p ε²), best constant b for ε where the noise-free ‖∇f‖² β falls like t^−p; ηλ small.
+
+    From b* = ηQ/(2(ε² − β(K*))) with K* = argmin K Q/(ε² − β(K)): β(K*) = ε²/(1 + p), and p/(1 + p) of ε² is left
+    for noise. p = 1 gives ηQ/ε² and one half.
+    """
+    lr, Q, eps, p = _array("lr", lr), _array("Q", Q), _array("eps", eps), _array("p", p)
+    return _plain((1 + p) * lr * Q / (2 * p * eps**2))
+
+
+# ------------------------------------------------------------------------ T16: the best schedule for a horizon
+def noise_kernel(lr: ArrayLike, eigenvalues: ArrayLike, noise: ArrayLike, power: int = 2) -> np.ndarray:
+    """T16 [N]: κ_t = η_t² Σ_i λ_i^power σ_i² Π_{s>t} (1 − η_sλ_i)²: what the noise of step t adds at the end, × b_t.
+
+    lr: (K,). eigenvalues λ, noise (the diagonal of Σ in the eigenbasis of H): (d,). power: 2 for E‖∇f(θ_K)‖²; 1
+    for twice the excess of f. Returns (K,); the end value is the noise-free one plus Σ_t κ_t/b_t.
+    """
+    lr = np.atleast_1d(_array("lr", lr))
+    require(lr.ndim == 1, "lr", lr.shape, "must be one-dimensional, one value a step")
+    require(power in (1, 2), "power", power, "must be 1 (for f) or 2 (for the squared gradient norm)")
+    eigenvalues, _, noise = _spectrum(eigenvalues, np.zeros(np.shape(eigenvalues)), noise)
+    left, kernel = eigenvalues**power * noise, np.empty(len(lr))
+    for t in range(len(lr) - 1, -1, -1):
+        kernel[t] = lr[t] ** 2 * left.sum()
+        left = left * (1 - lr[t] * eigenvalues) ** 2
+    return kernel
+
+
+def best_batch_sizes(kappa: ArrayLike, room: float, minimum: float = 1.0, maximum: float = np.inf) -> np.ndarray:
+    """T16 [N]: the b_t of least Σ b_t with Σ κ_t/b_t ≤ room: b_t = √κ_t · scale, between minimum and maximum.
+
+    kappa: (K,), 0 or above, what the noise of each step adds (`noise_kernel`). room: above 0, what the target leaves
+    for noise. minimum, maximum: the bounds on every b_t. Returns (K,), real numbers.
+    Raises `InputError` where even maximum at every step leaves more noise than room.
+    """
+    kappa = np.atleast_1d(_nonnegative("kappa", kappa))
+    require(kappa.ndim == 1, "kappa", kappa.shape, "must be one-dimensional, one value a step")
+    positive("room", room)
+    positive("minimum", minimum)
+    require(maximum >= minimum, "maximum", maximum, f"must be at least minimum = {minimum}")
+    least = kappa.sum() / maximum
+    require(room > least or (room == least and np.isfinite(maximum)), "room", room, f"must be at least {least:.6g}")
+    # As scale grows, steps leave the floor and meet the cap in order of √κ. Between two such events the noise is
+    # rest + active/scale, so the scale that meets `room` is found exactly.
+    root = np.sqrt(kappa)
+    seen = root[root > 0]
+    if not len(seen) or kappa.sum() / minimum <= room:
+        return np.full(kappa.shape, float(minimum))
+    events = np.unique(np.concatenate([minimum / seen, maximum / seen if np.isfinite(maximum) else []]))
+
+    def sizes(scale: float) -> np.ndarray:
+        return np.clip(scale * root, minimum, maximum)
+
+    noise = np.array([np.sum(kappa / sizes(scale)) for scale in events])
+    last = int(np.flatnonzero(noise > room)[-1])
+    low = events[last]
+    high = events[last + 1] if last + 1 < len(events) else np.inf
+    between = root * (2 * low if np.isinf(high) else (low + high) / 2)
+    active = (between > minimum) & (between < maximum)
+    if not active.any():  # room is exactly what is left at the cap
+        return sizes(low if np.isinf(high) else high)
+    rest = np.sum(kappa[~active] / np.clip(between[~active], minimum, maximum))
+    return sizes(root[active].sum() / (room - rest))
