@@ -125,10 +125,9 @@ def split_sums(expr):
     """Sums split into their terms, constants pulled out: linearity, and nothing more."""
 
     def split(total):
-        index = total.variables[0]
         terms = []
         for term in sp.Add.make_args(sp.expand(total.function)):
-            constant, rest = term.as_independent(index, as_Add=False)
+            constant, rest = term.as_independent(*total.variables, as_Add=False)
             terms.append(constant * sp.Sum(rest, *total.limits))
         return sp.Add(*terms)
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import sympy as sp
 
-from sfolib.theory.derivations.algebra import at_least, has_sign, is_strict, on_range, slack, split_sums, vanishes
+from sfolib.theory.derivations.algebra import (
+    Range,
+    at_least,
+    has_sign,
+    is_strict,
+    on_range,
+    slack,
+    split_sums,
+    vanishes,
+)
 from sfolib.theory.derivations.steps import Stated, Step, all_allowed, same
 
 
@@ -25,17 +35,26 @@ class Combined(Stated):
 
     @property
     def premises(self):
-        return tuple(step for step, _ in self.terms)
+        return *self.uses, *(step for step, _ in self.terms)
+
+    @property
+    def written(self):
+        return slack(self.fact), *(sp.sympify(m) * slack(step.fact) for step, m in self.terms)
+
+    @property
+    def needs(self):
+        return *super().needs, *(d for step, _ in self.terms for d in step.on)
 
     def holds(self) -> bool:
         remainder, strict = slack(self.fact), False
         for step, multiplier in self.terms:
-            multiplier = sp.sympify(multiplier)
+            multiplier = self.unfolded(multiplier)
             if not isinstance(step.fact, sp.Eq):
                 if isinstance(self.fact, sp.Eq) or not has_sign(multiplier, self.on, strict=False):
                     return False
                 strict = strict or (is_strict(step.fact) and has_sign(multiplier, self.on))
             remainder = remainder - multiplier * slack(step.fact)
+        remainder = self.unfolded(remainder)
         if vanishes(on_range(remainder, self.on)):
             return strict or not is_strict(self.fact)
         return not isinstance(self.fact, sp.Eq) and has_sign(
@@ -51,7 +70,11 @@ class Inferred(Stated):
 
     @property
     def premises(self):
-        return (self.of,)
+        return *self.uses, self.of
+
+    @property
+    def needs(self):
+        return *super().needs, *self.of.on
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,3 +210,38 @@ class Tangent(Stated):
         places = has_sign(self.at, self.on) and has_sign(self.point, self.on)
         bent = 1 if has_sign(curvature, self.on) else -1 if has_sign(-curvature, self.on) else 0
         return places and bool(bent) and not is_strict(self.fact) and vanishes(slack(self.fact) - bent * gap)
+
+
+@dataclass(frozen=True, eq=False)
+class Cases(Stated):
+    """A fact about `name`, whose value depends on where x lies: proved for each value in turn.
+
+    `cases` are (value of `name`, step that proves the fact with it); each step's range of x begins where that of
+    the one before ends, so that together they cover `whole`.
+    """
+
+    name: sp.Symbol
+    cases: tuple[tuple[sp.Expr, Step], ...]
+    whole: Range
+    how: ClassVar[str] = "in each of the cases, which cover the range"
+
+    @property
+    def premises(self):
+        return *self.uses, *(step for _, step in self.cases)
+
+    def _pieces(self) -> list[Range]:
+        return [next(r for r in step.on if r.x == self.whole.x) for _, step in self.cases]
+
+    @property
+    def needs(self):
+        pieces = self._pieces()
+        return *super().needs, *(r for _, step in self.cases for r in step.on if r not in pieces)
+
+    def holds(self) -> bool:
+        pieces = self._pieces()
+        ends = [(self.whole.low, self.whole.ends[0]), (self.whole.high, self.whole.ends[1])]
+        outer = [(pieces[0].low, pieces[0].ends[0]), (pieces[-1].high, pieces[-1].ends[1])]
+        joined = all(
+            left.high == right.low and (left.ends[1] == "]" or right.ends[0] == "[") for left, right in pairwise(pieces)
+        )
+        return ends == outer and joined and all(same(step.fact, self.fact, {self.name: v}) for v, step in self.cases)
