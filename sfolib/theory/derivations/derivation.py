@@ -76,7 +76,7 @@ class Derivation:
             if not step.proved:
                 raise DerivationError(f"{where} does not hold: {step.fact}")
             for needed in step.needs:
-                if needed not in self.ranges and not needed.inside(needed.x, step.on):
+                if needed not in (*self.ranges, *step.granted) and not needed.inside(needed.x, step.granted):
                     raise DerivationError(f"{where} uses an earlier step outside its range {needed.tex}")
         for relation in self.conclusion:
             if self.step_of(relation) is None:

@@ -20,7 +20,10 @@ omega = sp.Symbol("omega", nonnegative=True)
 omegas = sp.IndexedBase("omega", nonnegative=True)
 
 f0, f1, p = sp.symbols("f_0 f_1 p", real=True)
-G, h, v_B = sp.symbols("G h v_B", nonnegative=True)
+G, h, v_B, v_R = sp.symbols("G h v_B v_R", nonnegative=True)
+# of the draws of a batch: variance of one, covariance of two
+v = sp.Symbol("v", nonnegative=True)
+c = sp.Symbol("c", real=True)
 
 
 def _one_step(proof):
@@ -61,8 +64,7 @@ def _one_step(proof):
 
 def _batch_variance(proof) -> None:
     """The variance of the mean of b draws, with replacement and as a fresh subset of the n samples."""
-    v, q = sp.symbols("v q", nonnegative=True)
-    c = sp.Symbol("c", real=True)
+    q = sp.Symbol("q", nonnegative=True)
     drawn = proof.assume(
         "x_i = ∇f_i − ∇f at the draws, v = E‖x_i‖², c = E⟨x_i, x_j⟩ for two different draws: draw "
         "number t + 1 adds to q = E‖x_1 + … + x_b‖² its own v and 2t products",
@@ -78,14 +80,21 @@ def _batch_variance(proof) -> None:
         (mean, 1),
         (count, size**-2),
     )
-    apart = proof.instance("with replacement the draws are independent and c = 0", eq(v_B, v / size), both, {c: 0})
-    proof.combine("with replacement", le(v_B, sigma**2 / size), (apart, -1), (sample, 1 / size), stated=True)
+    apart = proof.instance(
+        "with replacement the draws are independent and c = 0, v_R in place of v_B",
+        eq(v_R, v / size),
+        both,
+        {c: 0, v_B: v_R},
+        stated=True,
+    )
+    proof.combine("with replacement", le(v_R, sigma**2 / size), (apart, -1), (sample, 1 / size), stated=True)
     pair = proof.root(
         "all n samples sum to 0: their n squares and n(n − 1) ordered pairs give c without replacement",
         n * v + n * (n - 1) * c,
         anywhere(c),
         -v / (n - 1),
         on=(above(n, 1),),
+        stated=True,
     )
     fresh = proof.combine(
         "as a fresh uniform subset",
@@ -93,6 +102,7 @@ def _batch_variance(proof) -> None:
         (both, 1),
         (pair, (size - 1) / size),
         on=(above(n, 1),),
+        stated=True,
     )
     proof.combine(
         "as a fresh uniform subset of 1 ≤ b ≤ n, drawn anew at each step given θ_t. Slices of one "

@@ -50,15 +50,15 @@ class Combined(Stated):
         for step, multiplier in self.terms:
             multiplier = self.unfolded(multiplier)
             if not isinstance(step.fact, sp.Eq):
-                if isinstance(self.fact, sp.Eq) or not has_sign(multiplier, self.on, strict=False):
+                if isinstance(self.fact, sp.Eq) or not has_sign(multiplier, self.domain, strict=False):
                     return False
-                strict = strict or (is_strict(step.fact) and has_sign(multiplier, self.on))
+                strict = strict or (is_strict(step.fact) and has_sign(multiplier, self.domain))
             remainder = remainder - multiplier * slack(step.fact)
         remainder = self.unfolded(remainder)
-        if vanishes(on_range(remainder, self.on)):
+        if vanishes(on_range(remainder, self.domain)):
             return strict or not is_strict(self.fact)
         return not isinstance(self.fact, sp.Eq) and has_sign(
-            sp.expand(split_sums(remainder)), self.on, is_strict(self.fact) and not strict
+            sp.expand(split_sums(remainder)), self.domain, is_strict(self.fact) and not strict
         )
 
 
@@ -214,34 +214,45 @@ class Tangent(Stated):
 
 @dataclass(frozen=True, eq=False)
 class Cases(Stated):
-    """A fact about `name`, whose value depends on where x lies: proved for each value in turn.
+    """A fact about a name that is defined by cases, proved for each value in turn.
 
-    `cases` are (value of `name`, step that proves the fact with it); each step's range of x begins where that of
-    the one before ends, so that together they cover `whole`.
+    `definition` is name = Piecewise((value, x ≤ end), …, (value, True)); `steps` prove the fact with each value, on
+    ranges of x that end where the condition says and together cover `whole`.
     """
 
-    name: sp.Symbol
-    cases: tuple[tuple[sp.Expr, Step], ...]
+    definition: Step
+    steps: tuple[Step, ...]
     whole: Range
     how: ClassVar[str] = "in each of the cases, which cover the range"
 
     @property
     def premises(self):
-        return *self.uses, *(step for _, step in self.cases)
+        return *self.uses, self.definition, *self.steps
 
     def _pieces(self) -> list[Range]:
-        return [next(r for r in step.on if r.x == self.whole.x) for _, step in self.cases]
+        return [next(r for r in step.on if r.x == self.whole.x) for step in self.steps]
 
     @property
     def needs(self):
         pieces = self._pieces()
-        return *super().needs, *(r for _, step in self.cases for r in step.on if r not in pieces)
+        return *super().needs, *(r for step in self.steps for r in step.on if r not in pieces)
 
     def holds(self) -> bool:
-        pieces = self._pieces()
-        ends = [(self.whole.low, self.whole.ends[0]), (self.whole.high, self.whole.ends[1])]
-        outer = [(pieces[0].low, pieces[0].ends[0]), (pieces[-1].high, pieces[-1].ends[1])]
+        name, values = self.definition.fact.args
+        pieces, x = self._pieces(), self.whole.x
+        ends = [le(x, r.high) if r.ends[1] == "]" else lt(x, r.high) for r in pieces[:-1]]
         joined = all(
-            left.high == right.low and (left.ends[1] == "]" or right.ends[0] == "[") for left, right in pairwise(pieces)
+            left.high == right.low and (left.ends[1] == "]") != (right.ends[0] == "[")
+            for left, right in pairwise(pieces)
         )
-        return ends == outer and joined and all(same(step.fact, self.fact, {self.name: v}) for v, step in self.cases)
+        first, last, conditions = pieces[0], pieces[-1], [cond for _, cond in values.args]
+        return (
+            joined
+            and Range(x, first.low, last.high, first.ends[0] + last.ends[1]) == self.whole
+            and conditions[-1] == sp.true
+            and all(same(cond, end, {}) for cond, end in zip(conditions, ends, strict=False))
+            and all(
+                same(step.fact, self.fact, {name: value})
+                for (value, _), step in zip(values.args, self.steps, strict=True)
+            )
+        )

@@ -47,9 +47,19 @@ class Step:
         return expr
 
     @property
+    def domain(self) -> tuple[Range, ...]:
+        """`on` with names replaced."""
+        return tuple(d.replaced(self.unfolded) for d in self.on)
+
+    @property
+    def granted(self) -> tuple[Range, ...]:
+        """The ranges that what this step rests on may count on."""
+        return self.domain
+
+    @property
     def idle(self) -> tuple[Step, ...]:
         """The steps in `uses` whose names do not occur."""
-        found, exprs = [], self.written
+        found, exprs = [], (*self.written, *(e for d in self.on for e in (d.x, d.low, d.high)))
         for step in reversed(self.uses):
             after = tuple(_replaced(expr, step) for expr in exprs)
             if after == exprs:
@@ -69,7 +79,7 @@ class Step:
                 ats = [dict(zip(name.args, call.args, strict=True)) for call in calls]
             found += [d.mapped(at) for at in ats for d in step.on]
             exprs = tuple(_replaced(expr, step) for expr in exprs)
-        return tuple(Range(self.unfolded(d.x), self.unfolded(d.low), self.unfolded(d.high), d.ends) for d in found)
+        return tuple(d.replaced(self.unfolded) for d in found)
 
     def holds(self) -> bool:
         """Whether the fact is proved, taking the premises as known."""
@@ -187,7 +197,7 @@ class Sign(Stated):
     how: ClassVar[str] = "sign: one-signed coefficients, squares or exact root counting on the whole range"
 
     def holds(self) -> bool:
-        return has_sign(self.unfolded(slack(self.fact)), self.on, is_strict(self.fact))
+        return has_sign(self.unfolded(slack(self.fact)), self.domain, is_strict(self.fact))
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +221,10 @@ class Root(Step):
     def written(self):
         return self.equation, self.value
 
+    @property
+    def granted(self):
+        return (*self.domain, *([] if self.inside.low == -sp.oo else [self.inside.replaced(self.unfolded)]))
+
     def holds(self) -> bool:
         x, value = sp.Dummy("x"), self.unfolded(self.value)
         numerator = sp.fraction(sp.together(evaluated(self.unfolded(self.equation)).subs(self.inside.x, x)))[0]
@@ -223,8 +237,8 @@ class Root(Step):
         others = [root for root in roots if not vanishes(root - value)]
         return (
             len(others) == len(roots) - 1
-            and self.inside.inside(value, self.on)
-            and all(self.inside.outside(root, self.on) for root in others)
+            and self.inside.replaced(self.unfolded).inside(value, self.domain)
+            and all(self.inside.replaced(self.unfolded).outside(root, self.domain) for root in others)
         )
 
     @property
