@@ -48,7 +48,8 @@ def test_t1_bound_of_any_schedule(c, pairs, fresh):
     lr = np.array([2 * s / c.L for s, _ in pairs])
     batch_size = np.array([b for _, b in pairs], dtype=float)
     n = 80 if fresh else None
-    variance = result("T1").conclusion[1 if fresh else 0].rhs
+    replaced, subset = (c.rhs for c in result("T1").conclusion if isinstance(c, sp.Le) and str(c.lhs) in ("v_R", "v_B"))
+    variance = subset if fresh else replaced
     noise = [number(variance, sigma=1.0, b=b, **({"n": n} if fresh else {})) for b in batch_size]
     for steps in range(1, len(pairs) + 1):
         S, V = lr[:steps].sum(), (lr**2 * noise)[:steps].sum()

@@ -14,6 +14,8 @@ from sfolib.theory.derivations.algebra import (
     at_least,
     has_sign,
     is_strict,
+    le,
+    lt,
     on_range,
     slack,
     split_sums,
