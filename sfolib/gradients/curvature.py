@@ -24,7 +24,8 @@ from sfolib._utils.errors import require, whole
 from sfolib.gradients.per_sample import Loss
 from sfolib.theory import local
 
-_AT_ONCE = 64  # rows of a Hessian, or per-sample gradients, in one pass
+_AT_ONCE = 64  # rows of a Hessian in one pass
+_EACH = 256  # per-sample gradients in one pass
 
 
 @contextmanager
@@ -122,7 +123,7 @@ def gradient_covariance(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor) -
     each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))
     second = mean = 0.0
     with eval_mode(model):
-        for x_part, y_part in zip(x.split(_AT_ONCE), y.split(_AT_ONCE), strict=True):
+        for x_part, y_part in zip(x.split(_EACH), y.split(_EACH), strict=True):
             rows = _flat([*each(values, x_part, y_part).values()], len(x_part)).double()
             second, mean = second + rows.T @ rows, mean + rows.sum(0)
     mean = mean / len(x)
