@@ -1,7 +1,7 @@
 """T15's N(b) against runs: written down first (`predict`), then measured (`measure`), never the other way round.
 
-    python -m benchmarks.predict predict    # predictions.csv; refuses where there is one
-    python -m benchmarks.predict measure    # trains, and writes predicted_and_measured.csv beside it
+    python -m benchmarks.predict predict [CASE …]    # predictions.csv; refuses what is written there
+    python -m benchmarks.predict measure [CASE …]    # trains, and writes predicted_and_measured.csv beside it
 
 A crossing is `Run.first_crossing`: of the mean of ‖∇f‖² over the seeds, with its 95 % bootstrap interval.
 """
@@ -44,14 +44,17 @@ def spec_of(case: str, batch_size: int = 1) -> Spec:
     return Spec(problem=problem, plan=Plan(batch_size, lr), seeds=tuple(range(SEEDS)), **settings)
 
 
-def predict() -> None:
-    require(not PREDICTED.exists(), "predictions", str(PREDICTED), "are written down; a prediction is made once")
-    found = []
-    for case in CASES:
+def predict(cases: list[str]) -> None:
+    written = pd.read_csv(PREDICTED) if PREDICTED.exists() else pd.DataFrame({"case": []})
+    known = [case for case in CASES if case in {*written["case"]}]
+    cases = cases or [case for case in CASES if case not in known]
+    again = [case for case in cases if case in known]
+    require(not again, "case", again, f"is written down in {PREDICTED}; a prediction is made once")
+    for case in cases:
         frame = predict_constant(spec_of(case), BATCH_SIZES, CASES[case][2])
-        found.append(frame.assign(case=case, probes=frame.attrs["probes"]))
         print(frame.to_string(), flush=True)
-    pd.concat(found).to_csv(PREDICTED, index=False, float_format="%.6g")
+        written = pd.concat([written, frame.assign(case=case, probes=frame.attrs["probes"])])
+        written.to_csv(PREDICTED, index=False, float_format="%.6g")
 
 
 def measure(cases: list[str]) -> None:
@@ -77,7 +80,7 @@ def measure(cases: list[str]) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     try:
-        {"predict": lambda _: predict(), "measure": measure}[sys.argv[1]](sys.argv[2:])
+        {"predict": predict, "measure": measure}[sys.argv[1]](sys.argv[2:])
     except (IndexError, KeyError):
         sys.exit(__doc__)
     except InputError as error:

@@ -43,10 +43,10 @@ from sfolib.training.loop import resolve_device
 from sfolib.training.spec import Spec
 
 MATRICES = 1500  # parameters, at most, for H and Σ as whole matrices; above, H is known by its noise spectrum
-SAMPLE = 1024  # training samples that a noise spectrum is of, at most
-_VECTORS, _PRODUCTS = 4, 20  # of a noise spectrum
+SAMPLE = 2048  # training samples that a noise spectrum is of, at most
+_VECTORS, _PRODUCTS = 64, 4  # of a noise spectrum; the same vectors' samples at every node, so that curves are smooth
 _PARTS = 1024  # of the noise
-_READ, _MATRIX_NODE, _SPECTRUM_NODE = 1.05, 1.3, 2.0  # ratios of the steps of successive readings and nodes
+_READ, _MATRIX_NODE, _SPECTRUM_NODE = 1.05, 1.3, 1.4  # ratios of the steps of successive readings and nodes
 _SETTLED = 10  # readings below the target after which a run would have ended
 _CHOSEN = 1 << 36  # keeps the choice of samples apart from all other draws
 
@@ -273,7 +273,7 @@ class _Path:
             return Modes(values, basis.T @ gradient_covariance(model, CE, x, y) @ basis, basis)
         chosen = torch.randperm(len(x), generator=generator(self.spec.seeds[0], _CHOSEN))[:SAMPLE].to(x.device)
         found = noise_spectrum(
-            model, CE, x[chosen], y[chosen], l2=l2, vectors=_VECTORS, products=_PRODUCTS, seed=self.step
+            model, CE, x[chosen], y[chosen], l2=l2, vectors=_VECTORS, products=_PRODUCTS, seed=self.spec.seeds[0]
         )
         self.probes += found.probes
         return _parts(found)
