@@ -216,7 +216,8 @@ class _Path:
         require(spec.workers is None, "workers", spec.workers, "adapt to the run; only a plan is known before")
         known = ("sgd", "momentum", "nesterov")
         require(spec.optimizer in known, "optimizer", spec.optimizer, f"must be one of {known}, T15's")
-        self.spec, self.pilot, self.problem = spec, pilot and whole("pilot_batch_size", pilot), spec.problem
+        self.spec, self.problem = spec, spec.problem
+        self.pilot = None if pilot is None else whole("pilot_batch_size", pilot)
         synthetic = isinstance(spec.problem, Quadratic)
         require(pilot is None or not synthetic, "pilot_batch_size", pilot, "must be None: the quadratic needs no pilot")
         # no model_copy: it would copy what is cached for the old sigma2
