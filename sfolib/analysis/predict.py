@@ -172,6 +172,36 @@ def _crossing(x: np.ndarray, values: np.ndarray, level: float) -> float:
     return float(np.exp(np.interp(-np.log(level), -np.log(values[[i - 1, i]]), np.log(x[[i - 1, i]]))))
 
 
+# -------------------------------------------------------------------------------------------------- as text
+def by_batch_size(
+    spec: Spec, along: Prediction, device: str = "auto", *, pilot_batch_size: int | None = None
+) -> pd.DataFrame:
+    """`predict_constant` for b = 1, 2, 4, … the data set's size, to the powers of ten that the run `along` passes."""
+    powers = 10.0 ** np.arange(np.floor(np.log10(along.grad_sqnorm[0])), np.log10(along.grad_sqnorm.min()), -1)
+    targets = powers[(powers < along.grad_sqnorm[0]) & (powers >= along.grad_sqnorm.min())]
+    require(len(targets) > 0, "max_samples", spec.max_samples, "ends before E‖∇f‖² has passed a power of ten")
+    most = 2**14 if isinstance(spec.problem, Quadratic) else spec.problem.size
+    sizes = [2**k for k in range(most.bit_length())]
+    return predict_constant(spec, sizes, targets, device, pilot_batch_size=pilot_batch_size)
+
+
+def table(found: Prediction) -> str:
+    """Some dozen points of a prediction, evenly in the logarithm of the steps, the last included; and its cost."""
+    rows = np.unique(np.round(np.linspace(0, len(found.steps) - 1, 13)).astype(int))
+    shown = found.table.iloc[rows].to_string(index=False, float_format="{:.4g}".format)
+    spent, run = found.probes, found.samples[-1]
+    return f"{shown}\ncost: {spent} gradient evaluations, {spent / run:.3g} times the run's own\n"
+
+
+def table_by_batch_size(constant: pd.DataFrame) -> str:
+    """N(b): a row a batch size, a column for each ε², and below the best batch size of the table and its N."""
+    samples = constant.pivot(index="batch_size", columns="eps2", values="samples").sort_index(axis=1, ascending=False)
+    reached = samples.columns[np.isfinite(samples).any()]
+    best = [f"b* = {samples[eps2].idxmin()}, N* = {samples[eps2].min():.4g} to ε² = {eps2:g}" for eps2 in reached]
+    lines = samples.to_string(float_format="{:.4g}".format).splitlines()
+    return "\n".join(["N(b), gradient evaluations to ε²", *lines, *best])
+
+
 # ----------------------------------------------------------------------------------------- the noise-free path
 class _Clock:
     """The steps that a plan makes, as `training.loop` does. epoch: its samples; permuted: a batch ends with it."""

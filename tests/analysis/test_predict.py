@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from sfolib import cli, plotting
 from sfolib._utils.errors import InputError
 from sfolib.analysis import predict as module
 from sfolib.analysis.crossings import crossings
@@ -202,3 +203,53 @@ def test_what_cannot_be_predicted_is_named(problem, settings, field):
 def test_bad_input_of_constant_batch_sizes_is_named(change, field):
     with pytest.raises(InputError, match=field):
         predict_constant(**{"spec": spec(FEW, Plan(4, 0.1)), "batch_sizes": [1], "eps2": 0.1, "device": "cpu"} | change)
+
+
+# ------------------------------------------------------------------------------------------ the command line
+@pytest.fixture
+def command(tmp_path, capsys):
+    def call(asked, *more):
+        (tmp_path / "config.json").write_text(asked.model_dump_json())
+        status = cli.main(["predict", str(tmp_path / "config.json"), "--out", str(tmp_path / "made.png"), *more])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def test_the_command_tells_the_run_the_batch_sizes_and_draws_both(command, tmp_path):
+    asked = spec(Quadratic(lam_min=1e-3), Plan(32, 0.5))
+    status, out, _ = command(asked)
+    assert status == 0
+    along = predict(asked, "cpu")
+    last = f"300 9600 {along.grad_sqnorm[-1]:.4g} {along.bias[-1]:.4g}"
+    assert any(" ".join(line.split()).startswith(last) for line in out.splitlines())
+    assert f"cost: {along.probes} gradient evaluations" in out
+    wanted = predict_constant(asked, [2**k for k in range(15)], [0.1, 0.01], "cpu")
+    best = wanted[wanted["eps2"] == 0.01].set_index("batch_size")["samples"]
+    assert f"b* = {best.idxmin()}, N* = {best.min():.4g} to ε² = 0.01" in out
+    assert (tmp_path / "made.png").read_bytes().startswith(b"\x89PNG")
+    status, _, told = command(asked)
+    assert status == 1
+    assert "exists" in told
+
+
+def test_a_schedule_has_no_table_of_batch_sizes(command):
+    status, out, _ = command(spec(Quadratic(), GROWING))
+    assert status == 0
+    assert "N(b)" not in out
+
+
+def test_the_command_names_what_cannot_be_predicted(command):
+    status, _, told = command(spec(FEW, Plan(4, 0.1), optimizer="adam"))
+    assert (status, told.count("\n")) == (1, 1)
+    assert "optimizer = 'adam'" in told
+
+
+def test_the_picture_shows_what_it_is_given():
+    asked = spec(Quadratic(lam_min=1e-3), Plan(32, 0.5))
+    along, constant = predict(asked, "cpu"), predict_constant(asked, [8, 16, 64], [0.1, 0.01, 1e-9], "cpu")
+    first, second, third = plotting.prediction(along.table, constant).axes
+    assert first.lines[0].get_ydata().tolist() == along.grad_sqnorm[1:].tolist()
+    assert second.lines[0].get_ydata().tolist() == along.loss[1:].tolist()
+    assert [text.get_text() for text in third.get_legend().get_texts()] == ["0.1", "0.01"]
+    assert len(plotting.prediction(along.table).axes) == 2
