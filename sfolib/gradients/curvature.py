@@ -84,10 +84,11 @@ def smoothness(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, *, l2: flo
     return largest_eigenvalue(Hessian(model, loss_fn, x, y, l2))
 
 
-def largest_eigenvalue(hessian: Hessian) -> float:
+def largest_eigenvalue(hessian: Hessian, accuracy: float | None = None, vectors: int = 20) -> float:
     """λ_max by Lanczos (scipy's `eigsh`) in float64 over products in the model's dtype, from a fixed start.
 
-    Relative accuracy about √(machine epsilon of that dtype) or better; the products are counted in `hessian.samples`.
+    accuracy: relative; None is √(machine epsilon of that dtype). vectors: between restarts, one product each and one
+    more for the first. The products are counted in `hessian.samples`.
     """
 
     def product(v: np.ndarray) -> np.ndarray:
@@ -99,8 +100,9 @@ def largest_eigenvalue(hessian: Hessian) -> float:
         return float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1])
     start = np.random.default_rng(0).standard_normal(size)
     operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
-    tolerance = float(torch.finfo(hessian.gradient.dtype).eps ** 0.5)
-    return float(eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)[0])
+    tolerance = float(torch.finfo(hessian.gradient.dtype).eps ** 0.5) if accuracy is None else accuracy
+    how = {"k": 1, "which": "LA", "v0": start, "tol": tolerance, "ncv": min(size, vectors)}
+    return float(eigsh(operator, return_eigenvectors=False, **how)[0])
 
 
 # ------------------------------------------------------------------------------------------ whole matrices
