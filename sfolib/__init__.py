@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy(
         "_utils.errors": ["InputError"],
         "analysis.claims": ["Check"],
         "analysis.fits": ["fit_exponent"],
+        "analysis.predict": ["predict", "predict_constant"],
         "problems.specs": ["Digits", "Quadratic"],
         "schedules.adaptive": [
             "AdaScale", "AugmentedInnerProductTest", "AutoWU", "GradNormTrigger", "InnerProductTest", "NormTest",

@@ -70,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     constants = commands.add_parser("constants", help="L, sigma2 and gap of the problem of such a file")
     _add_problem(constants)
     constants.set_defaults(command=_constants)
+    predict = commands.add_parser("predict", help="E‖∇f‖² and E f along the run of such a file, and N(b), untrained")
+    _add_problem(predict)
+    how = "batch size of a pilot in place of the noise-free path, for data sets too large for full gradients"
+    predict.add_argument("--pilot", type=int, metavar="BATCH_SIZE", help=how)
+    predict.add_argument("--out", type=Path, default=Path("prediction.png"), help="picture (default: prediction.png)")
+    predict.set_defaults(command=_predict)
     plan = commands.add_parser("plan", help="the schedule that the theory recommends for such a file and this machine")
     _add_problem(plan)
     plan.add_argument("--objective", choices=("time", "samples"), default="time", help="what to save (default: time)")
@@ -159,6 +165,26 @@ def _constants(args: argparse.Namespace) -> int:
     from sfolib.analysis import constants
 
     print(constants.table(constants.estimate(_read(args)[1], args.device)))
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from sfolib import plotting
+    from sfolib.analysis import predict
+
+    require(not args.out.exists(), "out", str(args.out), "exists; choose another file with --out")
+    spec = _read(args)[1]
+    along = predict.predict(spec, args.device, pilot_batch_size=args.pilot)
+    print(predict.table(along))
+    constant = None
+    if spec.plan.lr.kind == "constant":
+        constant = predict.by_batch_size(spec, along, args.device, pilot_batch_size=args.pilot)
+        print(predict.table_by_batch_size(constant))
+    try:
+        plotting.prediction(along.table, constant).savefig(args.out, dpi=150)
+    except (OSError, ValueError) as error:  # ValueError: a format that matplotlib does not know
+        raise InputError(f"out = {str(args.out)!r}: cannot be written ({error})") from error
+    print(f"picture: {args.out}")
     return 0
 
 

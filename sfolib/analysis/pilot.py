@@ -6,21 +6,20 @@ Units: steps in updates, SFO in gradient evaluations, eps is ε itself. [S], [N]
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
+from torch.nn.functional import cross_entropy
 
 from sfolib._utils.errors import positive, require, whole
+from sfolib._utils.rng import generator
+from sfolib.gradients.curvature import Hessian, largest_eigenvalue
+from sfolib.problems.modules import modules, training_data
+from sfolib.problems.stacked import NoisyQuadratic, Task
 from sfolib.theory.bounds import Constants, stable_lr
 from sfolib.training.records import Run
-
-if TYPE_CHECKING:
-    import torch
-
-    from sfolib.problems.stacked import Task
-
-_SMALL = 0.05  # length of a difference: below it float32 rounds, above it the Hessian changes
 
 
 class Pilot(NamedTuple):
@@ -54,37 +53,21 @@ def fitted_constants(L: float, batch_size: ArrayLike, lr: ArrayLike, steps: Arra
     return Constants(L, float(2 * noise * eps**2 / L), float(descent * eps**2))
 
 
-def local_smoothness(task: Task, batch_size: int = 64, products: int = 10) -> tuple[np.ndarray, int]:
-    """The largest |eigenvalue| of the Hessian of a batch's loss where the task is, for each seed: A1's L from below.
+def local_smoothness(task: Task, batch_size: int = 64) -> tuple[np.ndarray, int]:
+    """λ_max of the loss of `batch_size` training samples where the task is, for each seed: A1's L from below.
 
-    Power iteration on differences of the gradient of the task's first batch: any task has those. Returns the
-    estimates, (seeds,), and their price in gradient evaluations a seed. Leaves the task as it was.
+    Six Lanczos vectors of `gradients.largest_eigenvalue`: on the digits' networks at their start within 0.2 % of its
+    full accuracy. Returns the estimates, (seeds,), and the largest price of a seed in gradient evaluations; the
+    quadratic's is known, and free.
     """
     whole("batch_size", batch_size)
-    whole("products", products)
-    import torch
-
-    batch_size, at = task.batch_size(0, batch_size), [parameter.clone() for parameter in task.parameters]
-    base = task.gradients(0, 0, batch_size)
-    draw = torch.Generator().manual_seed(0)
-    direction = [torch.randn(x.shape, generator=draw, dtype=x.dtype).to(x.device) for x in at]
-    for _ in range(products):
-        length = _norms(direction) / _SMALL
-        for parameter, x, v in zip(task.parameters, at, direction, strict=True):
-            parameter.copy_(x + v / _like(length, v))
-        direction = [g - h for g, h in zip(task.gradients(0, 0, batch_size), base, strict=True)]
-    for parameter, x in zip(task.parameters, at, strict=True):
-        parameter.copy_(x)
-    return (_norms(direction) / _SMALL).double().cpu().numpy(), (products + 1) * batch_size
-
-
-def _norms(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Norm over all parameters, (seeds,)."""
-    return sum(v.flatten(1).square().sum(1) for v in vectors).sqrt()
-
-
-def _like(scale: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return scale.view(-1, *[1] * (v.dim() - 1))
+    if isinstance(task, NoisyQuadratic):
+        return np.full(len(task.parameters[0]), float(task.eigenvalues.max())), 0
+    x, y = training_data(task)
+    chosen = torch.randperm(len(x), generator=generator(0))[:batch_size].to(x.device)
+    found = [Hessian(model, cross_entropy, x[chosen], y[chosen], task.l2) for model in modules(task)]
+    values = np.array([largest_eigenvalue(hessian, accuracy=0.1, vectors=6) for hessian in found])
+    return values, max(hessian.samples for hessian in found)
 
 
 def pilots(runs: Sequence[Run], smoothness: tuple[Sequence[float], int], eps: float) -> list[Pilot]:

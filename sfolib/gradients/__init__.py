@@ -1,5 +1,17 @@
-"""Gradient variances without per-sample gradients, full gradients and the largest Hessian eigenvalue, of any model."""
+"""Gradient variances without per-sample gradients, full gradients, curvature and its noise, of any model."""
 
+from sfolib.gradients.curvature import (
+    CurvatureNoise,
+    Hessian,
+    NoiseSpectrum,
+    curvature_noise,
+    gradient_covariance,
+    hessian,
+    largest_eigenvalue,
+    noise_spectrum,
+    noise_vectors,
+    smoothness,
+)
 from sfolib.gradients.layers import RULES
 from sfolib.gradients.per_sample import Loss
 from sfolib.gradients.statistics import (
@@ -10,18 +22,26 @@ from sfolib.gradients.statistics import (
     gradient_statistics,
     measure_constants,
     population_variance,
-    smoothness,
 )
 
 __all__ = [
     "CHUNK",
     "RULES",
+    "CurvatureNoise",
     "GradientStatistics",
+    "Hessian",
     "Loss",
+    "NoiseSpectrum",
     "Population",
+    "curvature_noise",
     "full_gradient_sqnorm",
+    "gradient_covariance",
     "gradient_statistics",
+    "hessian",
+    "largest_eigenvalue",
     "measure_constants",
+    "noise_spectrum",
+    "noise_vectors",
     "population_variance",
     "smoothness",
 ]

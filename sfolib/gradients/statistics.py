@@ -13,18 +13,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
 from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require
+from sfolib.gradients.curvature import eval_mode, smoothness, trainable
 from sfolib.gradients.per_sample import Loss, per_sample
 from sfolib.theory.bounds import Constants
 
@@ -118,24 +117,7 @@ def _parts(x: Tensor, y: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
     return ((x[a:b], y[a:b]) for a, b in pairwise(ends))
 
 
-# --- the full gradient and the curvature ---
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    require(bool(parameters), "model", type(model).__name__, "must have trainable parameters")
-    return parameters
+# --- the full gradient and the constants ---
 
 
 def full_gradient_sqnorm(
@@ -164,13 +146,13 @@ def full_gradient_sqnorm(
     x, y = data
     n = len(x) if mode == "as_published" else int(ranks.total(len(x)))
     require(len(x) == len(y) and n > 0, "data", (len(x), len(y)), "must be as many labels as samples, at least one")
-    parameters = _trainable(model)
+    parameters = trainable(model)
     if mode == "exact":
         require(augment is None, "augment", augment, "must be None in mode 'exact'")
         if chunk is None:
             chunk = max(1, CHUNK.get(x.device.type, CHUNK["cuda"]) // max(1, x.shape[1:].numel()))
         require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "must be an integer of at least 1")
-        with _eval_mode(model):
+        with eval_mode(model):
             total = _mean_gradient(model, loss_fn, zip(x.split(chunk), y.split(chunk), strict=True), n)
     else:
         replica = copy.deepcopy(model).train()
@@ -189,7 +171,7 @@ def full_gradient_sqnorm(
 
 def _mean_gradient(model: nn.Module, loss_fn: Loss, batches: Iterable[tuple[Tensor, Tensor]], n: int) -> list[Tensor]:
     """Mean of the batches' gradients, weighted by their sizes over n."""
-    parameters, total = _trainable(model), []
+    parameters, total = trainable(model), []
     for x, y in batches:
         if not len(x):
             continue
@@ -202,35 +184,6 @@ def _mean_gradient(model: nn.Module, loss_fn: Loss, batches: Iterable[tuple[Tens
     return total or [torch.zeros_like(p) for p in parameters]
 
 
-def smoothness(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, *, l2: float = 0.0) -> float:
-    """Largest eigenvalue of the Hessian of f at θ (eval mode; f = mean loss + (l2/2)‖θ‖²): the local L of A1.
-
-    Lanczos (scipy's `eigsh`) in float64 over Hessian-vector products in the model's dtype, from a fixed start;
-    relative accuracy about √(machine epsilon of that dtype) or better. One product costs about 2n evaluations.
-    """
-    parameters = _trainable(model)
-    with _eval_mode(model), torch.enable_grad():
-        loss = loss_fn(model(x), y)
-        gradient = torch.autograd.grad(loss, parameters, create_graph=True)
-    shapes, dtype = [p.shape for p in parameters], parameters[0].dtype
-    sizes = [p.numel() for p in parameters]
-
-    def product(v: np.ndarray) -> np.ndarray:
-        flat = torch.from_numpy(v.reshape(-1)).to(x.device, dtype)
-        directions = [t.view(shape) for t, shape in zip(flat.split(sizes), shapes, strict=True)]
-        columns = torch.autograd.grad(gradient, parameters, directions, retain_graph=True, materialize_grads=True)
-        return torch.cat([c.flatten() for c in columns]).double().cpu().numpy()
-
-    size = sum(sizes)
-    if size < 3:  # Lanczos needs room
-        hessian = np.stack([product(unit) for unit in np.eye(size)])
-        return float(np.linalg.eigvalsh((hessian + hessian.T) / 2)[-1]) + l2
-    start = np.random.default_rng(0).standard_normal(size)
-    operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
-    tolerance = float(torch.finfo(dtype).eps ** 0.5)
-    return float(eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)[0]) + l2
-
-
 def measure_constants(
     model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, *, f_star: float = 0.0, l2: float = 0.0
 ) -> Constants:
@@ -238,9 +191,9 @@ def measure_constants(
 
     L and σ² are suprema in the theory; what is measured at one point bounds them from below.
     """
-    with _eval_mode(model):
+    with eval_mode(model):
         variance = population_variance(model, loss_fn, x, y).variance
         with torch.no_grad():
-            weights = sum(p.double().square().sum().item() for p in _trainable(model))
+            weights = sum(p.double().square().sum().item() for p in trainable(model))
             loss = loss_fn(model(x), y).item() + l2 / 2 * weights
     return Constants(L=smoothness(model, loss_fn, x, y, l2=l2), sigma2=variance, gap=loss - f_star)

@@ -1,4 +1,4 @@
-"""T13 – T16 as plain numeric functions: local constants of the problem in place of worst-case ones.
+"""T13 – T17 as plain numeric functions: local constants of the problem in place of worst-case ones.
 
 Notation, all at one θ: G = ∇f, H the Hessian, Σ the covariance of one sample's gradient; G2 = ‖G‖², GHG = GᵀHG,
 Q = tr(HΣ), S2 = tr(Σ²). Exact on a quadratic, first order elsewhere; batches are independent draws with replacement.
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sfolib._utils.errors import positive, require
-from sfolib.theory.bounds import Numbers, _array, _plain
+from sfolib.theory.bounds import Numbers, _array, _plain, finite_population
 
 
 def _nonnegative(field: str, value: ArrayLike) -> np.ndarray:
@@ -52,16 +52,89 @@ def optimal_lr(batch_size: ArrayLike, G2: ArrayLike, GHG: ArrayLike, Q: ArrayLik
 
 # ------------------------------------------------------------------------------ T14: a test that costs nothing
 def successive_gradients(
-    batch_size: ArrayLike, lr: ArrayLike, G2: ArrayLike, Q: ArrayLike, GHG: ArrayLike = 0.0
+    batch_size: ArrayLike,
+    lr: ArrayLike,
+    G2: ArrayLike,
+    Q: ArrayLike,
+    GHG: ArrayLike = 0.0,
+    n: int | None = None,
+    trace: ArrayLike = 0.0,
 ) -> Numbers:
     """T14 [N]: s = E[g_t·g_{t+1}] = ‖G‖² − η(GᵀHG + Q/b); 0 at b = b_c, above 0 for larger b.
 
-    Batches of one epoch's permutation are anticorrelated: there s is lower by tr Σ/(n − 1), and Q/b carries
-    `bounds.finite_population`.
+    n: the number of samples, where the two batches are the first of one epoch's permutation; None: drawn with
+    replacement. Slices of a permutation are anticorrelated: s is lower by tr Σ/(n − 1), and Q/b carries
+    `bounds.finite_population`. trace: tr Σ, used with n only (divisor n, as Q).
     """
     batch_size, lr = _array("batch_size", batch_size), _array("lr", lr)
     G2, Q, GHG = _nonnegative("G2", G2), _nonnegative("Q", Q), _finite("GHG", GHG)
-    return _plain(G2 - lr * (GHG + Q / batch_size))
+    if n is None:
+        return _plain(G2 - lr * (GHG + Q / batch_size))
+    require(bool(np.all(2 * batch_size <= n)), "n", n, "must hold two batches")
+    share = finite_population(batch_size, n)
+    return _plain(G2 - lr * (GHG + share * Q / batch_size) - _nonnegative("trace", trace) / (n - 1))
+
+
+def noise_explains(
+    batch_size: ArrayLike, lr: ArrayLike, G2: ArrayLike, trace: ArrayLike, largest: ArrayLike
+) -> bool | np.ndarray:
+    """T14 [N], the guard: whether tr Σ/b ≥ ‖G‖²/(ηλ_max), as it must be where noise alone makes s ≤ 0.
+
+    trace: tr Σ. largest: λ_max of H; with 2/lr, the edge of stability, the right-hand side is ‖G‖²/2. Where s ≤ 0
+    and this is False, curvature is the reason: a larger batch does not help, a smaller lr does.
+    """
+    batch_size, lr, largest = _array("batch_size", batch_size), _array("lr", lr), _array("largest", largest)
+    enough = _nonnegative("trace", trace) / batch_size >= _nonnegative("G2", G2) / (lr * largest)
+    return bool(enough) if np.ndim(enough) == 0 else enough
+
+
+def _momentum(value: ArrayLike) -> np.ndarray:
+    value = _nonnegative("momentum", value)
+    require(bool(np.all(value < 1)), "momentum", value.tolist(), "must be below 1")
+    return value
+
+
+def momentum_product(batch_size: ArrayLike, lr: ArrayLike, momentum: ArrayLike, G2: ArrayLike, Q: ArrayLike) -> Numbers:
+    """T14 [N]: (1 − μ) E[v_t·g_{t+1}] = ‖G‖² − ηQ/(b(1 − μ²)), v = Σ μ^j g_{t−j} the momentum buffer.
+
+    To leading order in η, without GᵀHG. At the critical batch size it is `momentum_threshold`, not 0.
+    """
+    momentum, batch_size, lr = _momentum(momentum), _array("batch_size", batch_size), _array("lr", lr)
+    return _plain(_nonnegative("G2", G2) - lr * _nonnegative("Q", Q) / (batch_size * (1 - momentum**2)))
+
+
+def momentum_threshold(momentum: ArrayLike, G2: ArrayLike) -> Numbers:
+    """T14 [N]: μ/(1 + μ) ‖G‖², the value of `momentum_product` at the critical batch size ηQ/((1 − μ)‖G‖²)."""
+    momentum = _momentum(momentum)
+    return _plain(momentum / (1 + momentum) * _nonnegative("G2", G2))
+
+
+def momentum_critical_batch_size(lr: ArrayLike, momentum: ArrayLike, G2: ArrayLike, Q: ArrayLike) -> Numbers:
+    """T14 [N]: ηQ/((1 − μ)‖G‖²): T13's batch, to leading order, at the learning rate η/(1 − μ) of T8."""
+    return critical_batch_size(_array("lr", lr) / (1 - _momentum(momentum)), G2, Q)
+
+
+def preconditioned(
+    gradient: ArrayLike, hessian: ArrayLike, covariance: ArrayLike, preconditioner: ArrayLike
+) -> tuple[float, float, float]:
+    """T14 [N]: (GᵀPG, GᵀPHPG, tr(PHPΣ)): what takes the place of (G2, GHG, Q) where a step is −ηPg and s is E[gᵀPg'].
+
+    gradient: (d,). hessian, covariance: (d, d). preconditioner: (d, d) and symmetric, or (d,), its diagonal.
+    """
+    G, H, S, P = (
+        _finite(*pair)
+        for pair in (
+            ("gradient", gradient),
+            ("hessian", hessian),
+            ("covariance", covariance),
+            ("preconditioner", preconditioner),
+        )
+    )
+    require(G.ndim == 1, "gradient", G.shape, "must be one-dimensional")
+    P = np.diag(P) if P.ndim == 1 else P
+    for field, value in (("hessian", H), ("covariance", S), ("preconditioner", P)):
+        require(value.shape == (len(G), len(G)), field, value.shape, f"must have the shape {(len(G), len(G))}")
+    return float(G @ P @ G), float(G @ P @ H @ P @ G), float(np.trace(P @ H @ P @ S))
 
 
 def detection_steps(lr: ArrayLike, Q: ArrayLike, S2: ArrayLike, z: float = 1.96) -> Numbers:
@@ -100,6 +173,39 @@ def _spectrum(eigenvalues: ArrayLike, start: ArrayLike, noise: ArrayLike) -> tup
     for field, value in (("start", start), ("noise", noise)):
         require(value.shape == eigenvalues.shape, field, value.shape, f"must have the shape {eigenvalues.shape}")
     return eigenvalues, start, noise
+
+
+def stationary_noise(batch_size: float, lr: float, eigenvalues: ArrayLike, noise: ArrayLike, power: int = 2) -> float:
+    """T15 [N]: Σ λ^power C, C = ησ²/(bλ(2 − ηλ)): what the noise adds at a constant pair in the long run.
+
+    eigenvalues λ, noise σ² (the diagonal of Σ in the eigenbasis of H): (d,). power: 2 for E‖∇f‖², where small ηλ
+    gives ηQ/(2b); 1 for twice the excess of f, where it gives η tr Σ/(2b). Raises `InputError` unless lr < 2/λ.
+    """
+    positive("batch_size", batch_size)
+    positive("lr", lr)
+    require(power in (1, 2), "power", power, "must be 1 (for f) or 2 (for the squared gradient norm)")
+    eigenvalues, _, noise = _spectrum(eigenvalues, np.zeros(np.shape(eigenvalues)), noise)
+    top = eigenvalues.max()
+    require(lr * top < 2, "lr", lr, f"must be below 2/λ = {2 / top:.6g}")
+    return float(np.sum(lr * eigenvalues ** (power - 1) * noise / (batch_size * (2 - lr * eigenvalues))))
+
+
+def best_constant_batch_size(lr: float, Q: float, eps: float, path: ArrayLike) -> tuple[float, int]:
+    """T15 [N]: (b*, K*): b* = ηQ/(2(ε² − β(K*))), K* = argmin K/(ε² − β(K)), from the noise-free ‖∇f‖² β.
+
+    path: β(K) after K = 0, 1, … steps at this lr. b* is a real number. Raises `InputError` where the path ends
+    before it is below ε², or where K* is its end: it must be longer.
+    """
+    path = _nonnegative("path", path)
+    require(path.ndim == 1, "path", path.shape, "must be one-dimensional")
+    room = eps**2 - path
+    require(bool(np.any(room[1:] > 0)), "path", float(path.min()), f"must fall below eps² = {eps**2:.6g}")
+    steps = np.arange(len(path))
+    cost = np.where(room > 0, steps / np.where(room > 0, room, 1.0), np.inf)
+    cost[0] = np.inf
+    best = int(np.argmin(cost))
+    require(best < len(path) - 1, "path", len(path), "must be longer: the fewest gradient evaluations lie at its end")
+    return float(lr * Q / (2 * room[best])), best
 
 
 def stationary_best_batch_size(lr: ArrayLike, Q: ArrayLike, eps: ArrayLike, p: ArrayLike = 1.0) -> Numbers:
@@ -165,3 +271,44 @@ def best_batch_sizes(kappa: ArrayLike, room: float, minimum: float = 1.0, maximu
         return sizes(low if np.isinf(high) else high)
     rest = np.sum(kappa[~active] / np.clip(between[~active], minimum, maximum))
     return sizes(root[active].sum() / (room - rest))
+
+
+# -------------------------------------------------------- T17: two criteria, two answers, the costs of joint growth
+def joint_growth_steps(gamma: ArrayLike, stages: ArrayLike) -> Numbers:
+    """T17 [N]: M(γ − 1)γ^{M−1}/(γ^M − 1): steps of M equal stages with η growing by γ, over those at the last η alone.
+
+    For the same Σ η and the same path of η/b, so for the same gradient evaluations (T13). Never below 1; in the
+    long run M(1 − 1/γ). gamma: above 1. stages: M, 1 or above.
+    """
+    gamma, stages = _array("gamma", gamma), _array("stages", stages)
+    require(bool(np.all(gamma > 1)), "gamma", gamma.tolist(), "must be above 1")
+    require(bool(np.all(stages >= 1)), "stages", stages.tolist(), "must be 1 or above")
+    return _plain(stages * (1 - 1 / gamma) / (1 - gamma**-stages))
+
+
+def lr_price(lr: ArrayLike, eigenvalue: ArrayLike) -> Numbers:
+    """T17 [N]: 2/(2 − ηλ): gradient evaluations for the same progress and noise in ‖∇f‖², over those at small η (T15).
+
+    eigenvalue: λ, of the direction whose noise counts. Raises `InputError` unless lr < 2/λ.
+    """
+    lr, eigenvalue = _array("lr", lr), _array("eigenvalue", eigenvalue)
+    require(bool(np.all(lr * eigenvalue < 2)), "lr", lr.tolist(), "must be below 2/λ")
+    return _plain(2 / (2 - lr * eigenvalue))
+
+
+def anytime_part(p: ArrayLike = 1.0) -> Numbers:
+    """T17 [N]: 1/(1 + p): gradient evaluations of b_t ∝ t^p, best at every ε on the way, over T15's best constant's.
+
+    p: the noise-free ‖∇f‖² falls like t^−p.
+    """
+    return _plain(1 / (1 + _array("p", p)))
+
+
+def horizon_part(kappa: ArrayLike) -> float:
+    """T17 [N]: (Σ√κ)²/(T Σκ): gradient evaluations of b_t ∝ √κ_t over those of the constant b of the same noise.
+
+    kappa: (T,), `noise_kernel`. Without the bounds on b_t that `best_batch_sizes` keeps. At most 1.
+    """
+    kappa = np.atleast_1d(_nonnegative("kappa", kappa))
+    require(kappa.sum() > 0, "kappa", kappa.tolist(), "must not be 0 everywhere")
+    return float(np.sum(np.sqrt(kappa)) ** 2 / (len(kappa) * kappa.sum()))

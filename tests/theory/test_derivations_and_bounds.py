@@ -1,4 +1,4 @@
-"""The statements of the derivations, evaluated on random constants, against the plain numbers of `bounds`."""
+"""The statements of the derivations, evaluated on random constants, against the plain numbers of `bounds`, `local`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfolib.theory import bounds
+from sfolib.theory import bounds, local
 from sfolib.theory.derivations import evaluate, result
 
 
@@ -48,7 +48,8 @@ def test_t1_bound_of_any_schedule(c, pairs, fresh):
     lr = np.array([2 * s / c.L for s, _ in pairs])
     batch_size = np.array([b for _, b in pairs], dtype=float)
     n = 80 if fresh else None
-    variance = result("T1").conclusion[1 if fresh else 0].rhs
+    replaced, subset = (c.rhs for c in result("T1").conclusion if isinstance(c, sp.Le) and str(c.lhs) in ("v_R", "v_B"))
+    variance = subset if fresh else replaced
     noise = [number(variance, sigma=1.0, b=b, **({"n": n} if fresh else {})) for b in batch_size]
     for steps in range(1, len(pairs) + 1):
         S, V = lr[:steps].sum(), (lr**2 * noise)[:steps].sum()
@@ -215,3 +216,78 @@ def test_t12_time_optimum(c, eps, latency, per_sample):
     assert bounds.front_time(c, batch_size, eps, latency, per_sample) == pytest.approx(
         number(least, K_min=k_min, N_min=n_min, **times), rel=CLOSE
     )
+
+
+place = st.fixed_dictionaries({"G_2": positive(0.01, 10), "G_HG": positive(0.01, 10), "Q": positive(0.01, 10)})
+
+
+def stated(key, lhs):
+    """The right-hand side of the one stated equation whose left-hand side prints as `lhs`."""
+    found = [c.rhs for c in result(key).conclusion if isinstance(c, sp.Eq) and str(c.lhs) == lhs]
+    assert found
+    return found[0]
+
+
+@few
+@given(place, fraction, positive(1, 1e3))
+def test_t13_and_t14_at_one_place(k, s, b):
+    G2, GHG, Q = k["G_2"], k["G_HG"], k["Q"]
+    lr = s * G2 / GHG
+    best = number(stated("T13", "eta_step"), b=b, **k)
+    assert local.optimal_lr(b, G2, GHG, Q) == pytest.approx(best, rel=CLOSE)
+    critical = number(stated("T13", "b_c"), lr=lr, **k)
+    assert local.critical_batch_size(lr, G2, Q, GHG) == pytest.approx(critical, rel=CLOSE)
+    product = number(stated("T14", "s(b)"), lr=lr, b=b, **k)
+    assert local.successive_gradients(b, lr, G2, Q, GHG) == pytest.approx(product, abs=CLOSE * G2)
+
+
+@few
+@given(place, fraction, st.integers(1, 20), st.integers(40, 1000), positive(0.1, 10))
+def test_t14_by_permutation(k, lr, b, n, trace):
+    G2, GHG, Q = k["G_2"], k["G_HG"], k["Q"]
+    product = number(stated("T14", "s_perm"), lr=lr, b=b, n=n, tr_Sigma=trace, **k)
+    assert local.successive_gradients(b, lr, G2, Q, GHG, n, trace) == pytest.approx(product, rel=CLOSE, abs=CLOSE)
+
+
+@few
+@given(place, fraction, positive(1, 100), fraction, positive(0.1, 10))
+def test_t14_momentum_and_detection(k, lr, b, momentum, S2):
+    G2, Q = k["G_2"], k["Q"]
+    product = number(stated("T14", "s_v(b)"), lr=lr, b=b, mu=momentum, G_2=G2, Q=Q)
+    assert local.momentum_product(b, lr, momentum, G2, Q) == pytest.approx(product, abs=1e-7 * (G2 + Q))
+    threshold = number(stated("T14", "s_v(b_v)"), mu=momentum, G_2=G2)
+    assert local.momentum_threshold(momentum, G2) == pytest.approx(threshold, rel=CLOSE)
+    steps = number(stated("T14", "m_sign"), lr=lr, Q=Q, S_2=S2, z=1.96)
+    assert local.detection_steps(lr, Q, S2) == pytest.approx(steps, rel=CLOSE)
+
+
+@few
+@given(fraction, positive(0.1, 10), target, positive(0.2, 4), positive(0.1, 10), positive(1, 100))
+def test_t15(lr, Q, eps, p, eigenvalue, b):
+    best = number(stated("T15", "b_best"), lr=lr, Q=Q, eps=eps, p=p)
+    assert local.stationary_best_batch_size(lr, Q, eps, p) == pytest.approx(best, rel=CLOSE)
+    lr = lr / eigenvalue
+    noise = number(stated("T15", "C_infty"), lr=lr, v=Q, b=b, **{"lambda": eigenvalue})
+    assert local.stationary_noise(b, lr, [eigenvalue], [Q]) == pytest.approx(eigenvalue**2 * noise, rel=CLOSE)
+    assert local.stationary_noise(b, lr, [eigenvalue], [Q], power=1) == pytest.approx(eigenvalue * noise, rel=CLOSE)
+
+
+@few
+@given(st.lists(positive(0.01, 10), min_size=2, max_size=9), positive(0.01, 10))
+def test_t16_water_filling_without_bounds(kappa, room):
+    total = next(c.rhs for c in result("T16").conclusion if isinstance(c, sp.Eq) and str(c.rhs) == "S_root**2/R")
+    least = number(total, S_root=np.sqrt(kappa).sum(), R=room)
+    assert local.best_batch_sizes(kappa, room, minimum=1e-9).sum() == pytest.approx(least, rel=1e-6)
+    assert local.horizon_part(kappa) == pytest.approx(least / (len(kappa) * np.sum(kappa) / room), rel=CLOSE)
+
+
+@few
+@given(factor, st.integers(2, 30), fraction, positive(0.2, 4))
+def test_t17(gamma, stages, s, p):
+    over = number(stated("T17", "overhead(M)"), gamma=gamma, M=stages - 1)
+    assert local.joint_growth_steps(gamma, stages) == pytest.approx(over, rel=1e-7)
+    price = number(stated("T17", "price(eta)"), lr=2 * s, **{"lambda": 1.0})
+    assert local.lr_price(2 * s, 1.0) == pytest.approx(price, rel=CLOSE)
+    part = next(c for c in result("T17").conclusion if isinstance(c, sp.Eq) and c.lhs.has(sp.Integral)).rhs
+    part = part.replace(sp.Function("b_any"), lambda x: sp.S.One).subs(sp.Symbol("K", positive=True), 1)
+    assert local.anytime_part(p) == pytest.approx(number(part, p=p), rel=CLOSE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import sympy as sp
@@ -77,10 +78,13 @@ class Range:
             self.high != sp.oo and has_sign(value - self.high, ranges, strict=self.ends[1] == "]")
         )
 
+    def replaced(self, new: Callable) -> Range:
+        """The range with `new` applied to its term and ends."""
+        return Range(new(self.x), new(self.low), new(self.high), self.ends)
+
     def mapped(self, at) -> Range:
         """The range that is meant once terms are replaced."""
-        x, low, high = (sp.sympify(e).subs(dict(at), simultaneous=True) for e in (self.x, self.low, self.high))
-        return Range(x, low, high, self.ends)
+        return self.replaced(lambda e: sp.sympify(e).subs(dict(at), simultaneous=True))
 
     @property
     def tex(self) -> str:
@@ -125,10 +129,9 @@ def split_sums(expr):
     """Sums split into their terms, constants pulled out: linearity, and nothing more."""
 
     def split(total):
-        index = total.variables[0]
         terms = []
         for term in sp.Add.make_args(sp.expand(total.function)):
-            constant, rest = term.as_independent(index, as_Add=False)
+            constant, rest = term.as_independent(*total.variables, as_Add=False)
             terms.append(constant * sp.Sum(rest, *total.limits))
         return sp.Add(*terms)
 
@@ -197,6 +200,8 @@ def _sign(expr):
         return 0, False
     sign, strict = 1, True
     for part in sp.Mul.make_args(expr):
+        if part.is_Add and (expanded := sp.expand(part)).is_number:
+            part = expanded
         if part.is_positive or part.is_negative:
             sign *= 1 if part.is_positive else -1
             continue

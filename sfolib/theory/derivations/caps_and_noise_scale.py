@@ -8,11 +8,10 @@ import sympy as sp
 
 from sfolib.theory.derivations.algebra import above, between, eq, le, lt, ratio
 from sfolib.theory.derivations.critical_batch_size import NEW, K_star, N_star, b_star, critical_batch_size
-from sfolib.theory.derivations.derivation import Derivation, Proof
+from sfolib.theory.derivations.derivation import Derivation
 from sfolib.theory.derivations.descent_bound import A, V, descent_bound, m
-from sfolib.theory.derivations.inference import Instance
+from sfolib.theory.derivations.proof import Proof
 from sfolib.theory.derivations.stagewise_growth import stagewise
-from sfolib.theory.derivations.steps import Assumed, Cited, ClosedSum, Identity, Limit, Root, Sign
 from sfolib.theory.derivations.symbols import C1, C2, L, T, b, delta, eps, gamma, gap, lr, lr_max, lrs, r, sigma, t, tau
 
 stable = (between(lr_max, 0, 2 / L), between(lr, 0, lr_max, "(]"))
@@ -23,100 +22,86 @@ m1, m2 = sp.symbols("m_1 m_2", real=True)
 @cache
 def phases() -> Derivation:
     """T7: grow both; from the cap of η on, b alone; from the cap of b on, shrink η. Stages are counted as reals."""
-    steps, two, four = Proof(), critical_batch_size(), stagewise()
-    steps.add(
-        Cited("T2's best batch: all pairs on the ray b/η = 2C2/ε²", eq(b_star, 2 * C2 * lr / eps**2), two, on=stable)
+    proof = Proof("T7", "Caps, and the three phases", NEW, ranges=(*stable, between(gamma * lr, 0, lr_max, "(]")))
+    two, four = critical_batch_size(), stagewise()
+    proof.cite("T2's best batch: all pairs on the ray b/η = 2C2/ε²", eq(b_star, 2 * C2 * lr / eps**2), two, on=stable)
+    proof.cite("cost the same gradient evaluations", eq(N_star, 4 * C1 * C2 / eps**4), two, on=stable, stated=True)
+    fewer = proof.cite("and differ in steps", eq(K_star, 2 * C1 / (lr * eps**2)), two, on=stable)
+    proof.sign(
+        "a larger η saves steps, so both grow up to the caps", lt(sp.Derivative(fewer.fact.rhs, lr), 0), stated=True
     )
-    same = steps.add(Cited("cost the same gradient evaluations", eq(N_star, 4 * C1 * C2 / eps**4), two, on=stable))
-    fewer = steps.add(Cited("and differ in steps", eq(K_star, 2 * C1 / (lr * eps**2)), two, on=stable))
-    falls = steps.add(
-        Sign("a larger η saves steps, so both grow up to the caps", lt(sp.Derivative(fewer.fact.rhs, lr), 0))
+    proof.assume(
+        "the first stage is on the ray; stage k aims at ε_k² = ε² r^−k; the learning rate's cap is "
+        "η_max, the batch's b_max",
+        eq(b_0, 2 * C2 * lr_0 / eps**2),
     )
-    steps.add(
-        Assumed(
-            "the first stage is on the ray; stage k aims at ε_k² = ε² r^−k; the learning rate's cap is "
-            "η_max, the batch's b_max",
-            eq(b_0, 2 * C2 * lr_0 / eps**2),
-        )
+    proof.identity(
+        "phase 1: with η_k = η_0 γ^k the ray asks for",
+        2 * C2 * (lr_0 * gamma**k) * r**k / eps**2,
+        2 * C2 * lr_0 / eps**2 * (gamma * r) ** k,
+        stated=True,
     )
-    batch_size = steps.add(
-        Identity(
-            "phase 1: with η_k = η_0 γ^k the ray asks for",
-            2 * C2 * (lr_0 * gamma**k) * r**k / eps**2,
-            2 * C2 * lr_0 / eps**2 * (gamma * r) ** k,
-        )
+    proof.root(
+        "phase 1 ends where η_0 γ^k = η_max, in logarithms",
+        sp.log(lr_max / lr_0) - k * sp.log(gamma),
+        above(k, 0),
+        sp.log(lr_max / lr_0) / sp.log(gamma),
+        name=m1,
+        on=(above(lr_max, lr_0), above(gamma, 1)),
+        stated=True,
     )
-    first = steps.add(
-        Root(
-            "phase 1 ends where η_0 γ^k = η_max, in logarithms",
-            sp.log(lr_max / lr_0) - k * sp.log(gamma),
-            above(k, 0),
-            sp.log(lr_max / lr_0) / sp.log(gamma),
-            name=m1,
-            on=(above(lr_max, lr_0), above(gamma, 1)),
-        )
+    proof.root(
+        "or where b_0 (γr)^k = b_max, if that is earlier: then there is no phase 2",
+        sp.log(b_max / b_0) - k * sp.log(gamma * r),
+        above(k, 0),
+        sp.log(b_max / b_0) / sp.log(gamma * r),
+        name=sp.Symbol("m_b", real=True),
+        on=(above(b_max, b_0), above(gamma, 1), above(r, 1)),
+        stated=True,
     )
-    early = steps.add(
-        Root(
-            "or where b_0 (γr)^k = b_max, if that is earlier: then there is no phase 2",
-            sp.log(b_max / b_0) - k * sp.log(gamma * r),
-            above(k, 0),
-            sp.log(b_max / b_0) / sp.log(gamma * r),
-            name=sp.Symbol("m_b", real=True),
-            on=(above(b_max, b_0), above(gamma, 1), above(r, 1)),
-        )
+    proof.cite(
+        "phase 2: γ = 1, so b grows by r", eq(delta, sp.S.One * r), four, {gamma: sp.S.One}, on=stable, stated=True
     )
-    alone = steps.add(
-        Cited("phase 2: γ = 1, so b grows by r", eq(delta, sp.S.One * r), four, {gamma: sp.S.One}, on=stable)
+    proof.cite("and the steps by r a stage", eq(tau, r / sp.S.One), four, {gamma: sp.S.One}, on=stable, stated=True)
+    proof.assume("phase 2 begins with the batch that phase 1 reached", eq(b_1, b_0 * (gamma * r) ** m1))
+    proof.root(
+        "and ends where b_1 r^k = b_max",
+        sp.log(b_max / b_1) - k * sp.log(r),
+        above(k, 0),
+        sp.log(b_max / b_1) / sp.log(r),
+        name=m2,
+        on=(above(b_max, b_1), above(r, 1)),
+        stated=True,
     )
-    two_r = steps.add(Cited("and the steps by r a stage", eq(tau, r / sp.S.One), four, {gamma: sp.S.One}, on=stable))
-    steps.add(Assumed("phase 2 begins with the batch that phase 1 reached", eq(b_1, b_0 * (gamma * r) ** m1)))
-    second = steps.add(
-        Root(
-            "and ends where b_1 r^k = b_max",
-            sp.log(b_max / b_1) - k * sp.log(r),
-            above(k, 0),
-            sp.log(b_max / b_1) / sp.log(r),
-            name=m2,
-            on=(above(b_max, b_1), above(r, 1)),
-        )
+    proof.root("phase 3: b stays, δ = 1, so η shrinks", gamma * r - 1, above(gamma, 0), 1 / r, stated=True)
+    proof.cite(
+        "and the steps grow by r² a stage", eq(tau, r**2), four, {gamma: 1 / r}, on=(*stable, above(r, 1)), stated=True
     )
-    shrunk = steps.add(Root("phase 3: b stays, δ = 1, so η shrinks", gamma * r - 1, above(gamma, 0), 1 / r))
-    three_r = steps.add(
-        Cited("and the steps grow by r² a stage", eq(tau, r**2), four, {gamma: 1 / r}, on=(*stable, above(r, 1)))
+    proof.cite(
+        "in every phase the gradient evaluations grow by r² a stage",
+        eq(sp.Symbol("e", positive=True), r**2),
+        four,
+        on=stable,
+        stated=True,
     )
-    cost = steps.add(
-        Cited(
-            "in every phase the gradient evaluations grow by r² a stage",
-            eq(sp.Symbol("e", positive=True), r**2),
-            four,
-            on=stable,
-        )
+    proof.root(
+        "phase 3 stays on the ray, k counted from where the aim is ε",
+        b_max - 2 * C2 * lr * r**k / eps**2,
+        above(lr, 0),
+        b_max * eps**2 / (2 * C2) * r**-k,
+        stated=True,
     )
-    last = steps.add(
-        Root(
-            "phase 3 stays on the ray, k counted from where the aim is ε",
-            b_max - 2 * C2 * lr * r**k / eps**2,
-            above(lr, 0),
-            b_max * eps**2 / (2 * C2) * r**-k,
-        )
-    )
-    return Derivation(
-        "T7",
-        "Caps, and the three phases",
-        NEW,
-        tuple(steps),
-        tuple(
-            s.fact for s in (same, falls, batch_size, first, early, alone, two_r, second, shrunk, three_r, cost, last)
-        ),
-        ranges=(*stable, between(gamma * lr, 0, lr_max, "(]")),
-    )
+    return proof.done()
 
 
 @cache
 def noise_scale() -> Derivation:
     """T8: (η/α, b) and (η, αb) on the same samples: what is equal, and what is not."""
-    steps = Proof()
+    proof = Proof(
+        "T8",
+        "Noise-scale equivalence",
+        "[S] Smith et al., Don't decay the learning rate, increase the batch size; exact differences [N]",
+    )
     a = sp.Symbol("alpha", positive=True)
     Sigma, lam, N = sp.symbols("Sigma lambda N", positive=True)
     mom = sp.Symbol("mu", positive=True)
@@ -124,91 +109,68 @@ def noise_scale() -> Derivation:
     smaller = (above(a, 1),)
 
     variance = lr**2 * Sigma / b
-    time = steps.add(
-        Identity(
-            "a step moves by −η∇f + ηξ, ξ of covariance Σ/b: noise per unit of time s = Ση_t",
-            ratio(variance, lr),
-            lr / b * Sigma,
-        )
+    proof.identity(
+        "a step moves by −η∇f + ηξ, ξ of covariance Σ/b: noise per unit of time s = Ση_t",
+        ratio(variance, lr),
+        lr / b * Sigma,
+        stated=True,
     )
-    scale = steps.add(Identity("equal: this noise scale", sp.Subs(lr / b, lr, lr / a), (lr / b).subs(up)))
-    steps.add(
-        ClosedSum(
-            "with momentum μ one gradient acts on t + 1 later steps by",
-            sp.Sum(mom**t, (t, 0, T - 1)),
-            (1 - mom**T) / (1 - mom),
-            T,
-        )
+    proof.identity("equal: this noise scale", sp.Subs(lr / b, lr, lr / a), (lr / b).subs(up), stated=True)
+    proof.closed_sum(
+        "with momentum μ one gradient acts on t + 1 later steps by",
+        sp.Sum(mom**t, (t, 0, T - 1)),
+        (1 - mom**T) / (1 - mom),
+        T,
     )
     x = sp.Symbol("x", positive=True)
-    steps.add(
-        Limit(
-            "in the end by 1/(1 − μ), with μ = 1/(1 + λ)",
-            (1 - (1 + lam) ** -x) * (1 + lam) / lam,
-            x,
-            sp.oo,
-            (1 + lam) / lam,
-        )
+    proof.limit(
+        "in the end by 1/(1 − μ), with μ = 1/(1 + λ)",
+        (1 - (1 + lam) ** -x) * (1 + lam) / lam,
+        x,
+        sp.oo,
+        (1 + lam) / lam,
     )
     far = lr / (1 - mom)
-    momentum = steps.add(
-        Identity(
-            "so drift and noise are those of the learning rate η/(1 − μ)",
-            ratio(far**2 * Sigma / b, far),
-            lr / (b * (1 - mom)) * Sigma,
-        )
+    proof.identity(
+        "so drift and noise are those of the learning rate η/(1 − μ)",
+        ratio(far**2 * Sigma / b, far),
+        lr / (b * (1 - mom)) * Sigma,
+        stated=True,
     )
     s_sum, v_sum = lr * N / b, lr**2 / b * N / b
-    s_same = steps.add(
-        Identity(
-            "equal: S = Kη over the K = N/b steps that N gradient evaluations allow",
-            sp.Subs(s_sum, lr, lr / a),
-            s_sum.subs(up),
-        )
+    proof.identity(
+        "equal: S = Kη over the K = N/b steps that N gradient evaluations allow",
+        sp.Subs(s_sum, lr, lr / a),
+        s_sum.subs(up),
+        stated=True,
     )
-    v_same = steps.add(Identity("equal: V = Kη²/b, and so V/S", sp.Subs(v_sum, lr, lr / a), v_sum.subs(up)))
-    v_over = steps.add(Identity("V/S is the noise scale", ratio(v_sum, s_sum), lr / b))
-    fewer = steps.add(Identity("not equal: the number of steps", ratio(N / b, (N / b).subs(up)), a))
+    proof.identity("equal: V = Kη²/b, and so V/S", sp.Subs(v_sum, lr, lr / a), v_sum.subs(up), stated=True)
+    proof.identity("V/S is the noise scale", ratio(v_sum, s_sum), lr / b, stated=True)
+    proof.identity("not equal: the number of steps", ratio(N / b, (N / b).subs(up)), a, stated=True)
     bound = (gap + L * sigma**2 * v_sum / 2) / (s_sum * (1 - L * lr / 2))
-    general = steps.add(
-        Cited(
-            "not equal: T1's bound with each step's own descent factor",
-            le(m, (gap + L * sigma**2 * V / 2) / A),
-            descent_bound(),
-            {lrs[t]: lr, lr_max: lr},
-            on=(between(lr, 0, 2 / L),),
-        )
+    general = proof.cite(
+        "not equal: T1's bound with each step's own descent factor",
+        le(m, (gap + L * sigma**2 * V / 2) / A),
+        descent_bound(),
+        {lrs[t]: lr, lr_max: lr},
+        on=(between(lr, 0, 2 / L),),
     )
-    steps.add(
-        Instance(
-            "at K = N/b steps",
-            le(m, bound),
-            general,
-            {V: v_sum, A: s_sum * (1 - L * lr / 2)},
-            on=(between(lr, 0, 2 / L),),
-        )
+    proof.instance(
+        "at K = N/b steps", le(m, bound), general, {V: v_sum, A: s_sum * (1 - L * lr / 2)}, on=(between(lr, 0, 2 / L),)
     )
-    apart = steps.add(
-        Identity(
-            "the smaller η has the smaller bound, by the factor",
-            ratio(sp.Subs(bound, lr, lr / a), bound.subs(up)),
-            (1 - L * lr / 2) / (1 - L * lr / (2 * a)),
-        )
+    apart = proof.identity(
+        "the smaller η has the smaller bound, by the factor",
+        ratio(sp.Subs(bound, lr, lr / a), bound.subs(up)),
+        (1 - L * lr / 2) / (1 - L * lr / (2 * a)),
+        stated=True,
     )
-    below = steps.add(Sign("which is below 1", lt(apart.rhs, 1), on=(between(lr, 0, 2 / L), above(a, 1))))
-    second = steps.add(
-        Identity(
-            "not equal: the exact dynamics. On curvature λ two steps of η/2 and one of η contract "
-            "by factors that differ in second order",
-            (1 - lr * lam / 2) ** 2 - (1 - lr * lam),
-            (lr * lam) ** 2 / 4,
-        )
+    proof.sign("which is below 1", lt(apart.rhs, 1), on=(between(lr, 0, 2 / L), above(a, 1)), stated=True)
+    proof.identity(
+        "not equal: the exact dynamics. On curvature λ two steps of η/2 and one of η contract "
+        "by factors that differ in second order",
+        (1 - lr * lam / 2) ** 2 - (1 - lr * lam),
+        (lr * lam) ** 2 / 4,
+        stated=True,
     )
-    steps.add(Sign("and η can be too large where η/α is not", lt(lr / a, lr), on=smaller))
-    return Derivation(
-        "T8",
-        "Noise-scale equivalence",
-        "[S] Smith et al., Don't decay the learning rate, increase the batch size; exact differences [N]",
-        tuple(steps),
-        tuple(s.fact for s in (time, scale, momentum, s_same, v_same, v_over, fewer, apart, below, second)),
-    )
+    proof.sign("and η can be too large where η/α is not", lt(lr / a, lr), on=smaller)
+    return proof.done()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import sympy as sp
 
@@ -13,15 +14,6 @@ from sfolib.theory.derivations.steps import Assumed, Step
 
 class DerivationError(AssertionError):
     """A derivation does not hold; the message names the result and its first failing step."""
-
-
-class Proof(list):
-    """Steps in the making."""
-
-    def add(self, step: Step) -> Step:
-        """Append a step, and hand it back for later steps to rest on."""
-        self.append(step)
-        return step
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,6 +52,15 @@ class Derivation:
                 return relation.rhs
         raise KeyError(f"{self.key} states no {name!r}")
 
+    @cached_property
+    def proved(self) -> bool:
+        """Whether `verify` passes, asked once: a derivation never changes."""
+        try:
+            self.verify()
+        except DerivationError:
+            return False
+        return True
+
     def verify(self) -> None:
         """Prove every step from those before it; raise `DerivationError` at the first one that fails."""
         defined = {}
@@ -70,10 +71,12 @@ class Derivation:
                 raise DerivationError(f"{where} gives {name} a second value")
             if any(premise not in self.steps[:i] for premise in step.premises):
                 raise DerivationError(f"{where} rests on a step that was not established before it")
+            if step.idle:
+                raise DerivationError(f"{where} does not use {step.idle[0].claim}")
             if not step.proved:
                 raise DerivationError(f"{where} does not hold: {step.fact}")
             for needed in step.needs:
-                if needed not in self.ranges and not needed.inside(needed.x, step.on):
+                if needed not in (*self.ranges, *step.granted) and not needed.inside(needed.x, step.granted):
                     raise DerivationError(f"{where} uses an earlier step outside its range {needed.tex}")
         for relation in self.conclusion:
             if self.step_of(relation) is None:

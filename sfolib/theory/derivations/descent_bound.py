@@ -8,8 +8,7 @@ import sympy as sp
 
 from sfolib.theory.derivations.algebra import above, anywhere, between, eq, ge, le
 from sfolib.theory.derivations.derivation import Derivation
-from sfolib.theory.derivations.inference import Averaged, Combined, Instance, Integrated, Summed
-from sfolib.theory.derivations.steps import Assumed, ClosedSum, Root, Sign
+from sfolib.theory.derivations.proof import Proof
 from sfolib.theory.derivations.symbols import L, T, c1, c2, gap, lr, lr_max, lrs, n, sigma, size, t
 
 UMEDA = "[S] Umeda & Iiduka 2025 (arXiv 2508.05297) and the papers it builds on"
@@ -21,123 +20,143 @@ omega = sp.Symbol("omega", nonnegative=True)
 omegas = sp.IndexedBase("omega", nonnegative=True)
 
 f0, f1, p = sp.symbols("f_0 f_1 p", real=True)
-G, h, v_B = sp.symbols("G h v_B", nonnegative=True)
+G, h, v_B, v_R = sp.symbols("G h v_B v_R", nonnegative=True)
+# of the draws of a batch: variance of one, covariance of two
+v = sp.Symbol("v", nonnegative=True)
+c = sp.Symbol("c", real=True)
 
 
-def _one_step() -> tuple:
+def _one_step(proof):
     """f(θ − ηg) ≤ f(θ) − η⟨∇f, g⟩ + (Lη²/2)‖g‖², from the Lipschitz gradient."""
     s = sp.Symbol("s", positive=True)
     w, P, slope = sp.symbols(r"w P \phi'_0", real=True)
     U, D = sp.symbols("U D", nonnegative=True)
     phi = sp.Function("phi")
-    square = Assumed(
+    square = proof.assume(
         "a squared norm is never negative: 0 ≤ ‖u − w d‖² = U − 2wP + w²D for any real w, where "
         "u = ∇f(θ + s d) − ∇f(θ), U = ‖u‖², P = ⟨u, d⟩, D = ‖d‖²",
         ge(U - 2 * w * P + w**2 * D, 0),
     )
-    lipschitz = Assumed("A1: f is L-smooth, ‖u‖ ≤ L s ‖d‖", le(U, L**2 * s**2 * D))
-    at = Instance("the square at w = L s", ge(U - 2 * L * s * P + L**2 * s**2 * D, 0), square, {w: L * s})
-    slopes = Combined(
+    lipschitz = proof.assume("A1: f is L-smooth, ‖u‖ ≤ L s ‖d‖", le(U, L**2 * s**2 * D))
+    at = proof.instance("the square at w = L s", ge(U - 2 * L * s * P + L**2 * s**2 * D, 0), square, {w: L * s})
+    slopes = proof.combine(
         "the slope along d rises no faster than L s ‖d‖²",
         le(P, L * s * D),
-        ((at, 1 / (2 * L * s)), (lipschitz, 1 / (2 * L * s))),
+        (at, 1 / (2 * L * s)),
+        (lipschitz, 1 / (2 * L * s)),
     )
-    path = Instance(
+    path = proof.instance(
         "with φ(s) = f(θ + s d), that slope is φ'(s) − φ'(0)",
         le(sp.diff(phi(s), s) - slope, L * s * D),
         slopes,
         {P: sp.diff(phi(s), s) - slope},
     )
-    lemma = Integrated(
+    lemma = proof.integrate(
         "over the segment from θ to θ + d: the descent lemma", le(phi(1) - phi(0) - slope, L * D / 2), path, (s, 0, 1)
     )
-    step = Instance(
+    return proof.instance(
         "one step d = −ηg, with p = ⟨∇f, g⟩ and G = ‖g‖²",
         le(f1 - f0 + lr * p, L * lr**2 * G / 2),
         lemma,
         {phi(1): f1, phi(0): f0, slope: -lr * p, D: lr**2 * G},
     )
-    return square, lipschitz, at, slopes, path, lemma, step
 
 
-def _batch_variance() -> tuple:
+def _batch_variance(proof) -> None:
     """The variance of the mean of b draws, with replacement and as a fresh subset of the n samples."""
-    v, q = sp.symbols("v q", nonnegative=True)
-    c = sp.Symbol("c", real=True)
-    drawn = Assumed(
+    q = sp.Symbol("q", nonnegative=True)
+    drawn = proof.assume(
         "x_i = ∇f_i − ∇f at the draws, v = E‖x_i‖², c = E⟨x_i, x_j⟩ for two different draws: draw "
         "number t + 1 adds to q = E‖x_1 + … + x_b‖² its own v and 2t products",
         eq(q, sp.Sum(v + 2 * t * c, (t, 0, size - 1))),
     )
-    mean = Assumed("the variance of the mean", eq(v_B, q / size**2))
-    sample = Assumed("A3: the variance of one sample", le(v, sigma**2))
-    count = ClosedSum("counting squares and pairs", drawn.fact.rhs, size * v + size * (size - 1) * c, size)
-    both = Combined(
+    mean = proof.assume("the variance of the mean", eq(v_B, q / size**2))
+    sample = proof.assume("A3: the variance of one sample", le(v, sigma**2))
+    count = proof.closed_sum("counting squares and pairs", drawn.fact.rhs, size * v + size * (size - 1) * c, size)
+    both = proof.combine(
         "so for any two-draw mean c",
         eq(v_B, (v + (size - 1) * c) / size),
-        ((drawn, size**-2), (mean, 1), (count, size**-2)),
+        (drawn, size**-2),
+        (mean, 1),
+        (count, size**-2),
     )
-    apart = Instance("with replacement the draws are independent and c = 0", eq(v_B, v / size), both, {c: 0})
-    replaced = Combined("with replacement", le(v_B, sigma**2 / size), ((apart, -1), (sample, 1 / size)))
-    pair = Root(
+    apart = proof.instance(
+        "with replacement the draws are independent and c = 0, v_R in place of v_B",
+        eq(v_R, v / size),
+        both,
+        {c: 0, v_B: v_R},
+        stated=True,
+    )
+    proof.combine("with replacement", le(v_R, sigma**2 / size), (apart, -1), (sample, 1 / size), stated=True)
+    pair = proof.root(
         "all n samples sum to 0: their n squares and n(n − 1) ordered pairs give c without replacement",
         n * v + n * (n - 1) * c,
         anywhere(c),
         -v / (n - 1),
         on=(above(n, 1),),
+        stated=True,
     )
-    fresh = Combined(
+    fresh = proof.combine(
         "as a fresh uniform subset",
         eq(v_B, v * (n - size) / (size * (n - 1))),
-        ((both, 1), (pair, (size - 1) / size)),
+        (both, 1),
+        (pair, (size - 1) / size),
         on=(above(n, 1),),
+        stated=True,
     )
-    subset = Combined(
+    proof.combine(
         "as a fresh uniform subset of 1 ≤ b ≤ n, drawn anew at each step given θ_t. Slices of one "
         "epoch's permutation are not that: θ_t depends on the earlier slices, and what is left for the "
         "later ones is not uniform given θ_t; for them the bound is not claimed",
         le(v_B, sigma**2 * (n - size) / (size * (n - 1))),
-        ((fresh, -1), (sample, (n - size) / (size * (n - 1)))),
+        (fresh, -1),
+        (sample, (n - size) / (size * (n - 1))),
         on=(between(size, 0, n, "(]"), above(n, 1)),
+        stated=True,
     )
-    return drawn, mean, sample, count, both, apart, replaced, pair, fresh, subset
 
 
 @cache
 def descent_bound() -> Derivation:
     """T1: min_{t<T} E‖∇f(θ_t)‖² ≤ (C1 + C2 V)/S, and before η_t is bounded by η_max, (Δ + Lσ²V/2)/A."""
-    before = _one_step()
-    noise = _batch_variance()
+    below_cap, stable = in_range = between(lrs[t], 0, lr_max, "(]"), between(lr_max, 0, 2 / L)
+    proof = Proof("T1", "Descent bound", f"{UMEDA}; finite-population factor and exact form [N]", ranges=in_range)
+    before = _one_step(proof)
+    _batch_variance(proof)
     e1, ep = sp.symbols("f'_1 p'", real=True)
     eG = sp.Symbol("G'", nonnegative=True)
     F, H = sp.IndexedBase("F"), sp.IndexedBase("H", nonnegative=True)
 
-    mean = Averaged(
+    mean = proof.average(
         "given θ_t, over the draw of the batch (primes are means)",
         le(e1 - f0 + lr * ep, L * lr**2 * eG / 2),
-        before[-1],
+        before,
         {f1: e1, p: ep, G: eG},
     )
-    unbiased = Assumed("A2: the batch gradient is unbiased, with h = ‖∇f(θ_t)‖²", eq(ep, h))
-    spread = Assumed("v_B = E‖g − ∇f‖², the square expanded", eq(v_B, eG - 2 * ep + h))
-    small = Assumed(
+    unbiased = proof.assume("A2: the batch gradient is unbiased, with h = ‖∇f(θ_t)‖²", eq(ep, h))
+    spread = proof.assume("v_B = E‖g − ∇f‖², the square expanded", eq(v_B, eG - 2 * ep + h))
+    small = proof.assume(
         "v_B ≤ σ²ω: ω = 1/b with replacement, ω = (n − b)/(b(n − 1)) for a fresh subset (both above)",
         le(v_B, sigma**2 * omega),
     )
-    split = Combined("mean square = square of the mean + variance", eq(eG, h + v_B), ((spread, -1), (unbiased, 2)))
-    given = Combined(
+    split = proof.combine("mean square = square of the mean + variance", eq(eG, h + v_B), (spread, -1), (unbiased, 2))
+    given = proof.combine(
         "descent given θ_t",
         le(e1, f0 - lr * (1 - L * lr / 2) * h + L * lr**2 * sigma**2 * omega / 2),
-        ((mean, 1), (unbiased, lr), (split, -L * lr**2 / 2), (small, L * lr**2 / 2)),
+        (mean, 1),
+        (unbiased, lr),
+        (split, -L * lr**2 / 2),
+        (small, L * lr**2 / 2),
     )
-    total = Averaged(
+    total = proof.average(
         "over θ_t, with F_t = E f(θ_t) and H_t = E‖∇f(θ_t)‖²",
         le(F[t + 1], F[t] - lr * (1 - L * lr / 2) * H[t] + L * lr**2 * sigma**2 * omega / 2),
         given,
         {e1: F[t + 1], f0: F[t], h: H[t]},
+        stated=True,
     )
     keep = lrs[t] * (1 - L * lrs[t] / 2)
-    each = Instance(
+    each = proof.instance(
         "at any step of a schedule",
         le(F[t + 1], F[t] - keep * H[t] + L * lrs[t] ** 2 * sigma**2 * omegas[t] / 2),
         total,
@@ -147,93 +166,60 @@ def descent_bound() -> Derivation:
     def over(term):
         return sp.Sum(term, (t, 0, T - 1))
 
-    added = Summed(
+    added = proof.total(
         "added over all steps",
         le(over(F[t + 1]), over(F[t]) - over(keep * H[t]) + L * sigma**2 / 2 * over(lrs[t] ** 2 * omegas[t])),
         each,
         (t, 0, T - 1),
     )
-    telescope = ClosedSum("the left-hand side telescopes", over(F[t] - F[t + 1]), F[0] - F[T], T)
-    floor = Assumed("f is bounded below by f*, and Δ = f(θ_0) − f*", le(F[0] - F[T], gap))
-    least = Assumed("m = min_{t<T} E‖∇f(θ_t)‖²", le(m, H[t]))
-    below_cap = between(lrs[t], 0, lr_max, "(]")
-    stable = between(lr_max, 0, 2 / L)
-    in_range = (below_cap, stable)
-    weighted = Combined(
-        "for 0 < η_t < 2/L the descent factor is positive", le(keep * m, keep * H[t]), ((least, keep),), on=in_range
+    telescope = proof.closed_sum("the left-hand side telescopes", over(F[t] - F[t + 1]), F[0] - F[T], T)
+    floor = proof.assume("f is bounded below by f*, and Δ = f(θ_0) − f*", le(F[0] - F[T], gap))
+    least = proof.assume("m = min_{t<T} E‖∇f(θ_t)‖²", le(m, H[t]))
+    weighted = proof.combine(
+        "for 0 < η_t < 2/L the descent factor is positive", le(keep * m, keep * H[t]), (least, keep), on=in_range
     )
-    weights = Summed("added over all steps", le(m * over(keep), over(keep * H[t])), weighted, (t, 0, T - 1))
+    weights = proof.total("added over all steps", le(m * over(keep), over(keep * H[t])), weighted, (t, 0, T - 1))
     names = (
-        Assumed("S = sum of the learning rates", eq(S, over(lrs[t]))),
-        Assumed(
+        proof.assume("S = sum of the learning rates", eq(S, over(lrs[t]))),
+        proof.assume(
             "V = sum of the squares, each with the ω of its batch (η_t²/b_t with replacement)",
             eq(V, over(lrs[t] ** 2 * omegas[t])),
         ),
-        Assumed("A = sum of the descent factors, positive since 0 < η_t < 2/L", eq(A, over(keep))),
+        proof.assume("A = sum of the descent factors, positive since 0 < η_t < 2/L", eq(A, over(keep))),
     )
-    exact = Combined(
+    exact = proof.combine(
         "the bound with each step's own descent factor",
         le(m, (gap + L * sigma**2 * V / 2) / A),
-        (
-            (added, 1 / A),
-            (telescope, -1 / A),
-            (floor, 1 / A),
-            (weights, 1 / A),
-            (names[2], -m / A),
-            (names[1], L * sigma**2 / (2 * A)),
-        ),
+        (added, 1 / A),
+        (telescope, -1 / A),
+        (floor, 1 / A),
+        (weights, 1 / A),
+        (names[2], -m / A),
+        (names[1], L * sigma**2 / (2 * A)),
+        stated=True,
     )
-    cap = Sign("no learning rate exceeds η_max", le(lrs[t], lr_max), on=(below_cap,))
-    factor = Combined(
-        "every descent factor is at least that of η_max",
-        le(lrs[t] * (1 - L * lr_max / 2), keep),
-        ((cap, L * lrs[t] / 2),),
+    cap = proof.sign("no learning rate exceeds η_max", le(lrs[t], lr_max), on=(below_cap,))
+    factor = proof.combine(
+        "every descent factor is at least that of η_max", le(lrs[t] * (1 - L * lr_max / 2), keep), (cap, L * lrs[t] / 2)
     )
-    factors = Summed("added over all steps", le((1 - L * lr_max / 2) * over(lrs[t]), over(keep)), factor, (t, 0, T - 1))
-    enough = Combined(
+    factors = proof.total(
+        "added over all steps", le((1 - L * lr_max / 2) * over(lrs[t]), over(keep)), factor, (t, 0, T - 1)
+    )
+    enough = proof.combine(
         "so A is at least S times it",
         le((1 - L * lr_max / 2) * S, A),
-        ((factors, 1), (names[0], L * lr_max / 2 - 1), (names[2], 1)),
+        (factors, 1),
+        (names[0], L * lr_max / 2 - 1),
+        (names[2], 1),
     )
-    cleared = Combined("the bound cleared of its denominator", le(m * A, gap + L * sigma**2 * V / 2), ((exact, A),))
+    cleared = proof.combine("the bound cleared of its denominator", le(m * A, gap + L * sigma**2 * V / 2), (exact, A))
     scale = S * (1 - L * lr_max / 2)
-    bound = Combined(
+    proof.combine(
         "the bound, with C1 = 2Δ/(2 − Lη_max) and C2 = Lσ²/(2 − Lη_max)",
         le(m, (c1(lr_max) + c2(lr_max) * V) / S),
-        ((cleared, 1 / scale), (enough, m / scale)),
+        (cleared, 1 / scale),
+        (enough, m / scale),
         on=(stable,),
+        stated=True,
     )
-    steps = (
-        *before,
-        *noise,
-        mean,
-        unbiased,
-        spread,
-        small,
-        split,
-        given,
-        total,
-        each,
-        added,
-        telescope,
-        floor,
-        least,
-        weighted,
-        weights,
-        *names,
-        exact,
-        cap,
-        factor,
-        factors,
-        enough,
-        cleared,
-        bound,
-    )
-    return Derivation(
-        "T1",
-        "Descent bound",
-        f"{UMEDA}; finite-population factor and exact form [N]",
-        steps,
-        (noise[6].fact, noise[-1].fact, total.fact, exact.fact, bound.fact),
-        ranges=in_range,
-    )
+    return proof.done()

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import sympy as sp
 
-from sfolib.theory.derivations.algebra import at_least, has_sign, is_strict, on_range, slack, split_sums, vanishes
+from sfolib.theory.derivations.algebra import (
+    Range,
+    at_least,
+    has_sign,
+    is_strict,
+    le,
+    lt,
+    on_range,
+    slack,
+    split_sums,
+    vanishes,
+)
 from sfolib.theory.derivations.steps import Stated, Step, all_allowed, same
 
 
@@ -25,21 +37,30 @@ class Combined(Stated):
 
     @property
     def premises(self):
-        return tuple(step for step, _ in self.terms)
+        return *self.uses, *(step for step, _ in self.terms)
+
+    @property
+    def written(self):
+        return slack(self.fact), *(sp.sympify(m) * slack(step.fact) for step, m in self.terms)
+
+    @property
+    def needs(self):
+        return *super().needs, *(d for step, _ in self.terms for d in step.on)
 
     def holds(self) -> bool:
         remainder, strict = slack(self.fact), False
         for step, multiplier in self.terms:
-            multiplier = sp.sympify(multiplier)
+            multiplier = self.unfolded(multiplier)
             if not isinstance(step.fact, sp.Eq):
-                if isinstance(self.fact, sp.Eq) or not has_sign(multiplier, self.on, strict=False):
+                if isinstance(self.fact, sp.Eq) or not has_sign(multiplier, self.domain, strict=False):
                     return False
-                strict = strict or (is_strict(step.fact) and has_sign(multiplier, self.on))
+                strict = strict or (is_strict(step.fact) and has_sign(multiplier, self.domain))
             remainder = remainder - multiplier * slack(step.fact)
-        if vanishes(on_range(remainder, self.on)):
+        remainder = self.unfolded(remainder)
+        if vanishes(on_range(remainder, self.domain)):
             return strict or not is_strict(self.fact)
         return not isinstance(self.fact, sp.Eq) and has_sign(
-            sp.expand(split_sums(remainder)), self.on, is_strict(self.fact) and not strict
+            sp.expand(split_sums(remainder)), self.domain, is_strict(self.fact) and not strict
         )
 
 
@@ -51,7 +72,11 @@ class Inferred(Stated):
 
     @property
     def premises(self):
-        return (self.of,)
+        return *self.uses, self.of
+
+    @property
+    def needs(self):
+        return *super().needs, *self.of.on
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,3 +212,49 @@ class Tangent(Stated):
         places = has_sign(self.at, self.on) and has_sign(self.point, self.on)
         bent = 1 if has_sign(curvature, self.on) else -1 if has_sign(-curvature, self.on) else 0
         return places and bool(bent) and not is_strict(self.fact) and vanishes(slack(self.fact) - bent * gap)
+
+
+@dataclass(frozen=True, eq=False)
+class Cases(Stated):
+    """A fact about a name that is defined by cases, proved for each value in turn.
+
+    `definition` is name = Piecewise((value, x ≤ end), …, (value, True)); `steps` prove the fact with each value, on
+    ranges of x that end where the condition says and together cover `whole`.
+    """
+
+    definition: Step
+    steps: tuple[Step, ...]
+    whole: Range
+    how: ClassVar[str] = "in each of the cases, which cover the range"
+
+    @property
+    def premises(self):
+        return *self.uses, self.definition, *self.steps
+
+    def _pieces(self) -> list[Range]:
+        return [next(r for r in step.on if r.x == self.whole.x) for step in self.steps]
+
+    @property
+    def needs(self):
+        pieces = self._pieces()
+        return *super().needs, *(r for step in self.steps for r in step.on if r not in pieces)
+
+    def holds(self) -> bool:
+        name, values = self.definition.fact.args
+        pieces, x = self._pieces(), self.whole.x
+        ends = [le(x, r.high) if r.ends[1] == "]" else lt(x, r.high) for r in pieces[:-1]]
+        joined = all(
+            left.high == right.low and (left.ends[1] == "]") != (right.ends[0] == "[")
+            for left, right in pairwise(pieces)
+        )
+        first, last, conditions = pieces[0], pieces[-1], [cond for _, cond in values.args]
+        return (
+            joined
+            and Range(x, first.low, last.high, first.ends[0] + last.ends[1]) == self.whole
+            and conditions[-1] == sp.true
+            and all(same(cond, end, {}) for cond, end in zip(conditions, ends, strict=False))
+            and all(
+                same(step.fact, self.fact, {name: value})
+                for (value, _), step in zip(values.args, self.steps, strict=True)
+            )
+        )

@@ -6,55 +6,82 @@ from functools import cache
 
 import sympy as sp
 
-from sfolib.theory.derivations.algebra import above, between, eq
-from sfolib.theory.derivations.derivation import Derivation, Proof
-from sfolib.theory.derivations.inference import Combined
-from sfolib.theory.derivations.steps import Assumed, Identity, Limit, Root
-from sfolib.theory.derivations.symbols import L, b, eps, lr, sigma
+from sfolib.theory.derivations.algebra import above, between, eq, lt
+from sfolib.theory.derivations.derivation import Derivation
+from sfolib.theory.derivations.proof import Proof
+from sfolib.theory.derivations.symbols import G2, GHG, L, Q, b, eps, lr, sigma
 
-G2, GHG, Q = sp.symbols("G_2 G_HG Q", positive=True)
-decrease, lr_local, b_local = sp.symbols("D eta_local b_c", positive=True)
-gain = lr * G2 - lr**2 / 2 * (GHG + Q / b)
+decrease = sp.Function("D")(lr, b)
+lr_local, b_local, lr_full, B = sp.symbols("eta_step b_c eta_full B", positive=True)
+stable = between(lr, 0, G2 / GHG)
 
 
 @cache
 def local_front() -> Derivation:
-    """T13: G2 = ‖∇f‖², G_HG = GᵀHG, Q = tr(HΣ), D the expected decrease of f in one step on the local quadratic."""
-    steps = Proof()
-    model = steps.add(
-        Assumed(
-            "f is quadratic over one step (GᵀHG > 0) and the batch is drawn with replacement: D = f − E f(θ − ηg)",
-            eq(decrease, gain),
-        )
+    """T13: D(η, b) is the expected decrease of f in one step, G_2 = ‖G‖², G_HG = GᵀHG, Q = tr(HΣ)."""
+    proof = Proof("T13", "The front where you are", "[N]; the law is McCandlish et al. 2018, arXiv 1812.06162")
+    mean, square = sp.symbols("E_p E_gHg", real=True)
+    start, end = sp.symbols("f_0 f_1", real=True)
+    model = proof.assume(
+        "f is its quadratic model over one step: f(θ − ηg) = f(θ) − ηp + η²/2 · gᵀHg with p = G·g, in the mean",
+        eq(end, start - lr * mean + lr**2 / 2 * square),
     )
-    best_lr = G2 / (GHG + Q / b)
-    shape = steps.add(
-        Combined(
-            "D is a parabola in η, below its top by the square of the distance",
-            eq(decrease, best_lr * G2 / 2 - (GHG + Q / b) / 2 * (lr - best_lr) ** 2),
-            ((model, 1),),
-        )
+    unbiased = proof.assume("A2: the batch gradient is unbiased, E p = ‖G‖²", eq(mean, G2))
+    spread = proof.assume(
+        "the batch is drawn with replacement, so its covariance is Σ/b and E gᵀHg = GᵀHG + tr(HΣ)/b, GᵀHG > 0",
+        eq(square, GHG + Q / b),
     )
-    best = steps.add(Root("so D is largest where its slope is 0", sp.diff(gain, lr), above(lr, 0), best_lr, lr_local))
-    law = steps.add(Identity("McCandlish et al.'s law, B = Q/GᵀHG", best_lr, G2 / GHG / (1 + Q / GHG / b)))
-    large = steps.add(Limit("at a large batch it is ‖G‖²/GᵀHG", best_lr, b, sp.oo, G2 / GHG))
-    stable = (between(lr, 0, G2 / GHG),)
-    critical = steps.add(
-        Root(
-            "the batch at which a fixed η is the best",
-            sp.diff(gain, lr),
-            above(b, 0),
-            lr * Q / (G2 - lr * GHG),
-            b_local,
-            on=stable,
-        )
+    named = proof.assume("D is the expected decrease", eq(decrease, start - end))
+    gain = proof.combine(
+        "the expected decrease of one step",
+        eq(decrease, lr * G2 - lr**2 / 2 * (GHG + Q / b)),
+        (named, 1),
+        (model, -1),
+        (unbiased, lr),
+        (spread, -(lr**2) / 2),
+        stated=True,
     )
-    worst = steps.add(
-        Identity(
-            "T11's η*(b) is the worst case GᵀHG = L‖G‖², Q = Lσ², ‖G‖² = ε²",
-            best_lr.subs({GHG: L * G2, Q: L * sigma**2}, simultaneous=True).subs(G2, eps**2),
-            1 / (L * (1 + sigma**2 / eps**2 / b)),
-        )
+    best = proof.root(
+        "its slope in η is 0 at one η",
+        sp.Derivative(decrease, lr),
+        above(lr, 0),
+        G2 / (GHG + Q / b),
+        name=lr_local,
+        uses=(gain,),
+        stated=True,
     )
-    facts = tuple(s.fact for s in (shape, best, law, large, critical, worst))
-    return Derivation("T13", "The front where you are", "[N]; the law is McCandlish et al. 2018", tuple(steps), facts)
+    proof.sign("and it is concave in η", lt(sp.Derivative(decrease, (lr, 2)), 0), uses=(gain,), stated=True)
+    full = proof.limit("at a large batch that η is", lr_local, b, sp.oo, G2 / GHG, uses=(best,), stated=True)
+    names = (
+        proof.assume("a name for it", eq(lr_full, full.value)),
+        proof.assume("McCandlish et al.'s noise scale", eq(B, Q / GHG)),
+    )
+    proof.identity("so their law is exact here", lr_local, lr_full / (1 + B / b), uses=(*names, best), stated=True)
+    critical = proof.root(
+        "the batch at which a fixed η is the best",
+        sp.Derivative(decrease, lr),
+        above(b, 0),
+        lr * Q / (G2 - lr * GHG),
+        name=b_local,
+        on=(stable,),
+        uses=(gain,),
+        stated=True,
+    )
+    proof.limit(
+        "to leading order in η", b_local / lr, lr, sp.S.Zero, Q / G2, uses=(critical,), on=(stable,), stated=True
+    )
+    proof.sign(
+        "beyond η_full no batch makes η the best",
+        lt(sp.Derivative(decrease, lr), 0),
+        on=(above(lr, G2 / GHG),),
+        uses=(gain,),
+        stated=True,
+    )
+    worst = proof.instance(
+        "in the worst case GᵀHG = L‖G‖², Q = Lσ², ‖G‖² = ε²",
+        eq(lr_local, eps**2 / (L * eps**2 + L * sigma**2 / b)),
+        best,
+        {GHG: L * eps**2, Q: L * sigma**2, G2: eps**2},
+    )
+    proof.identity("it is T11's η*(b)", lr_local, 1 / (L * (1 + sigma**2 / eps**2 / b)), uses=(worst,), stated=True)
+    return proof.done()

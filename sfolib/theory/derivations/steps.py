@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import sympy as sp
+from sympy.core.function import AppliedUndef
 
 from sfolib.theory.derivations.algebra import Range, eq, evaluated, has_sign, is_strict, slack, vanishes
 
@@ -19,20 +20,66 @@ from sfolib.theory.derivations.algebra import Range, eq, evaluated, has_sign, is
 @dataclass(frozen=True, eq=False)
 class Step:
     """A claim (words). `fact` is the relation that it establishes, for all values that its symbols are declared
-    to have and that lie in the ranges `on`; `how` says in words how it is confirmed."""
+    to have and that lie in the ranges `on`; `how` says in words how it is confirmed.
+
+    `uses` are earlier equations, name = value: the step is proved with each name replaced by its value.
+    """
 
     claim: str
     on: tuple[Range, ...] = field(default=(), kw_only=True)
+    uses: tuple[Step, ...] = field(default=(), kw_only=True)
     how: ClassVar[str]
 
     @property
     def premises(self) -> tuple[Step, ...]:
-        return ()
+        """The steps that this one rests on."""
+        return self.uses
+
+    @property
+    def written(self) -> tuple[sp.Basic, ...]:
+        """The expressions of this step in which names may stand."""
+        return (slack(self.fact),)
+
+    def unfolded(self, expr) -> sp.Expr:
+        """`expr` with the names that `uses` define replaced, the last one first."""
+        for step in reversed(self.uses):
+            expr = _replaced(expr, step)
+        return expr
+
+    @property
+    def domain(self) -> tuple[Range, ...]:
+        """`on` with names replaced."""
+        return tuple(d.replaced(self.unfolded) for d in self.on)
+
+    @property
+    def granted(self) -> tuple[Range, ...]:
+        """The ranges that what this step rests on may count on."""
+        return self.domain
+
+    @property
+    def idle(self) -> tuple[Step, ...]:
+        """The steps in `uses` whose names do not occur."""
+        found, exprs = [], (*self.written, *(e for d in self.on for e in (d.x, d.low, d.high)))
+        for step in reversed(self.uses):
+            after = tuple(_replaced(expr, step) for expr in exprs)
+            if after == exprs:
+                found.append(step)
+            exprs = after
+        return tuple(found)
 
     @property
     def needs(self) -> tuple[Range, ...]:
         """The ranges that the premises were proved on, as this step uses them."""
-        return tuple(d for premise in self.premises for d in premise.on)
+        found, exprs = [], self.written
+        for step in reversed(self.uses):
+            name = step.fact.lhs
+            ats = [{}]
+            if isinstance(name, AppliedUndef):
+                calls = set().union(*(sp.sympify(expr).atoms(name.func) for expr in exprs))
+                ats = [dict(zip(name.args, call.args, strict=True)) for call in calls]
+            found += [d.mapped(at) for at in ats for d in step.on]
+            exprs = tuple(_replaced(expr, step) for expr in exprs)
+        return tuple(d.replaced(self.unfolded) for d in found)
 
     def holds(self) -> bool:
         """Whether the fact is proved, taking the premises as known."""
@@ -40,8 +87,11 @@ class Step:
 
     @cached_property
     def proved(self) -> bool:
-        """`holds()`, asked once: a step never changes."""
-        return self.holds()
+        """`holds()`, asked once, as a step never changes; what SymPy cannot work with is not proved."""
+        try:
+            return self.holds()
+        except (ArithmeticError, NotImplementedError, TypeError, ValueError, sp.PolynomialError):
+            return False
 
     @property
     def stated_tex(self) -> str:
@@ -59,6 +109,15 @@ class Stated(Step):
     """A step whose fact is written out."""
 
     fact: sp.Basic
+
+
+def _replaced(expr, step: Step):
+    """`expr` with the left-hand side of the step's equation, a function at any arguments, replaced by the right."""
+    name, value = step.fact.args
+    expr = sp.sympify(expr)
+    if isinstance(name, AppliedUndef):
+        return expr.replace(name.func, sp.Lambda(name.args, value))
+    return expr.xreplace({name: value})
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +153,7 @@ class Cited(Stated):
         return tuple(d.mapped(self.at) for d in (*self.result.ranges, *(self.cited.on if self.cited else ())))
 
     def holds(self) -> bool:
-        return self.cited is not None and all_allowed(self.at, self.on)
+        return self.cited is not None and all_allowed(self.at, self.on) and self.result.proved
 
     @property
     def how(self) -> str:
@@ -119,7 +178,11 @@ class Identity(Step):
         return eq(self.lhs if self.name is None else self.name, self.rhs)
 
     def holds(self) -> bool:
-        return vanishes(self.lhs - self.rhs) and (self.name is None or not self.lhs.has(self.name))
+        return vanishes(self.unfolded(self.lhs - self.rhs)) and (self.name is None or not self.lhs.has(self.name))
+
+    @property
+    def written(self):
+        return self.lhs, self.rhs
 
     @property
     def tex(self) -> str:
@@ -134,7 +197,7 @@ class Sign(Stated):
     how: ClassVar[str] = "sign: one-signed coefficients, squares or exact root counting on the whole range"
 
     def holds(self) -> bool:
-        return has_sign(slack(self.fact), self.on, is_strict(self.fact))
+        return has_sign(self.unfolded(slack(self.fact)), self.domain, is_strict(self.fact))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,20 +217,28 @@ class Root(Step):
     def fact(self):
         return eq(self.inside.x if self.name is None else self.name, self.value)
 
+    @property
+    def written(self):
+        return self.equation, self.value
+
+    @property
+    def granted(self):
+        return (*self.domain, *([] if self.inside.low == -sp.oo else [self.inside.replaced(self.unfolded)]))
+
     def holds(self) -> bool:
-        x = sp.Dummy("x")
-        numerator = sp.fraction(sp.together(evaluated(self.equation).subs(self.inside.x, x)))[0]
+        x, value = sp.Dummy("x"), self.unfolded(self.value)
+        numerator = sp.fraction(sp.together(evaluated(self.unfolded(self.equation)).subs(self.inside.x, x)))[0]
         if not numerator.is_polynomial(x):
             return False
         polynomial = sp.Poly(numerator, x)
         roots = sp.roots(polynomial)
         if not polynomial.degree() or sum(roots.values()) != polynomial.degree():
             return False
-        others = [root for root in roots if not vanishes(root - self.value)]
+        others = [root for root in roots if not vanishes(root - value)]
         return (
             len(others) == len(roots) - 1
-            and self.inside.inside(self.value, self.on)
-            and all(self.inside.outside(root, self.on) for root in others)
+            and self.inside.replaced(self.unfolded).inside(value, self.domain)
+            and all(self.inside.replaced(self.unfolded).outside(root, self.domain) for root in others)
         )
 
     @property
@@ -191,9 +262,14 @@ class Limit(Step):
     def fact(self):
         return eq(sp.Limit(self.expr, self.x, self.to, self.side), self.value)
 
+    @property
+    def written(self):
+        return self.expr, self.value
+
     def holds(self) -> bool:
-        found = sp.limit(self.expr, self.x, self.to, self.side)
-        return found == self.value or (found.is_finite is not False and vanishes(found - self.value))
+        expr, value = (evaluated(self.unfolded(e)) for e in self.written)
+        found = sp.limit(expr, self.x, self.to, self.side)
+        return found == value or (found.is_finite is not False and vanishes(found - value))
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,3 +31,6 @@ def c2(top):
 
 # growth a stage: batch δ, learning rate γ, steps τ, and r = (ε_{m−1}/ε_m)²
 delta, gamma, tau, r = sp.symbols("delta gamma tau r", positive=True)
+
+# where the run is: G2 = ‖G‖², GHG = GᵀHG, Q = tr(HΣ), S2 = tr(Σ²), tr_sigma = tr Σ, G the gradient of f, H its Hessian
+G2, GHG, Q, S2, tr_sigma = sp.symbols("G_2 G_HG Q S_2 tr_Sigma", positive=True)

@@ -1,0 +1,87 @@
+"""T15's N(b) against runs: written down first (`predict`), then measured (`measure`), never the other way round.
+
+    python -m benchmarks.predict predict [CASE …]    # predictions.csv; refuses what is written there
+    python -m benchmarks.predict measure [CASE …]    # trains, and writes predicted_and_measured.csv beside it
+
+A crossing is `Run.first_crossing`: of the mean of ‖∇f‖² over the seeds, with its 95 % bootstrap interval.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sfolib._utils.errors import InputError, require
+from sfolib.analysis.crossings import crossings
+from sfolib.analysis.predict import predict_constant
+from sfolib.problems.specs import Digits
+from sfolib.schedules.plan import Plan
+from sfolib.training.run import run
+from sfolib.training.spec import Spec
+
+HERE = Path(__file__).parent
+PREDICTED, MEASURED = HERE / "predictions.csv", HERE / "predicted_and_measured.csv"
+SEEDS, MOST_STEPS = 32, 12_000
+BATCH_SIZES = [2**k for k in range(11)]
+
+SOFTMAX, MLP = Digits(), Digits(model="mlp")
+CASES = {  # problem, lr, targets ε², what else
+    "softmax, lr 0.1": (SOFTMAX, 0.1, [1e-2, 3e-3, 1e-3, 3e-4], {}),
+    "softmax, lr 0.8": (SOFTMAX, 0.8, [1e-2, 3e-3, 1e-3, 3e-4], {}),
+    "softmax, lr 0.1, by permutation": (SOFTMAX, 0.1, [1e-2, 3e-3, 1e-3, 3e-4], {"sampling": "permutation"}),
+    "softmax, lr 0.02, momentum 0.9": (SOFTMAX, 0.02, [1e-2, 3e-3, 1e-3], {"optimizer": "momentum", "momentum": 0.9}),
+    "mlp, lr 0.1": (MLP, 0.1, [4e-2, 2e-2, 1e-2, 3e-3], {}),
+}
+
+
+def spec_of(case: str, batch_size: int = 1) -> Spec:
+    problem, lr, _, more = CASES[case]
+    settings = {"sampling": "replacement", "eval_every": 1.02, "max_steps": MOST_STEPS, "max_samples": 10**8} | more
+    return Spec(problem=problem, plan=Plan(batch_size, lr), seeds=tuple(range(SEEDS)), **settings)
+
+
+def predict(cases: list[str]) -> None:
+    written = pd.read_csv(PREDICTED) if PREDICTED.exists() else pd.DataFrame({"case": []})
+    known = [case for case in CASES if case in {*written["case"]}]
+    cases = cases or [case for case in CASES if case not in known]
+    again = [case for case in cases if case in known]
+    require(not again, "case", again, f"is written down in {PREDICTED}; a prediction is made once")
+    for case in cases:
+        frame = predict_constant(spec_of(case), BATCH_SIZES, CASES[case][2])
+        print(frame.to_string(), flush=True)
+        written = pd.concat([written, frame.assign(case=case, probes=frame.attrs["probes"])])
+        written.to_csv(PREDICTED, index=False, float_format="%.6g")
+
+
+def measure(cases: list[str]) -> None:
+    """Runs of every batch size that was predicted to get to some target, half as long again as it was predicted to."""
+    require(PREDICTED.exists(), "predictions", str(PREDICTED), "are not there: predict before you measure")
+    predicted, found = pd.read_csv(PREDICTED), []
+    for case in cases or CASES:
+        of_case = predicted[(predicted["case"] == case) & np.isfinite(predicted["samples"])]
+        for b, rows in of_case.groupby("batch_size"):
+            spec = spec_of(case, int(b)).model_copy(
+                update={"max_steps": int(1.5 * rows["steps"].max()) + 10, "target_grad_norm": rows["eps2"].min() ** 0.5}
+            )
+            measured = crossings([run(spec, device="cpu")], rows["eps2"])
+            both = rows.merge(measured, on=["batch_size", "eps2"], suffixes=("_predicted", ""))
+            both["ratio"] = both["samples_predicted"] / both["samples"]
+            print(both[["case", "batch_size", "eps2", "samples", "low", "high", "ratio"]].to_string(), flush=True)
+            found.append(both)
+    before = pd.read_csv(MEASURED) if MEASURED.exists() else pd.DataFrame({"case": []})
+    kept = before[~before["case"].isin(cases or CASES)]
+    pd.concat([kept, *found]).to_csv(MEASURED, index=False, float_format="%.6g")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    try:
+        {"predict": predict, "measure": measure}[sys.argv[1]](sys.argv[2:])
+    except (IndexError, KeyError):
+        sys.exit(__doc__)
+    except InputError as error:
+        sys.exit(str(error))

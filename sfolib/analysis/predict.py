@@ -1,0 +1,362 @@
+"""T15 [N] put to work: E‖∇f‖² and E f along a run, and N(b), before it is trained; nothing is fitted.
+
+The run fluctuates about its noise-free path θ̄ with covariance C, C ← (I − ηH) C (I − ηH) + η² Σ/b, and
+E‖∇f(θ_t)‖² ≈ ‖∇f(θ̄_t)‖² + tr(HCH), E f ≈ f(θ̄_t) + ½ tr(HC): bias and noise. H and Σ are measured at nodes along θ̄,
+further and further apart. Between two of them H stays as at the nearer one, and C is followed mode by mode in its
+eigenbasis; as every mode obeys a linear recursion, k like steps cost log k products.
+
+- Up to `MATRICES` parameters H and Σ are whole matrices, and C is carried from one eigenbasis to the next.
+- Above, they enter by `noise_spectrum`: C has a value for each part of the noise, ordered by its λ, and keeps it as
+  the λ move. Parts along λ < 0 are taken at λ = 0.
+- The quadratic's H is diagonal and never changes: there all of this is exact.
+
+Momentum m: δ and the buffer v are two components of every mode. By permutation the noise of an epoch is what n
+independent draws would give less their mean, which is exact for a fixed H and Σ.
+Dropped: what third derivatives make of C (the mean of θ_t is taken for θ̄_t, H at it for H on average), and that Σ is
+larger away from θ̄. Both are of the order of the noise itself where b is small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy as CE
+
+from sfolib._utils.errors import positive, require, whole
+from sfolib._utils.rng import generator
+from sfolib.analysis.covariance import Covariance, Modes, Steps
+from sfolib.gradients.curvature import NoiseSpectrum, gradient_covariance, hessian, noise_spectrum
+from sfolib.problems.execution import Execution
+from sfolib.problems.modules import modules, training_data
+from sfolib.problems.specs import Quadratic
+from sfolib.schedules.plan import Plan
+from sfolib.training import optimizers
+from sfolib.training.loop import resolve_device
+from sfolib.training.spec import Spec
+
+MATRICES = 1500  # parameters, at most, for H and Σ as whole matrices; above, H is known by its noise spectrum
+SAMPLE = 2048  # training samples that a noise spectrum is of, at most
+_VECTORS, _PRODUCTS = 64, 4  # of a noise spectrum; the same vectors' samples at every node, so that curves are smooth
+_PARTS = 1024  # of the noise
+_READ, _MATRIX_NODE, _SPECTRUM_NODE = 1.05, 1.3, 1.4  # ratios of the steps of successive readings and nodes
+_SETTLED = 10  # readings below the target after which a run would have ended
+_CHOSEN = 1 << 36  # keeps the choice of samples apart from all other draws
+
+
+class Reach(NamedTuple):
+    """Steps and gradient evaluations at which E‖∇f‖² first is at a level; inf where it never is."""
+
+    steps: float
+    samples: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A run before it is trained, at points along it, arrays (points,): steps and samples (gradient evaluations so
+    far); grad_sqnorm, E‖∇f‖² = bias (of the noise-free path) + noise; loss, E f. probes: gradient evaluations spent on
+    the prediction."""
+
+    steps: np.ndarray
+    samples: np.ndarray
+    grad_sqnorm: np.ndarray
+    bias: np.ndarray
+    noise: np.ndarray
+    loss: np.ndarray
+    probes: int
+
+    def first_crossing(self, eps: float) -> Reach:
+        """When E‖∇f‖² first is at ε² or below; between points it is taken for a power law of the steps."""
+        positive("eps", eps)
+        return Reach(*(_crossing(clock, self.grad_sqnorm, eps**2) for clock in (self.steps, self.samples)))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The arrays as columns."""
+        return pd.DataFrame({name: value for name, value in vars(self).items() if name != "probes"})
+
+
+def predict(spec: Spec, device: str = "auto", *, pilot_batch_size: int | None = None) -> Prediction:
+    """E‖∇f‖² and E f along the run that `spec` describes, from its first seed's start.
+
+    Ends where the run does: by max_samples, max_steps or target_grad_norm. The noise-free path takes full gradients, n
+    gradient evaluations a step; with pilot_batch_size it is a run of such batches, drawn with replacement, less its own
+    predicted noise.
+    Raises `InputError` for a policy or workers, for optimizers but SGD with or without momentum, and where the path
+    diverges.
+    """
+    path = _Path(spec, device, pilot_batch_size)
+    clock = _Clock(spec.plan, path.epoch, path.permuted, spec.max_samples, spec.max_steps)
+    points, below = [(0, 0, *path.start, 0.0, 0.0)], 0
+    for window in _windows(path, [(clock, path.covariance())]):
+        for point in window[0]:
+            points.append(point)
+            under = spec.target_grad_norm is not None and point[2] + point[4] <= spec.target_grad_norm**2
+            below = below + 1 if under else 0
+            if below == _SETTLED:
+                break
+        if below == _SETTLED:
+            break
+    steps, samples, bias, loss, noise, excess = np.array(points, dtype=float).T
+    return Prediction(steps.astype(int), samples.astype(int), bias + noise, bias, noise, loss + excess, path.probes)
+
+
+def predict_constant(
+    spec: Spec,
+    batch_sizes: Sequence[int],
+    eps2: ArrayLike,
+    device: str = "auto",
+    *,
+    pilot_batch_size: int | None = None,
+) -> pd.DataFrame:
+    """T15's N(b): steps and gradient evaluations to each ε² at each constant batch size, from one noise-free path.
+
+    Columns batch_size, eps2, steps, samples (inf where the budget of `spec` ends before); attrs["probes"] is the cost.
+    The plan of `spec` must have a constant lr; its batch size is not used. The rest as for `predict`.
+    """
+    sizes, targets = [whole("batch_sizes", b) for b in batch_sizes], np.atleast_1d(np.asarray(eps2, dtype=float))
+    positive("eps2", targets)
+    require(len(sizes) > 0, "batch_sizes", batch_sizes, "must hold at least one")
+    path = _Path(spec, device, pilot_batch_size)
+    require(spec.plan.lr.kind == "constant", "plan", spec.plan.lr, "must have a constant learning rate")
+    (_, lr), most = spec.plan.at(0), spec.max_steps or math.inf
+    if path.permuted:
+        budget = path.permuted, spec.max_samples, most
+        runs = [(_Clock(Plan(b, lr), path.epoch, *budget), path.covariance()) for b in sizes]
+    else:  # noise is as 1/b: once is enough
+        lengths = [min(most, -(-spec.max_samples // b)) for b in sizes]
+        runs = [(_Clock(Plan(1, lr), path.epoch, False, math.inf, max(lengths)), path.covariance())]
+    curves = [[(0, 0, path.start[0])] for _ in sizes]
+    for window in _windows(path, runs):
+        if path.permuted:
+            new = [[(step, samples, bias + noise) for step, samples, bias, _, noise, _ in run] for run in window]
+        else:
+            new = [
+                [(step, step * b, bias + noise / b) for step, _, bias, _, noise, _ in window[0] if step <= length]
+                for b, length in zip(sizes, lengths, strict=True)
+            ]
+        for curve, points in zip(curves, new, strict=True):
+            curve += points
+        if all(
+            not points or min(p[2] for p in curve) <= min(targets) for curve, points in zip(curves, new, strict=True)
+        ):
+            break
+    found = pd.DataFrame(
+        [
+            (b, float(target), *(_crossing(clock, values, target) for clock in clocks))
+            for b, curve in zip(sizes, curves, strict=True)
+            for *clocks, values in [np.array(curve, dtype=float).T]
+            for target in targets
+        ],
+        columns=["batch_size", "eps2", "steps", "samples"],
+    )
+    found.attrs["probes"] = path.probes
+    return found
+
+
+def _crossing(x: np.ndarray, values: np.ndarray, level: float) -> float:
+    """Where values over x first are at or below the level, log-log interpolated; inf where they never are."""
+    below = np.flatnonzero(values <= level)
+    if not len(below):
+        return np.inf
+    i = below[0]
+    if i == 0 or x[i - 1] == 0:
+        return float(x[i])
+    return float(np.exp(np.interp(-np.log(level), -np.log(values[[i - 1, i]]), np.log(x[[i - 1, i]]))))
+
+
+# -------------------------------------------------------------------------------------------------- as text
+def by_batch_size(
+    spec: Spec, along: Prediction, device: str = "auto", *, pilot_batch_size: int | None = None
+) -> pd.DataFrame:
+    """`predict_constant` for b = 1, 2, 4, … the data set's size, to the powers of ten that the run `along` passes."""
+    powers = 10.0 ** np.arange(np.floor(np.log10(along.grad_sqnorm[0])), np.log10(along.grad_sqnorm.min()), -1)
+    targets = powers[(powers < along.grad_sqnorm[0]) & (powers >= along.grad_sqnorm.min())]
+    require(len(targets) > 0, "max_samples", spec.max_samples, "ends before E‖∇f‖² has passed a power of ten")
+    most = 2**14 if isinstance(spec.problem, Quadratic) else spec.problem.size
+    sizes = [2**k for k in range(most.bit_length())]
+    return predict_constant(spec, sizes, targets, device, pilot_batch_size=pilot_batch_size)
+
+
+def table(found: Prediction) -> str:
+    """Some dozen points of a prediction, evenly in the logarithm of the steps, the last included; and its cost."""
+    rows = np.unique(np.round(np.linspace(0, len(found.steps) - 1, 13)).astype(int))
+    shown = found.table.iloc[rows].to_string(index=False, float_format="{:.4g}".format)
+    spent, run = found.probes, found.samples[-1]
+    return f"{shown}\ncost: {spent} gradient evaluations, {spent / run:.3g} times the run's own\n"
+
+
+def table_by_batch_size(constant: pd.DataFrame) -> str:
+    """N(b): a row a batch size, a column for each ε², and below the best batch size of the table and its N."""
+    samples = constant.pivot(index="batch_size", columns="eps2", values="samples").sort_index(axis=1, ascending=False)
+    reached = samples.columns[np.isfinite(samples).any()]
+    best = [f"b* = {samples[eps2].idxmin()}, N* = {samples[eps2].min():.4g} to ε² = {eps2:g}" for eps2 in reached]
+    lines = samples.to_string(float_format="{:.4g}".format).splitlines()
+    return "\n".join(["N(b), gradient evaluations to ε²", *lines, *best])
+
+
+# ----------------------------------------------------------------------------------------- the noise-free path
+class _Clock:
+    """The steps that a plan makes, as `training.loop` does. epoch: its samples; permuted: a batch ends with it."""
+
+    def __init__(
+        self, plan: Plan, epoch: int, permuted: bool, max_samples: float, max_steps: float | None
+    ):  # fmt: skip
+        self.plan, self.epoch, self.permuted = plan, epoch, permuted
+        self.max_samples, self.max_steps = max_samples, max_steps or math.inf
+        self.step = self.samples = 0
+        self._constant = {plan.batch_size.kind, plan.lr.kind} == {"constant"}
+
+    @property
+    def over(self) -> bool:
+        return self.samples >= self.max_samples or self.step >= self.max_steps
+
+    def take(self, count: int) -> Steps:
+        """The next steps, at most `count`."""
+        rows, now, at = [], None, (0, 0.0)
+        while len(rows) < count and not self.over:
+            reading = 0 if self._constant else self._reading()
+            if reading != now:
+                now, at = reading, self.plan.at(reading)
+            b, lr = at
+            left = self.epoch - self.samples % self.epoch
+            if self.permuted:
+                b = min(b, left)
+            self.step, self.samples = self.step + 1, self.samples + b
+            rows.append((b, lr, self.samples, self.permuted and b == left))
+        b, lr, samples, end = zip(*rows, strict=True) if rows else ((),) * 4
+        return Steps(np.array(b, float), np.array(lr, float), np.array(samples, int), np.array(end, bool))
+
+    def _reading(self) -> int:
+        return {"epoch": self.samples // self.epoch, "step": self.step, "sample": self.samples}[self.plan.clock]
+
+
+class _Path:
+    """The noise-free path of a spec, or its pilot; H and Σ where it is."""
+
+    def __init__(self, spec: Spec, device: str, pilot: int | None):
+        require(spec.plan is not None, "policy", spec.policy, "adapts to the run; only a plan is known before")
+        require(spec.workers is None, "workers", spec.workers, "adapt to the run; only a plan is known before")
+        known = ("sgd", "momentum", "nesterov")
+        require(spec.optimizer in known, "optimizer", spec.optimizer, f"must be one of {known}, T15's")
+        self.spec, self.problem = spec, spec.problem
+        self.pilot = None if pilot is None else whole("pilot_batch_size", pilot)
+        synthetic = isinstance(spec.problem, Quadratic)
+        require(pilot is None or not synthetic, "pilot_batch_size", pilot, "must be None: the quadratic needs no pilot")
+        # no model_copy: it would copy what is cached for the old sigma2
+        quiet = Quadratic(**spec.problem.model_dump() | {"sigma2": 0.0}) if synthetic else spec.problem
+        how = Execution(channels_last=spec.channels_last, max_micro_batch=spec.max_micro_batch)
+        sampling = spec.sampling if synthetic else "replacement" if pilot else "permutation"
+        self.task = quiet.build_task(spec.seeds[:1], sampling, resolve_device(device), spec.dtype, how)
+        self.epoch, self.permuted = self.task.samples_per_epoch, spec.sampling == "permutation"
+        self.batch_size = pilot or (1 if synthetic else self.epoch)
+        # the whole data set is the same in any order
+        self.moving = bool(pilot or synthetic or getattr(self.task, "augment", None))
+        settings = (spec.momentum, spec.weight_decay, spec.beta2)
+        self.update = optimizers.build(spec.optimizer, self.task.parameters, *settings)
+        self.matrices = sum(p[0].numel() for p in self.task.parameters) <= MATRICES
+        self.ratio = _MATRIX_NODE if self.matrices or synthetic else _SPECTRUM_NODE
+        self.step = self.probes = 0
+        self.start = self._measure()
+
+    def covariance(self, permuted: bool | None = None) -> Covariance:
+        spec, permuted = self.spec, self.permuted if permuted is None else permuted
+        return Covariance(
+            spec.momentum, spec.optimizer == "nesterov", spec.weight_decay, self.epoch if permuted else None
+        )
+
+    def advance(self, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Steps of these lr: after how many of them it was measured, the last included, and (f's ‖∇f‖², f) there."""
+        at, measured, next_reading = [], [], max(self.step + 1, math.ceil(self.step * _READ))
+        for i, eta in enumerate(lr, 1):
+            start = self.step * self.batch_size if self.moving else 0
+            self.update(self.task.gradients(self.step, start, self.batch_size), float(eta))
+            self.step, self.probes = self.step + 1, self.probes + self.batch_size
+            if self.step >= next_reading or i == len(lr):
+                at.append(i)
+                measured.append(self._measure())
+                next_reading = max(self.step + 1, math.ceil(self.step * _READ))
+        return np.array(at), np.array(measured)
+
+    def _measure(self) -> tuple[float, float]:
+        self.probes += self.task.probes
+        found = self.task.measure()
+        values = float(found["grad_sqnorm"][0]), float(found["loss"][0])
+        require(bool(np.all(np.isfinite(values))), "plan", self.step, "steps in, the path without noise has diverged")
+        return values
+
+    def modes(self) -> Modes:
+        """H and Σ at the present θ."""
+        if isinstance(self.problem, Quadratic):
+            return Modes(self.problem.exact.eigenvalues, self.problem.exact.noise_variance)
+        (model,), (x, y), l2 = modules(self.task), training_data(self.task), self.problem.l2
+        if self.matrices:
+            H = _softmax_hessian(model[0], x, l2) if len(self.task.parameters) == 1 else hessian(model, CE, x, y, l2=l2)
+            self.probes += 2 * (1 + len(H)) * len(x)  # as if by products
+            values, basis = np.linalg.eigh(H)
+            return Modes(values, basis.T @ gradient_covariance(model, CE, x, y) @ basis, basis)
+        chosen = torch.randperm(len(x), generator=generator(self.spec.seeds[0], _CHOSEN))[:SAMPLE].to(x.device)
+        found = noise_spectrum(
+            model, CE, x[chosen], y[chosen], l2=l2, vectors=_VECTORS, products=_PRODUCTS, seed=self.spec.seeds[0]
+        )
+        self.probes += found.probes
+        return _parts(found)
+
+
+def _softmax_hessian(layer: nn.Linear, x: Tensor, l2: float) -> np.ndarray:
+    """`hessian` of softmax regression in closed form, mean (diag p − ppᵀ) ⊗ x̃x̃ᵀ + l2 I, rows as in the layer."""
+    p, ones = torch.softmax(layer(x), 1).detach(), x.new_ones(len(x), 1)
+    x, (classes, inputs) = torch.cat([x, ones], 1), layer.weight.shape
+    H = x.new_empty(classes, inputs + 1, classes, inputs + 1)
+    for c in range(classes):
+        weight = -p[:, c : c + 1] * p
+        weight[:, c] += p[:, c]
+        H[c] = (x.T @ (weight[:, :, None] * x[:, None]).flatten(1) / len(x)).unflatten(1, (classes, -1))
+    order = np.arange(H[0, 0].numel()).reshape(classes, -1)
+    order = np.concatenate([order[:, :-1].ravel(), order[:, -1]])  # the weights, then the biases
+    flat = H.reshape(len(order), -1).double().cpu().numpy()[np.ix_(order, order)]
+    return (flat + flat.T) / 2 + l2 * np.eye(len(order))
+
+
+def _parts(found: NoiseSpectrum) -> Modes:
+    """The noise in `_PARTS` equal parts, ordered by λ: each has the mean λ of its share of the spectrum."""
+    order = np.argsort(found.eigenvalues, axis=None)
+    values = np.maximum(found.eigenvalues.ravel()[order], 0.0)
+    weights = found.weights.ravel()[order] / len(found.weights)
+    mass, moment = (np.concatenate([[0.0], np.cumsum(w)]) for w in (weights, weights * values))
+    edges = np.linspace(0, mass[-1], _PARTS + 1)
+    return Modes(np.diff(np.interp(edges, mass, moment)) / (mass[-1] / _PARTS), np.full(_PARTS, mass[-1] / _PARTS))
+
+
+def _windows(path: _Path, runs: list[tuple[_Clock, Covariance]]) -> Iterator[list[list[tuple[float, ...]]]]:
+    """From node to node until every run's budget is spent, all on one path: for each run the points on the way, (step,
+    samples, bias, loss without noise, what C adds to ‖∇f‖², what C adds to f)."""
+    own = path.covariance(permuted=False) if path.pilot else None
+    modes = path.modes()
+    for covariance in [*(covariance for _, covariance in runs), *([own] if own else [])]:
+        covariance.move(modes)
+    while not all(clock.over for clock, _ in runs):
+        first = path.step
+        taken = [clock.take(max(1, int(first * path.ratio) - first)) for clock, _ in runs]
+        lr = max(taken, key=len).lr
+        last = first + len(lr)
+        at, measured = path.advance(lr)
+        modes = path.modes()
+        middle = max(1, math.ceil((first * last) ** 0.5) - first)
+        position = np.log((first + at) / first) / np.log(last / first) if first else np.ones(1)
+        if own:
+            steps = Steps(np.full(len(lr), float(path.pilot)), lr, *np.zeros((2, len(lr)), dtype=int))
+            measured = measured - own.cross(steps, at, middle, position, modes)
+        points = []
+        for steps, (_, covariance) in zip(taken, runs, strict=True):
+            on = at <= len(steps)
+            added = covariance.cross(steps, at[on], middle, position[on], modes)
+            points.append([*zip(first + at[on], steps.samples[at[on] - 1], *measured[on].T, *added.T, strict=True)])
+        yield points

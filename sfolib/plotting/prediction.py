@@ -1,0 +1,44 @@
+"""What a run will do before it is trained (T15)."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sfolib.plotting.style import LINES, colours, log_ticks, style
+
+
+def prediction(run: pd.DataFrame, constant: pd.DataFrame | None = None) -> Figure:
+    """E‖∇f‖² with its two parts, and E f, along a run; and N(b), each ε²'s least marked.
+
+    run: columns samples, grad_sqnorm, bias, noise, loss. constant: columns batch_size, eps2, samples; those that are
+    never reached are left out.
+    """
+    run, shown = run[run["samples"] > 0], constant is not None and np.isfinite(constant["samples"]).any()
+    with style():
+        figure, axes = plt.subplots(1, 3 if shown else 2, figsize=(7.2, 2.9 if shown else 3.2))
+        for column, label, look in (
+            ("grad_sqnorm", r"$E\|\nabla f\|^2$", {"color": "k", "linewidth": 1.4}),
+            ("bias", "of the noise-free path", {"color": "C0", "linestyle": "--", "linewidth": 1}),
+            ("noise", "of the noise", {"color": "C1", "linestyle": "--", "linewidth": 1}),
+        ):
+            axes[0].plot(run["samples"], run[column], label=label, **look)
+        axes[1].plot(run["samples"], run["loss"], color="k", linewidth=1.4)
+        axes[0].set(xscale="log", yscale="log", xlabel="gradient evaluations", title=r"predicted $E\|\nabla f\|^2$")
+        axes[1].set(xscale="log", xlabel="gradient evaluations", title=r"predicted $E f$")
+        axes[0].legend(fontsize=7)
+        if shown:
+            reached = constant[np.isfinite(constant["samples"])]
+            palette = colours(reached["eps2"].unique())
+            for eps2, curve in reached.groupby("eps2", sort=False):
+                axes[2].plot(
+                    curve["batch_size"], curve["samples"], color=palette[eps2], label=f"{eps2:g}", **LINES["exact"]
+                )
+                best = curve.loc[curve["samples"].idxmin()]
+                axes[2].plot(best["batch_size"], best["samples"], "o", color=palette[eps2], markersize=5)
+            axes[2].set(xscale="log", yscale="log", xlabel="batch size $b$", title=r"predicted $N(b)$ to $\varepsilon$")
+            axes[2].legend(title=r"$\varepsilon^2$", fontsize=7, title_fontsize=7)
+            log_ticks(axes[2].xaxis)
+    return figure

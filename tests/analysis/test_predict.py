@@ -1,0 +1,255 @@
+"""Predictions: exact on the quadratic, T15 as it is written on softmax regression, and what runs then do."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from sfolib import cli, plotting
+from sfolib._utils.errors import InputError
+from sfolib.analysis import predict as module
+from sfolib.analysis.crossings import crossings
+from sfolib.analysis.predict import predict, predict_constant
+from sfolib.gradients.curvature import gradient_covariance, hessian
+from sfolib.problems.modules import modules, training_data
+from sfolib.problems.specs import Digits, Quadratic
+from sfolib.schedules.base import exponential
+from sfolib.schedules.plan import Plan
+from sfolib.training.run import run
+from sfolib.training.spec import Spec
+
+FEW = Digits(holdout=1000)  # 797 images
+GROWING = Plan(exponential(4, 2.0, 60), exponential(0.5, 0.8, 60), clock="step")
+
+
+def spec(problem, plan, **settings):
+    told = {"sampling": "replacement", "dtype": "float64", "max_samples": 10**6, "max_steps": 300}
+    return Spec(problem=problem, plan=plan, **told | settings)
+
+
+# ------------------------------------------------------------------------------------------ the quadratic
+@pytest.mark.parametrize("noise", ["white", "curvature"])
+def test_the_quadratic_is_exact_for_any_schedule(noise):
+    problem = Quadratic(d=50, L=1.5, lam_min=1e-3, sigma2=0.3, noise=noise)
+    b, lr = (np.array(of) for of in zip(*(GROWING.at(t) for t in range(300)), strict=True))
+    wanted, losses = problem.exact.grad_sqnorm_path(b, lr), problem.exact.loss_path(b, lr)
+    found = predict(spec(problem, GROWING), "cpu")
+    assert found.steps[-1] == 300
+    assert found.grad_sqnorm == pytest.approx(wanted[found.steps], rel=1e-10)
+    assert found.bias + found.noise == pytest.approx(found.grad_sqnorm)
+    assert found.loss == pytest.approx(losses[found.steps], rel=1e-10)
+    assert found.samples.tolist() == [0, *b.cumsum()[found.steps[1:] - 1]]
+
+
+def test_constant_batch_sizes_on_the_quadratic_are_its_exact_crossings():
+    problem, sizes, targets = Quadratic(lam_min=1e-3), [1, 8, 64], [0.1, 1e-2, 3e-3]
+    found = predict_constant(spec(problem, Plan(1, 0.5), max_steps=2000), sizes, targets, "cpu")
+    exact = problem.exact.steps_to(found["batch_size"].to_numpy(float), 0.5, found["eps2"].to_numpy() ** 0.5)
+    assert np.isfinite(exact).sum() == 6
+    assert np.isfinite(found["steps"]).tolist() == np.isfinite(exact).tolist()
+    reached = np.isfinite(exact)
+    # the exact ones are whole steps, and above 20 steps not every step is read
+    assert found["steps"][reached].to_numpy() == pytest.approx(exact[reached], abs=1, rel=2e-3)
+    assert found["samples"].to_numpy() == pytest.approx((found["steps"] * found["batch_size"]).to_numpy())
+
+
+def test_what_the_budget_does_not_reach_is_never():
+    found = predict_constant(spec(Quadratic(lam_min=1e-3), Plan(1, 0.5), max_samples=200), [8, 64], [1e-2], "cpu")
+    assert found["samples"].tolist() == [np.inf, np.inf]
+    crossing = predict(spec(Quadratic(), Plan(1, 0.5)), "cpu").first_crossing(1e-3)
+    assert crossing == (np.inf, np.inf)
+
+
+# -------------------------------------------------------------------------------------- softmax regression
+def test_softmax_is_t15_as_it_is_written():
+    """θ̄ by full gradients, C ← (I − ηH) C (I − ηH) + η²Σ/b with H and Σ of every step, on 650 × 650 matrices."""
+    asked = spec(FEW, Plan(exponential(8, 2.0, 4), 0.3, clock="step"), max_steps=14)
+    found = predict(asked, "cpu")
+    task = FEW.build_task((0,), "permutation", "cpu", "float64")
+    (x, y), C, n = training_data(task), 0.0, FEW.size
+    wanted = []
+    for t in range(15):
+        (model,) = modules(task)
+        H = hessian(model, cross_entropy, x, y, l2=FEW.l2) if t < 3 else module._softmax_hessian(model[0], x, FEW.l2)
+        measured = {name: float(value) for name, value in task.measure().items()}
+        C = C if t else np.zeros_like(H)
+        noise, excess = np.sum((H @ C) * H), np.sum(H * C) / 2
+        wanted.append((measured["grad_sqnorm"], noise, measured["loss"] + excess))
+        b, lr = asked.plan.at(t)
+        step = np.eye(len(H)) - lr * H
+        C = step @ C @ step + lr**2 / b * gradient_covariance(model, cross_entropy, x, y)
+        for parameter, gradient in zip(task.parameters, task.gradients(t, 0, n), strict=True):
+            parameter -= lr * gradient
+    bias, noise, loss = np.array(wanted)[found.steps].T
+    assert found.steps.tolist() == list(range(15))
+    assert found.bias == pytest.approx(bias, rel=1e-10)
+    assert found.noise[:7] == pytest.approx(noise[:7], rel=1e-8)  # H and Σ at every step
+    assert found.noise == pytest.approx(noise, rel=0.02)  # and from there on every few
+    assert found.loss == pytest.approx(loss, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def constant():
+    return predict_constant(spec(FEW, Plan(1, 0.1), max_steps=2000), [4, 8, 32, 256], [1e-2], "cpu")
+
+
+def test_runs_do_what_was_predicted(constant):
+    runs = [run(spec(FEW, Plan(b, 0.1), seeds=tuple(range(24)), max_steps=900, dtype="float32", eval_every=1.02,
+                     target_grad_norm=0.1), device="cpu") for b in (8, 32, 256)]  # fmt: skip
+    measured = crossings(runs, [1e-2])
+    both = measured.merge(constant, on="batch_size", suffixes=("", "_predicted"))
+    ratio = both["samples_predicted"] / both["samples"]
+    assert ratio.to_numpy() == pytest.approx(1.0, abs=0.05)
+    assert ratio.iloc[2] == pytest.approx(1.0, abs=0.01)
+    assert both["samples_predicted"].between(0.97 * both["low"], 1.03 * both["high"]).all()
+
+
+def test_the_spectrum_does_what_the_matrices_do(constant, monkeypatch):
+    monkeypatch.setattr(module, "MATRICES", 0)
+    found = predict_constant(spec(FEW, Plan(1, 0.1), max_steps=2000), [4, 8, 32, 256], [1e-2], "cpu")
+    assert found["samples"].to_numpy() == pytest.approx(constant["samples"].to_numpy(), rel=0.1)
+    assert (found["samples"] != constant["samples"]).all()
+
+
+def test_by_permutation_there_is_less_noise_and_a_short_batch_brings_it_back():
+    """256 divides 797 into 3 batches and one of 29; 200 into 3 and one of 197."""
+    drawn, permuted = (
+        predict(spec(FEW, Plan(200, 0.1), sampling=sampling, max_steps=80), "cpu")
+        for sampling in ("replacement", "permutation")
+    )
+    ragged = predict(spec(FEW, Plan(256, 0.1), sampling="permutation", max_steps=80), "cpu")
+    assert 0 < permuted.noise[-1] < 0.2 * drawn.noise[-1]
+    assert ragged.noise[-1] > permuted.noise[-1]
+    assert ragged.samples[-1] == 80 // 4 * 797
+
+
+def test_a_pilot_stands_for_the_noise_free_path():
+    asked = spec(FEW, Plan(16, 0.1), max_steps=80)
+    whole, pilot = predict(asked, "cpu"), predict(asked, "cpu", pilot_batch_size=128)
+    late = whole.steps > 20
+    assert pilot.bias[late] == pytest.approx(whole.bias[late], rel=0.2)
+    assert pilot.noise == pytest.approx(whole.noise, rel=0.05)
+    assert pilot.probes == whole.probes - 80 * (797 - 128)
+
+
+# --------------------------------------------------------------------------------------------- all the rest
+@pytest.mark.parametrize("sampling", ["permutation", "replacement"])
+@pytest.mark.parametrize("clock", ["epoch", "step", "sample"])
+def test_the_clock_is_the_training_loops(sampling, clock):
+    every = {"epoch": 2, "step": 9, "sample": 700}[clock]
+    plan = Plan(exponential(100, 1.7, every), exponential(0.1, 1.2, every), clock=clock)
+    asked = spec(FEW, plan, sampling=sampling, max_samples=6000, max_steps=None, eval_every=1.01)
+    rows = run(asked, device="cpu").rows
+    predicted = predict(asked, "cpu")
+    assert predicted.steps[-1] == rows["step"].iloc[-1]
+    at = rows.set_index("step").loc[predicted.steps, "samples"]
+    assert predicted.samples.tolist() == at.tolist()
+    steps = module._Clock(plan, 797, sampling == "permutation", 6000, None).take(10**6)
+    assert steps.lr[rows["step"].iloc[1:-1]].tolist() == rows["lr"].iloc[1:-1].tolist()
+
+
+def test_it_ends_where_the_run_would():
+    found = predict(spec(Quadratic(), Plan(64, 0.5), target_grad_norm=0.1, max_steps=None), "cpu")
+    below = found.grad_sqnorm <= 0.01
+    assert below.sum() == 10
+    assert below[-10:].all()
+    steps, samples = found.first_crossing(0.1)
+    assert found.steps[-11] < steps <= found.steps[-10]
+    assert samples == pytest.approx(64 * steps)
+
+
+def test_a_network_is_predicted_and_left_alone(monkeypatch):
+    monkeypatch.setattr(module, "_VECTORS", 2)
+    asked = spec(Digits(model="cnn", holdout=1000), Plan(32, 0.05), max_steps=3, dtype="float32")
+    state = torch.random.get_rng_state()
+    found = predict(asked, "cpu")
+    assert np.all(found.noise[1:] > 0)
+    assert found.loss[-1] < found.loss[0]
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_evaluations_are_counted():
+    found = predict(spec(Quadratic(), Plan(1, 0.5), max_steps=7), "cpu")
+    assert found.probes == 7 + 8  # a step, a measurement
+    found = predict(spec(FEW, Plan(1, 0.5), max_steps=2), "cpu")
+    assert found.probes == 797 * (2 + 3 + 3 * (1 + 2 * 650 + 1))  # and H, as if by products, and Σ
+
+
+@pytest.mark.parametrize(
+    ("problem", "settings", "field"),
+    [
+        (FEW, {"optimizer": "adam"}, "optimizer"),
+        (FEW, {"workers": {"scale": 2, "iterations": 3}}, "workers"),
+        (FEW, {"plan": None, "policy": {"kind": "NormTest", "batch_size": 8, "lr": 0.1, "eta": 1.0}}, "policy"),
+        (Quadratic(), {"sampling": "permutation"}, "sampling"),
+        (Quadratic(), {"plan": Plan(1, 3.0), "max_steps": 10**4}, "plan"),
+    ],
+)
+def test_what_cannot_be_predicted_is_named(problem, settings, field):
+    with pytest.raises(InputError, match=field):
+        predict(spec(problem, **{"plan": Plan(4, 0.1)} | settings), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"batch_sizes": []}, "batch_sizes"),
+        ({"batch_sizes": [0]}, "batch_sizes"),
+        ({"eps2": [-1.0]}, "eps2"),
+        ({"spec": spec(FEW, GROWING)}, "plan"),
+        ({"pilot_batch_size": 0}, "pilot_batch_size"),
+    ],
+)
+def test_bad_input_of_constant_batch_sizes_is_named(change, field):
+    with pytest.raises(InputError, match=field):
+        predict_constant(**{"spec": spec(FEW, Plan(4, 0.1)), "batch_sizes": [1], "eps2": 0.1, "device": "cpu"} | change)
+
+
+# ------------------------------------------------------------------------------------------ the command line
+@pytest.fixture
+def command(tmp_path, capsys):
+    def call(asked, *more):
+        (tmp_path / "config.json").write_text(asked.model_dump_json())
+        status = cli.main(["predict", str(tmp_path / "config.json"), "--out", str(tmp_path / "made.png"), *more])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def test_the_command_tells_the_run_the_batch_sizes_and_draws_both(command, tmp_path):
+    asked = spec(Quadratic(lam_min=1e-3), Plan(32, 0.5))
+    status, out, _ = command(asked)
+    assert status == 0
+    along = predict(asked, "cpu")
+    last = f"300 9600 {along.grad_sqnorm[-1]:.4g} {along.bias[-1]:.4g}"
+    assert any(" ".join(line.split()).startswith(last) for line in out.splitlines())
+    assert f"cost: {along.probes} gradient evaluations" in out
+    wanted = predict_constant(asked, [2**k for k in range(15)], [0.1, 0.01], "cpu")
+    best = wanted[wanted["eps2"] == 0.01].set_index("batch_size")["samples"]
+    assert f"b* = {best.idxmin()}, N* = {best.min():.4g} to ε² = 0.01" in out
+    assert (tmp_path / "made.png").read_bytes().startswith(b"\x89PNG")
+    status, _, told = command(asked)
+    assert status == 1
+    assert "exists" in told
+
+
+def test_a_schedule_has_no_table_of_batch_sizes(command):
+    status, out, _ = command(spec(Quadratic(), GROWING))
+    assert status == 0
+    assert "N(b)" not in out
+
+
+def test_the_command_names_what_cannot_be_predicted(command):
+    status, _, told = command(spec(FEW, Plan(4, 0.1), optimizer="adam"))
+    assert (status, told.count("\n")) == (1, 1)
+    assert "optimizer = 'adam'" in told
+
+
+def test_the_picture_shows_what_it_is_given():
+    asked = spec(Quadratic(lam_min=1e-3), Plan(32, 0.5))
+    along, constant = predict(asked, "cpu"), predict_constant(asked, [8, 16, 64], [0.1, 0.01, 1e-9], "cpu")
+    first, second, third = plotting.prediction(along.table, constant).axes
+    assert first.lines[0].get_ydata().tolist() == along.grad_sqnorm[1:].tolist()
+    assert second.lines[0].get_ydata().tolist() == along.loss[1:].tolist()
+    assert [text.get_text() for text in third.get_legend().get_texts()] == ["0.1", "0.01"]
+    assert len(plotting.prediction(along.table).axes) == 2
