@@ -183,7 +183,7 @@ def reached(p: Parameters, run: Run, look: int = 0) -> pd.DataFrame:
 
 def settles(p: Parameters, run: Run, eta: float) -> tuple[np.ndarray, float]:
     """The norm test's own batch size along the run, from σ² and ‖∇f‖² as measured; and the run's over it, late on."""
-    b, grad, sigma2 = (run.mean_ci(name).mean for name in ("batch_size", "grad_sqnorm", "variance"))
+    b, grad, sigma2 = (run.mean_ci(name).value for name in ("batch_size", "grad_sqnorm", "variance"))
     theory = (1 - eta**2) * sigma2 / (eta**2 * grad)
     late = run.samples > p.test_samples * 2 / 3  # the first tests ask for b/η² at most: the batch is catching up
     return theory, float(np.exp(np.mean(np.log(b / theory)[late])))
@@ -375,11 +375,11 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             runs,
             "Digits, softmax regression: triggers by thresholds, the same growth at fixed times, and the best "
             f"constant batch size for ε² = {p.goal:g}. "
-            f"Means over {p.seeds} seeds, each with its own batch sizes; bands: 95 % bootstrap interval over seeds.",
+            f"Means over {p.seeds} seeds, each with its own batch sizes; bands: 95 % interval over seeds.",
         ),
         "bars": (
             bars,
-            "Gradient evaluations to ε. Point: crossing of the mean over seeds; bar: 95 % bootstrap interval over "
+            "Gradient evaluations to ε. Point: crossing of the mean over seeds; bar: 95 % interval over "
             "seeds; cross: not reached. “With looks” adds the full gradients that the trigger looks at. "
             "Over the best constant batch size, without looks: published "
             f"{res.over[PUBLISHED][list(res.eps2).index(p.goal)]:.2g} at ε² = {p.goal:g} and "
@@ -396,12 +396,12 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "tolerances": (
             tolerances,
             "Digits, MLP, SGD under the norm test. Dashed: (1 − η²)σ²/(η²‖∇f‖²) from the measured σ² and ‖∇f‖². "
-            f"Means over {p.test_seeds} seeds; bands: 95 % bootstrap interval over seeds.",
+            f"Means over {p.test_seeds} seeds; bands: 95 % interval over seeds.",
         ),
         "others": (
             others,
             f"Digits, MLP: other tests (SGD), and other optimizers under the norm test with η = {p.eta[0]:g}. Means "
-            f"over {p.test_seeds} seeds; bands: 95 % bootstrap interval over seeds.",
+            f"over {p.test_seeds} seeds; bands: 95 % interval over seeds.",
         ),
     }
 
@@ -417,7 +417,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
     def at_end(names, column):
         bands = [last[name][column] for name in names]
         return {
-            "measured": [band.mean[-1] for band in bands],
+            "measured": [band.value[-1] for band in bands],
             "interval": [[band.low[-1], band.high[-1]] for band in bands],
         }
 

@@ -137,10 +137,10 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "bars": (
             bars,
             "Gradient evaluations to each goal, of updates alone. Point: crossing of the mean over seeds; bar: 95 % "
-            "bootstrap interval over seeds; cross: not reached in the budget.",
+            "interval over seeds; cross: not reached in the budget.",
         ),
         "steps": (in_steps, "Steps to the same goals. Cross: not reached in the budget."),
-        "curves": (curves, "Some of the systems. Means over seeds; bands: 95 % bootstrap interval over seeds."),
+        "curves": (curves, "Some of the systems. Means over seeds; bands: 95 % interval over seeds."),
     }
 
 
@@ -173,7 +173,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 "ordering",
                 source="T2 [S]",
                 figure="curves",
-                measured=[res.runs[n].mean_ci().mean[-1] for n in (name, res.FIRST)],
+                measured=[res.runs[n].mean_ci().value[-1] for n in (name, res.FIRST)],
                 interval=[[res.runs[n].mean_ci().low[-1], res.runs[n].mean_ci().high[-1]] for n in (name, res.FIRST)],
             )
             for name in ("b × 2", DECAY)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from scipy.stats import bootstrap
 
 from sfolib import plotting
 from sfolib.analysis.adascale import by_iterations, exact_gain, lagged_gain
@@ -22,6 +21,7 @@ from sfolib.problems.specs import named
 from sfolib.schedules import base
 from sfolib.schedules.adaptive import AutoWU, autowu, loss_gp
 from sfolib.schedules.plan import Plan
+from sfolib.training import estimates
 from sfolib.training.pooling import pooled
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
@@ -135,8 +135,8 @@ def ending(run: Run) -> np.ndarray:
 
 
 def between(values: np.ndarray) -> list[float]:
-    """95 % bootstrap interval of a mean over seeds."""
-    return [*bootstrap((values,), np.mean, method="percentile", rng=0).confidence_interval]
+    """95 % interval of a mean over seeds."""
+    return [*map(float, estimates.mean(values)[1:])]
 
 
 def replay(p: Parameters, policy: Mapping[str, Any], fit: str, losses: np.ndarray) -> tuple[int, float, Any]:
@@ -153,11 +153,11 @@ def replay(p: Parameters, policy: Mapping[str, Any], fit: str, losses: np.ndarra
 
 
 def mean_at(run: Run, column: str, iterations: Any, clock: np.ndarray) -> np.ndarray:
-    return np.interp(iterations, clock, run.mean_ci(column).mean)
+    return np.interp(iterations, clock, run.mean_ci(column).value)
 
 
 def mean_gain(run: Run, column: str, iterations: int) -> float:
-    return np.trapezoid(run.mean_ci(column).mean, run.steps) / iterations
+    return np.trapezoid(run.mean_ci(column).value, run.steps) / iterations
 
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
@@ -261,7 +261,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
 
     by_step = [
         loss_band(NAMES[1], res.one, res.one.steps),
-        *(loss_band(NAMES[s], run, run.mean_ci("true_steps").mean) for s, run in res.along.items()),
+        *(loss_band(NAMES[s], run, run.mean_ci("true_steps").value) for s, run in res.along.items()),
         loss_band(LINEAR, res.scaled_up, res.scaled_up.steps),
     ]
     by_iteration = [
@@ -271,7 +271,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     ]
     gains = {
         NAMES[s]: tuple(
-            Band("", "measured", run.steps[1:], run.mean_ci(c).mean[1:]) for c in ("gain", "exact", "lagged")
+            Band("", "measured", run.steps[1:], run.mean_ci(c).value[1:]) for c in ("gain", "exact", "lagged")
         )
         for s, run in res.along.items()
     }
@@ -283,7 +283,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "peaks": (
             peak_figure,
             "Training loss over the last tenth of the budget against a constant learning rate (mean; band: 95 % "
-            "bootstrap interval over seeds), and below it, on no scale, "
+            "interval over seeds), and below it, on no scale, "
             "the learning rate that AutoWU found, a marker a seed.",
         ),
         "warm": (
@@ -296,20 +296,19 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "systems": (
             system_figure,
             f"AutoWU at b = {res.large}, which it leaves as it is, and its variants beside the best constant "
-            "learning rate: means over seeds, bands 95 % bootstrap intervals over seeds. Every seed decides by "
+            "learning rate: means over seeds, bands 95 % intervals over seeds. Every seed decides by "
             "itself.",
         ),
         "scales": (
             scale_figure,
             "Left and middle: the same runs against steps and against scale-invariant iterations (means over seeds; "
-            "bands: 95 % bootstrap intervals). Right: the gain as AdaScale "
+            "bands: 95 % intervals). Right: the gain as AdaScale "
             "used it; thin: the exact gain at each point of its run; dashed: the gain of running means of the exact "
             "values, with AdaScale's weights.",
         ),
         "workers": (
             worker_figure,
-            "The same runs against gradient evaluations (means over seeds; bands: 95 % bootstrap intervals over "
-            "seeds).",
+            "The same runs against gradient evaluations (means over seeds; bands: 95 % intervals over seeds).",
         ),
     }
 

@@ -200,8 +200,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     return {
         "trajectories": (
             trajectories,
-            f"{res.name_of_data}: the authors' schedules, with the exact ‖∇f‖². Mean and 95 % bootstrap interval "
-            "over seeds.",
+            f"{res.name_of_data}: the authors' schedules, with the exact ‖∇f‖². Mean and 95 % interval over seeds.",
         ),
         "counts": (
             count_figure,

@@ -358,45 +358,44 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             smith,
             "Digits, one hidden layer, SGD: four ways to the same noise scale, and none. The curves lie on each "
             "other per gradient evaluation; per step (last panel) they part. "
-            "Mean and 95 % bootstrap interval over seeds;",
+            "Mean and 95 % interval over seeds;",
         ),
         "coarse": (
             coarse_figure,
             "Distance from the run that should be the same, over the distance between two seeds (line: 1), on the "
             "same samples. Left: batch grown against lr decayed, both from η and b in proportion. "
-            "Right: momentum m with batch/(1 − m) against none. Bands: 95 % bootstrap intervals over seeds of the "
+            "Right: momentum m with batch/(1 − m) against none. Bands: 95 % intervals over seeds of the "
             "distance.",
         ),
         "scaling": (
             scaling_figure,
-            "SGD, the growing plan with lr and batch scaled linearly and by the square root. Mean and 95 % bootstrap "
+            "SGD, the growing plan with lr and batch scaled linearly and by the square root. Mean and 95 % "
             "interval over seeds.",
         ),
         "momentum": (
             momentum_figure,
-            "SGD, the growing plan with momentum m and the batch over 1 − m. Mean and 95 % bootstrap interval over "
-            "seeds.",
+            "SGD, the growing plan with momentum m and the batch over 1 − m. Mean and 95 % interval over seeds.",
         ),
         "seesaw": (
             seesaw_figure,
             "Decayed lr, Smith et al.'s rule (batch × α) and Seesaw (batch × α, lr / √α) under Adam with a long and "
-            "a short memory of its second moment, and under SGD. Mean and 95 % bootstrap interval over seeds.",
+            "a short memory of its second moment, and under SGD. Mean and 95 % interval over seeds.",
         ),
         "late": (
             late_figure,
             "SGD at constant lr, switched from a small to a large batch late or early, and both constant batch "
-            "sizes. Mean and 95 % bootstrap interval over seeds.",
+            "sizes. Mean and 95 % interval over seeds.",
         ),
         "catch_up": (
             catch_up,
             "The late switch against steps, beside the large batch for as many steps, from half of the way to the "
-            "switch on. Mean and 95 % bootstrap interval over seeds.",
+            "switch on. Mean and 95 % interval over seeds.",
         ),
         "overview": (
             run_distances(res.table.reset_index(), COLUMNS),
             "How far each run is from the one with decaying lr that it should be like (for the scaling rules under "
             "Adam: from the unscaled run), from the first milestone on, over the distance of two seeds of that run. "
-            "Dashed: as far as another seed. Bars: 95 % bootstrap intervals over seeds of the distance. In brackets: "
+            "Dashed: as far as another seed. Bars: 95 % intervals over seeds of the distance. In brackets: "
             "how many times fewer updates.",
         ),
     }

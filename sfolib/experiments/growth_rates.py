@@ -222,7 +222,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             price,
             "Digits, softmax regression. Left: gradient evaluations to each target. Right: over the best constant "
             "batch size for that target. "
-            "Markers: crossing of the mean over seeds; band: 95 % bootstrap interval over seeds; a curve ends where "
+            "Markers: crossing of the mean over seeds; band: 95 % interval over seeds; a curve ends where "
             "the target was not reached.",
         ),
     }

@@ -451,13 +451,13 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             "The noise scale along runs whose batch grows: exact (thin), from the halves of each batch, from "
             "per-sample statistics of "
             f"{p.probe} fresh samples. Last panel: its numerator tr Σ and the curvature noise tr(HΣ). Bands: 95 % "
-            "bootstrap intervals over seeds.",
+            "intervals over seeds.",
         ),
         "critical": (
             critical,
             "The critical batch size at a fixed learning rate and what estimates say of it (dashed), against ε². "
             "Bar: the batch sizes of the search that cost no more than the least, "
-            "as far as 95 % bootstrap intervals over seeds can tell.",
+            "as far as 95 % intervals over seeds can tell.",
         ),
         "strongly": (
             strongly,
@@ -467,7 +467,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         ),
         "minima": (
             minima,
-            "Gradient evaluations to ε against the batch size, softmax regression on digits (band: 95 % bootstrap "
+            "Gradient evaluations to ε against the batch size, softmax regression on digits (band: 95 % "
             "interval over seeds). Dashed: the minimum of the fitted form.",
         ),
     }
@@ -497,13 +497,13 @@ def claims(res: SimpleNamespace) -> list[Check]:
 
     def until(run, level):
         """Gradient evaluations at which the exact B first is at the level."""
-        return float(run.samples[np.argmax(noise_scale_band(run).mean >= level)])
+        return float(run.samples[np.argmax(noise_scale_band(run).value >= level)])
 
     def grown(run, samples):
         """The estimates of B from probes at the start and around there, each with its interval."""
         band = noise_scale_band(run, "probe_")
         places = [0, int(np.searchsorted(run.samples, samples))]
-        return {"measured": band.mean[places], "interval": np.array([band.low[places], band.high[places]]).T}
+        return {"measured": band.value[places], "interval": np.array([band.low[places], band.high[places]]).T}
 
     mean_curvature = [
         res.said[name]["curvature"].iloc[-1] / res.said[name]["B"].iloc[-1] / rate

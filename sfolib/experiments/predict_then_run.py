@@ -356,7 +356,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "promise": (
             promise,
             "What the front's plan promised before training (dashed) and what each target took (solid; band: 95 % "
-            "bootstrap interval over seeds): with constants from a pilot, and from their definitions. "
+            "interval over seeds): with constants from a pilot, and from their definitions. "
             "A curve ends where the budget did.",
         ),
         "price": (
@@ -364,18 +364,18 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             "Every plan over the best constant batch size for that target (η = 0.1, found by search), gradient "
             "evaluations above, steps below. All that a plan's pilot and its looks at ‖∇f‖ took is included; the "
             "search is not. "
-            "Band: 95 % bootstrap interval over seeds.",
+            "Band: 95 % interval over seeds.",
         ),
         "where": (
             where,
             "The smallest target on the plane of steps and gradient evaluations: all constant pairs of the search "
-            "(dots), the best of them (line), and the plans, without pilot. Bars: 95 % bootstrap intervals over "
+            "(dots), the best of them (line), and the plans, without pilot. Bars: 95 % intervals over "
             "seeds.",
         ),
         "curves": (
             curves,
             f"{TITLES[shown].capitalize()}: batch size, learning rate, loss and ‖∇f‖² of the plans. Lines: mean "
-            "over seeds; bands: 95 % bootstrap intervals over seeds.",
+            "over seeds; bands: 95 % intervals over seeds.",
         ),
     }
 

@@ -1,21 +1,30 @@
-"""When the mean of a few noisy curves first gets to a level and stays there, and how sure that is.
+"""What a few seeds tell of an expectation: its value, and when it first gets to a level and stays there; each with
+an interval. Every interval over seeds in this package is made here.
 
 A few seeds fluctuate below a level long before their expectation gets there. So the crossing is not where their mean
-first is below, but where the run splits best into a part above the level and a part below it: with means ȳ_i at steps
-k_i, weights w_i = Δ ln k_i and level c, after as many points as make Σ_{i<j} w_i (ȳ_i − c) largest. That is where the
-decreasing least-squares (isotonic) regression of ȳ in log step crosses c.
-Bias, coverage and false crossings are measured by `python -m benchmarks crossings`. Source: [N].
+first is below, but where the run splits best into a part above the level and a part below it: with means ȳ_i at clock
+x_i (gradient evaluations), weights w_i = Δ ln x_i and level c, after as many points as make Σ_{i<j} w_i (ȳ_i − c)
+largest. That is where the decreasing least-squares (isotonic) regression of ȳ on ln x crosses c.
+Bias, coverage and false crossings: `python -m benchmarks.crossings`, and docs/intervals.md. Source: [N].
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 _DRAWS = 1000
-_LASTING = 1.2  # ratio of steps over which a crossing must be seen to last
+_LASTING = 1.2  # ratio of the clock over which a crossing must be seen to last
 _ERROR = 0.05  # of the test that it does
+
+
+class Interval(NamedTuple):
+    """An estimate with its confidence interval: numbers, or arrays of one shape; nan where one seed alone is known."""
+
+    value: Any
+    low: Any
+    high: Any
 
 
 class Crossing(NamedTuple):
@@ -31,14 +40,6 @@ class Crossing(NamedTuple):
     high: float
 
 
-class MeanCI(NamedTuple):
-    """Means over seeds with their confidence interval, each (points,)."""
-
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
 def first_crossing(
     steps: np.ndarray, samples: np.ndarray, curves: np.ndarray, level: float, confidence: float = 0.95, log: bool = True
 ) -> Crossing:
@@ -46,68 +47,75 @@ def first_crossing(
 
     Estimate: the isotonic crossing of the mean over seeds, see above. It counts if the mean from there to the end of
     the run is below the level by more than Student's one-sided 95 % over seeds allows, whose standard error is taken
-    over the last 20 % of the steps at least: with less to go by, the lowest of many fluctuations would pass.
+    over the last sixth of the samples at least: with less to go by, the lowest of many fluctuations would pass.
     Interval: percentiles of the same crossing over draws of the expectation from its distribution given the seeds,
     multivariate t with seeds − 1 degrees of freedom. Percentiles of resampled seeds cover far less.
 
     steps, samples: of the measuring points, (points,). log: interpolate between points in the logarithm of the curve.
     A run is looked at up to its first value that is not finite.
     """
-    finite = np.isfinite(curves).all(0)
-    last = len(steps) if finite.all() else int(finite.argmin())
-    if last == 0:
+    samples, curves, weights = _finite_part(samples, curves)
+    if len(samples) == 0:
         return Crossing(np.inf, np.inf, np.nan, np.nan)
-    steps, samples, curves = steps[:last], samples[:last], curves[:, :last]
-    log_steps = np.log(np.maximum(steps, 0.5))
-    weights = np.gradient(log_steps) if last > 1 else np.ones(1)
-    position = _isotonic_crossings(curves.mean(0, keepdims=True), weights, level, log)[0]
-    if len(curves) == 1:
-        low = high = np.nan
-    else:
-        drawn = _isotonic_crossings(draws(curves), weights, level, log)
-        low, high = interval(_at(samples, drawn), confidence)
-    if not _lasts(curves, weights, level, position, np.searchsorted(steps, steps[-1] / _LASTING)):
-        return Crossing(np.inf, np.inf, float(low), np.nan if len(curves) == 1 else np.inf)
-    at = np.array([position])
-    return Crossing(float(_at(steps, at)[0]), float(_at(samples, at)[0]), float(low), float(high))
+    found = _isotonic_crossings(curves.mean(0, keepdims=True), weights, level, log)
+    late = int(np.searchsorted(samples, samples[-1] / _LASTING))
+    lasts = _lasts(curves, weights, level, found[0], late)
+    low = high = np.nan
+    if len(curves) > 1:
+        low, high = map(float, percentiles(crossing_draws(samples, curves, level, log), confidence))
+        high = high if lasts else np.inf
+    at = found if lasts else np.array([np.inf])
+    return Crossing(float(_at(steps, at)[0]), float(_at(samples, at)[0]), low, high)
 
 
-def mean_ci(curves: np.ndarray, confidence: float = 0.95) -> MeanCI:
-    """Means over seeds of curves (seeds, points), with Student's interval; of ln mean where all values are positive.
+def crossing_draws(samples: np.ndarray, curves: np.ndarray, level: float, log: bool = True) -> np.ndarray:
+    """Crossings of `draws` of the expectation, in gradient evaluations, (draws,); as in `first_crossing`."""
+    samples, curves, weights = _finite_part(samples, curves)
+    return _at(samples, _isotonic_crossings(draws(curves), weights, level, log))
 
-    One seed has no interval: nan. A point at which a seed has no finite value has no interval either.
+
+def _finite_part(samples: np.ndarray, curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is before the first value that is not finite, and the weights of its points."""
+    finite = np.isfinite(curves).all(0)
+    last = len(samples) if finite.all() else int(finite.argmin())
+    samples, curves = samples[:last], curves[:, :last]
+    weights = np.gradient(np.log(np.maximum(samples, samples[1] / 2))) if last > 1 else np.ones(last)
+    return samples, curves, weights
+
+
+def mean(values: np.ndarray, confidence: float = 0.95, log: bool = True) -> Interval:
+    """Mean over the first axis, the seeds, with Student's interval.
+
+    log: where all values are positive the interval is that of ln mean, mean · exp(± t s/(√n mean)) with s the standard
+    deviation over n seeds; say False for what can have either sign and is positive by chance.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = curves.mean(0)
-        half = half_width(curves, confidence)
-        if (curves > 0).all():
-            return MeanCI(mean, mean * np.exp(-half / mean), mean * np.exp(half / mean))
-        return MeanCI(mean, mean - half, mean + half)
-
-
-def half_width(values: np.ndarray, confidence: float = 0.95) -> np.ndarray:
-    """Half of Student's interval of the mean over the first axis; nan with one value."""
     from scipy import stats
 
     n = len(values)
-    if n == 1:
-        return np.full(values.shape[1:], np.nan)
-    return stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(0, ddof=1) / n**0.5
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a diverged run has no value from there on
+        centre = values.mean(0)
+        if n == 1:
+            return Interval(centre, np.full_like(centre, np.nan), np.full_like(centre, np.nan))
+        half = stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(0, ddof=1) / n**0.5
+        if log and (values > 0).all():
+            return Interval(centre, centre * np.exp(-half / centre), centre * np.exp(half / centre))
+        return Interval(centre, centre - half, centre + half)
 
 
-def draws(curves: np.ndarray, count: int = _DRAWS) -> np.ndarray:
-    """Draws (count, points) of the expectation given curves (seeds ≥ 2, points); always the same ones.
+def draws(values: np.ndarray, count: int = _DRAWS) -> np.ndarray:
+    """Draws (count, …) of the expectation given values (seeds ≥ 2, …); always the same ones.
 
-    mean + Σ_s z_s (y_s − mean)/√(n(n − 1)) · √((n − 1)/χ²_{n−1}), z standard normal: Student's t at every point.
+    mean + Σ_s z_s (y_s − mean)/√(n(n − 1)) · √((n − 1)/χ²_{n−1}), z standard normal: Student's t in every direction.
     """
-    n, rng = len(curves), np.random.default_rng(0)
+    n, rng = len(values), np.random.default_rng(0)
     z = rng.standard_normal((count, n))
     scale = 1 / np.sqrt(n * rng.chisquare(n - 1, size=(count, 1)))
-    mean = curves.mean(0)
-    return mean + (z * scale) @ (curves - mean)
+    with np.errstate(over="ignore", invalid="ignore"):
+        centre = values.mean(0)
+        return centre + np.tensordot(z * scale, values - centre, 1)
 
 
-def interval(values: np.ndarray, confidence: float) -> np.ndarray:
+def percentiles(values: np.ndarray, confidence: float = 0.95) -> np.ndarray:
     """Percentiles (low, high) along the first axis; picks a draw, so that no interpolation meets an infinity."""
     tail = (1 - confidence) / 2
     return np.quantile(values, [tail, 1 - tail], axis=0, method="inverted_cdf")
