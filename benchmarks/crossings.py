@@ -1,8 +1,8 @@
 """`python -m benchmarks.crossings`: what the intervals over a few seeds are worth, in crossings.json. Some 15 minutes.
 
 Runs of many seeds, none of which the estimators were chosen on, are drawn from in groups of a few. Truth: the exact
-recursion on the quadratic, the mean over all seeds of the pool on digits. Levels are told by their ratio to the noise
-floor, the mean of the last half of the steps; below 1 there is no crossing.
+recursion on the quadratic; on digits the estimate from all seeds of the pool, whose own interval is told. Levels are
+told by their ratio to the noise floor, the mean of the last half of the steps.
 """
 
 from __future__ import annotations
@@ -92,23 +92,32 @@ def groups(curves: np.ndarray, seeds: int) -> Iterator[np.ndarray]:
 
 def crossing_rows(case: Case, steps: np.ndarray, curves: np.ndarray) -> Iterator[dict[str, Any]]:
     """Bias, coverage, misses and false crossings at each level, and coverage of means at fixed steps."""
-    exact = case.problem.exact.grad_sqnorm_path(case.batch_size, np.full(steps[-1], case.lr))[steps] if (
-        isinstance(case.problem, Quadratic)) else curves.mean(0)  # fmt: skip
     samples = steps * case.batch_size
+    known = isinstance(case.problem, Quadratic)
+    exact = curves.mean(0)
+    if known:
+        exact = case.problem.exact.grad_sqnorm_path(case.batch_size, np.full(steps[-1], case.lr))[steps]
     floor = exact[steps >= steps[-1] / 2].mean()
     levels = [*case.named, *(ratio * floor for ratio in LEVELS)]
-    truths = [estimates.first_points(samples, np.log(exact[None]), np.log(level))[0] for level in levels]
+
+    def true(level: float) -> tuple[float, float, float]:
+        if known:
+            return (estimates.first_points(samples, np.log(exact[None]), np.log(level))[0],) * 3
+        return estimates.first_crossing(steps, samples, curves, level)[1:]
+
+    truths = [true(level) for level in levels]
     fixed = np.unique(np.searchsorted(steps, np.geomspace(10, steps[-1], 10)))
     for n in SEEDS:
         found = [as_run(steps, group, case.batch_size) for group in groups(curves, n)]
         about = {"problem": case.name, "batch_size": case.batch_size, "lr": case.lr, "seeds": n}
-        for level, truth in zip(levels, truths, strict=True):
+        for level, (truth, low, high) in zip(levels, truths, strict=True):
             at = [run.first_crossing(level**0.5) for run in found]
             got = np.array([crossing.samples for crossing in at])
             reached = np.isfinite(got)
             never = bool(np.isinf(truth))
             yield about | {
                 "what": "crossing", "eps2": float(level), "over_floor": float(level / floor),
+                "truth_error": None if never else float(np.log(high / low) / 2),
                 "bias": None if never or not reached.any() else float(np.median(got[reached]) / truth - 1),
                 "covered": float(np.mean([crossing.low <= truth <= crossing.high for crossing in at])),
                 "missed": None if never else float(1 - reached.mean()),

@@ -438,7 +438,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.01,
             source="T2 [S], T4 [S]",
             figure="exact",
-            expected="partly",
             explanation=f"At x = 1 the noise of the third stage is {p.gamma**2 / 2:.3g} of its ε² by T2, and "
             f"{noise:.4g} on the quadratic, where b* is not quite 2Gη/ε²: it never ends.",
         ),
@@ -477,7 +476,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=8 / 3,
             source="T6 [N]",
             figure="bars",
-            expected="partly",
             explanation="Looks are no part of T6. At the first batch size they cost "
             f"{res.digits.size / (p.check_every * res.first):.2g} evaluations for each one of training; "
             "as the batch grows they cost less, "
@@ -508,7 +506,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="arXiv 2508.05302",
             figure="bars",
-            expected="reproduced" if p.eps2[-1] >= p.goal else "partly",
             explanation="It holds down to some ε and no further: the published thresholds fall behind the critical "
             "batch size by γ a stage, as on the quadratic above.",
         ),
@@ -518,7 +515,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             source="arXiv 2508.05302",
             figure="bars",
             **at_goal(res.looked[PUBLISHED], res.best),
-            expected="not reproduced",
             explanation=f"Up to ε² = {p.goal:g} the looks alone cost "
             f"{res.looked[PUBLISHED].loc[p.goal, 'samples'] - res.spent[PUBLISHED].loc[p.goal, 'samples']:,.0f} "
             "evaluations, "
@@ -542,7 +538,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.05,
             source="T10 [S], AdAdaGrad's program",
             figure="statistics",
-            expected="not reproduced",
             explanation="The sum leaves out the covariances between the tensors (T10), which are positive here: it "
             f"is {res.share['mlp'].min():.2g} to {res.share['mlp'].max():.2g} of the variance (MLP) and "
             f"{res.share['cnn'].min():.2g} to {res.share['cnn'].max():.2g} (CNN), and the inner-product test with it "

@@ -194,7 +194,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.15,
             source="T8 [S]",
             figure="bars",
-            expected="reproduced" if p.eps2[-1] >= 0.03 else "partly",
             explanation=f"At ε² = {p.eps2[-1]:g} the ratio is {of(GROW)[-1] / of(DECAY)[-1]:.3g}. Where the "
             f"decaying plan has come to ε², the growing one's E‖∇f‖² is {above:.3g} times as large. "
             "T8's equality is of the noise, where η is small; [`08_grow_or_decay`](08_grow_or_decay.ipynb) measures "
@@ -228,7 +227,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.25,
             source="T6 [N]",
             figure="bars",
-            expected="partly",
             explanation=f"Stages in proportion to (δ/γ)^2m leave b₀ after {100 / 85:.2g} % of the budget, before the "
             f"accuracy is there, and are at 8 b₀ for {6400 / 85:.3g} % of it. "
             "It is the allotment for a long run's ‖∇f‖, not for a short one's accuracy.",

@@ -352,7 +352,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="Kim et al. 2021",
             figure="peaks",
-            expected="partly",
             explanation=f"At b = {res.large} it is {res.best_lr[res.large] / res.lr_found[res.large]:.1f} times too "
             "small. The recorded losses of the warm-up, an epoch at a time, are least at η = "
             f"{raw_lr:.2g} (median over seeds): "
@@ -394,7 +393,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=[losses.mean() for losses in at_best.values()],
             source="Kim et al. 2021",
             figure="systems",
-            expected="not reproduced",
             explanation=f"It costs twice. The warm-up takes {share:.0%} of the budget, at first at learning rates "
             "that do nothing, and the cosine the rest: with the same warm-up and decay but no excursion "
             "the loss ends at "
@@ -420,7 +418,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="Kim et al. 2021",
             figure="peaks",
-            expected="not reproduced",
             explanation=f"Linear warm-up finds {np.median(res.peak['linear warm-up']):.2g}, exponential "
             f"{res.lr_found[res.large]:.2g}. The process sees 0.2 of the run as one: that is a factor "
             f"{resolution:.0f} in η on the exponential warm-up, "
@@ -471,7 +468,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.1,
             source="Johnson et al. 2020",
             figure="scales",
-            expected="not reproduced",
             explanation="It is smaller. The running means reach back over "
             f"{', '.join(f'{1000 / s:.0f}' for s in p.workers)} steps (S = "
             f"{', '.join(map(str, p.workers))}) of "

@@ -311,7 +311,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             measured=[res.exact_loss[EXPONENTIAL][-1], res.exact_loss[res.FIRST][-1]],
             source="2409.08770",
             figure="quadratic",
-            expected="not reproduced",
             explanation=f"It has taken {fewest} steps where the constant batch size has taken "
             f"{len(res.exact[res.FIRST]) - 1}. Noise-free descent in as many steps ends at "
             f"{float(res.q.loss(1e300, p.quadratic_lr, fewest)):.3f}: what is left of the loss is missing steps, not "
@@ -359,7 +358,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 name,
                 **(
                     {
-                        "expected": "not reproduced",
                         "explanation": "Growth wins once noise is what keeps the gradient up. In this short budget "
                         "the constant batch size is not at its floor: "
                         f"its ‖∇f‖² was {half.value:.2g} at half of its steps and is {end[res.FIRST].value:.2g} at the "
@@ -408,7 +406,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 [value_at(of[k], "loss") for k in (EXPONENTIAL, res.FIRST)],
                 "2409.08770",
                 name,
-                expected="not reproduced",
                 explanation=f"At one learning rate the loss goes with the steps ({taken_by}), as the check above has "
                 "it.",
             ),
@@ -417,7 +414,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 [value_at(of[k], "test_accuracy") for k in (res.FIRST, EXPONENTIAL)],
                 "2508.05297",
                 name,
-                expected="not reproduced",
                 explanation=f"It ends {100 * more:+.2f} percentage points from it, at a higher loss.",
             ),
         ]

@@ -270,7 +270,6 @@ def claims(res: Results) -> list[Check]:
             "exponent",
             ("digits", "measured", "samples"),
             -4.0,
-            expected="not reproduced",
             explanation="ε^−4 is the rate of the bound for any smooth f. This f is strongly convex through its ℓ2 "
             "term, so fewer evaluations suffice as ε falls.",
         ),

@@ -434,7 +434,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T8 [N]",
             figure="coarse",
-            expected="not reproduced",
             explanation="From each η to the next larger the exponent is "
             f"{', '.join(f'{slope:.2f}' for slope in res.between)}: no one power of η over this range. "
             "Of the two terms of T8, √η and η, neither was measured apart from the other.",
@@ -520,7 +519,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T8 [S]",
             figure="overview",
-            expected="partly",
             explanation="What T8 keeps, it keeps to first order in the length of a step. The distance grows with η "
             "and with the memory of the "
             f"momentum (the next two checks). Momentum {p.momentum[-1]:g} acts over {1 / (1 - p.momentum[-1]):.0f} "
@@ -555,7 +553,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="arXiv 2510.14717",
             figure="overview",
-            expected="partly",
             explanation="The loss falls too slowly. Adam's denominator remembers the noise of 1000 steps, and the "
             "last stage of the grown batch "
             f"has {last_stage:.0f}: it divides by the noise of the small batch still, and lr / √α is felt without "
@@ -598,7 +595,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="arXiv 2205.10287",
             figure="overview",
-            expected="not reproduced",
             explanation="Scaled from the start, the loss falls more slowly by the square-root rule and faster by the "
             "linear one: the truth lies between. The square root is right "
             "where noise is all that Adam's denominator sees. After the first epoch, noise over signal in a step of "

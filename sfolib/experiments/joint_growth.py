@@ -321,7 +321,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.02,
             source="T5 [N]",
             figure="rates",
-            expected="partly",
             explanation="At γ = 1 the learning rate starts at its largest, and after "
             f"{len(res.equal_epochs[res.least].steps) - 1} stages the next would be a single step: half "
             "of them are too few for the sums to be at their limits. "
@@ -345,7 +344,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 interval=to_goal[["low", "high"]].to_numpy(),
                 source="T5 [N], 2508.05297",
                 figure="cost",
-                expected="reproduced" if len(p.gammas) < 6 else "partly",
                 explanation="In the mean it holds for all. The intervals of the two nearest, γ = √δ and "
                 f"{nearest_first[1].split('= ')[-1]}, overlap.",
             ),
@@ -419,7 +417,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 end(of, res.best, res.middle, res.least),
                 "2508.05297",
                 "cost",
-                expected="not reproduced",
                 explanation=f"The last stage has η/b {p.gammas[-1] ** (p.stages - 1):.1f} times that of γ = "
                 f"{p.gammas[0]:g}, and stages of equal epochs leave it "
                 f"{last_steps} steps." + more,

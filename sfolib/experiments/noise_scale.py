@@ -583,7 +583,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.15,
             source="[N]",
             figure="scales",
-            expected="partly" if "network" in long else "reproduced",
             explanation="For the network the average is too short and too long at once. The standard error of the "
             f"mean ‖G‖² over its {p.watched_seeds} runs is {shaky:.0%} there, and in the "
             f"{back} steps that the average looks back its ‖∇f‖² fell by a factor of {fell:.2g}. Beside both there "
@@ -624,7 +623,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=10.0,
             source="T11 [N]",
             figure="critical",
-            expected="not reproduced",
             explanation="The noise scale knows no learning rate: it is the critical batch size where η is tuned for "
             "each b (the check before this one). A fixed η far below 1/L is "
             "a step that makes less of each gradient, and forgives more noise.",
@@ -637,7 +635,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=10.0,
             source="T2 [S]",
             figure="critical",
-            expected="not reproduced",
             explanation="T2 charges all noise with the largest curvature. The noise meets tr(HΣ)/tr Σ, which is "
             f"{mean_curvature[0]:.2g} on the quadratic, where L = {res.exact.L:g}, and "
             f"{mean_curvature[1]:.2g} on softmax regression at the last ε, where L ≤ "

@@ -485,7 +485,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T2 [S], T6 [N]",
             figure="promise",
-            expected="partly",
             explanation="The misses are at first targets on digits. A pilot sees one seed, whose own ‖∇f‖ dips below "
             "ε₀ before the mean over seeds does. With constants from the mean's crossing the front's "
             f"first stage takes {numbers(together.values())} of the promise ({', '.join(together)}).",
@@ -498,7 +497,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.25,
             source="T2 [S]",
             figure="promise",
-            expected="partly",
             explanation="It does for softmax regression. T2's Lη/2 charges for curvature that is not there on the "
             "quadratic (see the claim on steps), and a pilot's single seed promises the network too much.",
         ),
@@ -510,7 +508,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T11 [N]",
             figure="price",
-            expected="partly",
             explanation="On the quadratic it always does, down to half, which is T11's factor. On digits the promise "
             "is so far above the truth that a run is stages behind when it reaches ε, "
             "and which of the two plans has the better batch just then decides.",
@@ -522,7 +519,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T11 [N]",
             figure="price",
-            expected="not reproduced",
             explanation="The two have the same η/b, and by T1 the larger η gains nothing, since η(1 − Lη/2) pays "
             "for curvature L. What is left of the quadratic's gradient at the first target has a mean "
             f"curvature of {curvature:.2f} L: "
@@ -536,7 +532,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T11 [N]",
             figure="price",
-            expected="partly",
             explanation="The pilot is dear against easy targets: without it, and of means, the ratio is "
             f"{alone.min():.2g} to {alone.max():.2g}. At small ε the promise, fourfold a stage, is far "
             "above the truth: when the smallest ε is reached, the run is "
@@ -558,7 +553,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 theory=1.0,
                 source="T11 [N]",
                 figure="price",
-                expected="not reproduced",
                 explanation="In the mean the ratio is "
                 f"{numbers(res.of[x, FRONT]['steps'] / res.of[x, PAPER]['steps'])}, and the "
                 "intervals overlap. L is larger here, so that the front's η = 1/(2L) is about where the "
@@ -574,7 +568,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T11 [N]",
             figure="price",
-            expected="partly",
             explanation="As against the published plan; and this competitor was told every ε in advance and is "
             "charged for no search.",
         ),
@@ -585,7 +578,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T11 [N]",
             figure="price",
-            expected="partly",
             explanation="On the quadratic and on softmax regression it needs less than half. On a network η = 1/(2L) "
             "is about that of the search, and a best constant batch that is larger than the front's then "
             "needs fewer steps.",
@@ -606,7 +598,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T11 [N]",
             figure="price",
-            expected="not reproduced",
             explanation=f"Without pilot and looks the ratio is {mean_over[LED]['samples']:.2g}. Finding the "
             "constants and the ends of stages costs what knowing them saves.",
         ),

@@ -31,7 +31,8 @@ class Crossing(NamedTuple):
     """When the expectation of a run first got to a level.
 
     steps: updates; samples: gradient evaluations; both inf where it never did, or where what follows does not show
-    that it did. low, high: confidence interval of samples, high inf where "never" is in it; nan with one seed.
+    that it did. low, high: confidence interval of samples, nan with one seed; high is inf where "never" is in it, low
+    at most what the run spent: that it would not have got there later, a run does not tell.
     """
 
     steps: float
@@ -63,7 +64,7 @@ def first_crossing(
     low = high = np.nan
     if len(curves) > 1:
         low, high = map(float, percentiles(crossing_draws(samples, curves, level, log), confidence))
-        high = high if lasts else np.inf
+        low, high = min(low, float(samples[-1])), high if lasts else np.inf
     at = found if lasts else np.array([np.inf])
     return Crossing(float(_at(steps, at)[0]), float(_at(samples, at)[0]), low, high)
 
