@@ -1,24 +1,34 @@
-"""A claim of the theory beside what was measured, and the verdict. The kind of claim picks the test."""
+"""A claim of the theory beside what was measured, and the verdict. The kind of claim picks the test, the interval of
+what was measured decides it: a value that its interval leaves open is neither held nor failed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from sfolib._utils.errors import InputError, positive, require
 
 Kind = Literal["equal", "upper_bound", "exponent", "ordering"]
-Verdict = Literal["reproduced", "partly", "not reproduced"]
+Verdict = Literal["reproduced", "partly", "undecided", "not reproduced"]
+Prediction = Literal["theory", "other runs", "none"]
 
 KINDS: dict[str, str] = {
-    "equal": "every measured value equals the theory's within a relative tolerance",
-    "upper_bound": "every measured value is at most the theory's bound",
-    "exponent": "the predicted exponent lies in the fitted exponent's confidence interval",
-    "ordering": "each measured value exceeds the one before it, by more than their confidence intervals where given",
+    "equal": "the interval is within a relative tolerance of the theory's value; fails: all of it is outside",
+    "upper_bound": "the interval is at most the theory's bound; fails: all of it is above",
+    "exponent": "the interval is within 10 % of the predicted exponent; fails: all of it is outside",
+    "ordering": "the interval is above that of the value before; fails: it is below",
 }
+VERDICTS: dict[str, str] = {
+    "reproduced": "every value holds",
+    "partly": "some values hold and some fail",
+    "undecided": "none fails, and the intervals of some leave it open",
+    "not reproduced": "some values fail, and none holds",
+}
+EXPONENT_TOLERANCE = 0.1  # one for all, lest it be chosen after looking
+_ERRORS = {"equal": 0.05, "upper_bound": 0.025, "exponent": 0.05, "ordering": 0.025}  # of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -26,10 +36,12 @@ class Check:
     """One claim, tested.
 
     kind: what the claim says, see `KINDS`. measured, theory: a number or a sequence of them, in the claim's units;
-    theory is unused for "ordering". interval: confidence interval (low, high) of measured; for "ordering" one pair a
-    value. tolerance: relative, for "equal"; for "exponent" the distance below which a miss counts as "partly".
-    source: the result of the theory, such as "T2 [S]". figure: name of the figure that shows it.
-    expected: the verdict that is known; one other than "reproduced" needs an `explanation`.
+    theory is unused for "ordering". interval: 95 % confidence interval (low, high) of measured, one pair a value.
+    exact: measured was computed and not sampled; it is its own interval. Without either nothing is decided.
+    tolerance: relative, for "equal" and "exponent". source: the result of the theory, such as "T2 [S]".
+    figure: name of the figure that shows it. prediction: what said so before the runs, the theory, "other runs" (of
+    other seeds or parameters) or "none": then the claim is a finding. headline: among those that are told first.
+    explanation: why it is not reproduced.
     Raises `InputError` for a check that could not fail or lacks what its kind needs.
     """
 
@@ -39,60 +51,76 @@ class Check:
     theory: Any = None
     tolerance: float | None = None
     interval: Any = None
+    exact: bool = False
     source: str = ""
     figure: str = ""
-    expected: Verdict = "reproduced"
+    prediction: Prediction = "theory"
+    headline: bool = False
     explanation: str = ""
 
     def __post_init__(self) -> None:
         require(self.kind in KINDS, "kind", self.kind, f"must be one of {', '.join(KINDS)}")
-        require(np.size(self.measured) > 0, "measured", self.measured, "must hold at least one value")
+        count = np.size(self.measured)
+        require(count > 0, "measured", self.measured, "must hold at least one value")
         if self.kind == "ordering":
-            require(np.size(self.measured) > 1, "measured", self.measured, "an order needs two values or more")
+            require(count > 1, "measured", self.measured, "an order needs two values or more")
         else:
             require(self.theory is not None, "theory", None, f"a check of kind {self.kind!r} needs a prediction")
         if self.kind == "equal":
             require(self.tolerance is not None, "tolerance", None, "'equal' needs a relative tolerance")
         if self.kind == "exponent":
-            require(self.interval is not None, "interval", None, "'exponent' needs the fit's confidence interval")
+            require(np.all(_numbers(self.theory) != 0), "theory", self.theory, "an exponent of 0 has no relative error")
         if self.tolerance is not None:
             positive("tolerance", self.tolerance)
-        if self.expected != "reproduced":
-            require(bool(self.explanation), "explanation", "", f"must say why {self.expected!r} is expected")
+        require(not (self.exact and self.interval is not None), "interval", self.interval, "what is exact has none")
+        fits = self.interval is None or np.size(self.interval) == 2 * count
+        require(fits, "interval", self.interval, f"must be a pair (low, high) for each of {count} values")
+
+    @property
+    def judged(self) -> np.ndarray:
+        """1 where a value holds, −1 where it fails, 0 where its interval leaves that open; of each pair of neighbours
+        for "ordering"."""
+        holds, fails = getattr(self, f"_{self.kind}")(*self._ends())
+        return np.where(holds, 1, np.where(fails | self.exact, -1, 0))
 
     @property
     def verdict(self) -> Verdict:
-        """ "reproduced" if the claim holds everywhere, "partly" if somewhere, else "not reproduced"."""
-        holds = getattr(self, f"_{self.kind}")()
-        if np.all(holds):
-            return "reproduced"
-        return "partly" if np.any(holds) else "not reproduced"
+        """See `VERDICTS`."""
+        judged = self.judged
+        if np.any(judged < 0):
+            return "partly" if np.any(judged > 0) else "not reproduced"
+        return "reproduced" if np.all(judged > 0) else "undecided"
 
-    @property
-    def ok(self) -> bool:
-        return self.verdict == "reproduced"
+    def _ends(self) -> tuple[np.ndarray, np.ndarray]:
+        if self.exact:
+            return (_numbers(self.measured).ravel(),) * 2
+        if self.interval is None:
+            return (np.full(np.size(self.measured), np.nan),) * 2
+        low, high = np.reshape(np.asarray(self.interval, dtype=float), (-1, 2)).T
+        return low, high
 
-    def _equal(self) -> np.ndarray:
-        measured, theory = _numbers(self.measured), _numbers(self.theory)
-        return np.abs(measured - theory) <= self.tolerance * np.abs(theory)  # False for nan
+    def _equal(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        theory = self._theory()
+        slack = (EXPONENT_TOLERANCE if self.tolerance is None else self.tolerance) * np.abs(theory)
+        return (low >= theory - slack) & (high <= theory + slack), (high < theory - slack) | (low > theory + slack)
 
-    def _upper_bound(self) -> np.ndarray:
-        return _numbers(self.measured) <= _numbers(self.theory)
+    _exponent = _equal
 
-    def _exponent(self) -> list[bool]:
-        low, high = self.interval
-        near = self.tolerance is not None and abs(self.measured - self.theory) <= self.tolerance
-        inside = bool(low <= self.theory <= high)
-        return [inside, inside or near]
+    def _theory(self) -> np.ndarray:
+        return np.broadcast_to(_numbers(self.theory), np.shape(np.atleast_1d(self.measured))).ravel()
 
-    def _ordering(self) -> np.ndarray:
-        measured = _numbers(self.measured)
-        low, high = (measured, measured) if self.interval is None else np.asarray(self.interval, dtype=float).T
-        return (measured[1:] > measured[:-1]) & (low[1:] > high[:-1])
+    def _upper_bound(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        theory = self._theory()
+        return high <= theory, low > theory
+
+    def _ordering(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return low[1:] > high[:-1], high[1:] < low[:-1]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON: not-finite numbers become null."""
-        return _plain(asdict(self) | {"verdict": self.verdict})
+        """As plain JSON: not-finite numbers become null. holds, fails: how many of the `values` that were judged."""
+        judged = self.judged
+        counts = {"holds": (judged > 0).sum(), "fails": (judged < 0).sum(), "values": judged.size}
+        return _plain(asdict(self) | {"verdict": self.verdict} | counts)
 
 
 def table(checks: Iterable[Check]) -> Any:
@@ -100,13 +128,44 @@ def table(checks: Iterable[Check]) -> Any:
     import pandas as pd
 
     columns = ["claim", "source", "kind", "measured", "theory", "interval", "verdict"]
-    return pd.DataFrame([{name: check.to_dict()[name] for name in columns} for check in checks], columns=columns)
+    told = [check.to_dict() for check in checks]
+    return pd.DataFrame([check | {"verdict": outcome(check)} for check in told], columns=columns)
 
 
-def differences(checks: Iterable[dict[str, Any]]) -> list[str]:
-    """A line for each published claim whose verdict is not the known one."""
-    wrong = [check for check in checks if check["verdict"] != check.get("expected", check["verdict"])]
-    return [f"{c['notebook']}: {c['claim']}: {c['verdict']} here, {c['expected']} before" for c in wrong]
+def outcome(check: Mapping[str, Any]) -> str:
+    """The verdict of a published claim, with how many values hold where not all of them do: "partly (3 of 5)"."""
+    some = check["verdict"] in ("partly", "undecided") and check.get("values", 1) > 1
+    return f"{check['verdict']} ({check['holds']} of {check['values']} hold)" if some else check["verdict"]
+
+
+def differences(checks: Iterable[Mapping[str, Any]], known: Mapping[tuple[str, str], str]) -> list[str]:
+    """A line for each published claim that is decided otherwise than by `known`, verdicts by (notebook, claim).
+
+    What is undecided here or there has not turned.
+    """
+    lines = []
+    for check in checks:
+        before = known.get((check["notebook"], check["claim"]), "undecided")
+        if "undecided" not in (before, check["verdict"]) and before != check["verdict"]:
+            lines.append(f"{check['notebook']}: {check['claim']}: {check['verdict']} here, {before} before")
+    return lines
+
+
+class Chance(NamedTuple):
+    """claims: how many are judged by intervals; expected: how many of them would at most be expected to fail if all
+    were true; failed: how many have a value that fails."""
+
+    claims: int
+    expected: float
+    failed: int
+
+
+def chance(checks: Iterable[Mapping[str, Any]]) -> Chance:
+    """What many claims at 95 % let chance do: a true one of m values, each at the edge of what it says, fails with
+    probability 1 − (1 − α)^m at most, α = 5 %, and half of it where an interval fails on one side alone."""
+    sampled = [check for check in checks if check.get("interval") is not None and "values" in check]  # else of old
+    expected = sum(1 - (1 - _ERRORS[check["kind"]]) ** check["values"] for check in sampled)
+    return Chance(len(sampled), float(expected), sum(check["fails"] > 0 for check in sampled))
 
 
 def _numbers(value: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sfolib._utils.errors import require
+from sfolib.training.estimates import crossing_draws, percentiles
 from sfolib.training.records import Run
 
 
@@ -40,6 +41,32 @@ def cheapest(frame: pd.DataFrame) -> pd.DataFrame:
     """The row of the fewest gradient evaluations at each ε² that was reached at all, largest ε² first."""
     reached = frame[np.isfinite(frame["samples"])]
     return reached.loc[reached.groupby("eps2")["samples"].idxmin()].sort_values("eps2", ascending=False)
+
+
+def minimizers(runs: Iterable[Run], eps2: Iterable[float], confidence: float = 0.95) -> pd.DataFrame:
+    """`cheapest` of `crossings` with an interval for the batch size too: columns eps2, batch_size, batch_low,
+    batch_high, samples, low, high. A row for each ε² that two runs reached, largest ε² first.
+
+    Each draw of all runs' expectations, their seeds taken in pairs, has a cheapest batch size; intervals are
+    percentiles of it and of its gradient evaluations. The least of several noisy numbers is too low (the winner's
+    curse): so is `samples`, and the median of the draws, which is below it, says by how much.
+    """
+    rows, runs = [], list(runs)
+    sizes = np.array([int(run.rows["batch_size"].iloc[0]) for run in runs])
+    for target in sorted(eps2, reverse=True):
+        reached = [i for i, run in enumerate(runs) if np.isfinite(run.first_crossing(target**0.5).samples)]
+        if len(reached) < 2 or any(len(runs[i].curves()) < 2 for i in reached):
+            continue
+        drawn = np.array([crossing_draws(runs[i].samples, runs[i].curves(), target) for i in reached])
+        best = drawn.argmin(0)
+        found = np.array([runs[i].first_crossing(target**0.5).samples for i in reached])
+        batch_low, batch_high = percentiles(sizes[reached][best], confidence)
+        low, high = percentiles(drawn.min(0), confidence)
+        rows.append(
+            {"eps2": target, "batch_size": sizes[reached][found.argmin()], "batch_low": batch_low,
+             "batch_high": batch_high, "samples": found.min(), "low": low, "high": high}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def pareto(frame: pd.DataFrame) -> pd.DataFrame:

@@ -7,17 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sfolib._utils.errors import positive, require
+from sfolib.training.estimates import Interval
 
 
-class Slope(NamedTuple):
-    """Exponent of a power law, with its confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def fit_exponent(x: Any, y: Any, confidence: float = 0.95) -> Slope:
+def fit_exponent(x: Any, y: Any, confidence: float = 0.95) -> Interval:
     """Least-squares slope of log y against log x, with Student's interval from the residuals (3 points or more)."""
     from scipy import stats
 
@@ -26,7 +19,7 @@ def fit_exponent(x: Any, y: Any, confidence: float = 0.95) -> Slope:
     require(np.size(x) >= 3, "x", x, "an exponent with an interval needs 3 points or more")
     fit = stats.linregress(np.log(x), np.log(y))
     half = stats.t.ppf((1 + confidence) / 2, np.size(x) - 2) * fit.stderr
-    return Slope(float(fit.slope), float(fit.slope - half), float(fit.slope + half))
+    return Interval(float(fit.slope), float(fit.slope - half), float(fit.slope + half))
 
 
 class Front(NamedTuple):

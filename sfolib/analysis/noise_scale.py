@@ -8,36 +8,35 @@ import pandas as pd
 from sfolib._utils.errors import require
 from sfolib.schedules.adaptive.optimal_batch import OptimalBatch
 from sfolib.theory.quadratic import PowerLawQuadratic
-from sfolib.training import records
+from sfolib.training import estimates, records
+from sfolib.training.estimates import Interval
 
 
-def noise_scale_band(run: records.Run, prefix: str = "", confidence: float = 0.95) -> records.MeanCI:
+def noise_scale_band(run: records.Run, prefix: str = "", confidence: float = 0.95) -> Interval:
     """B along a run, each (points,): means over seeds of tr Σ and of ‖G‖² first, then their ratio.
 
-    prefix: "loop_" or "probe_" of `Spec.noise_probes`, or "" for what is measured on all samples. The interval is the
-    percentile bootstrap over seeds; inf where the mean estimate of ‖G‖² is not above 0.
+    prefix: "loop_" or "probe_" of `Spec.noise_probes`, or "" for what is measured on all samples. The interval is that
+    of `estimates.draws` of both means together; inf where that of ‖G‖² is not above 0.
     """
-    both = [run.curves(prefix + "variance"), run.curves(prefix + ("sqnorm" if prefix else "grad_sqnorm"))]
-    seeds = len(both[0])
+    both = np.stack([run.curves(prefix + "variance"), run.curves(prefix + ("sqnorm" if prefix else "grad_sqnorm"))], 1)
 
-    def ratio(rows: np.ndarray) -> np.ndarray:
-        variance, sqnorm = (values[rows].mean(-2) for values in both)
+    def ratio(means: np.ndarray) -> np.ndarray:
+        variance, sqnorm = np.maximum(means[..., 0, :], 0), means[..., 1, :]
         with np.errstate(divide="ignore"):
             return np.where(sqnorm > 0, variance / np.where(sqnorm > 0, sqnorm, 1.0), np.inf)
 
-    resampled, tail = ratio(_drawn(seeds)), 50 * (1 - confidence)
-    low, high = (np.percentile(resampled, q, axis=0, method="nearest") for q in (tail, 100 - tail))
-    return records.MeanCI(ratio(np.arange(seeds)), low, high)
+    value = ratio(both.mean(0))
+    if len(both) == 1:
+        return Interval(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+    return Interval(value, *estimates.percentiles(ratio(estimates.draws(both)), confidence))
 
 
-def near(run: records.Run, column: str, samples: float, width: float = 1.25) -> tuple[float, float, float]:
+def near(run: records.Run, column: str, samples: float, width: float = 1.25) -> Interval:
     """A column's mean over seeds and over the measuring points within a factor `width` of `samples`, with its 95 %
-    percentile-bootstrap interval over seeds."""
+    interval over seeds."""
     shown = np.abs(np.log(np.maximum(run.samples, 1) / samples)) <= np.log(width)
     require(bool(shown.any()), "samples", samples, f"must be in the run, of {run.samples[-1]} gradient evaluations")
-    of_seeds = run.curves(column)[:, shown].mean(1)
-    low, high = np.percentile(of_seeds[_drawn(len(of_seeds))].mean(1), [2.5, 97.5])
-    return float(of_seeds.mean()), float(low), float(high)
+    return Interval(*map(float, estimates.mean(run.curves(column)[:, shown].mean(1), log=False)))
 
 
 def adapt(problem: PowerLawQuadratic, policy: OptimalBatch, max_samples: int, seed: int) -> pd.DataFrame:
@@ -59,7 +58,3 @@ def adapt(problem: PowerLawQuadratic, policy: OptimalBatch, max_samples: int, se
         )
         rows.append((policy.step, policy.samples, policy.batch_size, policy.exact, policy.lr, theta @ theta))
     return pd.DataFrame(rows, columns=["steps", "samples", "batch_size", "exact", "lr", "sqdistance"])
-
-
-def _drawn(seeds: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(seeds, size=(1000, seeds))

@@ -14,9 +14,10 @@ import numpy as np
 
 from sfolib._utils.errors import require
 from sfolib.schedules.plan import Plan
+from sfolib.training import estimates
+from sfolib.training.estimates import Interval
 from sfolib.training.records import Run
 
-_RESAMPLES = 1000
 _POINTS = 100
 
 
@@ -48,14 +49,6 @@ def totals(
         steps, done = steps + 1, done + batch_size
         lr_sum, noise_sum = lr_sum + lr, noise_sum + lr**2 / batch_size
     return Totals(steps, lr_sum, noise_sum)
-
-
-class Interval(NamedTuple):
-    """A value with its 95 % bootstrap interval over seeds."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -100,12 +93,11 @@ def compare(
     a, b = (_on(grid, run, column, clock) for run in (first, second))
     square = np.square(b - a).mean(1)  # (seeds,)
     across = np.square(a[:, None] - a).mean(2)  # (seeds, seeds), 0 on the diagonal
-    each = (b - a).mean(1)
-    count, drawn = len(seeds), _drawn(len(seeds))
+    count = len(seeds)
     return RunDistance(
-        distance=_interval(np.sqrt(square.mean()), np.sqrt(drawn @ square)),
+        distance=Interval(*(float(part) ** 0.5 for part in estimates.mean(square))),
         seeds=float(np.sqrt(across.sum() / (count * (count - 1)))),
-        shift=_interval(each.mean(), drawn @ each),
+        shift=Interval(*map(float, estimates.mean((b - a).mean(1), log=False))),
         squares=square,
     )
 
@@ -116,23 +108,13 @@ def exponent(x: Sequence[float], run_distances: Sequence[RunDistance]) -> Interv
     require(len(count) == 1, "run_distances", sorted(count), "must be of the same seeds")
     squares = np.array([found.squares for found in run_distances])  # (x, seeds)
     centred = np.log(x) - np.mean(np.log(x))
-
-    def slope(mean: np.ndarray) -> np.ndarray:
-        return centred @ (0.5 * np.log(mean)) / (centred @ centred)
-
-    return _interval(slope(squares.mean(1)), slope(squares @ _drawn(*count).T))
+    weights = 0.5 * centred / (centred @ centred)
+    mean = squares.mean(1, keepdims=True)
+    # first order in each seed's share of the mean squares: what each seed says the slope is
+    return Interval(*map(float, estimates.mean(weights @ (np.log(mean) + squares / mean - 1), log=False)))
 
 
 def _on(grid: np.ndarray, run: Run, column: str, clock: str) -> np.ndarray:
     curves = run.curves(column)
     curves = curves if column.endswith("accuracy") else np.log(curves)
     return np.array([np.interp(grid, getattr(run, clock), curve) for curve in curves])
-
-
-def _drawn(seeds: int) -> np.ndarray:
-    """Weights of the seeds in every resample, (resamples, seeds); always the same."""
-    return np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
-
-
-def _interval(value: float, drawn: np.ndarray) -> Interval:
-    return Interval(float(value), *map(float, np.quantile(drawn, [0.025, 0.975])))

@@ -180,7 +180,7 @@ def reached(p: Parameters, run: Run, look: int = 0) -> pd.DataFrame:
 
 def settles(p: Parameters, run: Run, eta: float) -> tuple[np.ndarray, float]:
     """The norm test's own batch size along the run, from σ² and ‖∇f‖² as measured; and the run's over it, late on."""
-    b, grad, sigma2 = (run.mean_ci(name).mean for name in ("batch_size", "grad_sqnorm", "variance"))
+    b, grad, sigma2 = (run.mean_ci(name).value for name in ("batch_size", "grad_sqnorm", "variance"))
     theory = (1 - eta**2) * sigma2 / (eta**2 * grad)
     late = run.samples > p.test_samples * 2 / 3  # the first tests ask for b/η² at most: the batch is catching up
     return theory, float(np.exp(np.mean(np.log(b / theory)[late])))
@@ -372,11 +372,11 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             runs,
             "Digits, softmax regression: triggers by thresholds, the same growth at fixed times, and the best "
             f"constant batch size for ε² = {p.goal:g}. "
-            f"Means over {p.seeds} seeds, each with its own batch sizes; bands: 95 % bootstrap interval over seeds.",
+            f"Means over {p.seeds} seeds, each with its own batch sizes; bands: 95 % interval over seeds.",
         ),
         "bars": (
             bars,
-            "Gradient evaluations to ε. Point: crossing of the mean over seeds; bar: 95 % bootstrap interval over "
+            "Gradient evaluations to ε. Point: crossing of the mean over seeds; bar: 95 % interval over "
             "seeds; cross: not reached. “With looks” adds the full gradients that the trigger looks at. "
             "Over the best constant batch size, without looks: published "
             f"{res.over[PUBLISHED][list(res.eps2).index(p.goal)]:.2g} at ε² = {p.goal:g} and "
@@ -393,12 +393,12 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "tolerances": (
             tolerances,
             "Digits, MLP, SGD under the norm test. Dashed: (1 − η²)σ²/(η²‖∇f‖²) from the measured σ² and ‖∇f‖². "
-            f"Means over {p.test_seeds} seeds; bands: 95 % bootstrap interval over seeds.",
+            f"Means over {p.test_seeds} seeds; bands: 95 % interval over seeds.",
         ),
         "others": (
             others,
             f"Digits, MLP: other tests (SGD), and other optimizers under the norm test with η = {p.eta[0]:g}. Means "
-            f"over {p.test_seeds} seeds; bands: 95 % bootstrap interval over seeds.",
+            f"over {p.test_seeds} seeds; bands: 95 % interval over seeds.",
         ),
     }
 
@@ -414,7 +414,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
     def at_end(names, column):
         bands = [last[name][column] for name in names]
         return {
-            "measured": [band.mean[-1] for band in bands],
+            "measured": [band.value[-1] for band in bands],
             "interval": [[band.low[-1], band.high[-1]] for band in bands],
         }
 
@@ -435,7 +435,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.01,
             source="T2 [S], T4 [S]",
             figure="exact",
-            expected="partly",
             explanation=f"At x = 1 the noise of the third stage is {p.gamma**2 / 2:.3g} of its ε² by T2, and "
             f"{noise:.4g} on the quadratic, where b* is not quite 2Gη/ε²: it never ends.",
         ),
@@ -474,7 +473,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=8 / 3,
             source="T6 [N]",
             figure="bars",
-            expected="partly",
             explanation="Looks are no part of T6. At the first batch size they cost "
             f"{res.digits.size / (p.check_every * res.first):.2g} evaluations for each one of training; "
             "as the batch grows they cost less, "
@@ -505,7 +503,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="arXiv 2508.05302",
             figure="bars",
-            expected="reproduced" if p.eps2[-1] >= p.goal else "partly",
             explanation="It holds down to some ε and no further: the published thresholds fall behind the critical "
             "batch size by γ a stage, as on the quadratic above.",
         ),
@@ -515,7 +512,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             source="arXiv 2508.05302",
             figure="bars",
             **at_goal(res.looked[PUBLISHED], res.best),
-            expected="not reproduced",
             explanation=f"Up to ε² = {p.goal:g} the looks alone cost "
             f"{res.looked[PUBLISHED].loc[p.goal, 'samples'] - res.spent[PUBLISHED].loc[p.goal, 'samples']:,.0f} "
             "evaluations, "
@@ -539,7 +535,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.05,
             source="T10 [S], AdAdaGrad's program",
             figure="statistics",
-            expected="not reproduced",
             explanation="The sum leaves out the covariances between the tensors (T10), which are positive here: it "
             f"is {res.share['mlp'].min():.2g} to {res.share['mlp'].max():.2g} of the variance (MLP) and "
             f"{res.share['cnn'].min():.2g} to {res.share['cnn'].max():.2g} (CNN), and the inner-product test with it "

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from scipy.stats import bootstrap
 
 from sfolib import plotting
 from sfolib.analysis.adascale import by_iterations, exact_gain, lagged_gain
@@ -22,6 +21,7 @@ from sfolib.problems.specs import named
 from sfolib.schedules import base
 from sfolib.schedules.adaptive import AutoWU, autowu, loss_gp
 from sfolib.schedules.plan import Plan
+from sfolib.training import estimates
 from sfolib.training.pooling import pooled
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
@@ -132,8 +132,8 @@ def ending(run: Run) -> np.ndarray:
 
 
 def between(values: np.ndarray) -> list[float]:
-    """95 % bootstrap interval of a mean over seeds."""
-    return [*bootstrap((values,), np.mean, method="percentile", rng=0).confidence_interval]
+    """95 % interval of a mean over seeds."""
+    return [*map(float, estimates.mean(values)[1:])]
 
 
 def replay(p: Parameters, policy: AutoWU, fit: str, losses: np.ndarray) -> tuple[int, float, Any]:
@@ -150,11 +150,11 @@ def replay(p: Parameters, policy: AutoWU, fit: str, losses: np.ndarray) -> tuple
 
 
 def mean_at(run: Run, column: str, iterations: Any, clock: np.ndarray) -> np.ndarray:
-    return np.interp(iterations, clock, run.mean_ci(column).mean)
+    return np.interp(iterations, clock, run.mean_ci(column).value)
 
 
 def mean_gain(run: Run, column: str, iterations: int) -> float:
-    return np.trapezoid(run.mean_ci(column).mean, run.steps) / iterations
+    return np.trapezoid(run.mean_ci(column).value, run.steps) / iterations
 
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
@@ -258,7 +258,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
 
     by_step = [
         loss_band(NAMES[1], res.one, res.one.steps),
-        *(loss_band(NAMES[s], run, run.mean_ci("true_steps").mean) for s, run in res.along.items()),
+        *(loss_band(NAMES[s], run, run.mean_ci("true_steps").value) for s, run in res.along.items()),
         loss_band(LINEAR, res.scaled_up, res.scaled_up.steps),
     ]
     by_iteration = [
@@ -268,7 +268,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     ]
     gains = {
         NAMES[s]: tuple(
-            Band("", "measured", run.steps[1:], run.mean_ci(c).mean[1:]) for c in ("gain", "exact", "lagged")
+            Band("", "measured", run.steps[1:], run.mean_ci(c).value[1:]) for c in ("gain", "exact", "lagged")
         )
         for s, run in res.along.items()
     }
@@ -280,7 +280,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "peaks": (
             peak_figure,
             "Training loss over the last tenth of the budget against a constant learning rate (mean; band: 95 % "
-            "bootstrap interval over seeds), and below it, on no scale, "
+            "interval over seeds), and below it, on no scale, "
             "the learning rate that AutoWU found, a marker a seed.",
         ),
         "warm": (
@@ -293,20 +293,19 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "systems": (
             system_figure,
             f"AutoWU at b = {res.large}, which it leaves as it is, and its variants beside the best constant "
-            "learning rate: means over seeds, bands 95 % bootstrap intervals over seeds. Every seed decides by "
+            "learning rate: means over seeds, bands 95 % intervals over seeds. Every seed decides by "
             "itself.",
         ),
         "scales": (
             scale_figure,
             "Left and middle: the same runs against steps and against scale-invariant iterations (means over seeds; "
-            "bands: 95 % bootstrap intervals). Right: the gain as AdaScale "
+            "bands: 95 % intervals). Right: the gain as AdaScale "
             "used it; thin: the exact gain at each point of its run; dashed: the gain of running means of the exact "
             "values, with AdaScale's weights.",
         ),
         "workers": (
             worker_figure,
-            "The same runs against gradient evaluations (means over seeds; bands: 95 % bootstrap intervals over "
-            "seeds).",
+            "The same runs against gradient evaluations (means over seeds; bands: 95 % intervals over seeds).",
         ),
     }
 
@@ -350,7 +349,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="Kim et al. 2021",
             figure="peaks",
-            expected="partly",
             explanation=f"At b = {res.large} it is {res.best_lr[res.large] / res.lr_found[res.large]:.1f} times too "
             "small. The recorded losses of the warm-up, an epoch at a time, are least at η = "
             f"{raw_lr:.2g} (median over seeds): "
@@ -392,7 +390,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=[losses.mean() for losses in at_best.values()],
             source="Kim et al. 2021",
             figure="systems",
-            expected="not reproduced",
             explanation=f"It costs twice. The warm-up takes {share:.0%} of the budget, at first at learning rates "
             "that do nothing, and the cosine the rest: with the same warm-up and decay but no excursion "
             "the loss ends at "
@@ -418,7 +415,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="Kim et al. 2021",
             figure="peaks",
-            expected="not reproduced",
             explanation=f"Linear warm-up finds {np.median(res.peak['linear warm-up']):.2g}, exponential "
             f"{res.lr_found[res.large]:.2g}. The process sees 0.2 of the run as one: that is a factor "
             f"{resolution:.0f} in η on the exponential warm-up, "
@@ -469,7 +465,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.1,
             source="Johnson et al. 2020",
             figure="scales",
-            expected="not reproduced",
             explanation="It is smaller. The running means reach back over "
             f"{', '.join(f'{1000 / s:.0f}' for s in p.workers)} steps (S = "
             f"{', '.join(map(str, p.workers))}) of "

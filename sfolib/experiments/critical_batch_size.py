@@ -12,13 +12,14 @@ from pydantic import PositiveFloat, PositiveInt
 from sfolib import plotting
 from sfolib.analysis.claims import Check
 from sfolib.analysis.crossings import cheapest, crossings, predicted, ratio_to
-from sfolib.analysis.fits import Slope, fit_exponent
+from sfolib.analysis.fits import fit_exponent
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.problems.specs import Digits, Quadratic
 from sfolib.schedules.plan import Plan
 from sfolib.theory import bounds
 from sfolib.theory.bounds import Constants
+from sfolib.training.estimates import Interval
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
@@ -83,7 +84,7 @@ class Results(NamedTuple):
     nearly_full: pd.DataFrame
     first_dips: pd.DataFrame
     least: dict[tuple[str, str], pd.DataFrame]
-    slopes: dict[tuple[str, str, str], Slope | None]
+    slopes: dict[tuple[str, str, str], Interval | None]
 
     @property
     def minimizers(self) -> pd.DataFrame:
@@ -161,7 +162,7 @@ def figures(res: Results) -> notebook.Figures:
         "samples": (
             plotting.against_batch_size(panels, "samples"),
             "Gradient evaluations to ε against the batch size. Dashed: bound (T2). Thin: exact expectation. "
-            "Markers: mean over seeds, band: 95 % bootstrap interval over seeds. Star and ring: the two minimizers. "
+            "Markers: mean over seeds, band: 95 % interval over seeds. Star and ring: the two minimizers. "
             "On digits the bound needs batch sizes beyond this axis for all but the largest ε.",
         ),
         "steps": (
@@ -269,7 +270,6 @@ def claims(res: Results) -> list[Check]:
             "exponent",
             ("digits", "measured", "samples"),
             -4.0,
-            expected="not reproduced",
             explanation="ε^−4 is the rate of the bound for any smooth f. This f is strongly convex through its ℓ2 "
             "term, so fewer evaluations suffice as ε falls.",
         ),

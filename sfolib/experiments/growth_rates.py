@@ -222,7 +222,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             price,
             "Digits, softmax regression. Left: gradient evaluations to each target. Right: over the best constant "
             "batch size for that target. "
-            "Markers: crossing of the mean over seeds; band: 95 % bootstrap interval over seeds; a curve ends where "
+            "Markers: crossing of the mean over seeds; band: 95 % interval over seeds; a curve ends where "
             "the target was not reached.",
         ),
     }
@@ -304,7 +304,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=[bounds.anytime_ratio(r, stop_early=stop) for stop in (False, True) for r in p.r],
             source="T6 [N]",
             figure="anytime",
-            expected="partly",
             explanation="At r = 3, finished, it is 1.7 % more. That is the worst of the stages from θ₀ too (the "
             "check above, within its 2 %): "
             "the exact N(b) leaves the shape of T2's by as much.",
@@ -316,7 +315,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=8 / 3,
             source="T6 [N]",
             figure="anytime",
-            expected="partly",
             explanation="The bound is loose by a constant: its first batch is x times the exact critical one, which "
             "T2 says costs "
             "x²/(2x − 1). The next check confirms it. As the stages pass, the excess of the early ones is forgotten.",

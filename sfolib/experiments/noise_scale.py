@@ -451,13 +451,13 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             "The noise scale along runs whose batch grows: exact (thin), from the halves of each batch, from "
             "per-sample statistics of "
             f"{p.probe} fresh samples. Last panel: its numerator tr Σ and the curvature noise tr(HΣ). Bands: 95 % "
-            "bootstrap intervals over seeds.",
+            "intervals over seeds.",
         ),
         "critical": (
             critical,
             "The critical batch size at a fixed learning rate and what estimates say of it (dashed), against ε². "
             "Bar: the batch sizes of the search that cost no more than the least, "
-            "as far as 95 % bootstrap intervals over seeds can tell.",
+            "as far as 95 % intervals over seeds can tell.",
         ),
         "strongly": (
             strongly,
@@ -467,7 +467,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         ),
         "minima": (
             minima,
-            "Gradient evaluations to ε against the batch size, softmax regression on digits (band: 95 % bootstrap "
+            "Gradient evaluations to ε against the batch size, softmax regression on digits (band: 95 % "
             "interval over seeds). Dashed: the minimum of the fitted form.",
         ),
     }
@@ -497,13 +497,13 @@ def claims(res: SimpleNamespace) -> list[Check]:
 
     def until(run, level):
         """Gradient evaluations at which the exact B first is at the level."""
-        return float(run.samples[np.argmax(noise_scale_band(run).mean >= level)])
+        return float(run.samples[np.argmax(noise_scale_band(run).value >= level)])
 
     def grown(run, samples):
         """The estimates of B from probes at the start and around there, each with its interval."""
         band = noise_scale_band(run, "probe_")
         places = [0, int(np.searchsorted(run.samples, samples))]
-        return {"measured": band.mean[places], "interval": np.array([band.low[places], band.high[places]]).T}
+        return {"measured": band.value[places], "interval": np.array([band.low[places], band.high[places]]).T}
 
     mean_curvature = [
         res.estimated[name]["curvature"].iloc[-1] / res.estimated[name]["B"].iloc[-1] / rate
@@ -583,7 +583,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.15,
             source="[N]",
             figure="scales",
-            expected="partly" if "network" in long else "reproduced",
             explanation="For the network the average is too short and too long at once. The standard error of the "
             f"mean ‖G‖² over its {p.watched_seeds} runs is {shaky:.0%} there, and in the "
             f"{back} steps that the average looks back its ‖∇f‖² fell by a factor of {fell:.2g}. Beside both there "
@@ -624,7 +623,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=10.0,
             source="T11 [N]",
             figure="critical",
-            expected="not reproduced",
             explanation="The noise scale knows no learning rate: it is the critical batch size where η is tuned for "
             "each b (the check before this one). A fixed η far below 1/L is "
             "a step that makes less of each gradient, and forgives more noise.",
@@ -637,7 +635,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=10.0,
             source="T2 [S]",
             figure="critical",
-            expected="not reproduced",
             explanation="T2 charges all noise with the largest curvature. The noise meets tr(HΣ)/tr Σ, which is "
             f"{mean_curvature[0]:.2g} on the quadratic, where L = {res.exact.L:g}, and "
             f"{mean_curvature[1]:.2g} on softmax regression at the last ε, where L ≤ "

@@ -28,6 +28,7 @@ from sfolib._utils import files
 from sfolib._utils.errors import InputError, explain, require
 from sfolib.analysis.claims import Check, differences, table
 from sfolib.experiments.project import root
+from sfolib.experiments.report import known_verdicts
 from sfolib.training.records import Run
 from sfolib.training.run import run_all
 
@@ -129,7 +130,7 @@ def show(figures: Figures, *names: str) -> None:
 def publish(experiment: ModuleType, p: Parameters, figures: Figures, checks: list[Check]) -> pd.DataFrame:
     """Write a notebook's figures (PNG and PDF) and checks to the folder of its name in `p.folder`, all or nothing.
 
-    A notebook's last line: tells the verdicts that are not the known ones, and returns the checks as a table.
+    A notebook's last line: tells the verdicts that turned, and returns the checks as a table.
     """
     name = notebook_name(experiment)
     for key in figures:
@@ -147,9 +148,9 @@ def publish(experiment: ModuleType, p: Parameters, figures: Figures, checks: lis
     files.write_json(new / "published.json", {"scale": p.scale, "figures": captions, "checks": claims})
     shutil.rmtree(folder, ignore_errors=True)
     new.replace(folder)
-    for line in differences(claims):
+    for line in differences(claims, known_verdicts(p.scale)):
         print(line)
-    reproduced = sum(check.ok for check in checks)
+    reproduced = sum(claim["verdict"] == "reproduced" for claim in claims)
     print(f"{reproduced} of {len(checks)} claims reproduced; figures and claims are in {folder}")
     return table(checks)
 

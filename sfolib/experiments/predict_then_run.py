@@ -361,7 +361,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "promise": (
             promise,
             "What the front's plan promised before training (dashed) and what each target took (solid; band: 95 % "
-            "bootstrap interval over seeds): with constants from a pilot, and from their definitions. "
+            "interval over seeds): with constants from a pilot, and from their definitions. "
             "A curve ends where the budget did.",
         ),
         "price": (
@@ -369,18 +369,18 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             "Every plan over the best constant batch size for that target (η = 0.1, found by search), gradient "
             "evaluations above, steps below. All that a plan's pilot and its looks at ‖∇f‖ took is included; the "
             "search is not. "
-            "Band: 95 % bootstrap interval over seeds.",
+            "Band: 95 % interval over seeds.",
         ),
         "where": (
             where,
             "The smallest target on the plane of steps and gradient evaluations: all constant pairs of the search "
-            "(dots), the best of them (line), and the plans, without pilot. Bars: 95 % bootstrap intervals over "
+            "(dots), the best of them (line), and the plans, without pilot. Bars: 95 % intervals over "
             "seeds.",
         ),
         "curves": (
             curves,
             f"{TITLES[shown].capitalize()}: batch size, learning rate, loss and ‖∇f‖² of the plans. Lines: mean "
-            "over seeds; bands: 95 % bootstrap intervals over seeds.",
+            "over seeds; bands: 95 % intervals over seeds.",
         ),
     }
 
@@ -490,7 +490,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T2 [S], T6 [N]",
             figure="promise",
-            expected="partly",
             explanation="The misses are at first targets on digits. A pilot sees one seed, whose own ‖∇f‖ dips below "
             "ε₀ before the mean over seeds does. With constants from the mean's crossing the front's "
             f"first stage takes {numbers(together.values())} of the promise ({', '.join(together)}).",
@@ -503,7 +502,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.25,
             source="T2 [S]",
             figure="promise",
-            expected="partly",
             explanation="It does for softmax regression. T2's Lη/2 charges for curvature that is not there on the "
             "quadratic (see the claim on steps), and a pilot's single seed promises the network too much.",
         ),
@@ -515,7 +513,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T11 [N]",
             figure="price",
-            expected="partly",
             explanation="On the quadratic it always does, down to half, which is T11's factor. On digits the promise "
             "is so far above the truth that a run is stages behind when it reaches ε, "
             "and which of the two plans has the better batch just then decides.",
@@ -527,7 +524,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T11 [N]",
             figure="price",
-            expected="not reproduced",
             explanation="The two have the same η/b, and by T1 the larger η gains nothing, since η(1 − Lη/2) pays "
             "for curvature L. What is left of the quadratic's gradient at the first target has a mean "
             f"curvature of {curvature:.2f} L: "
@@ -541,7 +537,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T11 [N]",
             figure="price",
-            expected="partly",
             explanation="The pilot is dear against easy targets: without it, and of means, the ratio is "
             f"{alone.min():.2g} to {alone.max():.2g}. At small ε the promise, fourfold a stage, is far "
             "above the truth: when the smallest ε is reached, the run is "
@@ -563,7 +558,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 theory=1.0,
                 source="T11 [N]",
                 figure="price",
-                expected="not reproduced",
                 explanation="In the mean the ratio is "
                 f"{numbers(res.of[x, FRONT]['steps'] / res.of[x, PAPER]['steps'])}, and the "
                 "intervals overlap. L is larger here, so that the front's η = 1/(2L) is about where the "
@@ -579,7 +573,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T11 [N]",
             figure="price",
-            expected="partly",
             explanation="As against the published plan; and this competitor was told every ε in advance and is "
             "charged for no search.",
         ),
@@ -590,7 +583,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T11 [N]",
             figure="price",
-            expected="partly",
             explanation="On the quadratic and on softmax regression it needs less than half. On a network η = 1/(2L) "
             "is about that of the search, and a best constant batch that is larger than the front's then "
             "needs fewer steps.",
@@ -611,7 +603,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T11 [N]",
             figure="price",
-            expected="not reproduced",
             explanation=f"Without pilot and looks the ratio is {mean_over[LED]['samples']:.2g}. Finding the "
             "constants and the ends of stages costs what knowing them saves.",
         ),

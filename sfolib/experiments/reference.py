@@ -1,7 +1,8 @@
 """What the project keeps of its last `make figures`: the claims and their page, the README's picture, the times.
 
-`figures/reference/` holds `checks.json` (the claims as data), `claims.md` (the same for people), `seconds.json` (how
-long each notebook took) and the picture; `docs/benchmarks.md` is made from `benchmarks/results.json`.
+`figures/reference/` holds `checks.json` (the claims as data), `claims.md` (the same for people), `verdicts.json` (their
+verdicts, and those at smoke scale), `seconds.json` (how long each notebook took) and the picture; `docs/benchmarks.md`
+is made from `benchmarks/results.json` and `docs/intervals.md` from `benchmarks/crossings.json`.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from sfolib._utils import files
 from sfolib._utils.errors import one_line, require
+from sfolib.analysis.claims import outcome
 from sfolib.experiments import report
 from sfolib.experiments.project import root
 
 PICTURE = Path("01_critical_batch_size") / "samples.png"
-FOLDER = Path("figures") / "reference"
+FOLDER = report.REFERENCE
 _REMEDY = "run `make figures` first"
 
 
 def claims_page(checks: Sequence[dict[str, Any]]) -> str:
     """`claims.md`: how many claims have which verdict, then the claims by notebook, in Markdown."""
     verdicts = Counter(check["verdict"] for check in checks)
+    headlines = [check for check in checks if check.get("headline")]
     lines = [
         "# Claims",
         "",
@@ -34,7 +38,9 @@ def claims_page(checks: Sequence[dict[str, Any]]) -> str:
         "is in [checks.json](checks.json).",
         "`python -m sfolib figures NN` measures the claims of notebook NN again; "
         '`result("T2")` opens the derivation behind T2.',
+        report.chance_told(checks),
         "",
+        *(["## What was found", "", *_table(headlines), ""] if headlines else []),
         "| notebook | claims | " + " | ".join(verdicts) + " |",
         "|---|---|" + "---|" * len(verdicts),
     ]
@@ -44,18 +50,23 @@ def claims_page(checks: Sequence[dict[str, Any]]) -> str:
         lines.append(f"| [{name}](#{name}) | {len(own)} | " + " | ".join(str(counts[v]) for v in verdicts) + " |")
     for name, own in by_notebook:
         lines += ["", f"## {name}", "", f"[Notebook](../../notebooks/{name}.ipynb)", ""]
-        lines += ["| claim | derivation | kind | measured | theory | verdict |", "|---|---|---|---|---|---|"]
-        lines += ["| " + " | ".join(_row(check)) + " |" for check in own]
+        lines += _table(own)
         unexplained = [(check["claim"], check["explanation"]) for check in own if check.get("explanation")]
         lines += ["", *(f"- *{_text(claim)}* {_text(why)}" for claim, why in unexplained)] if unexplained else []
     return "\n".join(lines) + "\n"
+
+
+def _table(checks: Sequence[dict[str, Any]]) -> list[str]:
+    head = ["| claim | derivation | kind | measured | theory | verdict |", "|---|---|---|---|---|---|"]
+    return head + ["| " + " | ".join(_row(check)) + " |" for check in checks]
 
 
 def _row(check: dict[str, Any]) -> list[str]:
     measured = report.values(check["measured"])
     measured += f" [{report.values(check['interval'])}]" if check["interval"] else ""
     theory = report.values(check["theory"])
-    return [*map(_text, (check["claim"], check["source"], check["kind"])), measured, theory, _text(check["verdict"])]
+    claim = check["claim"] + (" (a finding)" if check.get("prediction") == "none" else "")
+    return [*map(_text, (claim, check["source"], check["kind"])), measured, theory, _text(outcome(check))]
 
 
 def _text(text: str) -> str:
@@ -84,16 +95,100 @@ def benchmarks_page(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def intervals_page(results: dict[str, Any]) -> str:
+    """`docs/intervals.md`, in Markdown, from `benchmarks/crossings.json`."""
+    told = results["provenance"]
+    lines = [
+        "# What the intervals are worth",
+        "",
+        "Every interval over seeds comes from `sfolib.training.estimates`. This is how good they are with 3, 5 and 8 "
+        f"seeds: {told.get('groups')} groups drawn from {told.get('seeds')} seeds of the same run, none of which the "
+        "estimators were chosen on.",
+        "Truth is the exact recursion on the quadratic, and what all these seeds together say on digits (softmax "
+        "regression). `python -m benchmarks.crossings` measures it again; this page is made from "
+        "`benchmarks/crossings.json` by `make reference`.",
+        "",
+        "- *bias*: of the median, relative to the truth; *covered*: how often the 95 % interval holds the truth;",
+        "- *missed*: how often a crossing that there is was not shown to last, so that the answer is 'never';",
+        "- *false*: how often a level that the expectation never gets to was said to be reached;",
+        "- *level/floor*: ε² over the mean of the last half of the run. Below 1 on digits, where the run still falls, "
+        "there can be a crossing late in it; *truth ±*: half of the interval of what all seeds together say.",
+        "",
+        "The least of several noisy numbers is too low (the winner's curse): N\\* at the cheapest batch size of a grid "
+        "is biased by what the last rows say; b\\* has an interval of its own.",
+        "",
+    ]
+    crossings = [row for row in results["rows"] if row["what"] == "crossing"]
+    lines += ["| seeds | " + " | ".join(_GLANCE) + " |", "|---|" + "---|" * len(_GLANCE)]
+    for seeds in dict.fromkeys(row["seeds"] for row in crossings):
+        own = [row for row in crossings if row["seeds"] == seeds]
+        far = [abs(row["bias"]) for row in own if row["bias"] is not None and row["over_floor"] >= _FAR]
+        covered, wrong = [row["covered"] for row in own], [row["false"] for row in own if row["false"] is not None]
+        cells = [_percent(median(far)), _percent(max(far)), f"{_percent(min(covered))} … {_percent(max(covered))}",
+                 _percent(median(covered)), _percent(max(wrong, default=0))]  # fmt: skip
+        lines.append(f"| {seeds} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for what, columns in _INTERVALS.items():
+        lines += [f"## {what}", "", "| problem | b | seeds | " + " | ".join(columns.values()) + " |"]
+        lines += ["|---|---|---|" + "---|" * len(columns)]
+        for row in (row for row in results["rows"] if row["what"] in what.split(" and ")):
+            cells = [_text(row["problem"]), _text(str(row.get("batch_size", row["what"][:2]))), str(row["seeds"])]
+            lines.append("| " + " | ".join(cells + [_figure(name, row.get(name)) for name in columns]) + " |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+_FAR = 1.2  # times the noise floor
+_GLANCE = (
+    f"crossings at {_FAR} times the floor or more: median of the biases' sizes", "largest", "covered, of all levels",
+    "median", "most false crossings",
+)  # fmt: skip
+_INTERVALS = {
+    "crossing": {
+        "eps2": "ε²", "over_floor": "level/floor", "truth_error": "truth ±", "bias": "bias",
+        "covered": "covered", "missed": "missed", "false": "false",
+    },
+    "mean at a fixed time": {"bias": "bias", "covered": "covered"},
+    "b* on a grid and N* on a grid": {"eps2": "ε²", "bias": "bias", "covered": "covered"},
+}  # fmt: skip
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    if name in ("eps2", "over_floor"):
+        return f"{value:.3g}"
+    return f"{100 * value:+.1f} %" if name == "bias" else f"{100 * value:.0f} %"
+
+
 def keep() -> None:
-    """Make the last figures in `figures/` the reference. Raises `InputError` where some notebook has not run."""
+    """Make the last figures in `figures/` the reference; of figures at smoke scale, their verdicts alone.
+
+    Raises `InputError` where some notebook has not run, or at another scale.
+    """
     folder, reference = root() / "figures", root() / FOLDER
     for name in ("checks.json", PICTURE):
         require((folder / name).is_file(), "figures", str(folder / name), f"does not exist; {_REMEDY}")
     checks = report.read_claims(folder / "checks.json", files.read_json(folder / "checks.json", _REMEDY), _REMEDY)
     names = list(dict.fromkeys(check["notebook"] for check in checks))
+    scales = {name: report.published(folder / name).get("scale") for name in names}
+    scale = scales[names[0]]
+    require(set(scales.values()) == {scale}, "scale", scales, f"must be one; {_REMEDY}")
+    verdicts = reference / "verdicts.json"
+    kept = files.read_json(verdicts, "restore it") if verdicts.is_file() else {}
+    of = {name: {c["claim"]: c["verdict"] for c in checks if c["notebook"] == name} for name in names}
+    if scale == "smoke":
+        files.folder(reference)
+        files.write_json(verdicts, kept | {scale: of})
+        return
     seconds = {name: report.read_ran(folder / name)["seconds"] for name in names}
     files.folder(reference)
     files.write_json(reference / "checks.json", checks)
+    files.write_json(reference / "verdicts.json", kept | {scale: of})
     files.write_json(reference / "seconds.json", seconds)
     with files.replacing(reference / PICTURE.name, "wb") as file:
         file.write((folder / PICTURE).read_bytes())
@@ -104,8 +199,10 @@ def keep() -> None:
 
 def pages() -> dict[Path, str]:
     """The pages that are made from data in the repository: path → what it should hold."""
-    checks, results = root() / FOLDER / "checks.json", root() / "benchmarks" / "results.json"
+    checks, measured = root() / FOLDER / "checks.json", root() / "benchmarks"
+    results, crossings = (files.read_json(measured / name, "restore it") for name in ("results.json", "crossings.json"))
     return {
         root() / FOLDER / "claims.md": claims_page(files.read_json(checks, "restore it")),
-        root() / "docs" / "benchmarks.md": benchmarks_page(files.read_json(results, "restore it")),
+        root() / "docs" / "benchmarks.md": benchmarks_page(results),
+        root() / "docs" / "intervals.md": intervals_page(crossings),
     }

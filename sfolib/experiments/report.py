@@ -17,12 +17,13 @@ from typing import Any
 
 from sfolib._utils import files
 from sfolib._utils.errors import InputError, require
-from sfolib.analysis.claims import differences
+from sfolib.analysis.claims import VERDICTS, chance, differences, outcome
 from sfolib.experiments.project import root
 
 _MANY = 6  # a longer list is told by its range
 _RAN, _PUBLISHED = "ran.json", "published.json"
-_SECONDS = Path("figures") / "reference" / "seconds.json"  # how long each notebook took last
+REFERENCE = Path("figures") / "reference"
+_SECONDS = REFERENCE / "seconds.json"  # how long each notebook took last
 _UNFINISHED = "It did not run to its end: what it shows may be in part, or of other parameters. Run it again."
 
 
@@ -112,8 +113,8 @@ def is_up_to_date(path: Path, out: Path, scale: str) -> bool:
     folder = out / path.stem
     if not (folder / _RAN).is_file() or not (out / "executed" / path.name).is_file():
         return False
-    ran, published = read_ran(folder), _published(folder)
-    shown = all((folder / f"{key}.{kind}").is_file() for key in published["figures"] for kind in ("png", "pdf"))
+    ran, told = read_ran(folder), published(folder)
+    shown = all((folder / f"{key}.{kind}").is_file() for key in told["figures"] for kind in ("png", "pdf"))
     return shown and ran["fingerprint"] == fingerprint(path, scale)
 
 
@@ -126,7 +127,7 @@ def read_ran(folder: Path) -> dict[str, Any]:
     return told
 
 
-def _published(folder: Path) -> dict[str, Any]:
+def published(folder: Path) -> dict[str, Any]:
     """What the notebook of that folder published."""
     told = files.read_json(folder / _PUBLISHED, _remedy(folder))
     known = isinstance(told, dict) and isinstance(told.get("figures"), dict) and isinstance(told.get("checks"), list)
@@ -148,6 +149,22 @@ def read_claims(path: Path, checks: Any, remedy: str) -> list[dict[str, Any]]:
     )
     require(known, "file", str(path), f"damaged: not a list of claims; {remedy}")
     return checks
+
+
+def known_verdicts(scale: str) -> dict[tuple[str, str], str]:
+    """The committed verdicts at a scale, by (notebook, claim): what `python -m sfolib reference` kept."""
+    path = root() / REFERENCE / "verdicts.json"
+    kept = files.read_json(path, "restore it").get(scale, {}) if path.is_file() else {}
+    return {(name, claim): verdict for name, of in kept.items() for claim, verdict in of.items()}
+
+
+def chance_told(checks: Sequence[Mapping[str, Any]]) -> str:
+    """What chance does to so many claims, in a sentence."""
+    found = chance(checks)
+    return (
+        f"{found.claims} claims are judged by 95 % intervals: if all were true, at most {found.expected:.1f} of them "
+        f"would be expected to fail at some value by chance; {found.failed} do."
+    )
 
 
 def _remedy(folder: Path) -> str:
@@ -198,16 +215,17 @@ def write(out: Path, outcomes: Sequence[Outcome]) -> list[str]:
     notebooks = [notebook for notebook in notebooks if notebook["figures"] or notebook["error"]]
     checks = [check for notebook in notebooks for check in notebook["checks"]]
     files.write_json(out / "checks.json", checks)
-    turned = differences(checks)
-    reproduced = sum(check["verdict"] == "reproduced" for check in checks)
+    turned = [line for notebook in notebooks for line in notebook["turned"]]
+    counts = {word: sum(check["verdict"] == word for check in checks) for word in VERDICTS}
     summary = (
-        f"{reproduced} of {len(checks)} claims reproduced. Written {time.strftime('%Y-%m-%d %H:%M')} on "
+        f"{len(checks)} claims: {', '.join(f'{n} {word}' for word, n in counts.items())}. "
+        f"{chance_told(checks)} Written {time.strftime('%Y-%m-%d %H:%M')} on "
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}."
     )
     environment = Environment(loader=PackageLoader("sfolib.experiments", "."), autoescape=True, trim_blocks=True)
-    environment.filters["values"] = values
+    environment.filters |= {"values": values, "outcome": outcome}
     page = environment.get_template("report.html.j2").render(
-        summary=summary, notebooks=notebooks, checks=checks, differences=turned
+        summary=summary, notebooks=notebooks, checks=checks, differences=turned, verdicts=VERDICTS
     )
     with files.replacing(out / "index.html") as file:
         file.write(page)
@@ -240,7 +258,7 @@ def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
     """What the report says of one notebook."""
     folder = out / path.stem
     began = (folder / _PUBLISHED).exists()
-    told = _published(folder) if began else {"figures": {}, "checks": []}
+    told = published(folder) if began else {"figures": {}, "checks": []}
     text = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
     heading = re.match(r"#\s*(.+)", text)
     words = [f"scale {told['scale']}"] if "scale" in told else []
@@ -254,4 +272,5 @@ def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
         "error": outcome.error if outcome else _UNFINISHED if began and not ended else None,
         "figures": told["figures"],
         "checks": told["checks"],
+        "turned": differences(told["checks"], known_verdicts(told.get("scale", ""))),
     }

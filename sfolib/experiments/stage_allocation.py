@@ -150,7 +150,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     }
     rows = [
         (*key, run.samples[-1], *np.transpose(run.mean_ci())[run.expected.argmin()],
-         run.mean_ci("test_accuracy").mean[-1])
+         run.mean_ci("test_accuracy").value[-1])
         for key, run in runs.items()
     ]  # fmt: skip
     columns = ["model", "epochs", "allotment", "samples", "end", "low", "high", "accuracy"]
@@ -236,12 +236,12 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "measured": (
             measured,
             "Digits: least E‖∇f‖² of a run against its budget, for five ways to allot it to the same seven stages. "
-            "Markers: mean over seeds; band: 95 % bootstrap interval over seeds.",
+            "Markers: mean over seeds; band: 95 % interval over seeds.",
         ),
         "curves": (
             curves,
             f"Digits, {TITLES[shown]}: what each allotment did with the largest budget. Lines: mean over seeds; "
-            "band: 95 % bootstrap interval over seeds.",
+            "band: 95 % interval over seeds.",
         ),
     }
 
@@ -335,7 +335,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.0,
             source="T1 [S]",
             figure="given",
-            expected="not reproduced",
             explanation=why,
         ),
         Check(
@@ -355,7 +354,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 theory=1.0,
                 source="T4 [S]",
                 figure="measured",
-                expected="not reproduced",
                 explanation=f"Means: {means[model]} times as much at {', '.join(map(str, p.epochs[model]))} epochs. "
                 f"{why}{steeper[model]}",
             )

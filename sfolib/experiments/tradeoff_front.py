@@ -340,7 +340,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.1,
             source="T11 [N]",
             figure="front",
-            expected="not reproduced",
             explanation="The bound has A = Δ and G = Lσ²/2 where the quadratic's bias and noise have smaller ones. "
             "With its own A and G "
             "N_min is as predicted: the next check. K_min lies where η nears 2/L, beyond that expansion.",
@@ -364,7 +363,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.1,
             source="T11 [N]",
             figure="rule",
-            expected="not reproduced",
             explanation="It has the rule's shape at 2 to 4 times its height: 1/L is 2Δ/(ε²K_min) with the bound's Δ "
             "and K_min, and the bound's K_min "
             "is too large by more than its Δ. With the quadratic's own A the next check finds 2A/(ε²K).",
@@ -400,7 +398,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.1,
             source="T12 [N]",
             figure="paths",
-            expected="partly",
             explanation="It is at the smaller ε. At the larger one the quickest runs take a handful of steps, and "
             "whole steps are too coarse a grid.",
         ),
@@ -412,7 +409,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=1.1,
             source="T12 [N]",
             figure="paths",
-            expected="partly" if 3e-3 in p.eps2 else "reproduced",
             explanation="It is 17 % more at ε² = 3e-3 where latency costs one evaluation: there N alone decides, and "
             "the measured front bends around its hyperbola.",
         ),
@@ -434,7 +430,6 @@ def claims(res: SimpleNamespace) -> list[Check]:
             tolerance=0.1,
             source="T11 [N]",
             figure="families",
-            expected="not reproduced",
             explanation="It is optimal in T1's bound, which sums all noise alike. In the exact recursion early noise "
             "is forgotten, so that a large η "
             "early and less noise late are cheaper: the optimum has more than half of N in the second half of the "

@@ -31,7 +31,7 @@ class Panel(NamedTuple):
 def schedules(panels: Sequence[Panel]) -> Figure:
     """The panels, two a row, on linear clocks; a label has one colour in all.
 
-    Curves are means over seeds, bands 95 % bootstrap intervals over seeds. ‖∇f‖² is as measured: an average over
+    Curves are means over seeds, bands 95 % intervals over seeds. ‖∇f‖² is as measured: an average over
     neighbouring steps would span more epochs of a grown batch than of a decayed lr.
     """
     labels = list(dict.fromkeys(label for panel in panels for label in panel.runs))

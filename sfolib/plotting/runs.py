@@ -34,7 +34,7 @@ def trajectories(
 ) -> Figure:
     """A panel for each of `columns`, of `COLUMNS`, against the clock ("samples", "steps", "epochs"), log-log.
 
-    Curves are means over seeds, bands 95 % bootstrap intervals over seeds; a batch size or lr is a mean of steps.
+    Curves are means over seeds, bands 95 % intervals over seeds; a batch size or lr is a mean of steps.
     theory: further curves of a column, in the colour of the run with the same label.
     Where a run left what the theory assumes (`limits.beyond`) the legend says so and a triangle marks it; a cross is
     where it diverged.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,55 +16,23 @@ from sfolib.plotting.style import LINES, log_ticks, style
 from sfolib.schedules.base import piecewise
 from sfolib.schedules.plan import Plan
 from sfolib.theory.quadratic import StagePath
+from sfolib.training.estimates import Interval
 from sfolib.training.records import Run
 
 _CLOCKS = {"samples": "gradient evaluations", "steps": "steps"}
-_WIDTH = 1.08  # of the smoothing window, as `records.Run.expected` has it
 
 
-class Grown(Run):
-    """A run that is smoothed over 8 % of its gradient evaluations in place of 8 % of its steps.
-
-    At a constant batch size the two are the same. Where the batch grows by stages of equal epochs, the last few
-    percent of the steps are half of the run, and would be averaged into one value.
-    """
-
-    def like_expected(self, path: np.ndarray) -> np.ndarray:
-        """E‖∇f‖² at every step, (last step + 1,), at the measuring points and averaged as `expected` is, (points,)."""
-        return self._smoothed(path[self.steps][None])[0]
-
-    def _averaged(self, curves: np.ndarray) -> np.ndarray:
-        first = np.searchsorted(self.samples, self.samples / _WIDTH, "left")
-        last = np.searchsorted(self.samples, self.samples * _WIDTH, "right")
-        total = np.cumsum(curves, axis=1)
-        before = np.where(first > 0, total[:, first - 1], 0.0)
-        return (total[:, last - 1] - before) / (last - first)
-
-
-def grown(run: Run) -> Grown:
-    """The same run as a `Grown`."""
-    return Grown(run.spec, run.provenance, run.rows)
-
-
-class Value(NamedTuple):
-    """A mean over seeds with its 95 % bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def value_at(run: Run, column: str, step: float | None = None) -> Value:
-    """The column's `Run.band` at the last measuring point up to `step`, or at the last of all."""
+def value_at(run: Run, column: str, step: float | None = None) -> Interval:
+    """The column's `Run.mean_ci` at the last measuring point up to `step`, or at the last of all."""
     step = run.steps[-1] if step is None else step
     require(step >= run.steps[0], "step", step, f"must be at least {run.steps[0]}, the first measured")
     point = int(np.searchsorted(run.steps, step, side="right")) - 1
-    return Value(*(float(part[point]) for part in run.mean_ci(column)))
+    return Interval(*(float(part[point]) for part in run.mean_ci(column)))
 
 
-def rising(claim: str, values: Sequence[Value], source: str, figure: str, **known: str) -> Check:
+def rising(claim: str, values: Sequence[Interval], source: str, figure: str, **known: str) -> Check:
     """The claim that each value exceeds the one before it, beyond their intervals. known: as in `Check`."""
-    means, intervals = [v.mean for v in values], [v[1:] for v in values]
+    means, intervals = [v.value for v in values], [v[1:] for v in values]
     return Check(claim, "ordering", measured=means, interval=intervals, source=source, figure=figure, **known)
 
 

@@ -18,7 +18,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from sfolib.analysis.fits import Slope
+from sfolib.training.estimates import Interval
 
 LINES: dict[str, dict] = {
     "bound": {"linestyle": (0, (4, 2)), "linewidth": 1.2},
@@ -74,7 +74,7 @@ class Curve(NamedTuple):
     source: str
     x: np.ndarray
     y: np.ndarray
-    slope: Slope | None = None
+    slope: Interval | None = None
 
 
 def power_laws(panels: Mapping[str, Sequence[Curve]], xlabel: str) -> Figure:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,33 +25,13 @@ from pydantic import ValidationError
 from sfolib._utils import files
 from sfolib._utils.errors import InputError, explain, positive, require
 from sfolib._utils.files import write_json as write_json
+from sfolib.training import estimates
+from sfolib.training.estimates import Crossing, Interval
 from sfolib.training.spec import SCHEMA, Spec
 
 METRICS, RUN = "metrics.jsonl", "run.json"
 _PART = 512  # rows
-_RESAMPLES = 1000
 _WINDOW = ((1 / 1.08, "left"), (1.08, "right"))
-
-
-class Crossing(NamedTuple):
-    """When a run first got to a level, by its mean over seeds.
-
-    steps: updates; sfo: gradient evaluations; low, high: confidence interval of sfo. All inf where never reached,
-    high alone inf where some resamples of the seeds never reach it.
-    """
-
-    steps: float
-    samples: float
-    low: float
-    high: float
-
-
-class MeanCI(NamedTuple):
-    """Means over seeds with their confidence interval, each (points,)."""
-
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -94,45 +74,26 @@ class Run:
 
     @cached_property
     def expected(self) -> np.ndarray:
-        """Estimate of E‖∇f‖² at the measuring points, shape (points,).
-
-        The mean over seeds, its logarithm then averaged over the measuring points within 8 % of the step. What a
-        few seeds fluctuate would otherwise be taken for the first crossing of a level; the expectation itself
-        moves slowly on that scale, and a power law not at all.
-        """
-        return self._smoothed(self.curves().mean(0, keepdims=True))[0]
+        """Estimate of E‖∇f‖² at the measuring points, (points,): the mean over seeds and over `averaged`'s window."""
+        return self.averaged(self.curves().mean(0, keepdims=True))[0]
 
     def first_crossing(self, eps: float, confidence: float = 0.95) -> Crossing:
-        """min_t E‖∇f(θ_t)‖² ≤ ε²: when `expected` first fell to ε², log-log interpolated between measuring points.
-
-        The interval is the percentile bootstrap over seeds of that same crossing (fixed resampling seed).
-        """
+        """min_t E‖∇f(θ_t)‖² ≤ ε²: when the expectation of which the seeds are draws fell to ε² and stayed there, with
+        an interval; see `estimates.first_crossing`."""
         positive("eps", eps)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            resampled = np.log(self._smoothed(_resamples(self.curves())))
-            return self._crossed(np.log(self.expected), resampled, 2 * np.log(eps), confidence)
+        return estimates.first_crossing(self.steps, self.samples, self.curves(), eps**2, confidence)
 
     def first_above(self, level: float, column: str = "test_accuracy", confidence: float = 0.95) -> Crossing:
-        """When a column that should rise, its mean over seeds averaged over the measuring points within 8 % of the
-        step, was first at least `level`. Interpolation and interval as in `first_crossing`, linear in the column."""
-        curves = self.curves(column)
-        mean, resampled = (-self._averaged(c) for c in (curves.mean(0, keepdims=True), _resamples(curves)))
-        return self._crossed(mean[0], resampled, -level, confidence)
+        """When the expectation of a column that should rise got to `level` and stayed there, as `first_crossing`."""
+        return estimates.first_crossing(self.steps, self.samples, -self.curves(column), -level, confidence, log=False)
 
-    def mean_ci(self, column: str = "grad_sqnorm", confidence: float = 0.95) -> MeanCI:
-        """Mean over seeds of a column at the measuring points, with its percentile-bootstrap interval over seeds.
+    def mean_ci(self, column: str = "grad_sqnorm", confidence: float = 0.95) -> Interval:
+        """Mean over seeds of a column at the measuring points, with its interval (`estimates.mean`), each (points,).
 
-        ‖∇f‖² is averaged over neighbouring points as in `expected`, all else is as measured.
+        ‖∇f‖² is `averaged` over neighbouring points as in `expected`, all else is as measured.
         """
         curves = self.curves(column)
-        smooth = self._smoothed if column == "grad_sqnorm" else lambda values: values
-        low, high = _interval(smooth(_resamples(curves)), confidence)
-        return MeanCI(smooth(curves.mean(0, keepdims=True))[0], low, high)
-
-    def _crossed(self, values: np.ndarray, resampled: np.ndarray, level: float, confidence: float) -> Crossing:
-        low, high = _interval(_first_crossing(self.samples, resampled, level), confidence)
-        steps, samples = (_first_crossing(clock, values[None], level)[0] for clock in (self.steps, self.samples))
-        return Crossing(float(steps), float(samples), float(low), float(high))
+        return estimates.mean(self.averaged(curves) if column == "grad_sqnorm" else curves, confidence)
 
     def per_seed_crossings(self, eps: float) -> np.ndarray:
         """Gradient evaluations at which each seed's own ‖∇f‖² first was at most ε², shape (seeds,); inf if never.
@@ -141,7 +102,7 @@ class Run:
         """
         positive("eps", eps)
         with np.errstate(divide="ignore"):
-            return _first_crossing(self.samples, np.log(self.curves()), 2 * np.log(eps))
+            return estimates.first_points(self.samples, np.log(self.curves()), 2 * np.log(eps))
 
     def ratio_to(self, bound: np.ndarray) -> float:
         """The largest ratio, at any measuring point, of min_t `expected` to a bound on it.
@@ -151,52 +112,20 @@ class Run:
         least = np.minimum.accumulate(self.expected)[:-1]
         return float((least / bound[self.steps[1:] - 1]).max())
 
-    def _smoothed(self, curves: np.ndarray) -> np.ndarray:
-        """Log-averages of curves (k, points) over the measuring points within `_WINDOW` of each."""
-        with np.errstate(divide="ignore", invalid="ignore"):  # a diverged run has no value from there on
-            return np.exp(self._averaged(np.log(curves)))
+    def averaged(self, curves: np.ndarray) -> np.ndarray:
+        """Means of curves (k, points) over the measuring points within 8 % of the gradient evaluations of each.
 
-    def _averaged(self, curves: np.ndarray) -> np.ndarray:
-        first, last = (np.searchsorted(self.steps, self.steps * f, side) for f, side in _WINDOW)
-        total = np.cumsum(curves, axis=1)
-        before = np.where(first > 0, total[:, first - 1], 0.0)
-        return (total[:, last - 1] - before) / (last - first)
+        A power law moves by less than 1 % where a few seeds fluctuate by much more.
+        """
+        first, last = (np.searchsorted(self.samples, self.samples * f, side) for f, side in _WINDOW)
+        padded = np.pad(curves, ((0, 0), (0, 1)))  # for a window that ends with the run
+        with np.errstate(over="ignore", invalid="ignore"):  # a diverged run has no value from there on
+            sums = np.add.reduceat(padded, np.column_stack([first, last]).ravel(), axis=1)[:, ::2]
+        return sums / (last - first)
 
     @cached_property
     def _points(self) -> pd.DataFrame:
         return self.rows[self.rows["seed"] == self.rows["seed"].iloc[0]]
-
-
-def _resamples(curves: np.ndarray) -> np.ndarray:
-    """Means of bootstrap resamples of the seeds, (resamples, points), from curves (seeds, points); always the same."""
-    seeds = len(curves)
-    weights = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
-    with np.errstate(over="ignore", invalid="ignore"):  # a diverged run has no value from there on
-        return weights @ curves
-
-
-def _interval(values: np.ndarray, confidence: float) -> np.ndarray:
-    """Percentiles (low, high) along the first axis; picks a resample, so that no interpolation meets an infinity."""
-    tail = (1 - confidence) / 2
-    return np.quantile(values, [tail, 1 - tail], axis=0, method="inverted_cdf")
-
-
-def _first_crossing(x: np.ndarray, curves: np.ndarray, level: float) -> np.ndarray:
-    """Where each of the curves (k, points) over x first is at or below `level`: shape (k,), inf where it never is.
-
-    Between points a curve is taken for linear in log x.
-    """
-    below = curves <= level
-    index = below.argmax(1)
-    found = np.where(below.any(1), x[index].astype(float), np.inf)
-    inside = np.flatnonzero(below.any(1) & (index > 0))
-    i = index[inside]
-    y0, y1 = curves[inside, i - 1], curves[inside, i]
-    x0, x1 = np.log(np.maximum(x[i - 1], 1e-300)), np.log(x[i])
-    between = np.exp(x0 + (x1 - x0) * (level - y0) / (y1 - y0))
-    # before the first step there is no logarithm to interpolate in: the step itself is the crossing
-    found[inside] = np.where(x[i - 1] > 0, between, x[i])
-    return found
 
 
 @contextmanager

@@ -38,9 +38,9 @@ def test_distances_by_hand(column):
     assert found.seeds == pytest.approx(((9 + 9 + 36) / 3) ** 0.5)
     assert found.ratio.value == pytest.approx((2 / 18) ** 0.5)
     assert found.shift.value == pytest.approx(0.0)
-    assert found.shift.low == pytest.approx(-2.0)  # one resample in 27 holds the last seed alone
-    assert found.shift.high == pytest.approx(1.0)
-    assert (found.distance.low, found.distance.high) == pytest.approx((1.0, 2.0))
+    t = 4.302653  # Student's, two degrees of freedom
+    assert found.shift[1:] == pytest.approx((-t, t))  # 1, 1, −2 have standard error 1
+    assert found.distance[1:] == pytest.approx([2**0.5 * np.exp(s * t / 4) for s in (-1, 1)])  # 1, 1, 4 as well
 
 
 def test_curves_are_compared_between_their_measuring_points_and_where_both_are():
@@ -83,7 +83,7 @@ def test_growing_and_decaying_have_equal_sums():
 
 
 def test_the_exponent_of_a_power_law_is_found_and_its_interval_is_that_of_the_seeds():
-    """Distances c_i x^1.5, a c_i for each seed: no resample changes the slope. One seed with another power does."""
+    """Distances c_i x^1.5, a c_i for each seed: no seed changes the slope. One seed with another power does."""
     x = [1.0, 2.0, 4.0]
     offset = np.array([0.3, 0.1, 0.2])[:, None]
 

@@ -66,7 +66,7 @@ def made(path, last, measured=1.0):
             "from sfolib.analysis.claims import Check\n"
             f"experiment = types.ModuleType('sfolib.experiments.{path.stem[3:]}')\n"
             "p = notebook.parameters(notebook.Parameters, globals())\n"
-            f"checks = [Check('a <b>claim</b>', 'upper_bound', {measured}, 2.0, figure='one')]\n"
+            f"checks = [Check('a <b>claim</b>', 'upper_bound', {measured}, 2.0, exact=True, figure='one')]\n"
             "notebook.publish(experiment, p, {'one': (plt.figure(), 'a caption')}, checks)"
         ),
         nbformat.v4.new_code_cell(last),
@@ -152,6 +152,9 @@ def test_a_verdict_that_turned_is_told_and_fails_only_when_strict(tmp_path, monk
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").touch()
     made(tmp_path / "notebooks" / "01_turned.ipynb", "pass", measured=3.0)
+    (tmp_path / "figures" / "reference").mkdir(parents=True)
+    kept = {"smoke": {"01_turned": {"a <b>claim</b>": "reproduced"}}}
+    (tmp_path / "figures" / "reference" / "verdicts.json").write_text(json.dumps(kept))
     monkeypatch.chdir(tmp_path)
     assert main(["figures", "--scale", "smoke"]) == 0
     line = "01_turned: a <b>claim</b>: not reproduced here, reproduced before"

@@ -24,12 +24,13 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "notebooks" / "01_trains.ipynb").write_text(json.dumps({"cells": [cell]}))
     folder = tmp_path / "figures" / "01_trains"
     folder.mkdir(parents=True)
-    published = {"scale": "smoke", "figures": {"one": "a caption"}, "checks": [CLAIM]}
+    published = {"scale": "quick", "figures": {"one": "a caption"}, "checks": [CLAIM]}
     (folder / "published.json").write_text(json.dumps(published))
     (folder / "ran.json").write_text('{"fingerprint": "of another day", "seconds": 1.5}')
     (folder / "one.png").write_bytes(b"a picture")
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "results.json").write_text('{"rows": []}')
+    (tmp_path / "benchmarks" / "crossings.json").write_text('{"provenance": {}, "rows": []}')
     (tmp_path / "docs").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reference, "PICTURE", Path("01_trains") / "one.png")
@@ -45,6 +46,20 @@ def test_claims_picture_and_times_are_kept(project):
     assert json.loads((kept / "seconds.json").read_text()) == {"01_trains": 1.5}
     assert json.loads((kept / "checks.json").read_text()) == [CLAIM]
     assert (kept / "one.png").read_bytes() == b"a picture"
+
+
+def test_of_smoke_figures_the_verdicts_are_kept_beside_those_of_others(project):
+    reference.keep()
+    kept = {path: path.read_bytes() for path in (project / "figures" / "reference").iterdir()}
+    told = project / "figures" / "01_trains" / "published.json"
+    told.write_text(told.read_text().replace("quick", "smoke").replace('"reproduced"', '"undecided"'))
+    report.write(project / "figures", [])
+    reference.keep()
+    changed = {path.name for path, content in kept.items() if path.read_bytes() != content}
+    assert changed == {"verdicts.json"}
+    assert report.known_verdicts("quick") == {("01_trains", "a claim"): "reproduced"}
+    assert report.known_verdicts("smoke") == {("01_trains", "a claim"): "undecided"}
+    assert report.known_verdicts("paper") == {}
 
 
 @pytest.mark.parametrize(
@@ -73,6 +88,31 @@ def test_claims_are_counted_grouped_and_explained():
     assert "| [01_trains](#01_trains) | 2 | 2 | 0 |" in page
     assert "| [02_b](#02_b) | 1 | 0 | 1 |" in page
     assert page.index("## 01_trains") < page.index("## 02_b") < page.index("- *a claim* for a reason")
+
+
+def test_headlines_are_told_first_and_findings_called_so():
+    claim = CLAIM | {"headline": True, "prediction": "none", "verdict": "partly", "holds": 2, "values": 3}
+    page = reference.claims_page([CLAIM, claim])
+    assert page.index("## What was found") < page.index("| notebook |") < page.index("## 01_trains")
+    assert page.count("| a claim (a finding) | T2 \\[S\\] | equal | 1 | 2 | partly (2 of 3 hold) |") == 2
+
+
+def test_the_worth_of_intervals_is_told_as_measured():
+    about = {"problem": "digits", "batch_size": 4, "seeds": 8, "covered": 0.94}
+    crossing = about | {
+        "what": "crossing",
+        "eps2": 1e-3,
+        "over_floor": 1.3,
+        "truth_error": 0.01,
+        "bias": -0.012,
+        "missed": 0,
+        "false": None,
+    }
+    mean = about | {"what": "mean at a fixed time", "bias": 0.001}
+    page = reference.intervals_page({"provenance": {"seeds": 512, "groups": 200}, "rows": [crossing, mean]})
+    assert "| digits | 4 | 8 | 0.001 | 1.3 | 1 % | -1.2 % | 94 % | 0 % | – |" in page
+    assert "| digits | 4 | 8 | +0.1 % | 94 % |" in page
+    assert "| 8 | 1.2 % | 1.2 % | 94.0 % … 94.0 % | 94.0 % | 0.0 % |" in page
 
 
 def test_text_in_a_table_stays_text():

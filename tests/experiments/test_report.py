@@ -36,7 +36,9 @@ def page(tmp_path_factory):
     figures = {key: (plt.figure(figsize=(7.2, 4)), f"caption of {key}") for key in ("one", "two")}
     values = [0.1234567 * k for k in range(5)]
     claim = "a claim " + "that goes on " * 30
-    checks = [Check(claim, "upper_bound", values, 2.0, interval=[0.1, 0.9], figure="one")]
+    sure = Check("a headline", "upper_bound", 1.0, 2.0, exact=True, figure="two", headline=True)
+    ends = [(v - 0.1, v + 1.9) for v in values]
+    checks = [Check(claim, "upper_bound", values, 2.0, interval=ends, figure="one", prediction="none"), sure]
     notebook.publish(ModuleType(name[3:]), p, figures, checks)
     report.write(out, [report.Outcome(name, 1.0, None)])
     return out / "index.html"
@@ -72,3 +74,11 @@ def test_the_report_counts_verdicts_by_notebook(page):
     rows = re.findall(r"<tr><td><a href=\"#([^\"]+)\">.*?</tr>", page.read_text(encoding="utf-8"), re.S)
     assert rows[0] == report.select(())[0].stem
     assert '<td class="n" data-label="reproduced">1</td>' in page.read_text(encoding="utf-8")
+
+
+def test_headlines_come_first_and_what_is_undecided_says_how_much_of_it(page):
+    text = page.read_text(encoding="utf-8")
+    assert text.index("What was found") < text.index("a headline") < text.index("<th>notebook</th>")
+    assert "undecided (1 of 5 hold)" in text
+    assert "(a finding: nothing predicted it)" in text
+    assert "1 claims are judged by 95 % intervals: if all were true, at most 0.1 of them" in text

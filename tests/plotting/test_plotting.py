@@ -7,7 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 from sfolib import plotting
-from sfolib.analysis.fits import Slope
+from sfolib.training.estimates import Interval
 from sfolib.training.records import Run
 
 
@@ -47,7 +47,7 @@ def test_what_was_not_reached_is_a_cross_and_no_point():
 def test_a_fitted_exponent_is_told_with_its_interval():
     x = np.array([1.0, 2.0])
     figure = plotting.power_laws(
-        {"y": [plotting.Curve("digits: measured", "measured", x, x, Slope(-2.0, -2.5, -1.5))]}, "x"
+        {"y": [plotting.Curve("digits: measured", "measured", x, x, Interval(-2.0, -2.5, -1.5))]}, "x"
     )
     assert figure.axes[0].get_legend().get_texts()[0].get_text() == "digits: measured, exponent -2.00 [-2.50, -1.50]"
 
@@ -83,7 +83,7 @@ def test_trajectories_draw_means_and_intervals_over_seeds():
     assert list(rate.lines[0].get_xdata()) == list(steps[1:] / 8)
     assert rate.lines[0].get_ydata() == pytest.approx(np.full(5, 0.2))
     low, high = rate.collections[0].get_datalim(rate.transData).intervaly
-    assert (low, high) == pytest.approx((0.1, 0.3), abs=0.04)
+    assert np.log([low, high]) == pytest.approx(np.log(0.2) + np.array([-1, 1]) * 4.303 * 0.1 / 3**0.5 / 0.2, rel=1e-3)
     assert list(error.lines[0].get_ydata()) == [0.5] * 5
     assert plotting.against_clocks({"one": run}, ["lr"]).axes[1].get_xlabel() == "steps"
     three = plotting.trajectories({"one": run}, ["batch_size", "lr", "test_error"], "epochs").axes[:3]

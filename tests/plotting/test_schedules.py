@@ -9,12 +9,10 @@ import pytest
 
 from sfolib._utils.errors import InputError
 from sfolib.plotting.schedules import (
-    Value,
     at_step,
     exact_paths,
     exponents,
     goals,
-    grown,
     readable,
     rising,
     spending,
@@ -26,6 +24,7 @@ from sfolib.problems.specs import Digits
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.theory.quadratic import PowerLawQuadratic
+from sfolib.training.estimates import Interval
 from sfolib.training.records import Run
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
@@ -47,32 +46,23 @@ LATE = run_of([0, 100, 101, 102], [0, 100, 200, 300], [1, 100, 100, 100], [1.0, 
 
 
 def test_late_stages_of_few_steps_are_not_averaged_into_one():
+    """By steps the last three would be one window."""
     mean = np.array([1.0, 1e-1, 1e-2, 1e-3])
-    assert grown(LATE).expected == pytest.approx(mean)
-    assert LATE.expected[-1] == pytest.approx(1e-2)  # by steps: the geometric mean of the last three
-    low, high = (getattr(grown(LATE).mean_ci(), name) for name in ("low", "high"))
-    assert low == pytest.approx(0.9 * mean)
-    assert high == pytest.approx(1.1 * mean)
-
-
-def test_at_a_constant_batch_size_smoothing_is_that_of_every_run():
-    steps = np.unique(np.round(1.03 ** np.arange(200))).astype(int)
-    values = np.exp(np.sin(steps))
-    plain = run_of([0, *steps], [0, *4 * steps], [4] * (len(steps) + 1), [1.0, *values])
-    assert grown(plain).expected == pytest.approx(plain.expected, rel=1e-12)
-    path = np.exp(np.sin(np.arange(steps[-1] + 1)))
-    path[0] = 1.0
-    assert grown(plain).like_expected(path) == pytest.approx(plain.expected, rel=1e-12)
+    assert LATE.expected == pytest.approx(mean)
+    value, low, high = LATE.mean_ci()
+    half = 12.706 * 0.1  # Student's t at one degree of freedom; two seeds 0.1 from their mean
+    assert value == pytest.approx(mean)
+    assert low == pytest.approx(mean * np.exp(-half), rel=1e-4)
+    assert high == pytest.approx(mean * np.exp(half), rel=1e-4)
 
 
 def test_values_at_a_step():
-    measured = grown(LATE)
-    assert value_at(measured, "grad_sqnorm") == pytest.approx((1e-3, 0.9e-3, 1.1e-3))
-    assert value_at(measured, "grad_sqnorm", 101.5).mean == pytest.approx(1e-2)
+    assert value_at(LATE, "grad_sqnorm") == tuple(part[-1] for part in LATE.mean_ci())
+    assert value_at(LATE, "grad_sqnorm", 101.5).value == pytest.approx(1e-2)
     straight = run_of([0, 1, 100], [0, 4, 400], [4] * 3, [1.0, 1.0, 1.0], loss=[9.0, 4.0, 2.0])
     assert at_step(straight, "loss", 10) == pytest.approx(3.0)
     with pytest.raises(InputError, match="step = -1"):
-        value_at(measured, "grad_sqnorm", -1)
+        value_at(LATE, "grad_sqnorm", -1)
     with pytest.raises(InputError, match="step = 101"):
         at_step(straight, "loss", 101)
 
@@ -99,7 +89,7 @@ def test_the_same_steps_without_noise():
 
 
 def test_values_rise_only_beyond_their_intervals():
-    low, high = Value(1.0, 0.9, 1.1), Value(2.0, 1.2, 3.0)
+    low, high = Interval(1.0, 0.9, 1.1), Interval(2.0, 1.2, 3.0)
     assert rising("a claim", [low, high], "T1 [S]", "a figure").verdict == "reproduced"
     assert rising("a claim", [low, high._replace(low=1.05)], "T1 [S]", "a figure").verdict == "not reproduced"
     assert rising("a claim", [high, low], "T1 [S]", "a figure").verdict == "not reproduced"
@@ -108,7 +98,7 @@ def test_values_rise_only_beyond_their_intervals():
 def test_goals_tell_gradient_evaluations_and_what_was_never_reached():
     points = [0, 1, 2, 4], [0, 10, 20, 40], [10] * 4
     runs = {
-        "fast": run_of(*points, [1.0, 0.5, 0.1, 0.1], test_accuracy=[0.1, 0.5, 0.9, 0.9]),
+        "fast": run_of(*points, [1.0, 0.5, 0.1, 0.01], test_accuracy=[0.1, 0.5, 0.9, 0.9]),
         "slow": run_of(*points, [1.0, 0.9, 0.8, 0.7], test_accuracy=[0.1, 0.1, 0.1, 0.9]),
     }
     frame = goals(runs, 0.1, "a group")

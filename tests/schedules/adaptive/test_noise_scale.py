@@ -464,16 +464,21 @@ def small_run():
 
 
 def test_the_band_is_a_ratio_of_means():
-    """(2 + 4)/(1 + 2), lost, (5 + 7)/(4 + 2); a resample is one seed twice, or both."""
+    """(2 + 4)/(1 + 2), lost, (5 + 7)/(4 + 2). Two seeds say very little; 200 copies of them say all."""
     band = noise_scale_band(small_run(), "loop_")
-    assert band.mean.tolist() == [2.0, math.inf, 2.0]
-    assert (band.low[2], band.high[2]) == (5 / 4, 7 / 2)
+    assert band.value.tolist() == [2.0, math.inf, 2.0]
+    assert (band.low[2], band.high[2]) == (0, math.inf)
+    rows = [small_run().rows.assign(seed=small_run().rows["seed"] + 2 * copy) for copy in range(200)]
+    band = noise_scale_band(Run({}, {"status": "finished"}, pd.concat(rows)), "loop_")
+    assert band.value.tolist() == [2.0, math.inf, 2.0]
     assert band.high[1] == math.inf
+    # the means of (5, 7) and (4, 2) move against each other, by 1/20 for two standard errors: (6 + x)/(3 − x)
+    assert (band.low[2], band.high[2]) == pytest.approx((5.9 / 3.1, 6.1 / 2.9), rel=0.01)
 
 
 def test_near_is_a_mean_around_there():
     mean, low, high = near(small_run(), "variance", 15, width=1.6)  # points at 10 and 20
-    assert (mean, low, high) == pytest.approx((5.0, 4.0, 6.0))
+    assert (mean, low, high) == pytest.approx((5.0, 5.0 - 12.706, 5.0 + 12.706), rel=1e-4)  # Student's t, 1 degree
     with pytest.raises(InputError, match="samples = 1000"):
         near(small_run(), "variance", 1000)
 

@@ -1,0 +1,83 @@
+"""Estimates over seeds: crossings beside the isotonic regression by its definition, intervals beside their coverage."""
+
+import numpy as np
+import pytest
+from scipy.optimize import isotonic_regression
+
+from sfolib.training import estimates
+
+SAMPLES = np.unique(np.ceil(1.05 ** np.arange(140))).astype(int) * 4.0
+WEIGHTS = np.gradient(np.log(SAMPLES))
+
+
+def noisy(expected, seeds, rng, spread=0.5):
+    """Seeds whose neighbouring points fluctuate together, as a run's do."""
+    z = rng.normal(size=(seeds, len(expected)))
+    for i in range(1, len(expected)):
+        z[:, i] = 0.7 * z[:, i - 1] + 0.7 * z[:, i]
+    return expected * np.exp(spread * z - spread**2 / 2)
+
+
+def test_the_crossing_is_that_of_the_isotonic_regression():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        curve = noisy(0.1 + 10 / SAMPLES, 1, rng)
+        regression = isotonic_regression(curve[0], weights=WEIGHTS, increasing=False).x
+        at = estimates._isotonic_crossings(curve, WEIGHTS, 0.3, log=True)[0]
+        below = int((regression > 0.3).sum())
+        assert below - 1 <= at <= below
+        ends = np.log(regression[below - 1 : below + 1])
+        assert at == pytest.approx(below - 1 + (ends[0] - np.log(0.3)) / (ends[0] - ends[1]))
+
+
+def test_a_level_below_the_floor_is_seldom_crossed_and_one_above_it_always():
+    rng = np.random.default_rng(1)
+    groups = [noisy(0.1 + 10 / SAMPLES, 8, rng) for _ in range(40)]
+    floor = 0.1 + 10 / SAMPLES[-1]
+    reached = {
+        f: [np.isfinite(estimates.first_crossing(SAMPLES, SAMPLES, g, f * floor).samples) for g in groups]
+        for f in (0.8, 2.0)
+    }
+    assert np.mean(reached[0.8]) <= 0.1
+    assert all(reached[2.0])
+    assert np.mean([(g.mean(0) < 0.8 * floor).any() for g in groups]) > 0.8  # which is where a mean first gets to
+
+
+def test_a_crossing_may_be_the_start_or_never_and_one_seed_has_no_interval():
+    falling = np.array([[8.0, 4.0, 2.0, 1.0]] * 3)
+    x = np.array([0.0, 10.0, 20.0, 40.0])
+    assert estimates.first_crossing(x / 10, x, falling, 9.0) == (0, 0, 0, 0)
+    assert estimates.first_crossing(x / 10, x, falling, 2.0) == pytest.approx((2, 20, 20, 20))
+    assert estimates.first_crossing(x / 10, x, falling, 0.5) == (np.inf, np.inf, 40, np.inf)  # not in this budget
+    alone = estimates.first_crossing(x / 10, x, falling[:1], 2.0)
+    assert alone[:2] == pytest.approx((2, 20))
+    assert np.isnan(alone[2:]).all()
+
+
+def test_what_is_not_finite_ends_a_run():
+    x = np.arange(1.0, 6.0)
+    curves = np.array([[8.0, 4.0, np.nan, 0.1, 0.1]] * 2)
+    assert estimates.first_crossing(x, x, curves, 1.0).samples == np.inf
+    assert estimates.first_crossing(x, x, curves[:, 2:], 1.0).samples == np.inf
+    assert estimates.first_crossing(x, x, curves, 4.0).samples == 2
+
+
+def test_the_interval_of_a_mean_covers_and_draws_agree_with_it():
+    rng = np.random.default_rng(2)
+    values = rng.normal(3.0, 1.0, (5, 2000))
+    value, low, high = estimates.mean(values, log=False)
+    assert value == pytest.approx(values.mean(0))
+    assert np.mean((low <= 3) & (high >= 3)) == pytest.approx(0.95, abs=0.02)
+    drawn = estimates.percentiles(estimates.draws(values[:, :20], 20_000))
+    assert drawn == pytest.approx(np.array([low, high])[:, :20], abs=0.1)
+    values = np.exp(values)
+    value, low, high = estimates.mean(values)
+    assert low.min() > 0
+    assert np.log(low * high) == pytest.approx(2 * np.log(value))
+    assert np.isnan(estimates.mean(values[:1])[1:]).all()
+
+
+def test_first_points_are_linear_in_the_logarithm_of_the_clock():
+    x = np.array([0.0, 1.0, 4.0])
+    curves = np.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [3.0, 3.0, 3.0], [3.0, 1.0, 1.0]])
+    assert estimates.first_points(x, curves, 1.5) == pytest.approx([2, 0, np.inf, 1])
