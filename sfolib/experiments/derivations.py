@@ -229,7 +229,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "upper_bound",
             measured=res.proofs["fails"].astype(int),
             theory=0,
-            source="T1–T12 [S, N]",
+            source="T1–T17 [S, N]",
             figure="proofs",
         ),
         Check(
@@ -237,7 +237,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "upper_bound",
             measured=res.proofs["altered steps that pass"],
             theory=0,
-            source="T1–T12 [S, N]",
+            source="T1–T17 [S, N]",
             figure="proofs",
         ),
         Check(
