@@ -1,7 +1,8 @@
 """What the project keeps of its last `make figures`: the claims and their page, the README's picture, the times.
 
 `figures/reference/` holds `checks.json` (the claims as data), `claims.md` (the same for people), `seconds.json` (how
-long each notebook took) and the picture; `docs/benchmarks.md` is made from `benchmarks/results.json`.
+long each notebook took) and the picture; `docs/benchmarks.md` and `docs/prediction.md` are made from the results in
+`benchmarks/`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from sfolib._utils import files
 from sfolib._utils.errors import one_line, require
@@ -84,6 +88,41 @@ def benchmarks_page(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def prediction_page(measured: pd.DataFrame) -> str:
+    """`docs/prediction.md`, in Markdown, from `benchmarks/predicted_and_measured.csv`."""
+    reached = measured[np.isfinite(measured["samples"])]
+    run = measured["case"].value_counts()
+    inside = reached["samples_predicted"].between(reached["low"], reached["high"])
+    off = (reached["ratio"] - 1).abs()
+    lines = [
+        "# Predicted and measured",
+        "",
+        "N(b), gradient evaluations to ε at a constant batch size on the digits: predicted by T15 "
+        "(`sfolib.predict_constant`) and written down before any of these runs was made, then measured: 32 seeds, "
+        "first crossing of the mean of ‖∇f‖², 95 % bootstrap interval. Nothing is fitted. The network is predicted "
+        "from the start of its first seed alone. A batch size was run to the targets that it was predicted to reach, "
+        "for one and a half times the steps; errors are of those that it did reach.",
+        "`python -m benchmarks.predict` makes both again; this page is made from its table by `make reference`.",
+        "",
+        "| problem | pairs (b, ε) | not reached | in the interval | error, b >= 32: median, largest | b < 32 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for case, own in reached.groupby("case", sort=False):
+        errors = [off[own.index[chosen]] for chosen in (own["batch_size"] >= 32, own["batch_size"] < 32)]
+        told = [f"{e.median():.1%}, {e.max():.1%}" for e in errors]
+        lines.append(
+            f"| {_text(case)} | {run[case]} | {run[case] - len(own)} | {inside[own.index].sum()} | {' | '.join(told)} |"
+        )
+    lines += ["", "The batch size of the fewest gradient evaluations, among those measured (powers of two):", ""]
+    lines += ["| problem | ε² | b*, predicted | measured | N*, predicted | measured |", "|---|---|---|---|---|---|"]
+    for (case, eps2), own in reached.groupby(["case", "eps2"], sort=False):
+        pairs = [own.loc[own[column].idxmin()] for column in ("samples_predicted", "samples")]
+        sizes = " | ".join(str(int(row["batch_size"])) for row in pairs)
+        least = f"{pairs[0]['samples_predicted']:.3g} | {pairs[1]['samples']:.3g}"
+        lines.append(f"| {_text(case)} | {eps2:g} | {sizes} | {least} |")
+    return "\n".join(lines) + "\n"
+
+
 def keep() -> None:
     """Make the last figures in `figures/` the reference. Raises `InputError` where some notebook has not run."""
     folder, reference = root() / "figures", root() / FOLDER
@@ -105,7 +144,9 @@ def keep() -> None:
 def pages() -> dict[Path, str]:
     """The pages that are made from data in the repository: path → what it should hold."""
     checks, results = root() / FOLDER / "checks.json", root() / "benchmarks" / "results.json"
+    predicted = results.with_name("predicted_and_measured.csv")
     return {
         root() / FOLDER / "claims.md": claims_page(files.read_json(checks, "restore it")),
         root() / "docs" / "benchmarks.md": benchmarks_page(files.read_json(results, "restore it")),
+        root() / "docs" / "prediction.md": prediction_page(pd.read_csv(predicted)),
     }
