@@ -210,7 +210,7 @@ def claims(res: Results) -> list[Check]:
 
     both = measured.merge(res.digits["predicted"], on=["eps2", "batch_size"], suffixes=("", "_predicted"))
     sharp = (both["high"] <= (1 + EACH_SIDE) * both["samples"]) & (both["low"] >= (1 - EACH_SIDE) * both["samples"])
-    told = both[sharp & (both["batch_size"] >= 8)]
+    told = both[np.isfinite(both["samples"]) & sharp & (both["batch_size"] >= 8)]
     minimizers = res.least["digits", "measured"].merge(
         res.least["digits", "predicted"], on="eps2", suffixes=("", "_predicted")
     )

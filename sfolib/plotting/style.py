@@ -23,7 +23,7 @@ from sfolib.analysis.fits import Slope
 
 LINES: dict[str, dict] = {
     "bound": {"linestyle": (0, (4, 2)), "linewidth": 1.2},
-    "predicted": {"linestyle": (0, (6, 1.5, 1, 1.5)), "linewidth": 1.2},
+    "predicted": {"linestyle": (0, (5, 2, 1, 2)), "linewidth": 1.0, "zorder": 3},
     "exact": {"linestyle": "-", "linewidth": 0.8},
     "measured": {"linestyle": "-", "linewidth": 1.5, "marker": "o", "markersize": 3.5},
     "permutation": {"linestyle": ":", "linewidth": 1.2, "marker": "s", "markersize": 3, "fillstyle": "none"},
