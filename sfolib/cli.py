@@ -179,6 +179,7 @@ def _predict(args: argparse.Namespace) -> int:
     constant = None
     if spec.plan.lr.kind == "constant":
         constant = predict.by_batch_size(spec, along, args.device, pilot_batch_size=args.pilot)
+    if constant is not None:
         print(predict.table_by_batch_size(constant))
     try:
         plotting.prediction(along.table, constant).savefig(args.out, dpi=150)

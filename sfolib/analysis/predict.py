@@ -12,6 +12,7 @@ eigenbasis; as every mode obeys a linear recursion, k like steps cost log k prod
 
 Momentum m: δ and the buffer v are two components of every mode. By permutation the noise of an epoch is what n
 independent draws would give less their mean, which is exact for a fixed H and Σ.
+Under BatchNorm the path is trained with batch statistics, and all that is measured is of the eval-mode function.
 Dropped: what third derivatives make of C (the mean of θ_t is taken for θ̄_t, H at it for H on average), and that Σ is
 larger away from θ̄. Both are of the order of the noise itself where b is small.
 """
@@ -175,11 +176,14 @@ def _crossing(x: np.ndarray, values: np.ndarray, level: float) -> float:
 # -------------------------------------------------------------------------------------------------- as text
 def by_batch_size(
     spec: Spec, along: Prediction, device: str = "auto", *, pilot_batch_size: int | None = None
-) -> pd.DataFrame:
-    """`predict_constant` for b = 1, 2, 4, … the data set's size, to the powers of ten that the run `along` passes."""
-    powers = 10.0 ** np.arange(np.floor(np.log10(along.grad_sqnorm[0])), np.log10(along.grad_sqnorm.min()), -1)
-    targets = powers[(powers < along.grad_sqnorm[0]) & (powers >= along.grad_sqnorm.min())]
-    require(len(targets) > 0, "max_samples", spec.max_samples, "ends before E‖∇f‖² has passed a power of ten")
+) -> pd.DataFrame | None:
+    """`predict_constant` for b = 1, 2, 4, … the data set's size, to the powers of ten that the run `along` passes on
+    its way down; None where it passes none."""
+    start, least = along.grad_sqnorm[0], max(along.grad_sqnorm.min(), 1e-30)
+    powers = 10.0 ** np.arange(math.floor(math.log10(start)), math.floor(math.log10(least)), -1)
+    targets = powers[(least <= powers) & (powers < start)]
+    if not len(targets):
+        return None
     most = 2**14 if isinstance(spec.problem, Quadratic) else spec.problem.size
     sizes = [2**k for k in range(most.bit_length())]
     return predict_constant(spec, sizes, targets, device, pilot_batch_size=pilot_batch_size)
@@ -354,6 +358,7 @@ def _windows(path: _Path, runs: list[tuple[_Clock, Covariance]]) -> Iterator[lis
         if own:
             steps = Steps(np.full(len(lr), float(path.pilot)), lr, *np.zeros((2, len(lr)), dtype=int))
             measured = measured - own.cross(steps, at, middle, position, modes)
+            measured[:, 0] = np.maximum(measured[:, 0], 0.0)  # one run fluctuates below what it does on average
         points = []
         for steps, (_, covariance) in zip(taken, runs, strict=True):
             on = at <= len(steps)

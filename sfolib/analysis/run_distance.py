@@ -83,8 +83,8 @@ def compare(
 
     Curves are linear between measuring points. Raises `InputError` for runs of different seeds, or of only one.
     """
-    seeds = [*first.rows["seed"].unique()]
-    others = [*second.rows["seed"].unique()]
+    seeds = first.rows["seed"].unique().tolist()
+    others = second.rows["seed"].unique().tolist()
     require(others == seeds, "seeds", others, f"must be {seeds} in both runs")
     require(len(seeds) > 1, "seeds", seeds, "a distance between seeds needs two or more")
     end = min(stop, *(getattr(run, clock)[-1] for run in (first, second)))

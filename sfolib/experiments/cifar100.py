@@ -109,7 +109,6 @@ def problem_of(p: Parameters, model: str, augment: bool = True) -> Images:
 
 
 def specs(p: Parameters, schedules: Mapping[str, Plan], runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:
-    kind = Spec if p.dataset == "cifar100" else cifar_stand_in.HandwritingSpec
     constant = schedules["constant"]
     asked = {(model, name): (model, True, plan) for model in p.models for name, plan in schedules.items()}
     asked |= {
@@ -120,7 +119,7 @@ def specs(p: Parameters, schedules: Mapping[str, Plan], runs: Mapping[Hashable, 
     }
     size = problem_of(p, p.models[0]).size
     return {
-        key: kind(
+        key: Spec(
             problem=problem_of(p, model, augment), plan=plan, seeds=tuple(range(p.seeds)), max_samples=p.epochs * size,
             eval_every="epoch", precision=p.precision, channels_last=True, log_authors_grad_norm=True,
         )

@@ -10,7 +10,7 @@ import os
 import pickle
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -22,9 +22,8 @@ from sfolib.problems.batches import crop_and_flip
 from sfolib.problems.execution import PLAIN, Execution
 from sfolib.problems.models import ResidualBlock, _conv
 from sfolib.problems.network import ImageData, NetworkTask
-from sfolib.problems.specs import Images, Problem, split_digits
+from sfolib.problems.specs import Images, split_digits
 from sfolib.problems.stacked import Task
-from sfolib.training.spec import Spec
 
 FOLDER = "handwriting-python"
 _TEST = 360  # the test split of the digits; the rest is for training
@@ -56,12 +55,6 @@ class Handwriting(Images):
     def _load(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
         parts = zip(read(self.data_dir), (self.train_images, self.test_images), strict=True)
         return tuple((x[:n], y[:n]) for (x, y), n in parts)
-
-
-class HandwritingSpec(Spec):
-    """`spec.Spec` whose problem may be the archive."""
-
-    problem: Annotated[Handwriting | Problem, Field(union_mode="left_to_right")]
 
 
 def write(folder: Path | str) -> Path:

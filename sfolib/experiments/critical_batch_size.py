@@ -1,4 +1,4 @@
-"""01: the batch size of the fewest gradient evaluations, by the bound (T2), exactly, and measured."""
+"""01: the batch size of the fewest gradient evaluations, by the bound (T2), predicted (T15), exactly, and measured."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sfolib import plotting
 from sfolib.analysis.claims import Check
 from sfolib.analysis.crossings import cheapest, crossings, predicted, ratio_to
 from sfolib.analysis.fits import fit_exponent
+from sfolib.analysis.predict import predict_constant
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.problems.specs import Digits, Quadratic
@@ -25,6 +26,7 @@ from sfolib.training.spec import Spec
 
 FEW, ALL = [1e-2, 6e-3, 4e-3, 3e-3, 2e-3], [1e-2, 1e-3, 3e-4, 1e-4, 3e-5]
 QUADRATIC = Quadratic(lam_min=1e-6)
+EACH_SIDE = 0.05  # of a measured crossing: as far as the 95 % interval may reach for the crossing to test a prediction
 NEARLY_FULL = 257  # 1797 = 7·256 + 5 = 6·257 + 255: unlike 256 it leaves a long last batch
 
 
@@ -72,13 +74,15 @@ def specs(p: Parameters, schedules: Mapping[str, Plan], runs: Mapping[Hashable, 
 
 
 class Results(NamedTuple):
-    """constants: of digits. Frames have eps2, batch_size, steps, samples, low, high, spent, source; `first_dips` the
-    median over runs of each one's own first crossing. least: the cheapest batch size for each ε², by (problem,
-    source). slopes: its exponents in ε, by (problem, source, column)."""
+    """constants: of digits; probes: gradient evaluations that the prediction on digits cost. Frames have eps2,
+    batch_size, steps, samples, low, high, spent, source; `first_dips` the median over runs of each one's own first
+    crossing. least: the cheapest batch size for each ε², by (problem, source). slopes: its exponents in ε, by (problem,
+    source, column)."""
 
     p: Parameters
     runs: Mapping[Hashable, Run]
     constants: Constants
+    probes: int
     quadratic: dict[str, pd.DataFrame]
     digits: dict[str, pd.DataFrame]
     nearly_full: pd.DataFrame
@@ -109,7 +113,13 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> Results:
         "exact": predicted(lambda b, eps: exact.steps_to(b, p.quadratic_lr, eps), grid, p.quadratic_eps2, "exact"),
         "measured": crossings(of["quadratic"], p.quadratic_eps2, source="measured"),
     }
+    batch_sizes = sorted({int(run.rows["batch_size"].iloc[0]) for run in of["replacement"]})
+    asked = Spec(
+        problem=digits, plan=Plan(1, p.lr), sampling="replacement", max_samples=p.max_samples, max_steps=p.max_steps
+    )
+    forecast = predict_constant(asked, batch_sizes, p.eps2, p.device)
     measured = {
+        "predicted": forecast.assign(source="predicted"),
         "bound": predicted(lambda b, eps: bounds.steps_to(constants, b, p.lr, eps), wide, p.eps2, "bound"),
         "measured": crossings(of["replacement"], p.eps2, source="measured"),
         "permutation": crossings(permuted, p.eps2, source="permutation"),
@@ -128,6 +138,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> Results:
     least = {("quadratic", source): cheapest(frame) for source, frame in quadratic.items()} | {
         ("quadratic", "exact"): pd.DataFrame(at_best),
         ("digits", "bound"): cheapest(measured["bound"]),
+        ("digits", "predicted"): cheapest(measured["predicted"]),
         ("digits", "measured"): cheapest(measured["measured"]),
     }
     slopes = {
@@ -136,7 +147,8 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> Results:
         for column in ("batch_size", "samples")
     }
     nearly_full = crossings([runs["permutation", NEARLY_FULL]], p.eps2, source="permutation")
-    return Results(p, runs, constants, quadratic, measured, nearly_full, first_dips, least, slopes)
+    probes = forecast.attrs["probes"]
+    return Results(p, runs, constants, probes, quadratic, measured, nearly_full, first_dips, least, slopes)
 
 
 def figures(res: Results) -> notebook.Figures:
@@ -161,7 +173,9 @@ def figures(res: Results) -> notebook.Figures:
     return {
         "samples": (
             plotting.against_batch_size(panels, "samples"),
-            "Gradient evaluations to ε against the batch size. Dashed: bound (T2). Thin: exact expectation. "
+            "Gradient evaluations to ε against the batch size. Dashed: bound (T2). Dashes and dots: prediction (T15), "
+            f"nothing fitted; it cost {res.probes:.2g} gradient evaluations, most of them for H as a whole matrix. "
+            "Thin: exact expectation. "
             "Markers: mean over seeds, band: 95 % interval over seeds. Star and ring: the two minimizers. "
             "On digits the bound needs batch sizes beyond this axis for all but the largest ε.",
         ),
@@ -195,6 +209,14 @@ def claims(res: Results) -> list[Check]:
     found = found[found["eps2"].isin([1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5])]
     ends = measured[measured["batch_size"].isin([1, batch_sizes[-1]])].sort_values("samples").groupby("eps2").first()
 
+    both = measured.merge(res.digits["predicted"], on=["eps2", "batch_size"], suffixes=("", "_predicted"))
+    sharp = (both["high"] <= (1 + EACH_SIDE) * both["samples"]) & (both["low"] >= (1 - EACH_SIDE) * both["samples"])
+    told = both[np.isfinite(both["samples"]) & sharp & (both["batch_size"] >= 8)]
+    minimizers = res.least["digits", "measured"].merge(
+        res.least["digits", "predicted"], on="eps2", suffixes=("", "_predicted")
+    )
+    apart = np.abs(np.log2(minimizers["batch_size_predicted"] / minimizers["batch_size"]))
+
     def exponent(claim: str, kind: str, key: tuple[str, str, str], theory: float, **more: Any) -> Check:
         slope = res.slopes[key]
         interval = {"interval": slope[1:]} if kind == "exponent" else {"tolerance": 0.02}
@@ -225,6 +247,24 @@ def claims(res: Results) -> list[Check]:
             measured=ratio_to(measured, bound_here),
             theory=1.0,
             source="T2 [S]",
+            figure="samples",
+        ),
+        Check(
+            "Digits: the predicted N(b) is the measured one within 5 %, at every b >= 8 and ε whose 95 % interval is "
+            "within 5 % to each side",
+            "equal",
+            measured=told["samples_predicted"] / told["samples"],
+            theory=1.0,
+            tolerance=0.05,
+            source="T15 [N]",
+            figure="samples",
+        ),
+        Check(
+            "Digits: the predicted b* is the measured one or its neighbour among the powers of two, at every ε",
+            "upper_bound",
+            measured=apart,
+            theory=1.0,
+            source="T15 [N]",
             figure="samples",
         ),
         exponent("Quadratic, exact: b* grows like ε^−2", "equal", ("quadratic", "exact", "batch_size"), -2.0),

@@ -1,8 +1,8 @@
 """What the project keeps of its last `make figures`: the claims and their page, the README's picture, the times.
 
 `figures/reference/` holds `checks.json` (the claims as data), `claims.md` (the same for people), `verdicts.json` (their
-verdicts, and those at smoke scale), `seconds.json` (how long each notebook took) and the picture; `docs/benchmarks.md`
-is made from `benchmarks/results.json` and `docs/intervals.md` from `benchmarks/crossings.json`.
+verdicts, and those at smoke scale), `seconds.json` (how long each notebook took) and the picture; `docs/benchmarks.md`,
+`docs/intervals.md` and `docs/prediction.md` are made from the results in `benchmarks/`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from sfolib._utils import files
 from sfolib._utils.errors import one_line, require
@@ -165,6 +168,41 @@ def _figure(name: str, value: float | None) -> str:
     return f"{100 * value:+.1f} %" if name == "bias" else f"{100 * value:.0f} %"
 
 
+def prediction_page(measured: pd.DataFrame) -> str:
+    """`docs/prediction.md`, in Markdown, from `benchmarks/predicted_and_measured.csv`."""
+    reached = measured[np.isfinite(measured["samples"])]
+    run = measured["case"].value_counts()
+    inside = reached["samples_predicted"].between(reached["low"], reached["high"])
+    off = (reached["ratio"] - 1).abs()
+    lines = [
+        "# Predicted and measured",
+        "",
+        "N(b), gradient evaluations to ε at a constant batch size on the digits: predicted by T15 "
+        "(`sfolib.predict_constant`) and written down before any of these runs was made, then measured: 32 seeds, "
+        "first crossing of the mean of ‖∇f‖², 95 % bootstrap interval. Nothing is fitted. The network is predicted "
+        "from the start of its first seed alone. A batch size was run to the targets that it was predicted to reach, "
+        "for one and a half times the steps; errors are of those that it did reach.",
+        "`python -m benchmarks.predict` makes both again; this page is made from its table by `make reference`.",
+        "",
+        "| problem | pairs (b, ε) | not reached | in the interval | error, b >= 32: median, largest | b < 32 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for case, own in reached.groupby("case", sort=False):
+        errors = [off[own.index[chosen]] for chosen in (own["batch_size"] >= 32, own["batch_size"] < 32)]
+        told = [f"{e.median():.1%}, {e.max():.1%}" for e in errors]
+        lines.append(
+            f"| {_text(case)} | {run[case]} | {run[case] - len(own)} | {inside[own.index].sum()} | {' | '.join(told)} |"
+        )
+    lines += ["", "The batch size of the fewest gradient evaluations, among those measured (powers of two):", ""]
+    lines += ["| problem | ε² | b*, predicted | measured | N*, predicted | measured |", "|---|---|---|---|---|---|"]
+    for (case, eps2), own in reached.groupby(["case", "eps2"], sort=False):
+        pairs = [own.loc[own[column].idxmin()] for column in ("samples_predicted", "samples")]
+        sizes = " | ".join(str(int(row["batch_size"])) for row in pairs)
+        least = f"{pairs[0]['samples_predicted']:.3g} | {pairs[1]['samples']:.3g}"
+        lines.append(f"| {_text(case)} | {eps2:g} | {sizes} | {least} |")
+    return "\n".join(lines) + "\n"
+
+
 def keep() -> None:
     """Make the last figures in `figures/` the reference; of figures at smoke scale, their verdicts alone.
 
@@ -205,4 +243,5 @@ def pages() -> dict[Path, str]:
         root() / FOLDER / "claims.md": claims_page(files.read_json(checks, "restore it")),
         root() / "docs" / "benchmarks.md": benchmarks_page(results),
         root() / "docs" / "intervals.md": intervals_page(crossings),
+        root() / "docs" / "prediction.md": prediction_page(pd.read_csv(measured / "predicted_and_measured.csv")),
     }

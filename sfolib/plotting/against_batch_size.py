@@ -17,8 +17,9 @@ from sfolib.plotting.style import LINES, NAMES, colours, style
 def against_batch_size(panels: Mapping[str, pd.DataFrame], quantity: str) -> Figure:
     """Gradient evaluations ("sfo") or steps ("steps") to ε against the batch size, a panel for each problem.
 
-    Each panel's frame has columns source ("bound", "exact", "measured", "permutation"), eps2, batch, sfo, steps and,
-    where there is an interval of sfo, low and high. A value of inf is one that was not reached: a cross at the top.
+    Each panel's frame has columns source ("bound", "predicted", "exact", "measured", "permutation"), eps2, batch, sfo,
+    steps and, where there is an interval of sfo, low and high. A value of inf is one that was not reached: a cross at
+    the top.
     The least sfo of the bound is a star, of the measured curve a large ring.
     """
     with style():
@@ -40,7 +41,7 @@ def _batch_panel(axis: Axes, frame: pd.DataFrame, quantity: str) -> None:
     for (source, eps2), curve in frame.groupby(["source", "eps2"], sort=False):
         curve = curve.sort_values("batch_size")
         reached = curve[np.isfinite(curve[quantity])]
-        colour = palette[eps2]
+        colour = "k" if source == "predicted" else palette[eps2]  # it lies on what is measured
         axis.plot(reached["batch_size"], reached[quantity], color=colour, **LINES[source])
         if source == "measured":
             missed = curve.loc[~np.isfinite(curve[quantity]), "batch_size"]

@@ -1,6 +1,7 @@
 """The one style of all figures, and the curves that many of them share.
 
-Its rules: theory dashed, exact thin, measured solid with markers; confidence bands shaded; colour-blind safe.
+Its rules: theory dashed (a prediction with dots between), exact thin, measured solid with markers; confidence bands
+shaded; colour-blind safe.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from sfolib.training.estimates import Interval
 
 LINES: dict[str, dict] = {
     "bound": {"linestyle": (0, (4, 2)), "linewidth": 1.2},
+    "predicted": {"linestyle": (0, (5, 2, 1, 2)), "linewidth": 1.0, "zorder": 3},
     "exact": {"linestyle": "-", "linewidth": 0.8},
     "measured": {"linestyle": "-", "linewidth": 1.5, "marker": "o", "markersize": 3.5},
     "permutation": {"linestyle": ":", "linewidth": 1.2, "marker": "s", "markersize": 3, "fillstyle": "none"},
 }
 NAMES = {
     "bound": "theory (bound)",
+    "predicted": "theory (prediction)",
     "exact": "exact expectation",
     "measured": "measured, with replacement",
     "permutation": "measured, by permutation",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     field_validator,
@@ -18,6 +17,7 @@ from pydantic import (
 )
 
 from sfolib._utils.errors import InputError, require
+from sfolib._utils.model import Family, any_of
 from sfolib.problems import datasets
 from sfolib.problems.execution import PLAIN, Execution
 from sfolib.theory.quadratic import PowerLawQuadratic
@@ -36,12 +36,14 @@ class Minimum(NamedTuple):
 PLACE = "place"  # marks a field that says where things lie, and decides no number
 
 
-class _Problem(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class Problem(Family):
+    """What is minimised. A problem of one's own is a subclass with a `kind`, `size` and `build_task`."""
+
+    model_config = ConfigDict(strict=True)
     threads: ClassVar[int | None] = 1  # of a run on the CPU; None for what torch has
 
 
-class Digits(_Problem):
+class Digits(Problem):
     """scikit-learn's digits (1797 real 8×8 images), classified with cross-entropy and ℓ2 on all parameters.
 
     hidden: widths of the ReLU layers; () is softmax regression. l2: ℓ2 coefficient.
@@ -125,7 +127,7 @@ class Digits(_Problem):
         return np.column_stack([images, np.ones(len(images))])
 
 
-class Images(_Problem):
+class Images(Problem):
     """MNIST, Fashion-MNIST or CIFAR, classified by a network of `models` with cross-entropy, from 32×32 or 28×28 bytes.
 
     data_dir: where the data set is, see `datasets.load`; download: let it fetch what is not there.
@@ -164,7 +166,7 @@ class Images(_Problem):
         return datasets.load(self.dataset, self.data_dir, self.download)
 
 
-class Quadratic(_Problem):
+class Quadratic(Problem):
     """The power-law quadratic of `sfolib.quadratic`, a synthetic problem whose expected curve is exact."""
 
     kind: Literal["quadratic"] = "quadratic"
@@ -212,7 +214,7 @@ def named(
     return Digits(model=model, l2=l2, holdout=holdout)
 
 
-Problem = Annotated[Digits | Images | Quadratic, Field(discriminator="kind")]
+AnyProblem = any_of(Problem)
 
 
 @lru_cache(maxsize=4)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
 from sfolib._utils.errors import require
-from sfolib.problems.specs import PLACE, Problem
+from sfolib.problems.specs import PLACE, AnyProblem
 from sfolib.schedules import adaptive  # noqa: F401  whose policies are known by their kinds
 from sfolib.schedules.adaptive.base import Description, Policy
 from sfolib.schedules.base import Schedule
@@ -73,7 +73,7 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    problem: Problem
+    problem: AnyProblem
     plan: Plan | None = None
     max_samples: int = Field(ge=1, le=10**15)
     max_steps: int | None = Field(None, ge=1, le=10**15)

@@ -114,13 +114,13 @@ def test_the_spectrum_does_what_the_matrices_do(constant, monkeypatch):
 def test_by_permutation_there_is_less_noise_and_a_short_batch_brings_it_back():
     """256 divides 797 into 3 batches and one of 29; 200 into 3 and one of 197."""
     drawn, permuted = (
-        predict(spec(FEW, Plan(200, 0.1), sampling=sampling, max_steps=80), "cpu")
+        predict(spec(FEW, Plan(200, 0.1), sampling=sampling, max_steps=40), "cpu")
         for sampling in ("replacement", "permutation")
     )
-    ragged = predict(spec(FEW, Plan(256, 0.1), sampling="permutation", max_steps=80), "cpu")
+    ragged = predict(spec(FEW, Plan(256, 0.1), sampling="permutation", max_steps=40), "cpu")
     assert 0 < permuted.noise[-1] < 0.2 * drawn.noise[-1]
     assert ragged.noise[-1] > permuted.noise[-1]
-    assert ragged.samples[-1] == 80 // 4 * 797
+    assert ragged.samples[-1] == 40 // 4 * 797
 
 
 def test_a_pilot_stands_for_the_noise_free_path():
@@ -233,8 +233,9 @@ def test_the_command_tells_the_run_the_batch_sizes_and_draws_both(command, tmp_p
     assert "exists" in told
 
 
-def test_a_schedule_has_no_table_of_batch_sizes(command):
-    status, out, _ = command(spec(Quadratic(), GROWING))
+@pytest.mark.parametrize("settings", [{"plan": GROWING}, {"plan": Plan(8, 0.5), "max_steps": 1}])
+def test_a_schedule_or_a_run_too_short_has_no_table_of_batch_sizes(settings, command):
+    status, out, _ = command(spec(Quadratic(), **settings))
     assert status == 0
     assert "N(b)" not in out
 

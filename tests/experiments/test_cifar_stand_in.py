@@ -8,12 +8,13 @@ from sklearn.datasets import load_digits
 
 from sfolib._utils.errors import InputError
 from sfolib.experiments import cifar_stand_in
-from sfolib.experiments.cifar_stand_in import Handwriting, HandwritingSpec
+from sfolib.experiments.cifar_stand_in import Handwriting
 from sfolib.problems.specs import split_digits
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.training import records
 from sfolib.training.run import run
+from sfolib.training.spec import Spec
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +48,19 @@ def test_every_image_is_a_digit_in_squares_of_4(folder):
 def test_a_run_on_it_is_on_record_as_what_it_is(folder, tmp_path):
     problem = Handwriting(model="resnet8", data_dir=folder, train_images=40, test_images=20)
     plan = Plan(exponential(16, 2, 1), 0.1)
-    spec = HandwritingSpec(problem=problem, plan=plan, max_samples=80, log_authors_grad_norm=True)
+    spec = Spec(problem=problem, plan=plan, max_samples=80, log_authors_grad_norm=True)
     made = run(spec, tmp_path, "cpu")
-    assert made.spec["problem"]["dataset"] == "handwriting"
+    assert made.spec.problem.dataset == "handwriting"
     assert "cifar" not in str(made.spec).lower()
     assert list(made.rows["step"]) == [0, 3, 5]
     assert list(made.rows["true_batch_size"]) == [0, 8, 8]
-    again = HandwritingSpec.model_validate(made.spec)
+    again = made.spec
     assert (again, again.key) == (spec, spec.key)
     assert records.load(tmp_path / spec.key).rows.equals(made.rows)
     moved = problem.model_copy(update={"data_dir": "elsewhere"})
-    assert HandwritingSpec(problem=moved, plan=plan, max_samples=80, log_authors_grad_norm=True).key == spec.key
+    assert Spec(problem=moved, plan=plan, max_samples=80, log_authors_grad_norm=True).key == spec.key
     fewer = problem.model_copy(update={"train_images": 39})
-    assert HandwritingSpec(problem=fewer, plan=plan, max_samples=80, log_authors_grad_norm=True).key != spec.key
+    assert Spec(problem=fewer, plan=plan, max_samples=80, log_authors_grad_norm=True).key != spec.key
 
 
 def test_what_is_not_there_is_named(tmp_path):

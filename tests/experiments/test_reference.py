@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from sfolib._utils.errors import InputError
@@ -31,6 +33,8 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "results.json").write_text('{"rows": []}')
     (tmp_path / "benchmarks" / "crossings.json").write_text('{"provenance": {}, "rows": []}')
+    table = "case,batch_size,eps2,samples_predicted,samples,low,high,ratio\na,64,0.1,303,300,290,310,1.01\n"
+    (tmp_path / "benchmarks" / "predicted_and_measured.csv").write_text(table)
     (tmp_path / "docs").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reference, "PICTURE", Path("01_trains") / "one.png")
@@ -132,3 +136,17 @@ def test_benchmarks_that_miss_their_target_are_marked():
     assert "2 rows, 1 of which miss their target" in page
     assert "| fast | 4 | at least 3 |  |" in page
     assert "| slow | 1 | at least 3 | missed |" in page
+
+
+def test_the_page_of_predictions_counts_hits_and_misses():
+    rows = [
+        ("a", 8, 0.1, 100.0, 100.0, 90.0, 110.0),
+        ("a", 8, 0.01, 220.0, 200.0, 195.0, 205.0),
+        ("a", 64, 0.1, 303.0, 300.0, 290.0, 310.0),
+        ("a", 64, 0.01, 900.0, np.inf, 800.0, np.inf),
+    ]
+    columns = ["case", "batch_size", "eps2", "samples_predicted", "samples", "low", "high"]
+    frame = pd.DataFrame(rows, columns=columns)
+    page = reference.prediction_page(frame.assign(ratio=frame["samples_predicted"] / frame["samples"]))
+    assert "| a | 4 | 1 | 2 | 1.0%, 1.0% | 5.0%, 10.0% |" in page
+    assert "| a | 0.1 | 8 | 8 | 100 | 100 |" in page

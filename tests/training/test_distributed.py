@@ -190,7 +190,7 @@ def test_statistics_have_the_terms_across_ranks(both):
 
 def test_shares_cover_a_batch_and_differ_by_one():
     for n in range(12):
-        parts = [ProcessGroup(rank, 5).part(n) for rank in range(5)]
+        parts = [ProcessGroup(rank, 5).shard(n) for rank in range(5)]
         assert [i for part in parts for i in range(n)[part]] == list(range(n))
         sizes = {part.stop - part.start for part in parts}
         assert max(sizes) - min(sizes) <= 1
