@@ -58,23 +58,25 @@ def predict(cases: list[str]) -> None:
 
 
 def measure(cases: list[str]) -> None:
-    """Runs of every batch size that was predicted to get to some target, half as long again as it was predicted to."""
+    """Runs of every batch size: half as long again as it was predicted to need, and as long as was looked ahead where
+    it was predicted not to get to some target."""
     require(PREDICTED.exists(), "predictions", str(PREDICTED), "are not there: predict before you measure")
-    predicted, found = pd.read_csv(PREDICTED), []
+    predicted = pd.read_csv(PREDICTED)
     for case in cases or CASES:
-        of_case = predicted[(predicted["case"] == case) & np.isfinite(predicted["samples"])]
-        for b, rows in of_case.groupby("batch_size"):
-            spec = spec_of(case, int(b)).model_copy(
-                update={"max_steps": int(1.5 * rows["steps"].max()) + 10, "target_grad_norm": rows["eps2"].min() ** 0.5}
-            )
-            measured = crossings([run(spec, device="cpu")], rows["eps2"])
+        found = []
+        for b, rows in predicted[predicted["case"] == case].groupby("batch_size"):
+            never = np.isinf(rows["steps"]).any()
+            most = MOST_STEPS if never else int(1.5 * rows["steps"].max()) + 10
+            aims = {"max_steps": most, "target_grad_norm": rows["eps2"].min() ** 0.5}
+            measured = crossings([run(spec_of(case, int(b)).model_copy(update=aims), device="cpu")], rows["eps2"])
             both = rows.merge(measured, on=["batch_size", "eps2"], suffixes=("_predicted", ""))
             both["ratio"] = both["samples_predicted"] / both["samples"]
             print(both[["case", "batch_size", "eps2", "samples", "low", "high", "ratio"]].to_string(), flush=True)
             found.append(both)
-    before = pd.read_csv(MEASURED) if MEASURED.exists() else pd.DataFrame({"case": []})
-    kept = before[~before["case"].isin(cases or CASES)]
-    pd.concat([kept, *found]).to_csv(MEASURED, index=False, float_format="%.6g")
+        before = pd.read_csv(MEASURED) if MEASURED.exists() else pd.DataFrame({"case": []})
+        every = pd.concat([before[before["case"] != case], *found])
+        every = every.sort_values("case", key=lambda names: names.map([*CASES].index), kind="stable")
+        every.to_csv(MEASURED, index=False, float_format="%.6g")
 
 
 if __name__ == "__main__":

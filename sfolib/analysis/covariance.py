@@ -100,7 +100,7 @@ class Covariance:
         self.modes = modes
 
     def advance(self, steps: Steps) -> None:
-        if self.n is None:
+        if self.n is None or not len(steps):
             self._apply(self._segments(steps))
             return
         ends = np.flatnonzero(steps.epoch_end) + 1

@@ -38,6 +38,7 @@ from sfolib.gradients.curvature import NoiseSpectrum, gradient_covariance, hessi
 from sfolib.problems.execution import Execution
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.specs import Quadratic
+from sfolib.problems.stacked import MLP
 from sfolib.schedules.plan import Plan
 from sfolib.training import optimizers
 from sfolib.training.loop import resolve_device
@@ -210,9 +211,7 @@ def table_by_batch_size(constant: pd.DataFrame) -> str:
 class _Clock:
     """The steps that a plan makes, as `training.loop` does. epoch: its samples; permuted: a batch ends with it."""
 
-    def __init__(
-        self, plan: Plan, epoch: int, permuted: bool, max_samples: float, max_steps: float | None
-    ):  # fmt: skip
+    def __init__(self, plan: Plan, epoch: int, permuted: bool, max_samples: float, max_steps: float | None):
         self.plan, self.epoch, self.permuted = plan, epoch, permuted
         self.max_samples, self.max_steps = max_samples, max_steps or math.inf
         self.step = self.samples = 0
@@ -302,7 +301,8 @@ class _Path:
             return Modes(self.problem.exact.eigenvalues, self.problem.exact.noise_variance)
         (model,), (x, y), l2 = modules(self.task), training_data(self.task), self.problem.l2
         if self.matrices:
-            H = _softmax_hessian(model[0], x, l2) if len(self.task.parameters) == 1 else hessian(model, CE, x, y, l2=l2)
+            softmax = isinstance(self.task, MLP) and len(self.task.parameters) == 1
+            H = _softmax_hessian(model[0], x, l2) if softmax else hessian(model, CE, x, y, l2=l2)
             self.probes += 2 * (1 + len(H)) * len(x)  # as if by products
             values, basis = np.linalg.eigh(H)
             return Modes(values, basis.T @ gradient_covariance(model, CE, x, y) @ basis, basis)

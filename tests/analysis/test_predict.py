@@ -123,6 +123,17 @@ def test_by_permutation_there_is_less_noise_and_a_short_batch_brings_it_back():
     assert ragged.samples[-1] == 40 // 4 * 797
 
 
+def test_each_batch_size_by_permutation_is_a_run_of_its_own():
+    """One path for all, also where the large batches have spent the budget long before the small ones."""
+    sizes, budget = [64, 256], {"sampling": "permutation", "max_samples": 4000, "max_steps": None}
+    together = predict_constant(spec(FEW, Plan(1, 0.1), **budget), sizes, [0.18, 0.13], "cpu").set_index("batch_size")
+    for b in sizes:
+        alone = predict(spec(FEW, Plan(b, 0.1), **budget), "cpu")
+        wanted = [alone.first_crossing(eps2**0.5).samples for eps2 in (0.18, 0.13)]
+        assert together.loc[b, "samples"].tolist() == pytest.approx(wanted, rel=1e-3)
+        assert np.isfinite(wanted).tolist() == [True, b == 64]
+
+
 def test_a_pilot_stands_for_the_noise_free_path():
     asked = spec(FEW, Plan(16, 0.1), max_steps=80)
     whole, pilot = predict(asked, "cpu"), predict(asked, "cpu", pilot_batch_size=128)

@@ -144,9 +144,12 @@ def test_the_page_of_predictions_counts_hits_and_misses():
         ("a", 8, 0.01, 220.0, 200.0, 195.0, 205.0),
         ("a", 64, 0.1, 303.0, 300.0, 290.0, 310.0),
         ("a", 64, 0.01, 900.0, np.inf, 800.0, np.inf),
+        ("a", 1, 0.01, np.inf, np.inf, np.inf, np.inf),
+        ("b", 1, 0.01, np.inf, np.inf, np.inf, np.inf),
     ]
     columns = ["case", "batch_size", "eps2", "samples_predicted", "samples", "low", "high"]
     frame = pd.DataFrame(rows, columns=columns)
     page = reference.prediction_page(frame.assign(ratio=frame["samples_predicted"] / frame["samples"]))
-    assert "| a | 4 | 1 | 2 | 1.0%, 1.0% | 5.0%, 10.0% |" in page
+    assert "| a | 5 | 3 | 1 | 1 | 2 | 1.0%, 1.0% | 5.0%, 10.0% |" in page
+    assert "| b | 1 | 0 | 1 | 0 | 0 |  |  |" in page
     assert "| a | 0.1 | 8 | 8 | 100 | 100 |" in page
