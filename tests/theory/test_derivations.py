@@ -115,15 +115,21 @@ def test_a_result_fails_with_one_that_it_cites(key):
                 derivation.with_step(i, replace(step, result=false)).verify()
 
 
+# ranges that keep a quotient from being 0/0, in a step that the proof of equations does not need them for
+QUOTIENTS = (("T1", "so two draws are anticorrelated"), ("T17", "the progress"))
+
+
 @pytest.mark.parametrize("key", TIGHT)
-def test_a_range_that_is_needed_cannot_be_dropped_or_narrowed(key):
+def test_a_range_can_be_neither_dropped_nor_narrowed_unseen(key):
     derivation = result(key)
     for i, step in enumerate(derivation.steps):
         for k, one in enumerate(step.on):
-            for on in ((*step.on[:k], *step.on[k + 1 :]), (*step.on[:k], narrowed(one), *step.on[k + 1 :])):
-                twin = derivation.with_step(i, replace(step, on=on))
-                with suppress(DerivationError):  # and no other exception
-                    twin.verify()
+            rest = (*step.on[:k], *step.on[k + 1 :])
+            if (key, step.claim) not in QUOTIENTS:
+                with pytest.raises(DerivationError):
+                    derivation.with_step(i, replace(step, on=rest)).verify()
+            with suppress(DerivationError):  # a narrower range is a weaker claim, which may do, or this error: no other
+                derivation.with_step(i, replace(step, on=(*rest, narrowed(one)))).verify()
 
 
 def narrowed(one):

@@ -157,18 +157,16 @@ def price() -> Derivation:
         lr,
         sp.S.Zero,
         2 * gap * L * sigma**2 / eps**4,
-        on=stable,
         uses=(samples,),
         stated=True,
     )
     named = proof.assume("a name for them", eq(N_low, low.fact.lhs))
-    least = proof.combine("that is", eq(N_low, low.value), (named, 1), (low, 1), on=stable)
+    least = proof.combine("that is", eq(N_low, low.value), (named, 1), (low, 1))
     factor = proof.identity(
         "the price of a larger η",
         ratio(N_of_lr, N_low),
         4 / (2 - L * lr) ** 2,
         name=price_of_lr,
-        on=stable,
         uses=(least, samples),
         stated=True,
     )
@@ -189,7 +187,5 @@ def price() -> Derivation:
     proof.identity(
         "the price there", price_of_lr.func(fastest.name), sp.Integer(4), uses=(fastest, factor), stated=True
     )
-    proof.limit(
-        "without bound as η nears 2/L", N_of_lr, lr, 2 / L, sp.oo, side="-", on=stable, uses=(samples,), stated=True
-    )
+    proof.limit("without bound as η nears 2/L", N_of_lr, lr, 2 / L, sp.oo, side="-", uses=(samples,), stated=True)
     return proof.done()

@@ -283,9 +283,8 @@ def _detection(proof, sums) -> None:
         uses=(noisy,),
         stated=True,
     )
-    run = (between(lr_max, 0, 2 / L), between(lr, 0, lr_max, "(]"))
     stage = proof.cite(
-        "a stage at a fixed η takes T2's steps", eq(K_star, 2 * C1 / (lr * eps**2)), critical_batch_size(), on=run
+        "a stage at a fixed η takes T2's steps", eq(K_star, 2 * C1 / (lr * eps**2)), critical_batch_size()
     )
     proof.limit(
         "growing b at a fixed η: the test needs an ever smaller part of a stage",
@@ -294,7 +293,6 @@ def _detection(proof, sums) -> None:
         sp.S.Zero,
         sp.S.Zero,
         uses=(needed, stage),
-        on=run,
         stated=True,
     )
     held = proof.assume(
@@ -305,7 +303,6 @@ def _detection(proof, sums) -> None:
         ratio(m_sign, K_star),
         z**2 * S2 * C2 / (C1 * Q**2 * b),
         uses=(held, needed, stage),
-        on=run,
         stated=True,
     )
 
