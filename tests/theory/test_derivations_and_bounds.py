@@ -80,7 +80,10 @@ def test_t2_below_the_floor_nothing_is_enough(c, s, eps, below):
     lr = 2 * s / c.L
     low = bounds.critical_batch_size(c, lr, eps) / 2 * below
     assert bounds.steps_to(c, low, lr, eps) == np.inf
-    assert number(result("T2").conclusion[0].lhs, c, lr=lr, lr_max=lr, b=low, K=1e12) > eps**2
+    assert (
+        number(relation("T2", sp.Gt, sp.Symbol("epsilon", positive=True)).lhs, c, lr=lr, lr_max=lr, b=low, K=1e12)
+        > eps**2
+    )
 
 
 @few
@@ -88,9 +91,13 @@ def test_t2_below_the_floor_nothing_is_enough(c, s, eps, below):
 def test_t3_price(c, s, eps):
     lr = 2 * s / c.L
     three = result("T3")
-    assert bounds.price_of_parallelism(c, lr) == pytest.approx(number(three.value("price"), c, lr=lr), rel=CLOSE)
-    assert bounds.minimal_samples(c, lr, eps) == pytest.approx(number(three.value("N_*"), c, lr=lr, eps=eps), rel=CLOSE)
-    assert bounds.minimal_steps(c, lr, eps) == pytest.approx(number(three.value("K_*"), c, lr=lr, eps=eps), rel=CLOSE)
+    assert bounds.price_of_parallelism(c, lr) == pytest.approx(number(three.value("price(eta)"), c, lr=lr), rel=CLOSE)
+    assert bounds.minimal_samples(c, lr, eps) == pytest.approx(
+        number(three.value("N_*(eta)"), c, lr=lr, eps=eps), rel=CLOSE
+    )
+    assert bounds.minimal_steps(c, lr, eps) == pytest.approx(
+        number(three.value("K_*(eta)"), c, lr=lr, eps=eps), rel=CLOSE
+    )
     fastest = number(three.value("eta_*"), c)
     assert bounds.minimal_steps(c, fastest, eps) <= bounds.minimal_steps(c, lr, eps) * (1 + CLOSE)
     assert bounds.price_of_parallelism(c, fastest) == pytest.approx(4, rel=CLOSE)

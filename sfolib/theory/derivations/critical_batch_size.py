@@ -18,6 +18,9 @@ b_star, N_star, K_star = sp.symbols("b_* N_* K_*", positive=True)
 bound = C1 / (lr * K) + C2 * lr / b
 steps_to = C1 * b / (lr * (eps**2 * b - C2 * lr))
 floor = C2 * lr / eps**2
+bound_of, samples = sp.Function("Q", positive=True)(K, b), sp.Function("N", positive=True)(b)
+N_of_lr, K_of_lr, price_of_lr = (sp.Function(name, positive=True)(lr) for name in ("N_*", "K_*", "price"))
+N_low = sp.Symbol("N_0", positive=True)
 
 
 def constant_sums(proof, weight, which: str) -> list:
@@ -40,52 +43,87 @@ def critical_batch_size() -> Derivation:
     named = proof.combine(
         "with these names", le(m, (C1 + C2 * V) / S), (general, 1), (names[0], 1 / S), (names[1], V / S)
     )
-    constant = proof.instance(
-        "the bound at T steps of (η, b)",
-        le(m, (C1 + C2 * pair[1].value) / pair[0].value),
-        named,
-        {S: pair[0].value, V: pair[1].value},
+    sums = tuple(
+        proof.combine(
+            f"so {symbol} is",
+            eq(symbol, total.value),
+            (proof.assume(f"{symbol} of T1 at T steps of (η, b)", eq(symbol, total.total)), 1),
+            (total, 1),
+        )
+        for symbol, total in zip((S, V), pair, strict=True)
     )
-    proof.assume(
-        "b and the number of steps K are read as real numbers from here on, and ε is reached once the "
-        "bound is: Q(K, b) is the bound",
-        eq(sp.Symbol("Q"), bound),
+    constant = proof.combine(
+        "the bound at T steps of (η, b)", le(m, (C1 + C2 * pair[1].value) / pair[0].value), (named, 1), uses=sums
     )
-    proof.identity("the bound of T steps is Q at K = T", constant.fact.rhs, bound.subs({K: T, b: size}))
-    proof.sign(
+    real = proof.assume(
+        "b and the number of steps K are read as real numbers from here on, and ε is reached once the bound is: "
+        "Q(K, b) is the bound",
+        eq(bound_of, bound),
+    )
+    proof.combine(
+        "it bounds min E‖∇f‖² at K = T", le(m, bound_of.func(T, size)), (constant, 1), uses=(real,), stated=True
+    )
+    below = proof.sign(
         "with b at or below C2η/ε² no number of steps is enough",
-        gt(bound, eps**2),
+        gt(bound_of, eps**2),
         on=(between(b, 0, floor, "(]"),),
-        stated=True,
+        uses=(real,),
     )
+    proof.combine("written out", gt(bound, eps**2), (below, 1), (real, -1), on=below.on, stated=True)
     beyond = (above(b, floor),)
     proof.sign(
-        "above it the bound falls with every step, so ε is reached from the root on", lt(sp.Derivative(bound, K), 0)
+        "above it the bound falls with every step, so ε is reached from the root on",
+        lt(sp.Derivative(bound_of, K), 0),
+        uses=(real,),
+        stated=True,
     )
-    proof.root("the steps that are needed", bound - eps**2, above(K, 0), steps_to, on=beyond, stated=True)
-    samples = b * steps_to
-    proof.identity(
-        "curvature of N(b) = K(b) b", sp.Derivative(samples, (b, 2)), 2 * C1 * C2**2 * lr / (eps**2 * b - C2 * lr) ** 3
+    steps = proof.root(
+        "the steps that are needed", bound_of - eps**2, above(K, 0), steps_to, on=beyond, uses=(real,), stated=True
     )
-    proof.sign("N(b) is strictly convex where ε can be reached", gt(sp.Derivative(samples, (b, 2)), 0), on=beyond)
+    product = proof.assume("a step costs b gradient evaluations: N(b) = K(b) b", eq(samples, K * b))
+    needed = proof.combine("N(b)", eq(samples, b * steps_to), (product, 1), (steps, b), on=beyond)
+    curved = proof.identity(
+        "its curvature",
+        sp.Derivative(samples, (b, 2)),
+        2 * C1 * C2**2 * lr / (eps**2 * b - C2 * lr) ** 3,
+        on=beyond,
+        uses=(needed,),
+    )
+    positive = proof.sign("which is above 0", gt(curved.rhs, 0), on=beyond)
+    proof.combine(
+        "so N(b) is strictly convex where ε can be reached",
+        gt(sp.Derivative(samples, (b, 2)), 0),
+        (curved, 1),
+        (positive, 1),
+        on=beyond,
+        stated=True,
+    )
     best = proof.root(
         "the stationary point beyond the noise floor",
         sp.Derivative(samples, b),
         beyond[0],
         2 * C2 * lr / eps**2,
         name=b_star,
+        uses=(needed,),
         stated=True,
     )
-    least_samples = proof.identity(
-        "N there", sp.Subs(samples, b, best.value), 4 * C1 * C2 / eps**4, name=N_star, stated=True
-    )
-    proof.identity("K there", sp.Subs(steps_to, b, best.value), 2 * C1 / (lr * eps**2), name=K_star, stated=True)
+    at_best = {"uses": (best, needed), "stated": True}
+    fewest = proof.identity("N there", samples.func(b_star), 4 * C1 * C2 / eps**4, name=N_star, **at_best)
+    proof.identity("K there", samples.func(b_star) / b_star, 2 * C1 / (lr * eps**2), name=K_star, **at_best)
     proof.sign(
-        "no other batch size needs fewer gradient evaluations", ge(samples, least_samples.rhs), on=beyond, stated=True
+        "no other batch size needs fewer gradient evaluations",
+        ge(samples, N_star),
+        on=beyond,
+        uses=(fewest, needed),
+        stated=True,
     )
-    proof.root("nor as few", samples - least_samples.rhs, beyond[0], best.value)
+    proof.root("nor as few", samples - N_star, beyond[0], b_star, uses=(best, fewest, needed), stated=True)
     proof.identity(
-        "N* depends on η through C1 and C2 only", sp.Derivative(sp.Subs(samples, b, best.value), lr), sp.S.Zero
+        "N* depends on η through C1 and C2 only",
+        sp.Derivative(samples.func(best.value), lr),
+        sp.S.Zero,
+        uses=(needed,),
+        stated=True,
     )
     return proof.done()
 
@@ -97,50 +135,57 @@ def price() -> Derivation:
     proof = Proof("T3", "The price of parallelism", NEW, ranges=stable)
     two = critical_batch_size()
     written = {C1: c1(lr), C2: c2(lr), lr_max: lr}
-    proof.assume("the maximal learning rate is the one in use, η_max = η < 2/L", eq(lr_max, lr))
     samples = proof.cite(
-        "T2's gradient evaluations with C1 and C2 at η",
-        eq(N_star, 8 * gap * L * sigma**2 / ((2 - L * lr) ** 2 * eps**4)),
+        "T2's gradient evaluations with C1 and C2 at η: the maximal learning rate is the one in use, η_max = η < 2/L",
+        eq(N_of_lr, 8 * gap * L * sigma**2 / ((2 - L * lr) ** 2 * eps**4)),
         two,
-        written,
+        written | {N_star: N_of_lr},
         on=stable,
         stated=True,
     )
     steps = proof.cite(
-        "T2's steps with C1 and C2 at η",
-        eq(K_star, 4 * gap / ((2 - L * lr) * lr * eps**2)),
+        "and its steps",
+        eq(K_of_lr, 4 * gap / ((2 - L * lr) * lr * eps**2)),
         two,
-        written,
+        written | {K_star: K_of_lr},
         on=stable,
         stated=True,
     )
-    N_of, K_of = samples.fact.rhs, steps.fact.rhs
     low = proof.limit(
         "small learning rates need the fewest gradient evaluations",
-        N_of,
+        N_of_lr,
         lr,
         sp.S.Zero,
         2 * gap * L * sigma**2 / eps**4,
+        uses=(samples,),
         stated=True,
     )
+    named = proof.assume("a name for them", eq(N_low, low.fact.lhs))
+    least = proof.combine("that is", eq(N_low, low.value), (named, 1), (low, 1))
     factor = proof.identity(
         "the price of a larger η",
-        ratio(N_of, low.value),
+        ratio(N_of_lr, N_low),
         4 / (2 - L * lr) ** 2,
-        name=sp.Symbol("price", positive=True),
+        name=price_of_lr,
+        uses=(least, samples),
         stated=True,
     )
-    proof.sign("the price rises with η", gt(sp.Derivative(N_of, lr), 0), on=stable)
-    proof.root(
+    proof.sign("the price rises with η", gt(sp.Derivative(price_of_lr, lr), 0), on=stable, uses=(factor,), stated=True)
+    fastest = proof.root(
         "the learning rate of the fewest steps",
-        sp.Derivative(K_of, lr),
+        sp.Derivative(K_of_lr, lr),
         stable[0],
         1 / L,
         name=sp.Symbol("eta_*", positive=True),
+        uses=(steps,),
         stated=True,
     )
-    fewest = proof.identity("steps there", sp.Subs(K_of, lr, 1 / L), 4 * gap * L / eps**2, stated=True)
-    proof.sign("no other learning rate needs fewer", ge(K_of, fewest.rhs), on=stable, stated=True)
-    proof.identity("the price there", sp.Subs(factor.lhs, lr, 1 / L), sp.Integer(4), stated=True)
-    proof.limit("without bound as η nears 2/L", N_of, lr, 2 / L, sp.oo, side="-")
+    fewest = proof.identity(
+        "steps there", K_of_lr.func(fastest.name), 4 * gap * L / eps**2, uses=(fastest, steps), stated=True
+    )
+    proof.sign("no other learning rate needs fewer", ge(K_of_lr, fewest.rhs), on=stable, uses=(steps,), stated=True)
+    proof.identity(
+        "the price there", price_of_lr.func(fastest.name), sp.Integer(4), uses=(fastest, factor), stated=True
+    )
+    proof.limit("without bound as η nears 2/L", N_of_lr, lr, 2 / L, sp.oo, side="-", uses=(samples,), stated=True)
     return proof.done()

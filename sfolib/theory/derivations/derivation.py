@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import sympy as sp
+from sympy import Basic
 
 from sfolib._utils.errors import require
 from sfolib.theory.derivations.algebra import Range, vanishes
-from sfolib.theory.derivations.steps import Assumed, Step
+from sfolib.theory.derivations.steps import Assumed, Cited, Step
 
 
 class DerivationError(AssertionError):
@@ -82,9 +83,42 @@ class Derivation:
             if self.step_of(relation) is None:
                 raise DerivationError(f"{self.key}: no step establishes the statement {relation}")
 
-    def with_step(self, i: int, step: Step) -> Derivation:
-        """The same derivation with step `i` (from 0) replaced: how a broken twin is made."""
-        return replace(self, steps=(*self.steps[:i], step, *self.steps[i + 1 :]))
+    def with_step(self, i: int, step: Step | None) -> Derivation:
+        """The same derivation with step `i` (from 0) replaced, or removed where `step` is None: a broken twin.
+
+        Later steps rest on the new step where they rested on the old one, and are proved anew; on a removed step
+        they rest in vain.
+        """
+        new, steps = {self.steps[i]: step} if step is not None else {}, []
+        for old in self.steps[i + 1 :]:
+            relinked = _relinked(old, new)
+            if relinked is not old:
+                new[old] = relinked
+            steps.append(relinked)
+        return replace(self, steps=(*self.steps[:i], *([step] if step is not None else []), *steps))
+
+    @property
+    def baseless(self) -> tuple[Step, ...]:
+        """The stated steps that rest on no assumption and no other result: mathematics without a premise."""
+        behind = self._behind()
+        return tuple(s for s in self._stating() if not any(isinstance(p, Assumed | Cited) for p in behind[s]))
+
+    @property
+    def unused(self) -> tuple[Step, ...]:
+        """The steps that nothing stated rests on."""
+        behind = self._behind()
+        used = set().union(*(behind[s] for s in self._stating()))
+        return tuple(s for s in self.steps if s not in used)
+
+    def _stating(self) -> list[Step]:
+        return [s for s in self.steps if not isinstance(s, Assumed) and s.fact in self.conclusion]
+
+    def _behind(self) -> dict[Step, set[Step]]:
+        """Each step with all that it rests on, itself included."""
+        behind = {}
+        for step in self.steps:
+            behind[step] = {step}.union(*(behind[p] for p in step.premises if p in behind))
+        return behind
 
     def __repr__(self) -> str:
         return f"<{self.key}. {self.title}: {len(self.steps)} steps>"
@@ -111,6 +145,19 @@ class Derivation:
                 *stated,
             )
         )
+
+
+def _relinked(step: Step, new: dict[Step, Step]) -> Step:
+    """`step` resting on the new steps in place of the old ones."""
+
+    def swapped(value):
+        if isinstance(value, Step):
+            return new.get(value, value)
+        return tuple(swapped(v) for v in value) if isinstance(value, tuple) and not isinstance(value, Basic) else value
+
+    values = {f.name: getattr(step, f.name) for f in fields(step)}
+    changed = {name: after for name, value in values.items() if (after := swapped(value)) != value}
+    return replace(step, **changed) if changed else step
 
 
 def evaluate(expr: sp.Expr, **values):

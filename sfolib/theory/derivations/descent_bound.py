@@ -6,7 +6,7 @@ from functools import cache
 
 import sympy as sp
 
-from sfolib.theory.derivations.algebra import above, anywhere, between, eq, ge, le
+from sfolib.theory.derivations.algebra import above, between, eq, ge, le
 from sfolib.theory.derivations.derivation import Derivation
 from sfolib.theory.derivations.proof import Proof
 from sfolib.theory.derivations.symbols import L, T, c1, c2, gap, lr, lr_max, lrs, n, sigma, size, t
@@ -88,11 +88,14 @@ def _batch_variance(proof) -> None:
         stated=True,
     )
     proof.combine("with replacement", le(v_R, sigma**2 / size), (apart, -1), (sample, 1 / size), stated=True)
-    pair = proof.root(
-        "all n samples sum to 0: their n squares and n(n − 1) ordered pairs give c without replacement",
-        n * v + n * (n - 1) * c,
-        anywhere(c),
-        -v / (n - 1),
+    everything = proof.assume(
+        "without replacement all n samples sum to 0: their n squares and n(n − 1) ordered pairs",
+        eq(n * v + n * (n - 1) * c, 0),
+    )
+    pair = proof.combine(
+        "so two draws are anticorrelated",
+        eq(c, -v / (n - 1)),
+        (everything, 1 / (n * (n - 1))),
         on=(above(n, 1),),
         stated=True,
     )

@@ -232,7 +232,7 @@ class Cases(Stated):
         return *self.uses, self.definition, *self.steps
 
     def _pieces(self) -> list[Range]:
-        return [next(r for r in step.on if r.x == self.whole.x) for step in self.steps]
+        return [r for step in self.steps for r in step.on if r.x == self.whole.x]
 
     @property
     def needs(self):
@@ -250,6 +250,7 @@ class Cases(Stated):
         first, last, conditions = pieces[0], pieces[-1], [cond for _, cond in values.args]
         return (
             joined
+            and len(pieces) == len(self.steps) == len(values.args)
             and Range(x, first.low, last.high, first.ends[0] + last.ends[1]) == self.whole
             and conditions[-1] == sp.true
             and all(same(cond, end, {}) for cond, end in zip(conditions, ends, strict=False))

@@ -137,7 +137,6 @@ def _in_steps(proof) -> None:
         sp.oo,
         up / (1 + up),
         uses=(rate, over),
-        on=(above(up, 0),),
         stated=True,
     )
 

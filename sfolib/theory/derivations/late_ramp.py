@@ -206,10 +206,12 @@ def _shape(proof) -> None:
         uses=(back,),
         stated=True,
     )
+    density = proof.assume("where λ²v has over λ a density that goes like", eq(sp.Function("w")(lam), lam ** (q - 1)))
     proof.identity(
-        "a density of λ²v that goes like λ^(q−1) makes their sum a power",
-        sp.Integral(lam ** (q - 1) * sp.exp(-2 * lam * span), (lam, 0, sp.oo)),
+        "the sum of that is a power",
+        sp.Integral(sp.Function("w")(lam) * sp.exp(-2 * lam * span), (lam, 0, sp.oo)),
         sp.gamma(q) / (2 * span) ** q,
+        uses=(density,),
         stated=True,
     )
     family = proof.assume("so for a family: κ, τ steps before the end", eq(kernel, A * (tau + tau0) ** -q))

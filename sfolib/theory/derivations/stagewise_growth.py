@@ -7,7 +7,7 @@ from functools import cache
 import sympy as sp
 
 from sfolib.theory.derivations.algebra import above, between, eq, ratio
-from sfolib.theory.derivations.critical_batch_size import b_star, critical_batch_size
+from sfolib.theory.derivations.critical_batch_size import K_star, N_star, b_star, critical_batch_size
 from sfolib.theory.derivations.derivation import Derivation
 from sfolib.theory.derivations.descent_bound import UMEDA
 from sfolib.theory.derivations.proof import Proof
@@ -28,44 +28,61 @@ def stagewise() -> Derivation:
     )
     two = critical_batch_size()
     aim = {eps: eps / sp.sqrt(r), lr: gamma * lr}
+    b_next, K_next, N_next = sp.symbols("b_next K_next N_next", positive=True)
     here = proof.cite("this stage's critical batch size", eq(b_star, 2 * C2 * lr / eps**2), two)
     then = proof.cite(
-        "the next stage aims at ε²/r with learning rate γη", eq(b_star, 2 * C2 * gamma * lr * r / eps**2), two, aim
+        "the next stage aims at ε²/r with learning rate γη",
+        eq(b_next, 2 * C2 * gamma * lr * r / eps**2),
+        two,
+        aim | {b_star: b_next},
     )
-    K, N = sp.symbols("K_* N_*", positive=True)
-    k_here = proof.cite("its steps", eq(K, 2 * C1 / (lr * eps**2)), two)
-    k_then = proof.cite("the next stage's steps", eq(K, 2 * C1 * r / (gamma * lr * eps**2)), two, aim)
-    n_here = proof.cite("its gradient evaluations", eq(N, 4 * C1 * C2 / eps**4), two)
-    n_then = proof.cite("the next stage's gradient evaluations", eq(N, 4 * C1 * C2 * r**2 / eps**4), two, aim)
-    proof.identity("growth of the batch", ratio(then.fact.rhs, here.fact.rhs), gamma * r, name=delta, stated=True)
+    k_here = proof.cite("its steps", eq(K_star, 2 * C1 / (lr * eps**2)), two)
+    k_then = proof.cite(
+        "the next stage's steps", eq(K_next, 2 * C1 * r / (gamma * lr * eps**2)), two, aim | {K_star: K_next}
+    )
+    n_here = proof.cite("its gradient evaluations", eq(N_star, 4 * C1 * C2 / eps**4), two)
+    n_then = proof.cite(
+        "the next stage's gradient evaluations", eq(N_next, 4 * C1 * C2 * r**2 / eps**4), two, aim | {N_star: N_next}
+    )
+    batch = proof.identity(
+        "growth of the batch", ratio(b_next, b_star), gamma * r, name=delta, uses=(here, then), stated=True
+    )
     steps = proof.identity(
-        "growth of the number of steps", ratio(k_then.fact.rhs, k_here.fact.rhs), r / gamma, name=tau, stated=True
+        "growth of the number of steps", ratio(K_next, K_star), r / gamma, name=tau, uses=(k_here, k_then), stated=True
     )
-    proof.identity(
-        "growth of the gradient evaluations", ratio(n_then.fact.rhs, n_here.fact.rhs), r**2, name=e, stated=True
+    epochs = proof.identity(
+        "growth of the gradient evaluations", ratio(N_next, N_star), r**2, name=e, uses=(n_here, n_then), stated=True
     )
-    speed = proof.root("in terms of δ and γ: r", gamma * r - delta, above(r, 0), delta / gamma, stated=True)
+    speed = proof.combine("in terms of δ and γ: r", eq(r, delta / gamma), (batch, -1 / gamma), stated=True)
     tau_of = proof.combine(
         "so the steps grow by", eq(tau, delta / gamma**2), (steps, 1), (speed, 1 / gamma), stated=True
     )
-    e_of = proof.identity(
-        "and the gradient evaluations by", sp.Subs(r**2, r, delta / gamma), (delta / gamma) ** 2, stated=True
+    e_of = proof.combine(
+        "and the gradient evaluations by",
+        eq(e, (delta / gamma) ** 2),
+        (epochs, 1),
+        (speed, r + delta / gamma),
+        stated=True,
     )
-    proof.identity("which is batch growth times step growth", sp.Mul(delta, tau_of.fact.rhs, evaluate=False), e_of.rhs)
-    proof.root("equal numbers of steps a stage, τ = 1", delta / gamma**2 - 1, above(delta, 0), gamma**2, stated=True)
-    proof.root(
+    proof.combine(
+        "which is batch growth times step growth", eq(e, delta * tau), (e_of, 1), (tau_of, -delta), stated=True
+    )
+    proof.root("equal numbers of steps a stage, τ = 1", tau - 1, above(delta, 0), gamma**2, uses=(tau_of,), stated=True)
+    even = proof.root(
         "equal gradient evaluations a stage, e = 1",
-        (delta / gamma) ** 2 - 1,
+        e - 1,
         above(delta, 0),
         gamma,
         name=sp.Symbol("delta_e", positive=True),
+        uses=(e_of,),
         stated=True,
     )
     proof.identity(
         "which aims at the same ε in every stage: no progress in the bound",
-        sp.Subs(delta / gamma, delta, gamma),
+        even.name / gamma,
         sp.S.One,
         name=sp.Symbol("r_e", positive=True),
+        uses=(even,),
         stated=True,
     )
     return proof.done()

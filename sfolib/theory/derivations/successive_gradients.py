@@ -263,6 +263,7 @@ def _detection(proof, sums) -> None:
         (noisy, -1),
         (largest, 2 / b),
         (front, -2 * lam_noise / b),
+        stated=True,
     )
     proof.limit(
         "which next to the other one vanishes with η",
@@ -282,9 +283,8 @@ def _detection(proof, sums) -> None:
         uses=(noisy,),
         stated=True,
     )
-    run = (between(lr_max, 0, 2 / L), between(lr, 0, lr_max, "(]"))
     stage = proof.cite(
-        "a stage at a fixed η takes T2's steps", eq(K_star, 2 * C1 / (lr * eps**2)), critical_batch_size(), on=run
+        "a stage at a fixed η takes T2's steps", eq(K_star, 2 * C1 / (lr * eps**2)), critical_batch_size()
     )
     proof.limit(
         "growing b at a fixed η: the test needs an ever smaller part of a stage",
@@ -293,7 +293,6 @@ def _detection(proof, sums) -> None:
         sp.S.Zero,
         sp.S.Zero,
         uses=(needed, stage),
-        on=run,
         stated=True,
     )
     held = proof.assume(
@@ -304,7 +303,6 @@ def _detection(proof, sums) -> None:
         ratio(m_sign, K_star),
         z**2 * S2 * C2 / (C1 * Q**2 * b),
         uses=(held, needed, stage),
-        on=run,
         stated=True,
     )
 
@@ -419,22 +417,43 @@ def _metric(proof, found) -> None:
     R, H, C = (sp.Matrix([[x, y], [y, z]]) for x, y, z in zip(entries[::3], entries[1::3], entries[2::3], strict=True))
     G = sp.Matrix(sp.symbols("G_1 G_2'", real=True))
     P = R * R
-    for words, there, here in (
-        (
-            "the step −ηPg is −ηg in coordinates P^{−1/2}θ, with gradient P^{1/2}G: its square, in two dimensions",
-            (R * G).dot(R * G),
-            (G.T * P * G)[0],
-        ),
-        ("with Hessian P^{1/2}HP^{1/2}", ((R * G).T * (R * H * R) * (R * G))[0], (G.T * P * H * P * G)[0]),
-        ("and covariance P^{1/2}ΣP^{1/2}", (R * H * R * R * C * R).trace(), (P * H * P * C).trace()),
-    ):
-        proof.identity(words, there, here, stated=True)
-    gpg, gphpg, trace = sp.symbols("G_PG G_PHPG Q_P", positive=True)
-    proof.instance(
-        "so E[gᵀPg'], with GᵀPG, GᵀPHPG and tr(PHPΣ) in place of the three, is",
-        eq(s_metric, gpg - lr * (gphpg + trace / b)),
+    there = sp.symbols("G'_2 G'_HG Q'", positive=True)
+    here = sp.symbols("G_PG G_PHPG Q_P", positive=True)
+    moved = (
+        (R * G).dot(R * G),
+        ((R * G).T * (R * H * R) * (R * G))[0],
+        (R * H * R * R * C * R).trace(),
+    )
+    meant = ((G.T * P * G)[0], (G.T * P * H * P * G)[0], (P * H * P * C).trace())
+    words = (
+        "the step −ηPg is −ηg in coordinates P^{−1/2}θ, with gradient P^{1/2}G: its square, in two dimensions",
+        "with Hessian P^{1/2}HP^{1/2}",
+        "and covariance P^{1/2}ΣP^{1/2}",
+    )
+    same = [
+        proof.identity(
+            "is " + names,
+            a,
+            c,
+            uses=(proof.assume(claim, eq(a, x)), proof.assume(f"for short {names}", eq(c, z))),
+        )
+        for claim, names, a, c, x, z in zip(
+            words, ("GᵀPG", "GᵀPHPG", "tr(PHPΣ)"), there, here, moved, meant, strict=True
+        )
+    ]
+    found_there = proof.instance(
+        "in those coordinates",
+        eq(s_metric, there[0] - lr * (there[1] + there[2] / b)),
         found,
-        {s: s_metric, G2: gpg, GHG: gphpg, Q: trace},
+        {s: s_metric, G2: there[0], GHG: there[1], Q: there[2]},
+    )
+    proof.combine(
+        "so E[gᵀPg'] is",
+        eq(s_metric, here[0] - lr * (here[1] + here[2] / b)),
+        (found_there, 1),
+        (same[0], 1),
+        (same[1], -lr),
+        (same[2], -lr / b),
         stated=True,
     )
 

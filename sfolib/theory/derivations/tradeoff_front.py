@@ -7,7 +7,7 @@ from functools import cache
 import sympy as sp
 
 from sfolib.theory.derivations.algebra import above, anywhere, between, eq, ge, gt, le, lt, ratio
-from sfolib.theory.derivations.critical_batch_size import NEW, K_star, N_star, constant_sums, price
+from sfolib.theory.derivations.critical_batch_size import NEW, K_of_lr, K_star, N_of_lr, N_star, constant_sums, price
 from sfolib.theory.derivations.derivation import Derivation
 from sfolib.theory.derivations.descent_bound import A, V, descent_bound, m
 from sfolib.theory.derivations.proof import Proof
@@ -182,8 +182,12 @@ def front() -> Derivation:
     _front(proof)
     _constant_is_best(proof)
     three = price()
-    N_two = proof.cite("T2's best batch at η needs", eq(N_star, 4 * N_least / (2 - L * lr) ** 2), three, on=stable)
-    K_two = proof.cite("in so many steps", eq(K_star, 2 * K_least / ((2 - L * lr) * L * lr)), three, on=stable)
+    N_two = proof.cite(
+        "T2's best batch at η needs", eq(N_star, 4 * N_least / (2 - L * lr) ** 2), three, {N_of_lr: N_star}, on=stable
+    )
+    K_two = proof.cite(
+        "in so many steps", eq(K_star, 2 * K_least / ((2 - L * lr) * L * lr)), three, {K_of_lr: K_star}, on=stable
+    )
     on_front = K * B_crit / (K / K_least - 1)
     over = proof.identity(
         "over the front's N at the same number of steps",

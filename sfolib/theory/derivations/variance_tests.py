@@ -18,49 +18,46 @@ TESTS = (
 )
 h, v, v_ip, v_orth = sp.symbols("h v v_ip v_orth", positive=True)
 eta_nt, theta, nu = sp.symbols("eta_nt theta nu", positive=True)
-b_norm, b_ip, b_orth, w = sp.symbols("b_norm b_ip b_orth w", positive=True)
+b_norm, b_ip, b_orth, b_own, b_true, w = sp.symbols("b_norm b_ip b_orth b_own b_true w", positive=True)
+seen_norm, seen_ip, seen_orth = (sp.Function(f"V_{name}")(b) for name in ("norm", "ip", "orth"))
+h_own = sp.Function("h_own")(b)
 
 
 @cache
 def tests() -> Derivation:
     """T10: g_i are per-sample gradients of the whole model, ḡ is their mean, h = ‖ḡ‖² > 0."""
     proof = Proof("T10", "Adaptive tests", TESTS)
-    size = above(b, 0)
-    norm = proof.root(
-        "norm test: the variance of the mean, v/b with v = Σ_j Var_i(g_ij), is at most η_nt² h; from equality on",
-        v / b - eta_nt**2 * h,
-        size,
-        v / (eta_nt**2 * h),
-        name=b_norm,
-        stated=True,
+    norm, inner, orth = (
+        proof.root(
+            f"{words}: from equality on",
+            seen - allowed,
+            above(b, 0),
+            one / allowed,
+            name=name,
+            uses=(proof.assume(f"{words}: the variance of the mean of {what}, at most {most}", eq(seen, one / b)),),
+            stated=True,
+        )
+        for words, what, most, seen, one, allowed, name in (
+            ("norm test", "g_i, v = Σ_j Var_i(g_ij)", "η_nt² h", seen_norm, v, eta_nt**2 * h, b_norm),
+            ("inner-product test", "g_i·ḡ", "θ² h²", seen_ip, v_ip, theta**2 * h**2, b_ip),
+            ("orthogonality test", "g_i − (g_i·ḡ/h) ḡ", "ν² h", seen_orth, v_orth, nu**2 * h, b_orth),
+        )
     )
-    inner = proof.root(
-        "inner-product test: the variance of the mean of g_i·ḡ is at most θ² h²",
-        v_ip / b - theta**2 * h**2,
-        size,
-        v_ip / (theta**2 * h**2),
-        name=b_ip,
-        stated=True,
-    )
-    orth = proof.root(
-        "orthogonality test: the variance of the mean of g_i − (g_i·ḡ/h) ḡ is at most ν² h",
-        v_orth / b - nu**2 * h,
-        size,
-        v_orth / (nu**2 * h),
-        name=b_orth,
-        stated=True,
-    )
-
-    square, mean, second = sp.symbols("Q_i p_i s_i", real=True)
+    far, square, mean, second, mean_square = sp.symbols(r"d_i Q_i p_i s_i \bar{Q}", real=True)
+    apart = proof.assume("d = ‖g_i − ḡ‖², with p = g_i·ḡ and Q = ‖g_i‖²", eq(far, square - 2 * mean + h))
     proof.identity(
-        "Pythagoras, for p = g_i·ḡ and Q = ‖g_i‖²: ‖g_i − ḡ‖² along ḡ and across it",
-        square - 2 * mean + h,
+        "Pythagoras: along ḡ and across it",
+        far,
         (mean - h) ** 2 / h + (square - mean**2 / h),
+        uses=(apart,),
+        stated=True,
     )
-    whole = proof.assume("its mean over i is v, with Q the mean of ‖g_i‖² and h that of p", eq(v, square - 2 * h + h))
+    whole = proof.average(
+        "its mean over i is v; that of p is h", eq(v, mean_square - h), apart, {far: v, square: mean_square, mean: h}
+    )
     along = proof.assume("s is the mean of p²: variance of the inner products", eq(v_ip, second - h**2))
     across = proof.assume(
-        "the part across has mean 0: its variance is its mean square", eq(v_orth, square - second / h)
+        "the part across has mean 0: its variance is its mean square", eq(v_orth, mean_square - second / h)
     )
     split = proof.combine(
         "so the variance splits", eq(v, v_ip / h + v_orth), (whole, 1), (along, -1 / h), (across, -1), stated=True
@@ -74,44 +71,75 @@ def tests() -> Derivation:
         (split, 1 / h),
         stated=True,
     )
-    s11, s12, s22, m1, m2 = sp.symbols("s_11 s_12 s_22 m_1 m_2", real=True)
+    s11, s12, s22, m1, m2, v_p = sp.symbols("s_11 s_12 s_22 m_1 m_2 v_p", real=True)
+    layers = proof.assume(
+        "over two layers p = p_1 + p_2 (means m, second moments s): its variance",
+        eq(v_p, s11 + 2 * s12 + s22 - (m1 + m2) ** 2),
+    )
     proof.identity(
-        "over two layers p = p_1 + p_2 (means m, second moments s): a sum of the layers' "
-        "variances lacks the covariance",
-        s11 + 2 * s12 + s22 - (m1 + m2) ** 2,
+        "a sum of the layers' variances lacks the covariance",
+        v_p,
         (s11 - m1**2) + (s22 - m2**2) + 2 * (s12 - m1 * m2),
+        uses=(layers,),
         stated=True,
     )
 
-    at_eps = proof.instance(
-        "norm test at h = ‖∇f‖² = ε² and v = σ²",
-        eq(b_norm, sigma**2 / (eta_nt**2 * eps**2)),
-        norm,
-        {v: sigma**2, h: eps**2},
-        stated=True,
-    )
+    stable = between(lr, 0, 2 / L)
     critical = proof.cite(
         "T2's critical batch size with η_max = η",
         eq(b_star, 2 * c2(lr) * lr / eps**2),
         critical_batch_size(),
         {lr_max: lr, C1: c1(lr), C2: c2(lr)},
-        on=(between(lr, 0, 2 / L),),
+        on=(stable,),
     )
-    same = at_eps.fact.rhs - critical.fact.rhs
+    tight = between(w, 0, 1)
+    own = proof.assume(
+        "a test that sees ḡ of its own batch, where ‖∇f‖² = ε² and v = σ²: E‖ḡ‖²", eq(h_own, eps**2 + sigma**2 / b)
+    )
+    asked = proof.root(
+        "it asks for the tolerance w = η_nt² < 1 for",
+        sigma**2 / b - w * h_own,
+        above(b, 0),
+        sigma**2 * (1 - w) / (w * eps**2),
+        name=b_own,
+        on=(tight,),
+        uses=(own,),
+        stated=True,
+    )
     proof.root(
-        "they agree for the tolerance w = η_nt²",
-        same.subs(eta_nt, sp.sqrt(w)),
+        "which is T2's critical batch size at one learning rate",
+        b_own - b_star,
+        stable,
+        2 * (1 - w) / (L * (1 + w)),
+        name=sp.Symbol("eta_own", positive=True),
+        on=(tight,),
+        uses=(asked, critical),
+        stated=True,
+    )
+    at_eps = proof.instance(
+        "a norm test that sees the true gradient, h = ‖∇f‖² = ε², asks for",
+        eq(b_true, sigma**2 / (eta_nt**2 * eps**2)),
+        norm,
+        {v: sigma**2, h: eps**2, b_norm: b_true},
+        stated=True,
+    )
+    root = proof.assume("w = η_nt²", eq(eta_nt, sp.sqrt(w)))
+    proof.root(
+        "that is the critical batch size for the tolerance",
+        b_true - b_star,
         above(w, 0),
         (2 - L * lr) / (2 * L * lr),
         name=eta_nt**2,
-        on=(between(lr, 0, 2 / L),),
+        on=(stable,),
+        uses=(root, at_eps, critical),
         stated=True,
     )
     proof.root(
         "that is at one learning rate below 2/L",
-        same,
-        between(lr, 0, 2 / L),
+        b_true - b_star,
+        stable,
         2 / (L * (1 + 2 * eta_nt**2)),
+        uses=(at_eps, critical),
         stated=True,
     )
     return proof.done()
