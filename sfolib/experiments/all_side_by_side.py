@@ -204,6 +204,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "upper_bound",
             measured=res.runs[GROW].steps[-1] / res.runs[DECAY].steps[-1],
             theory=0.5,
+            exact=True,
             source="T8 [S]",
             figure="steps",
         ),

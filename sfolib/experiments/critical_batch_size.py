@@ -197,7 +197,7 @@ def claims(res: Results) -> list[Check]:
 
     def exponent(claim: str, kind: str, key: tuple[str, str, str], theory: float, **more: Any) -> Check:
         slope = res.slopes[key]
-        interval = {"interval": slope[1:]} if kind == "exponent" else {"tolerance": 0.02}
+        interval = {"interval": slope[1:]} if kind == "exponent" else {"tolerance": 0.02, "exact": True}
         return Check(
             claim, kind, measured=slope.value, theory=theory, source="T2 [S]", figure="scaling", **interval, **more
         )
@@ -208,6 +208,7 @@ def claims(res: Results) -> list[Check]:
             "upper_bound",
             measured=ratio_to(res.quadratic["exact"], res.quadratic["bound"]),
             theory=1.0,
+            exact=True,
             source="T2 [S]",
             figure="samples",
         ),

@@ -241,7 +241,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         aims, size = targets(p, *p.eps2[model]), named("digits", model, l2=p.l2).size
         grid = {key: run for key, run in runs.items() if key[0] == model}
         found = pd.concat([crossings([run], aims, lr=key[1]) for key, run in grid.items()], ignore_index=True)
-        pairs[model], searched[model] = found, cheapest(found[found["lr"] == p.lr])
+        pairs[model], searched[model] = found, cheapest(found[found["lr"] == p.lr], unreached=True)
         defined, piloted[model] = constants_of(p, model, runs)
         each = pd.DataFrame(
             [

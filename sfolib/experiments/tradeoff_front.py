@@ -316,6 +316,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             ),
             theory=1.0,
             tolerance=0.15,
+            exact=True,
             source="T11 [N]",
             figure="front",
         ),
@@ -338,6 +339,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             measured=[fit.batch_size for fit in fitted],
             theory=[1 / frame["eps2"][0] for frame in frames],
             tolerance=0.1,
+            exact=True,
             source="T11 [N]",
             figure="front",
             explanation="The bound has A = Δ and G = Lσ²/2 where the quadratic's bias and noise have smaller ones. "
@@ -350,6 +352,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             measured=[fit.min_samples for fit in fitted],
             theory=[4 * A * G / frame["eps2"][0] ** 2 for frame, _, (A, G), _ in both],
             tolerance=0.05,
+            exact=True,
             source="T11 [N]",
             figure="front",
         ),
@@ -361,6 +364,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             ),
             theory=1.0,
             tolerance=0.1,
+            exact=True,
             source="T11 [N]",
             figure="rule",
             explanation="It has the rule's shape at 2 to 4 times its height: 1/L is 2Δ/(ε²K_min) with the bound's Δ "
@@ -373,6 +377,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             measured=np.concatenate([f["lr"] * f["eps2"] * f["steps"] / (2 * A) for _, _, (A, _), f in both]),
             theory=1.0,
             tolerance=0.1,
+            exact=True,
             source="T11 [N]",
             figure="rule",
         ),
@@ -396,6 +401,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             ],
             theory=[(fit.batch_size * x) ** 0.5 for fit in fitted for x in p.time_ratios],
             tolerance=0.1,
+            exact=True,
             source="T12 [N]",
             figure="paths",
             explanation="It is at the smaller ε. At the larger one the quickest runs take a handful of steps, and "
@@ -428,6 +434,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             measured=res.costs.loc["constant"],
             theory=1.0,
             tolerance=0.1,
+            exact=True,
             source="T11 [N]",
             figure="families",
             explanation="It is optimal in T1's bound, which sums all noise alike. In the exact recursion early noise "
@@ -445,6 +452,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 for sign in (-1, 0, 1)
             ],
             theory=0.0,
+            exact=True,
             source="exact optimum [N]",
             figure="shapes",
         ),
@@ -453,6 +461,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "tracking, constant",
             "ordering",
             measured=average[["lr down, batch up", "late switch", "critical tracking", "constant"]],
+            exact=True,
             source="exact optimum [N]",
             figure="families",
         ),

@@ -126,6 +126,9 @@ def test_crossings_and_cheapest():
     assert len(frame) == 6
     assert np.isinf(frame.query("batch_size == 1 and eps2 == 0.001")["samples"]).all()
     assert list(cheapest(frame)["batch_size"]) == [1, 4]
+    never = cheapest(frame.query("batch_size == 1"), unreached=True).iloc[-1]
+    assert never[["eps2", "samples", "low", "high"]].tolist() == [1e-3, np.inf, 5000, np.inf]
+    assert np.isnan(never["batch_size"])
     theory = predicted(lambda b, eps: 1 / (eps**2 * b), np.array([1.0, 2.0]), [1e-2], "bound")
     assert list(theory["steps"]) == pytest.approx([100, 50])
     assert list(theory["samples"]) == pytest.approx([100, 100])
