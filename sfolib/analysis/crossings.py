@@ -84,6 +84,14 @@ def pareto(frame: pd.DataFrame) -> pd.DataFrame:
     return ordered[ordered["samples"] < before]
 
 
+def ratios(frame: pd.DataFrame, other: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Gradient evaluations of frame over other's, row by row, as `measured` and `interval` of a `Check`: from the far
+    ends of both intervals, so that it covers at least as often as they do."""
+    mine, theirs = (of[["samples", "low", "high"]].to_numpy(float).T for of in (frame, other))
+    with np.errstate(invalid="ignore"):
+        return {"measured": mine[0] / theirs[0], "interval": np.transpose([mine[1] / theirs[2], mine[2] / theirs[1]])}
+
+
 def ratio_to(frame: pd.DataFrame, bound: pd.DataFrame) -> float:
     """The largest ratio of frame's gradient evaluations to bound's at the same ε² and batch, where bound has a number.
 

@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
 
 from sfolib.analysis.claims import Check
-from sfolib.analysis.crossings import cheapest, crossings
+from sfolib.analysis.crossings import cheapest, crossings, ratios
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band, costs, trajectories
@@ -467,7 +467,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "Digits: T4's thresholds, the batch alone growing, stay within 8/3 of the best constant batch size at "
             "every ε",
             "upper_bound",
-            measured=res.over[T4_ALONE],
+            **ratios(res.spent[T4_ALONE], res.best.reindex(res.spent[T4_ALONE].index)),
             theory=8 / 3,
             source="T6 [N]",
             figure="bars",
@@ -475,7 +475,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
         Check(
             "The same with the evaluations of its looks",
             "upper_bound",
-            measured=res.over[f"{T4_ALONE}, with looks"],
+            **ratios(res.looked[T4_ALONE], res.best.reindex(res.looked[T4_ALONE].index)),
             theory=8 / 3,
             source="T6 [N]",
             figure="bars",
@@ -503,8 +503,9 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "Digits: at every ε the published trigger needs at most the evaluations of the best constant batch size, "
             "and of fixed times",
             "upper_bound",
-            measured=np.concatenate(
-                [res.spent[PUBLISHED]["samples"] / other["samples"] for other in (res.best, res.spent[FIXED])]
+            **ratios(
+                pd.concat([res.spent[PUBLISHED]] * 2),
+                pd.concat([of.reindex(res.spent[PUBLISHED].index) for of in (res.best, res.spent[FIXED])]),
             ),
             theory=1.0,
             source="arXiv 2508.05302",

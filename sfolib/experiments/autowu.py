@@ -136,7 +136,7 @@ def ending(run: Run) -> np.ndarray:
 
 def between(values: np.ndarray) -> list[float]:
     """95 % interval of a mean over seeds."""
-    return [*map(float, estimates.mean(values)[1:])]
+    return [*map(float, estimates.mean(values, log=False)[1:])]
 
 
 def replay(p: Parameters, policy: Mapping[str, Any], fit: str, losses: np.ndarray) -> tuple[int, float, Any]:

@@ -262,8 +262,11 @@ def claims(res: SimpleNamespace) -> list[Check]:
         Check(
             "Quadratic: sampled E‖∇f‖² is the exact one at the end of every stage of every schedule",
             "equal",
-            measured=[run.expected[6::6] for run in res.runs_q.values()],
-            theory=[run.averaged(res.exact[k][run.steps][None])[0, 6::6] for k, run in res.runs_q.items()],
+            measured=np.concatenate([run.expected[6::6] for run in res.runs_q.values()]),
+            interval=np.concatenate([np.transpose(run.mean_ci()[1:])[6::6] for run in res.runs_q.values()]),
+            theory=np.concatenate(
+                [run.averaged(res.exact[k][run.steps][None])[0, 6::6] for k, run in res.runs_q.items()]
+            ),
             tolerance=0.15,
             source="exact recursion [N]",
             figure="quadratic",
@@ -274,6 +277,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "sampled",
             "equal",
             measured=[end_q[res.FIRST], res.runs_q[res.FIRST].expected[-1]],
+            interval=[[end_q[res.FIRST]] * 2, value_at(res.runs_q[res.FIRST], "grad_sqnorm")[1:]],
             theory=float(
                 np.sum(res.q.eigenvalues * res.q.noise_variance / (2 - p.quadratic_lr * res.q.eigenvalues))
                 * p.quadratic_lr
@@ -328,7 +332,8 @@ def claims(res: SimpleNamespace) -> list[Check]:
             Check(
                 "Digits, softmax: min E‖∇f‖² is at most T1's bound at every step of every schedule",
                 "upper_bound",
-                measured=[run.ratio_to(res.bound[k]) for k, run in res.softmax.items()],
+                measured=[run.ratio_to(res.bound[k]).value for k, run in res.softmax.items()],
+                interval=[run.ratio_to(res.bound[k])[1:] for k, run in res.softmax.items()],
                 theory=1.0,
                 source="T1 [S]",
                 figure="softmax",
@@ -338,6 +343,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 "many steps",
                 "equal",
                 measured=[res.exact_loss[EXPONENTIAL][-1], value_at(res.softmax[EXPONENTIAL], "loss").value],
+                interval=[[res.exact_loss[EXPONENTIAL][-1]] * 2, value_at(res.softmax[EXPONENTIAL], "loss")[1:]],
                 theory=[float(res.q.loss(1e300, p.quadratic_lr, fewest)), float(res.descent.rows["loss"].iloc[-1])],
                 tolerance=0.02,
                 source="T1 [S]",

@@ -12,7 +12,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from sfolib import plotting
 from sfolib.analysis.claims import Check
-from sfolib.analysis.crossings import cheapest, crossings
+from sfolib.analysis.crossings import cheapest, crossings, ratios
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band
@@ -341,7 +341,10 @@ def claims(res: SimpleNamespace) -> list[Check]:
         Check(
             "Digits: both growing schedules stay within 8/3 of the best constant batch size of each ε",
             "upper_bound",
-            measured=[(res.grown[name]["samples"] / res.best["samples"]).max() for name in res.grown],
+            **ratios(
+                pd.concat(res.grown.values()),
+                pd.concat([res.best.reindex(frame.index) for frame in res.grown.values()]),
+            ),
             theory=8 / 3,
             source="T6 [N]",
             figure="digits",
