@@ -516,6 +516,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
         Check(
             "The published trigger against the best constant batch size, with the evaluations of its looks",
             "ordering",
+            headline=True,
             source="arXiv 2508.05302",
             figure="bars",
             **at_goal(res.looked[PUBLISHED], res.best),

@@ -346,6 +346,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 interval=[[res.exact_loss[EXPONENTIAL][-1]] * 2, value_at(res.softmax[EXPONENTIAL], "loss")[1:]],
                 theory=[float(res.q.loss(1e300, p.quadratic_lr, fewest)), float(res.descent.rows["loss"].iloc[-1])],
                 tolerance=0.02,
+                headline=True,
                 source="T1 [S]",
                 figure="softmax",
             ),

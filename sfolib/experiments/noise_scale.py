@@ -599,9 +599,9 @@ def claims(res: SimpleNamespace) -> list[Check]:
         ),
         *(
             Check(
-                f"Digits, {name}: the estimated noise scale grows along the run",
+                f"Digits, {name}: the estimated noise scale is larger at the end of the run than at its start",
                 "ordering",
-                **grown(run, until(run, 200)),
+                **grown(run, run.samples[-1]),
                 source="T11 [N]",
                 figure="scales",
             )
@@ -656,6 +656,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "upper_bound",
             measured=np.concatenate([*by_curvature.values()]),
             theory=10.0,
+            headline=True,
             source="[N]",
             figure="critical",
         ),

@@ -225,7 +225,9 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     theory, _ = schedules(p)
     eps2 = targets(p, *p.quadratic_eps2)
     at_best = [q.best_constant_batch_size(p.lr, e**0.5)._asdict() | {"eps2": e} for e in eps2]
-    searched = {QUADRATIC: pd.DataFrame(at_best).assign(low=lambda frame: frame["samples"])}
+    searched = {
+        QUADRATIC: pd.DataFrame(at_best).assign(**dict.fromkeys(("low", "high"), lambda frame: frame["samples"]))
+    }
     pairs = {
         QUADRATIC: pd.DataFrame(
             [
@@ -435,6 +437,9 @@ def claims(res: SimpleNamespace) -> list[Check]:
             res.runs[model, p.pilot_lr[model], b].first_crossing(res.aims[model][0] ** 0.5).steps
             for b in p.pilot_batch_sizes
         ]
+        if not np.isfinite(pilot_runs).all():
+            together[model] = np.nan
+            continue
         L = float(np.mean([found.constants.L for found in res.piloted[model]]))
         plan = schedules(p)[0](
             fitted_constants(L, p.pilot_batch_sizes, p.pilot_lr[model], pilot_runs, res.aims[model][0] ** 0.5),
@@ -493,6 +498,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "upper_bound",
             **kept["pilot"],
             theory=1.0,
+            headline=True,
             source="T2 [S], T6 [N]",
             figure="promise",
             explanation="The misses are at first targets on digits. A pilot sees one seed, whose own ‖∇f‖ dips below "

@@ -338,6 +338,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             measured=over["exact"][preferred],
             theory=1.0,
             exact=True,
+            headline=True,
             source="T1 [S]",
             figure="given",
             explanation=why,
