@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sfolib._utils.errors import InputError
-from sfolib.analysis.crossings import cheapest, crossings, minimizers, pareto, predicted, ratio_to
+from sfolib.analysis.crossings import cheapest, crossings, minimizers, pareto, predicted, ratio_to, ratios
 from sfolib.problems.specs import Quadratic
 from sfolib.schedules.plan import Plan
 from sfolib.training import estimates, records
@@ -145,6 +145,14 @@ def test_the_cheapest_batch_size_has_an_interval():
         assert row.low <= row.samples <= row.high
     sure = minimizers([made(lambda k, b=b: 1 / (1 + k), batch_size=b) for b in (1, 2, 4)], [1e-2])
     assert tuple(sure.iloc[0]) == pytest.approx((1e-2, 1, 1, 1, 99, 99, 99), rel=0.01)
+
+
+def test_a_ratio_of_crossings_reaches_from_end_to_end():
+    mine = pd.DataFrame({"samples": [4.0, np.inf, 4.0], "low": [3.0, 9.0, 3.0], "high": [6.0, np.inf, 6.0]})
+    theirs = pd.DataFrame({"samples": [2.0, 2.0, np.inf], "low": [1.0, 1.0, 8.0], "high": [3.0, 3.0, np.inf]})
+    found = ratios(mine, theirs)
+    assert found["measured"].tolist() == [2.0, np.inf, 0.0]
+    assert found["interval"].tolist() == [[1.0, 6.0], [3.0, np.inf], [0.0, 0.75]]
 
 
 def test_ratios_to_bounds():
