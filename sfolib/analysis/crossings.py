@@ -37,10 +37,18 @@ def predicted(steps_to: Callable, batch_size: np.ndarray, eps2: Iterable[float],
     return pd.concat(frames, ignore_index=True)
 
 
-def cheapest(frame: pd.DataFrame) -> pd.DataFrame:
-    """The row of the fewest gradient evaluations at each ε² that was reached at all, largest ε² first."""
+def cheapest(frame: pd.DataFrame, unreached: bool = False) -> pd.DataFrame:
+    """The row of the fewest gradient evaluations at each ε² that was reached at all, largest ε² first.
+
+    unreached: also a row for each other ε², of batch size nan; steps, samples and high are inf, low is the least.
+    """
     reached = frame[np.isfinite(frame["samples"])]
-    return reached.loc[reached.groupby("eps2")["samples"].idxmin()].sort_values("eps2", ascending=False)
+    found = reached.loc[reached.groupby("eps2")["samples"].idxmin()]
+    never = frame[~frame["eps2"].isin(found["eps2"])]
+    if unreached and len(never):
+        least = never.loc[never.groupby("eps2")["low"].idxmin()].assign(batch_size=np.nan)
+        found = pd.concat([found, least])
+    return found.sort_values("eps2", ascending=False)
 
 
 def minimizers(runs: Iterable[Run], eps2: Iterable[float], confidence: float = 0.95) -> pd.DataFrame:
@@ -74,6 +82,14 @@ def pareto(frame: pd.DataFrame) -> pd.DataFrame:
     ordered = frame[np.isfinite(frame["samples"])].sort_values(["steps", "samples"])
     before = ordered["samples"].cummin().shift(fill_value=np.inf)
     return ordered[ordered["samples"] < before]
+
+
+def ratios(frame: pd.DataFrame, other: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Gradient evaluations of frame over other's, row by row, as `measured` and `interval` of a `Check`: from the far
+    ends of both intervals, so that it covers at least as often as they do."""
+    mine, theirs = (of[["samples", "low", "high"]].to_numpy(float).T for of in (frame, other))
+    with np.errstate(invalid="ignore"):
+        return {"measured": mine[0] / theirs[0], "interval": np.transpose([mine[1] / theirs[2], mine[2] / theirs[1]])}
 
 
 def ratio_to(frame: pd.DataFrame, bound: pd.DataFrame) -> float:

@@ -19,6 +19,7 @@ from sfolib.gradients.curvature import Hessian, largest_eigenvalue
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.stacked import NoisyQuadratic, Task
 from sfolib.theory.bounds import Constants, stable_lr
+from sfolib.training.estimates import first_points
 from sfolib.training.records import Run
 
 
@@ -83,9 +84,14 @@ def pilots(runs: Sequence[Run], smoothness: tuple[Sequence[float], int], eps: fl
 
 
 def _pilot(runs: Sequence[Run], L: float, price: float, eps: float) -> Pilot:
-    reached = [run.first_crossing(eps) for run in runs]
-    price += sum(min(found.samples, float(run.samples[-1])) for run, found in zip(runs, reached, strict=True))
-    got = [(*run.rows[["lr", "batch_size"]].iloc[0], found.steps) for run, found in zip(runs, reached, strict=True)]
+    # a pilot ends when its own average is there: it cannot wait for what lasts
+    clocks = [(run, np.log(run.expected[None])) for run in runs]
+    steps, samples = (
+        [float(first_points(getattr(run, clock), curve, 2 * np.log(eps))[0]) for run, curve in clocks]
+        for clock in ("steps", "samples")
+    )
+    price += sum(min(spent, float(run.samples[-1])) for run, spent in zip(runs, samples, strict=True))
+    got = [(*run.rows[["lr", "batch_size"]].iloc[0], count) for run, count in zip(runs, steps, strict=True)]
     lr, batch_size, steps = np.array([pair for pair in got if np.isfinite(pair[2])]).reshape(-1, 3).T
     return Pilot(fitted_constants(L, batch_size, lr, steps, eps), price)
 

@@ -12,6 +12,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from sfolib import plotting
 from sfolib.analysis.claims import Check
+from sfolib.analysis.crossings import ratios
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.problems.specs import named
@@ -181,7 +182,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
         Check(
             "Growing b where η would decay takes as many gradient evaluations to every ε, within 15 %",
             "equal",
-            measured=of(GROW) / of(DECAY),
+            **ratios(table.loc[[(level, GROW) for level in levels]], table.loc[[(level, DECAY) for level in levels]]),
             theory=1.0,
             tolerance=0.15,
             source="T8 [S]",
@@ -196,6 +197,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "upper_bound",
             measured=res.runs[GROW].steps[-1] / res.runs[DECAY].steps[-1],
             theory=0.5,
+            exact=True,
             source="T8 [S]",
             figure="steps",
         ),
@@ -212,10 +214,10 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "No schedule that begins at (b₀, η₀) and grows by stages takes more than 1.25 times as many evaluations "
             f"to {100 * p.accuracy:g} % as constant b = {p.batch_size}",
             "upper_bound",
-            measured=[
-                accurate.loc[name, "samples"] / accurate.loc[res.FIRST, "samples"]
-                for name in (*res.GROWING, *res.DECAYING)
-            ],
+            **ratios(
+                accurate.loc[[*res.GROWING, *res.DECAYING]],
+                accurate.loc[[res.FIRST] * len([*res.GROWING, *res.DECAYING])],
+            ),
             theory=1.25,
             source="T6 [N]",
             figure="bars",

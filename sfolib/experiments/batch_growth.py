@@ -255,14 +255,18 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "upper_bound",
             measured=[(np.minimum.accumulate(res.exact[k])[:-1] / res.bound_q[k]).max() for k in res.exact],
             theory=1.0,
+            exact=True,
             source="T1 [S]",
             figure="quadratic",
         ),
         Check(
             "Quadratic: sampled E‖∇f‖² is the exact one at the end of every stage of every schedule",
             "equal",
-            measured=[run.expected[6::6] for run in res.runs_q.values()],
-            theory=[run.averaged(res.exact[k][run.steps][None])[0, 6::6] for k, run in res.runs_q.items()],
+            measured=np.concatenate([run.expected[6::6] for run in res.runs_q.values()]),
+            interval=np.concatenate([np.transpose(run.mean_ci()[1:])[6::6] for run in res.runs_q.values()]),
+            theory=np.concatenate(
+                [run.averaged(res.exact[k][run.steps][None])[0, 6::6] for k, run in res.runs_q.items()]
+            ),
             tolerance=0.15,
             source="exact recursion [N]",
             figure="quadratic",
@@ -273,6 +277,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "sampled",
             "equal",
             measured=[end_q[res.FIRST], res.runs_q[res.FIRST].expected[-1]],
+            interval=[[end_q[res.FIRST]] * 2, value_at(res.runs_q[res.FIRST], "grad_sqnorm")[1:]],
             theory=float(
                 np.sum(res.q.eigenvalues * res.q.noise_variance / (2 - p.quadratic_lr * res.q.eigenvalues))
                 * p.quadratic_lr
@@ -286,6 +291,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "Quadratic, exact: at the end of the budget both growing batches are below every constant one",
             "ordering",
             measured=[max(end_q[k] for k in GROWING), min(end_q[k] for k in constant_q)],
+            exact=True,
             source="2501.08883",
             figure="quadratic",
         ),
@@ -294,6 +300,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             f"linear, then b = {p.batch_sizes[0]}",
             "ordering",
             measured=[res.exact[k][fewest] for k in (EXPONENTIAL, LINEAR, res.FIRST)],
+            exact=True,
             source="T1 [S]",
             figure="quadratic",
         ),
@@ -302,6 +309,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "ordering",
             measured=[res.far[k].grad_sqnorm[-1] for k in reversed(res.far)][:1]
             + [res.far[k].grad_sqnorm[-1] for k in (LINEAR, EXPONENTIAL, res.FIRST)],
+            exact=True,
             source="T5 [N]",
             figure="rates",
         ),
@@ -309,6 +317,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "Quadratic, exact: exponential growth ends with a lower loss than the constant batch size",
             "ordering",
             measured=[res.exact_loss[EXPONENTIAL][-1], res.exact_loss[res.FIRST][-1]],
+            exact=True,
             source="2409.08770",
             figure="quadratic",
             explanation=f"It has taken {fewest} steps where the constant batch size has taken "
@@ -323,7 +332,8 @@ def claims(res: SimpleNamespace) -> list[Check]:
             Check(
                 "Digits, softmax: min E‖∇f‖² is at most T1's bound at every step of every schedule",
                 "upper_bound",
-                measured=[run.ratio_to(res.bound[k]) for k, run in res.softmax.items()],
+                measured=[run.ratio_to(res.bound[k]).value for k, run in res.softmax.items()],
+                interval=[run.ratio_to(res.bound[k])[1:] for k, run in res.softmax.items()],
                 theory=1.0,
                 source="T1 [S]",
                 figure="softmax",
@@ -333,8 +343,10 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 "many steps",
                 "equal",
                 measured=[res.exact_loss[EXPONENTIAL][-1], value_at(res.softmax[EXPONENTIAL], "loss").value],
+                interval=[[res.exact_loss[EXPONENTIAL][-1]] * 2, value_at(res.softmax[EXPONENTIAL], "loss")[1:]],
                 theory=[float(res.q.loss(1e300, p.quadratic_lr, fewest)), float(res.descent.rows["loss"].iloc[-1])],
                 tolerance=0.02,
+                headline=True,
                 source="T1 [S]",
                 figure="softmax",
             ),

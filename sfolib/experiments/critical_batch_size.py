@@ -11,7 +11,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from sfolib import plotting
 from sfolib.analysis.claims import Check
-from sfolib.analysis.crossings import cheapest, crossings, predicted, ratio_to
+from sfolib.analysis.crossings import cheapest, crossings, minimizers, predicted, ratio_to
 from sfolib.analysis.fits import fit_exponent
 from sfolib.analysis.predict import predict_constant
 from sfolib.experiments import notebook
@@ -207,6 +207,7 @@ def claims(res: Results) -> list[Check]:
     ]
     found = res.least["digits", "measured"]
     found = found[found["eps2"].isin([1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5])]
+    sure = minimizers(constant.values(), found["eps2"])
     ends = measured[measured["batch_size"].isin([1, batch_sizes[-1]])].sort_values("samples").groupby("eps2").first()
 
     both = measured.merge(res.digits["predicted"], on=["eps2", "batch_size"], suffixes=("", "_predicted"))
@@ -219,7 +220,7 @@ def claims(res: Results) -> list[Check]:
 
     def exponent(claim: str, kind: str, key: tuple[str, str, str], theory: float, **more: Any) -> Check:
         slope = res.slopes[key]
-        interval = {"interval": slope[1:]} if kind == "exponent" else {"tolerance": 0.02}
+        interval = {"interval": slope[1:]} if kind == "exponent" else {"tolerance": 0.02, "exact": True}
         return Check(
             claim, kind, measured=slope.value, theory=theory, source="T2 [S]", figure="scaling", **interval, **more
         )
@@ -230,14 +231,17 @@ def claims(res: Results) -> list[Check]:
             "upper_bound",
             measured=ratio_to(res.quadratic["exact"], res.quadratic["bound"]),
             theory=1.0,
+            exact=True,
             source="T2 [S]",
             figure="samples",
         ),
         Check(
             "Digits: min E‖∇f‖² is at most T1's bound at every step, at every b",
             "upper_bound",
-            measured=ratios,
+            measured=[ratio.value for ratio in ratios],
+            interval=[ratio[1:] for ratio in ratios],
             theory=1.0,
+            headline=True,
             source="T1 [S]",
             figure="samples",
         ),
@@ -245,6 +249,7 @@ def claims(res: Results) -> list[Check]:
             "Digits: the measured N(b) is at most the bound's, wherever that is finite",
             "upper_bound",
             measured=ratio_to(measured, bound_here),
+            interval=[ratio_to(measured.assign(samples=measured[end]), bound_here) for end in ("low", "high")],
             theory=1.0,
             source="T2 [S]",
             figure="samples",
@@ -274,7 +279,9 @@ def claims(res: Results) -> list[Check]:
         Check(
             "Digits: the b of fewest gradient evaluations grows each time that ε² falls to a third or less",
             "ordering",
-            measured=found["batch_size"],
+            measured=sure["batch_size"],
+            interval=sure[["batch_low", "batch_high"]].to_numpy(),
+            headline=True,
             source="T2 [S]",
             figure="samples",
         ),

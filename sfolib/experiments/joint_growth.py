@@ -307,6 +307,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             measured=[res.exact[pair] for pair in rated],
             theory=[res.predicted[pair] for pair in rated],
             tolerance=0.05,
+            exact=True,
             source="T5 [N]",
             figure="rates",
         ),
@@ -319,6 +320,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             ],
             theory=1.0,
             tolerance=0.02,
+            exact=True,
             source="T5 [N]",
             figure="rates",
             explanation="At γ = 1 the learning rate starts at its largest, and after "
@@ -391,6 +393,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 f"{p.gammas[0]:g}",
                 "ordering",
                 measured=[res.descent[p.gammas[-1]], res.descent[p.gammas[0]]],
+                exact=True,
                 source="T1 [S]",
                 figure="schedules",
             ),

@@ -104,13 +104,13 @@ class Run:
         with np.errstate(divide="ignore"):
             return estimates.first_points(self.samples, np.log(self.curves()), 2 * np.log(eps))
 
-    def ratio_to(self, bound: np.ndarray) -> float:
-        """The largest ratio, at any measuring point, of min_t `expected` to a bound on it.
+    def ratio_to(self, bound: np.ndarray) -> Interval:
+        """The largest ratio, at any measuring point, of min_t `expected` to a bound on it; the same of its interval.
 
         bound: shape (last step,), entry k − 1 bounds the minimum over steps 0 … k − 1, as `bounds.gradient_bound`.
         """
-        least = np.minimum.accumulate(self.expected)[:-1]
-        return float((least / bound[self.steps[1:] - 1]).max())
+        ends = (np.minimum.accumulate(curve)[:-1] for curve in self.mean_ci())
+        return Interval(*(float((least / bound[self.steps[1:] - 1]).max()) for least in ends))
 
     def averaged(self, curves: np.ndarray) -> np.ndarray:
         """Means of curves (k, points) over the measuring points within 8 % of the gradient evaluations of each.

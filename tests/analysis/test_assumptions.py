@@ -93,7 +93,7 @@ def test_a_diverged_run_is_shown_as_such_and_reaches_nothing():
     (cross,) = [line for line in panel.lines if line.get_marker() == "X"]
     assert cross.get_xdata()[0] == lost.samples[-2]
     assert not crossings.crossings([lost], [1e-2])["samples"].apply(np.isfinite).any()
-    assert Check("", "upper_bound", lost.first_crossing(1e-2).samples, 1e9).verdict == "not reproduced"
+    assert Check("", "upper_bound", lost.first_crossing(1e-2).samples, 1e9, exact=True).verdict == "not reproduced"
     both = pooled([run(quadratic(0.1, seeds=(5,))), run(quadratic(1e6, seeds=(6,), max_samples=10**6))])
     assert both.status == "diverged"
 

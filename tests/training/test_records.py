@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sfolib._utils.errors import InputError
-from sfolib.analysis.crossings import cheapest, crossings, minimizers, pareto, predicted, ratio_to
+from sfolib.analysis.crossings import cheapest, crossings, minimizers, pareto, predicted, ratio_to, ratios
 from sfolib.problems.specs import Quadratic
 from sfolib.schedules.plan import Plan
 from sfolib.training import estimates, records
@@ -126,6 +126,9 @@ def test_crossings_and_cheapest():
     assert len(frame) == 6
     assert np.isinf(frame.query("batch_size == 1 and eps2 == 0.001")["samples"]).all()
     assert list(cheapest(frame)["batch_size"]) == [1, 4]
+    never = cheapest(frame.query("batch_size == 1"), unreached=True).iloc[-1]
+    assert never[["eps2", "samples", "low", "high"]].tolist() == [1e-3, np.inf, 5000, np.inf]
+    assert np.isnan(never["batch_size"])
     theory = predicted(lambda b, eps: 1 / (eps**2 * b), np.array([1.0, 2.0]), [1e-2], "bound")
     assert list(theory["steps"]) == pytest.approx([100, 50])
     assert list(theory["samples"]) == pytest.approx([100, 100])
@@ -144,11 +147,19 @@ def test_the_cheapest_batch_size_has_an_interval():
     assert tuple(sure.iloc[0]) == pytest.approx((1e-2, 1, 1, 1, 99, 99, 99), rel=0.01)
 
 
+def test_a_ratio_of_crossings_reaches_from_end_to_end():
+    mine = pd.DataFrame({"samples": [4.0, np.inf, 4.0], "low": [3.0, 9.0, 3.0], "high": [6.0, np.inf, 6.0]})
+    theirs = pd.DataFrame({"samples": [2.0, 2.0, np.inf], "low": [1.0, 1.0, 8.0], "high": [3.0, 3.0, np.inf]})
+    found = ratios(mine, theirs)
+    assert found["measured"].tolist() == [2.0, np.inf, 0.0]
+    assert found["interval"].tolist() == [[1.0, 6.0], [3.0, np.inf], [0.0, 0.75]]
+
+
 def test_ratios_to_bounds():
     flat = made(lambda k: 1.0)
-    assert flat.ratio_to(1 + 1 / np.arange(1, 5001)) == pytest.approx(1 / (1 + 1 / 5000))
+    assert flat.ratio_to(1 + 1 / np.arange(1, 5001)).high == pytest.approx(1 / (1 + 1 / 5000))
     falling = made(lambda k: 1 / (1 + k))
-    assert falling.ratio_to(np.full(5000, 1e-3)) == pytest.approx(falling.expected[0] / 1e-3)
+    assert falling.ratio_to(np.full(5000, 1e-3)).value == pytest.approx(falling.expected[0] / 1e-3)
     frame = pd.DataFrame(
         {"eps2": [1.0, 1.0, 2.0], "batch_size": [1, 2, 1], "samples": [3.0, np.inf, 8.0], "spent": 9.0}
     )
