@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sfolib._utils import interrupt
-from sfolib._utils.errors import InputError, ProcessLost, explain, one_line, require
+from sfolib._utils.errors import InputError, ProcessLost, explain, one_line, require, shown
 
 if TYPE_CHECKING:
     from sfolib.experiments.umeda_iiduka import Config
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train what a JSON file in the authors' format, or a spec of ours, says")
     _add_problem(train)
     train.add_argument(
-        "--out", type=Path, default=None, help="folder of run.json and metrics.jsonl (default: csv_path)"
+        "--out", type=Path, default=None, help="folder of all that is written (default: the file's csv_path)"
     )
     train.add_argument("--precision", choices=("fp32", "tf32", "bf16"), help="of networks (default: fp32)")
     train.add_argument("--dtype", choices=("float32", "float64"), help="(default: float32)")
@@ -135,16 +135,20 @@ def _train(args: argparse.Namespace) -> int:
     from sfolib.training.run import CHECKPOINT, run_in
 
     config, spec = _read(args)
-    require(config is not None or args.out is not None, "out", None, "is needed for a spec of ours; add --out DIR")
-    out = args.out or Path(config.csv_path)
-    for folder in (out, Path(config.csv_path)) if config else (out,):
-        files.folder(folder)  # rather now than after the training
+    named = args.out or (config and config.csv_path)
+    require(named is not None, "out", None, f"{args.config} names no csv_path; add --out DIR")
+    out = Path(named)
+    files.folder(out)  # rather now than after the training
     with distributed.joined(resolve_device(args.device)) as (ranks, device):
         begun = any((out / name).exists() for name in (records.METRICS, records.RUN, CHECKPOINT))
         ended = (out / records.RUN).exists()
         how = "holds a run; add --resume to go on, or choose another folder"
         require(args.resume or not begun, "out", str(out), how)
         ranks.barrier()  # for all to have seen the folder as it was
+        if ranks.is_main:
+            print(f"output: {out.resolve()}", flush=True)
+            if config and config.ignored:
+                print(f"warning: without effect, as in the authors' program: {shown(config.ignored)}", file=sys.stderr)
         if ended:
             run = records.load(out)
             mine = run.provenance["key"] == spec.key
@@ -156,8 +160,9 @@ def _train(args: argparse.Namespace) -> int:
         if ranks.is_main:
             for mark in assumptions.beyond(run):
                 print(f"warning: {mark.text}", file=sys.stderr)
-            csv = f"csv: {umeda_iiduka.write_csv(config, run, spec.problem.size)}; " if config else ""
-            print(f"run: {out}; {csv}{run.status} after {run.steps[-1]} steps, {run.samples[-1]} gradient evaluations")
+            if config:
+                umeda_iiduka.write_csv(config, run, spec.problem.size, out)
+            print(f"run: {out}; {run.status} after {run.steps[-1]} steps, {run.samples[-1]} gradient evaluations")
     return 1 if run.status == "diverged" else 0
 
 

@@ -10,9 +10,9 @@ import csv
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sfolib._utils import files
 from sfolib._utils.errors import InputError, explain, positive, require
@@ -35,30 +35,44 @@ _NEEDS = {
 }
 
 
+_README = {"incr_interval": 20, "coefficient": 16, "bs_exp_rate": 2.0, "lr_exp_rate": 1.4}  # the values it names
+
+Whole = Annotated[int, BeforeValidator(lambda value: _whole(value))]
+
+
+def _whole(value: Any) -> Any:
+    """16.0 is 16: JSON has one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class Config(BaseModel):
     """One of their JSON files. Their program's cap of 2048 on a growing batch is `max_bs`.
 
     lr_coefficient is what "linear_growth" adds to lr a stage; their program knows that method for the batch alone.
-    bs_step_type and checkpoint_path occur in their files and have no effect here.
+    csv_path: folder of the four CSV files, of the user's choice; None where another is given to `write_csv`.
+    Keys that are none of these have no effect, as in their program; `ignored` names them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     model: str
-    bs: int = Field(ge=1, le=10**9)
+    bs: Whole = Field(ge=1, le=10**9)
     bs_method: Method
     lr: float = Field(gt=0, allow_inf_nan=False)
     lr_method: Method
-    epochs: int = Field(ge=1, le=10**6)
-    csv_path: str = Field(min_length=1)
-    incr_interval: int | None = Field(None, ge=1)
+    epochs: Whole = Field(ge=1, le=10**6)
+    csv_path: str | None = Field(None, min_length=1)
+    incr_interval: Whole | None = Field(None, ge=1)
     coefficient: float | None = Field(None, allow_inf_nan=False)
     bs_exp_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     lr_coefficient: float | None = Field(None, allow_inf_nan=False)
     lr_exp_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
-    max_bs: int = Field(2048, ge=1, le=10**9)
-    bs_step_type: Literal["periodic"] | None = None
-    checkpoint_path: str | None = None
+    max_bs: Whole = Field(2048, ge=1, le=10**9)
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Keys of the file that have no effect."""
+        return tuple(self.model_extra)
 
     def plan(self) -> Plan:
         """Their schedules as a plan on the clock of epochs. The cap does not hold back the learning rate."""
@@ -86,7 +100,7 @@ def read(path: Path | str) -> Config:
 
 
 def parse(data: dict[str, Any]) -> Config:
-    """One of their JSON objects. `InputError` names a key that is missing, unknown or of a wrong kind."""
+    """One of their JSON objects. `InputError` names a key that is missing or of a wrong kind."""
     try:
         config = Config(**data)
     except ValidationError as error:
@@ -95,15 +109,13 @@ def parse(data: dict[str, Any]) -> Config:
         value = getattr(config, method)
         for key in keys.get(value, ()):
             if getattr(config, key) is None:
-                raise InputError(f"{key}: missing; {method} = {value!r} needs it")
-    path = Path(config.csv_path)
-    inside = path.is_absolute() or ".." not in path.parts
-    require(inside, "csv_path", config.csv_path, "leads out of the working directory; say an absolute path to do so")
+                example = f"; their README's value is {_README[key]}" if key in _README else ""
+                raise InputError(f"{key}: missing; {method} = {value!r} needs it{example}")
     return config
 
 
-def write_csv(config: Config, run: Run, samples_per_epoch: int) -> Path:
-    """Write the four CSV files of a run that measured every epoch; returns their folder, `csv_path`.
+def write_csv(config: Config, run: Run, samples_per_epoch: int, folder: Path) -> None:
+    """Write the four CSV files of a run that measured every epoch into `folder`.
 
     Same names, headers and meaning: loss and accuracy (in %) over the epoch's batches as they were trained on, the
     gradient norm as their program takes it (where there is neither augmentation nor BatchNorm it is the exact one),
@@ -122,13 +134,12 @@ def write_csv(config: Config, run: Run, samples_per_epoch: int) -> Path:
         "norm": zip(epochs, steps, norm, strict=True),
         "lr_bs": ((s.epoch + 1, s.step, s.lr, pairs[s.epoch][0]) for s in walk),
     }
-    folder = files.folder(Path(config.csv_path))
+    files.folder(folder)
     for name, lines in content.items():
         with files.replacing(folder / f"{name}.csv") as file:
             writer = csv.writer(file)
             writer.writerow(HEADERS[name])
             writer.writerows(lines)
-    return folder
 
 
 def _schedule(method: Method, start: float, coefficient: float | None, rate: float | None, every: int) -> Schedule:

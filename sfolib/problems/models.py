@@ -3,6 +3,9 @@
 The small ones (softmax, MLP, CNNs) have no batch statistics: their loss is one fixed function of the weights.
 ResNet (He et al., "Deep Residual Learning for Image Recognition") and WideResNet (Zagoruyko & Komodakis,
 "Wide Residual Networks") stand in their 32×32 variant: a 3×3 stem of stride 1, no max pool, BatchNorm.
+
+Initial weights are torch's defaults, uniform within ±1/√fan_in for weights and biases alike, but for WideResNets, where
+convolutions are normal with variance 2/fan_out and the last bias is 0. Both are as Umeda & Iiduka's program has them.
 """
 
 from __future__ import annotations
@@ -51,9 +54,7 @@ def mnist_cnn(classes: int, in_shape: tuple[int, ...]) -> nn.Module:
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return conv
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
 class ResidualBlock(nn.Module):
@@ -64,7 +65,7 @@ class ResidualBlock(nn.Module):
         layers: list[nn.Module] = []
         for i, (kernel, stride) in enumerate(zip(kernels, strides, strict=True)):
             conv = _conv(widths[i], widths[i + 1], kernel, stride)
-            layers += [conv, nn.BatchNorm2d(widths[i + 1]), nn.ReLU()]
+            layers += [conv, nn.BatchNorm2d(widths[i + 1]), nn.ReLU(inplace=True)]
         self.body = nn.Sequential(*layers[:-1])
         stride = math.prod(strides)
         self.shortcut = nn.Sequential()
@@ -72,12 +73,12 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(_conv(widths[0], widths[-1], 1, stride), nn.BatchNorm2d(widths[-1]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(x) + self.shortcut(x))
+        return F.relu(self.body(x) + self.shortcut(x), inplace=True)
 
 
 def resnet(classes: int, in_shape: tuple[int, ...], depths: list[int], bottleneck: bool = False) -> nn.Module:
     """Stem of 64, four stages of 64, 128, 256, 512 channels (× 4 out of a bottleneck), mean pool, Linear."""
-    layers: list[nn.Module] = [_conv(in_shape[0], 64, 3), nn.BatchNorm2d(64), nn.ReLU()]
+    layers: list[nn.Module] = [_conv(in_shape[0], 64, 3), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
     channels = 64
     for stage, depth in enumerate(depths):
         width = 64 * 2**stage
@@ -100,9 +101,10 @@ class WideBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
-        self.first = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU())
+        self.first = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
         self.body = nn.Sequential(
-            _conv(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU(), _conv(outputs, outputs, 3)
+            *(_conv(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)),
+            _conv(outputs, outputs, 3),
         )
         self.shortcut = _conv(inputs, outputs, 1, stride) if inputs != outputs else None
 
@@ -121,8 +123,13 @@ def wide_resnet(classes: int, in_shape: tuple[int, ...], depth: int, widen: int)
         for i in range((depth - 4) // 6):
             layers.append(WideBlock(channels, width, 2 if stage > 0 and i == 0 else 1))
             channels = width
-    layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(*layers, nn.Linear(channels, classes))
+    layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(channels, classes))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.zeros_(model[-1].bias)
+    return model
 
 
 MODELS: dict[str, Callable[[int, tuple[int, ...]], nn.Module]] = {
@@ -134,7 +141,10 @@ MODELS: dict[str, Callable[[int, tuple[int, ...]], nn.Module]] = {
     "resnet18": lambda classes, shape: resnet(classes, shape, [2, 2, 2, 2]),
     "resnet34": lambda classes, shape: resnet(classes, shape, [3, 4, 6, 3]),
     "resnet50": lambda classes, shape: resnet(classes, shape, [3, 4, 6, 3], bottleneck=True),
+    "resnet101": lambda classes, shape: resnet(classes, shape, [3, 4, 23, 3], bottleneck=True),
+    "resnet152": lambda classes, shape: resnet(classes, shape, [3, 8, 36, 3], bottleneck=True),
     "WideResNet28_10": lambda classes, shape: wide_resnet(classes, shape, 28, 10),
+    "WideResNet28_12": lambda classes, shape: wide_resnet(classes, shape, 28, 12),
     "WideResNet40_4": lambda classes, shape: wide_resnet(classes, shape, 40, 4),
     "WideResNet16_8": lambda classes, shape: wide_resnet(classes, shape, 16, 8),
 }

@@ -77,23 +77,21 @@ def test_the_cap_is_a_setting_and_lr_may_grow_by_steps(write):
     ("config", "field"),
     [
         *(({k: v for k, v in CONST.items() if k != key}, f"{key}: missing") for key in CONST),
-        ({k: v for k, v in EXP.items() if k != "incr_interval"}, "incr_interval: missing"),
+        ({k: v for k, v in EXP.items() if k != "incr_interval"}, "incr_interval: missing.* README's value is 20"),
         ({k: v for k, v in EXP.items() if k != "bs_exp_rate"}, "bs_exp_rate: missing"),
         ({k: v for k, v in LINEAR.items() if k != "coefficient"}, "coefficient: missing"),
         (CONST | {"lr_method": "exp_growth", "incr_interval": 1}, "lr_exp_rate: missing"),
         (CONST | {"lr_method": "linear_growth", "incr_interval": 1}, "lr_coefficient: missing"),
-        (CONST | {"csv_path": None}, "csv_path"),
         (CONST | {"bs": "16"}, "bs = '16'"),
         (CONST | {"bs": 0}, "bs = 0"),
         (CONST | {"epochs": 1.5}, "epochs = 1.5"),
         (CONST | {"bs_method": "cosine"}, "bs_method = 'cosine'"),
-        (CONST | {"learning_rate": 0.1}, "learning_rate: unknown"),
+        (CONST | {"bs": True}, "bs = True"),
+        (CONST | {"bs": 16.5}, "bs = 16.5"),
     ],
 )
 def test_a_bad_config_names_the_key(config, field, write, capsys):
     path = write(config)
-    if config.get("csv_path", "") is None:
-        path.write_text(json.dumps({k: v for k, v in config.items() if k != "csv_path"}))
     with pytest.raises(InputError, match=field):
         umeda_iiduka.read(path)
     assert cli.main(["train", str(path), "--dataset", "digits"]) == 1
@@ -109,12 +107,13 @@ def rows(path):
 def test_train_on_digits_writes_a_run_and_the_four_files(model, write, tmp_path, capsys):
     path = write(EXP | {"model": model, "bs": 200})
     assert cli.main(["train", str(path), "--dataset", "digits", "--out", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    assert not (tmp_path / "csv").exists()
     run = records.load(tmp_path / "run")
     n, sizes = 1437, [200, 300, 450]
     steps = np.cumsum([math.ceil(n / b) for b in sizes])
     assert list(run.rows["step"]) == [0, *steps]
     assert list(run.samples) == [0, n, 2 * n, 3 * n]
-    folder = tmp_path / "csv"
+    folder = tmp_path / "run"
     read = {name: rows(folder / f"{name}.csv") for name in umeda_iiduka.HEADERS}
     assert {name: tuple(lines[0]) for name, lines in read.items()} == umeda_iiduka.HEADERS
     assert [line[:2] for line in read["norm"][1:]] == [[str(e + 1), str(s)] for e, s in enumerate(steps)]
@@ -131,6 +130,59 @@ def test_train_on_digits_writes_a_run_and_the_four_files(model, write, tmp_path,
     assert list(lr_bs["Steps"]) == list(range(1, steps[-1] + 1))
     assert list(lr_bs["Batch Size"]) == [b for b in sizes for _ in range(math.ceil(n / b))]
     assert "SFO" in capsys.readouterr().err
+
+
+PUBLISHED = {  # the values of the three files that they publish, and their README's keys of another program of theirs
+    "const": {"model": "softmax", "bs": 16, "bs_method": "constant", "lr": 0.1, "lr_method": "constant", "epochs": 1},
+    "exp": {"model": "softmax", "bs": 16, "bs_method": "exp_growth", "bs_exp_rate": 2, "bs_step_type": "periodic",
+            "lr": 0.1, "lr_method": "constant", "epochs": 1},
+    "linear": {"model": "softmax", "bs": 16, "bs_method": "linear_growth", "coefficient": 8,
+               "bs_step_type": "periodic", "lr": 0.1, "lr_method": "constant", "epochs": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_their_files_as_they_are(name, tmp_path, monkeypatch, capsys):
+    (tmp_path / "src").mkdir()
+    monkeypatch.chdir(tmp_path / "src")
+    config = PUBLISHED[name] | {"csv_path": "../result/CIFAR100/run1/"}
+    command = ["train", "config.json", "--dataset", "digits"]
+    (tmp_path / "src" / "config.json").write_text(json.dumps(config))
+    if name != "const":
+        assert cli.main(command) == 1
+        assert "their README's value is 20" in capsys.readouterr().err
+        (tmp_path / "src" / "config.json").write_text(json.dumps(config | {"incr_interval": 20}))
+    assert cli.main([*command, "--out", "here"]) == 0
+    assert not (tmp_path / "result").exists()
+    assert cli.main(command) == 0
+    folder = tmp_path / "result" / "CIFAR100" / "run1"
+    out, err = capsys.readouterr()
+    assert f"output: {folder}" in out
+    assert ("without effect, as in the authors' program: ('bs_step_type',)" in err) == (name != "const")
+    for file in umeda_iiduka.HEADERS:
+        assert (folder / f"{file}.csv").read_bytes() == (tmp_path / "src" / "here" / f"{file}.csv").read_bytes()
+
+
+def test_the_output_is_announced_before_training(write, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Trainer, "rows", lambda self: pytest.fail(capsys.readouterr().out))
+    with pytest.raises(pytest.fail.Exception, match=f"output: {tmp_path / 'csv'}"):
+        cli.main(["train", str(write(CONST)), "--dataset", "digits"])
+
+
+def test_whole_numbers_in_json_and_keys_without_effect(write, tmp_path):
+    config = umeda_iiduka.read(write(EXP | {"bs": 16.0, "epochs": 200.0, "incr_interval": 2.0, "eps": 0.5, "x": None}))
+    assert (config.bs, config.epochs, config.incr_interval) == (16, 200, 2)
+    assert all(type(value) is int for value in (config.bs, config.epochs, config.incr_interval))
+    assert config.ignored == ("bs_step_type", "eps", "x")
+    assert config.plan() == umeda_iiduka.read(write(EXP | {"epochs": 200, "incr_interval": 2})).plan()
+
+
+def test_a_file_without_csv_path_needs_a_folder(tmp_path, capsys):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONST | {"epochs": 1}))
+    assert cli.main(["train", str(path), "--dataset", "digits"]) == 1
+    assert "add --out DIR" in capsys.readouterr().err
+    assert cli.main(["train", str(path), "--dataset", "digits", "--out", str(tmp_path / "out")]) == 0
 
 
 def test_train_learning_rates_are_those_of_the_epoch(write, tmp_path):

@@ -4,9 +4,25 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 
 from sfolib._utils.errors import InputError
 from sfolib.problems.models import MODELS, build
+
+SMALL = {"softmax", "logistic", "mlp", "cnn", "mnist_cnn"}
+LARGE = {"resnet50", "resnet101", "resnet152", "WideResNet28_10", "WideResNet28_12"}
+# Norm of all convolutions' initial weights in the authors' program after torch.manual_seed(0), 100 classes.
+PUBLISHED_NORM = {
+    "resnet18": 39.99957,
+    "resnet34": 53.28624,
+    "resnet50": 94.09752,
+    "resnet101": 132.51971,
+    "resnet152": 158.88059,
+    "WideResNet40_4": 103.40130,
+    "WideResNet16_8": 83.56468,
+    "WideResNet28_10": 132.95856,
+    "WideResNet28_12": 145.56487,
+}
 
 
 def count(model):
@@ -51,6 +67,8 @@ def wrn_count(depth, k, classes):
         ("ResNet18", [2, 2, 2, 2], False, 100, 11_220_132),
         ("resnet34", [3, 4, 6, 3], False, 10, 21_282_122),
         ("resnet50", [3, 4, 6, 3], True, 10, 23_520_842),
+        ("resnet101", [3, 4, 23, 3], True, 100, 42_697_380),
+        ("resnet152", [3, 8, 36, 3], True, 100, 58_341_028),
     ],
 )
 def test_resnet_counts(name, depths, bottleneck, classes, published):
@@ -61,7 +79,12 @@ def test_resnet_counts(name, depths, bottleneck, classes, published):
 
 @pytest.mark.parametrize(
     ("name", "depth", "k", "published_millions"),
-    [("WideResNet28_10", 28, 10, 36.5), ("WideResNet40_4", 40, 4, 8.9), ("WideResNet16_8", 16, 8, 11.0)],
+    [
+        ("WideResNet28_10", 28, 10, 36.5),
+        ("WideResNet28_12", 28, 12, 52.5),
+        ("WideResNet40_4", 40, 4, 8.9),
+        ("WideResNet16_8", 16, 8, 11.0),
+    ],
 )
 def test_wide_resnet_counts(name, depth, k, published_millions):
     with torch.device("meta"):
@@ -78,15 +101,50 @@ def test_small_counts():
     assert count(build("mnist_cnn", 10, (1, 28, 28), 0)) == 26 * 16 + (25 * 16 + 1) * 32 + 32 * 49 * 10 + 10
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in {"resnet50", "WideResNet28_10"}])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in LARGE])
 def test_output_shape_and_full_gradient(name):
-    shape = (1, 8, 8) if name in {"softmax", "logistic", "mlp", "cnn", "mnist_cnn"} else (3, 8, 8)
+    shape = (1, 8, 8) if name in SMALL else (3, 8, 8)
     model = build(name, 7, shape, 3)
     out = model(torch.linspace(-1, 1, 2 * shape[0] * 64).reshape(2, *shape))
     assert out.shape == (2, 7)
     # Raises if a parameter is not connected.
     grads = torch.autograd.grad(out.square().sum(), list(model.parameters()))
     assert all(torch.isfinite(grad).all() for grad in grads)
+
+
+def fans(weight):
+    return weight[0].numel(), weight[:, 0].numel()  # in, out
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_initial_weights_have_the_published_moments(name):
+    """Every layer: mean 0 and the stated variance within 6 standard errors; and inside ±1/√fan_in where uniform."""
+    model = build(name, 100, (1, 8, 8) if name in SMALL else (3, 32, 32), 0)
+    layers = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
+    for layer in layers:
+        weight, bias = layer.weight.detach(), getattr(layer, "bias", None)
+        if not isinstance(layer, nn.Conv2d | nn.Linear):  # norms start as the identity
+            assert (weight == 1).all()
+            assert (bias == 0).all()
+            continue
+        fan_in, fan_out = fans(weight)
+        normal = "Wide" in name and isinstance(layer, nn.Conv2d)
+        variance, kurtosis = (2 / fan_out, 3.0) if normal else (1 / (3 * fan_in), 1.8)
+        values = weight.double()
+        assert abs(values.mean()) < 6 * (variance / values.numel()) ** 0.5
+        assert abs(values.var() / variance - 1) < 6 * ((kurtosis - 1) / values.numel()) ** 0.5
+        if not normal:
+            assert values.abs().max() <= fan_in**-0.5 * (1 + 2**-22)  # float32's rounding of the end
+        if bias is not None:
+            assert bias.abs().max() <= fan_in**-0.5 * (1 + 2**-22)
+            assert (bias == 0).all() == ("Wide" in name)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_NORM)
+def test_a_seed_draws_what_the_authors_program_draws(name):
+    model = build(name, 100, (3, 32, 32), 0)
+    squares = [m.weight.double().square().sum() for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert sum(squares).item() ** 0.5 == pytest.approx(PUBLISHED_NORM[name], rel=1e-6)
 
 
 def test_resnet_spatial_sizes():
