@@ -96,12 +96,17 @@ class Plan(Model):
 
     def at(self, t: int) -> tuple[int, float]:
         """(batch_size, lr) at clock reading t; `InputError` if a schedule gives what is not finite and above 0."""
-        batch_size, lr = self.batch_size(t), self.lr(t)
+        lr = self.lr(t)
         positive(f"lr at {self.clock} {t}", lr)
+        return self.batch_size_at(t), lr
+
+    def batch_size_at(self, t: int) -> int:
+        """The batch size at clock reading t, whatever lr is there."""
+        batch_size = self.batch_size(t)
         if self.max_batch_size is not None:
             batch_size = min(batch_size, self.max_batch_size)
         positive(f"batch at {self.clock} {t}", batch_size)
-        return rounded(batch_size), lr
+        return rounded(batch_size)
 
     def update(self, taken: int, signal: Any = None) -> None:
         """Nothing: what a policy is told after a step does not move a plan, which has no state."""

@@ -1,17 +1,30 @@
-"""A plan or a policy in anyone's loop: its batch size by a batch sampler, its learning rate by a scheduler."""
+"""A plan or a policy in anyone's loop: its batch size by a batch sampler, its learning rate by a scheduler.
+
+The two are tied: the scheduler's clock, which counts the batches that were trained on, says where the sampler's next
+pass begins. docs/your_own_loop.md shows both in Lightning, Accelerate, transformers' Trainer, torchdata and Ignite.
+"""
 
 from __future__ import annotations
 
+import math
+import sys
+from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakValueDictionary, ref
 
+import torch.distributed as dist
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
 
-from sfolib._utils.errors import positive, require
+from sfolib._utils.distributed import ProcessGroup
+from sfolib._utils.errors import positive, require, whole
 from sfolib._utils.rng import epoch_order
+from sfolib.schedules.adaptive.base import Policy
 from sfolib.schedules.plan import Plan, Step
+
+_untied: WeakValueDictionary[int, ScheduledBatchSampler | PlanLR] = WeakValueDictionary()  # by age
 
 
 class Leader(Protocol):
@@ -20,95 +33,568 @@ class Leader(Protocol):
     def after(self, step: int, samples: int, samples_per_epoch: int) -> Step: ...
 
 
+class Batch(NamedTuple):
+    """A batch of a pass: its epoch, the steps and samples before it, and where its samples lie in the epoch's order."""
+
+    epoch: int
+    step: int
+    samples: int
+    start: int
+    stop: int
+
+
+class _Passes:
+    """The batches of each pass over the data, a pass being `epochs` epochs: a function of its arguments alone."""
+
+    def __init__(self, n: int, plan: Plan, epochs: int, factor: int, multiple_of: int, drop_last: bool, least: int):
+        self.n, self.plan, self.epochs, self.factor = n, plan, epochs, factor
+        self.multiple_of, self.drop_last, self.least = multiple_of, drop_last, least
+        self._starts, self._latest = [(0, 0)], (-1, [])  # (steps, samples) before each pass; the last pass asked for
+
+    def size(self, batch_size: int, left: int) -> int:
+        """Samples of a batch of which the plan says `batch_size`, with `left` samples to the end of the epoch."""
+        size = batch_size * self.factor
+        size = max(self.multiple_of, size // self.multiple_of * self.multiple_of)
+        if size >= left:
+            return 0 if self.drop_last and size > left else left
+        return left if left - size < self.least and not self.drop_last else size
+
+    def batches(self, index: int) -> list[Batch]:
+        if self._latest[0] != index:
+            for earlier in range(len(self._starts) - 1, index):
+                self.batches(earlier)
+            self._latest = index, list(self._walk(index, *self._starts[index]))
+        return self._latest[1]
+
+    def _walk(self, index: int, step: int, samples: int) -> Iterator[Batch]:
+        first = step
+        for epoch in range(index * self.epochs, (index + 1) * self.epochs):
+            start = 0
+            while start < self.n:
+                size = self.size(self.plan.batch_size_at(self.reading(epoch, step, samples)), self.n - start)
+                if not size:
+                    break
+                yield Batch(epoch, step, samples, start, start + size)
+                step, samples, start = step + 1, samples + size, start + size
+        require(step > first, "batch_size", self.plan, f"leaves no batch of {self.n} samples with drop_last")
+        if len(self._starts) == index + 1:
+            self._starts.append((step, samples))
+
+    def reading(self, epoch: int, step: int, samples: int) -> int:
+        return {"epoch": epoch, "step": step, "sample": samples}[self.plan.clock]
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """(pass, batches of it) after `step` steps."""
+        while self._starts[-1][0] <= step:
+            self.batches(len(self._starts) - 1)
+        index = bisect_right(self._starts, step, key=lambda start: start[0]) - 1
+        return index, step - self._starts[index][0]
+
+
+class _Record:
+    """What the sampler remembers of a pass: where it began, what it has handed out, whether one trained on it."""
+
+    def __init__(self, index: int, first: int, whole: bool):
+        self.index, self.taken, self.whole = index, first, whole  # taken: batches begun, from the start of the pass
+        self.complete = self.trained = False
+
+
+class _Pass(Iterator[list[int]]):
+    """One iteration. Where it begins is decided at its first batch, since clients make iterators before they load."""
+
+    def __init__(self, sampler: ScheduledBatchSampler):
+        self.sampler, self.record, self.drawn = sampler, None, 0
+        self._loaded: dict[str, int] | None = None
+        self._parts: list[list[int]] = []
+
+    def _begin(self) -> None:
+        sampler = self.sampler
+        index, first, whole_pass = sampler._position()
+        if self._loaded:
+            index, first = self._loaded["pass"], 0
+        self.record = _Record(index, first, whole_pass or self._loaded is not None)
+        sampler._passes.append((ref(self), self.record))
+        if isinstance(sampler.plan, Policy):
+            self._step, self._samples = sampler._policy_start()
+        if self._loaded:
+            for _ in range(self._loaded["drawn"]):
+                next(self)
+
+    def __next__(self) -> list[int]:
+        if self.record is None:
+            self._begin()
+        if not self._parts:
+            if self.record.complete:
+                raise StopIteration
+            self._parts = self._next_batch()
+        self.drawn += 1
+        return self._parts.pop(0)
+
+    def _next_batch(self) -> list[list[int]]:
+        sampler, record = self.sampler, self.record
+        if isinstance(sampler.plan, Policy):
+            batch = sampler._policy_batch(self._step, self._samples)
+            self._step, self._samples = batch.step + 1, batch.samples + batch.stop - batch.start
+            record.complete = batch.stop == sampler.n
+        else:
+            batches = sampler._table().batches(record.index)
+            batch = batches[record.taken]
+            record.complete = record.taken + 1 == len(batches)
+        record.taken += 1
+        if record.complete:
+            sampler._finished(record)
+        return [sampler._order(batch.epoch)[part] for part in sampler._parts(batch)]
+
+    def state_dict(self) -> dict[str, int]:
+        """The pass and what was drawn of it; asked for and given back by loaders that know what they have handed out."""
+        index = self.record.index if self.record else self.sampler._position()[0]
+        return {"pass": index, "drawn": self.drawn}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._loaded, self.record, self.drawn, self._parts = state, None, 0, []
+        self.sampler._resume = None
+        self._begin()
+
+
 class ScheduledBatchSampler(Sampler[list[int]]):
     """Batches of the sizes that `plan` says, for a plain `DataLoader(data, batch_sampler=…)`; an iteration is an epoch.
 
-    The indices are those of `epoch_order` by permutation, so that they are a function of n, seed and plan alone: the
-    batches are `plan.table(n, epochs)` exactly, whatever workers prefetch. A policy must see each step before it can
-    say the next batch size: with prefetching workers it raises `InputError` at the second batch.
-    An iteration that is left before its end begins again where it began; to go on, load the state of that moment.
+    n: samples of the data set. plan: a `Plan`, or a policy. The indices are those of `epoch_order` by permutation, so
+    that they are a function of n, seed and plan alone: the batches are `plan.table(n, epochs)` exactly, whatever workers
+    prefetch.
+
+    Which epoch an iteration is, in this order: what `load_state_dict` said; the epoch of the `PlanLR` that is tied to
+    the sampler (made from it, or of the same plan object and n); `set_epoch`; with none of these, one more than the
+    last that was handed out to its end. So other passes over the loader, of whatever length, do not move a tied plan.
+    Where loop and scheduler drift apart the next step or pass raises `InputError`. A policy's own clock is the run's.
+
+    rank, num_replicas: of several processes, by default those of torch.distributed. The plan's batch is the global one;
+    each rank gets its part, sizes differing by one at most. per_replica: the plan's batch is one rank's.
+    interleave: hand out the parts of all ranks in turn, for clients that deal batches out by themselves, as
+    Accelerate's `prepare` does.
+    max_micro_batch: hand a part out in pieces of about the same size, at most that many samples; one optimizer step is
+    for all of them (`PlanLR.batch_size` samples).
+    multiple_of: batches are rounded down to a multiple, at least one. drop_last: leave out an epoch's last batch if it is
+    incomplete. min_last_batch: one below that joins the batch before it.
+    epochs: how many epochs an iteration is, for clients that take all iterations to be of one length.
+    lookahead: by how many batches a client draws ahead of the updates of a policy; its looks take effect as much later.
     """
 
-    def __init__(self, n: int, plan: Leader, seed: int = 0):
-        require(isinstance(n, int) and n > 0, "n", n, "must be a whole number above 0")
+    def __init__(
+        self,
+        n: int,
+        plan: Leader,
+        seed: int = 0,
+        *,
+        rank: int | None = None,
+        num_replicas: int | None = None,
+        per_replica: bool = False,
+        interleave: bool = False,
+        max_micro_batch: int | None = None,
+        multiple_of: int = 1,
+        drop_last: bool = False,
+        min_last_batch: int = 1,
+        epochs: int = 1,
+        lookahead: int = 0,
+    ):
         require(hasattr(plan, "after"), "plan", plan, "must be a Plan or a policy")
-        self.n, self.plan, self.seed = n, plan, seed
-        self._start = (0, 0)  # steps and samples when the next iteration begins
-        self._trail = [self._start]  # the same after each batch that was handed out since
+        self.n, self.plan, self.seed = whole("n", n), plan, seed
+        require((rank is None) == (num_replicas is None) or interleave, "rank", rank, "goes with num_replicas")
+        if num_replicas is not None:
+            whole("num_replicas", num_replicas)
+        if rank is not None:
+            require(not interleave, "rank", rank, "must be None with interleave")
+            ok = isinstance(rank, int) and 0 <= rank < num_replicas
+            require(ok, "rank", rank, f"must be a whole number from 0 to {num_replicas - 1}")
+        if max_micro_batch is not None:
+            whole("max_micro_batch", max_micro_batch)
+        for name, value in (("multiple_of", multiple_of), ("min_last_batch", min_last_batch), ("epochs", epochs)):
+            whole(name, value)
+        ok = isinstance(lookahead, int) and lookahead >= 0
+        require(ok, "lookahead", lookahead, "must be a whole number, 0 or above")
+        policy = isinstance(plan, Policy)
+        require(not (policy and (drop_last or epochs > 1)), "plan", plan, "drop_last and epochs need a Plan")
+        require(policy or not lookahead, "lookahead", lookahead, "is for policies; a plan is known ahead")
+        self._rank, self._replicas, self.per_replica, self.interleave = rank, num_replicas, per_replica, interleave
+        self._micro, self._rules = max_micro_batch, (multiple_of, drop_last, min_last_batch)
+        self._epochs, self._lookahead = epochs, lookahead
+        self._clock: PlanLR | None = None
+        self._set: int | None = None  # by set_epoch
+        self._next = self._complete = 0  # the pass after the last complete one; how many have been completed
+        self._resume: tuple[int, int] | None = None  # by load_state_dict: pass and batches of it, or steps and samples
+        self._passes: list[tuple[ref[_Pass], _Record]] = []
+        self._cached: tuple[int, _Passes] | None = None
+        self._permutation: tuple[int, list[int]] = (-1, [])
+        if isinstance(plan, Plan):
+            _tie(self, PlanLR)
+
+    # --- what the batches are ---
+
+    def group(self) -> ProcessGroup:
+        """The processes over which a batch is split. Raises `InputError` where Accelerate hides who splits it."""
+        if self._replicas is not None:
+            return ProcessGroup(self._rank or 0, self._replicas)
+        if not (dist.is_available() and dist.is_initialized()):
+            return ProcessGroup()
+        state = sys.modules.get("accelerate.state")
+        unclear = state is not None and state.is_initialized() and not self.interleave and dist.get_world_size() > 1
+        why = (
+            "under Accelerate say interleave=True for a loader that `prepare` gets, or rank and num_replicas for others"
+        )
+        require(not unclear, "rank", None, why)
+        return ProcessGroup(dist.get_rank(), dist.get_world_size())
+
+    def _table(self) -> _Passes:
+        factor = self.group().size if self.per_replica else 1
+        if self._cached is None or self._cached[0] != factor:
+            self._cached = factor, _Passes(self.n, self.plan, self._epochs, factor, *self._rules)
+        return self._cached[1]
+
+    def _order(self, epoch: int) -> list[int]:
+        if self._permutation[0] != epoch:
+            self._permutation = epoch, epoch_order(self.n, self.seed, epoch, "permutation").tolist()
+        return self._permutation[1]
+
+    def _parts(self, batch: Batch) -> list[slice]:
+        """Where in the epoch's order the lists of indices lie that this batch is handed out as."""
+        group, size = self.group(), batch.stop - batch.start
+        few = f"samples are too few for {group.size} ranks; see min_last_batch, drop_last and multiple_of"
+        require(size >= group.size, f"batch at step {batch.step}", size, few)
+        ranks = range(group.size) if self.interleave else [group.rank]
+        parts = []
+        for rank in ranks:
+            part = ProcessGroup(rank, group.size).part(size)
+            pieces = math.ceil((part.stop - part.start) / (self._micro or size))
+            for piece in range(pieces):
+                inner = ProcessGroup(piece, pieces).part(part.stop - part.start)
+                offset = batch.start + part.start
+                parts.append(slice(offset + inner.start, offset + inner.stop))
+        return parts
+
+    # --- where the run stands ---
+
+    def _position(self) -> tuple[int, int, bool]:
+        """(pass, its first batch, whether a step may follow that the scheduler counts) for an iteration that begins."""
+        if isinstance(self.plan, Policy):
+            return self._policy_start()[1] // self.n, 0, True
+        self._passes = [(p, r) for p, r in self._passes if p() is not None or (r.complete and r.trained)]
+        resume, clock = self._resume, self._clock
+        if clock is None:
+            if resume:
+                return *resume, True
+            return self._next if self._set is None else self._set, 0, True
+        clock._catch_up()
+        index, done = self._table().locate(clock.batches)
+        if self._set is not None and self._set != index:
+            why = f"but the scheduler is in iteration {index}; load its state too, or train each iteration to its end"
+            require(self._set <= self._complete, "epoch", self._set, why)
+        if resume and resume[0] == index:
+            require(
+                resume[1] <= done, "step", clock.batches, "of the scheduler is behind the sampler; load its state too"
+            )
+            return *resume, True
+        stale = f"but the sampler was loaded at batch {resume[1]} of iteration {resume[0]}" if resume else ""
+        require(not resume or resume[0] < index, "step of the scheduler", clock.batches, f"{stale}; load its state too")
+        return index, 0, done == 0 or clock.batches == clock._loaded
+
+    def _finished(self, record: _Record) -> None:
+        self._complete += 1
+        self._next = record.index + 1
+        if self._clock is None:
+            self._resume = None
+
+    def _policy_start(self) -> tuple[int, int]:
+        return self._resume or (self.plan.step, self.plan.samples)
+
+    def _policy_batch(self, step: int, samples: int) -> Batch:
+        row = self.plan.after(step, samples, self.n, self._lookahead)
+        epoch, start = divmod(samples, self.n)
+        multiple_of, _, least = self._rules
+        factor = self.group().size if self.per_replica else 1
+        rules = _Passes(self.n, self.plan, 1, factor, multiple_of, False, least)
+        self._resume = None
+        return Batch(epoch, step, samples, start, start + rules.size(row.batch_size, self.n - start))
+
+    def _check_step(self, index: int, last: int) -> None:
+        """Raise unless some iteration has handed out batch `last` of pass `index`, to be trained on."""
+        alive = [(p() is not None, r) for p, r in self._passes if r.index == index and r.whole and r.taken > last]
+        why = (
+            f"batch {last} of iteration {index} has not been handed out since the iteration began: the loop stepped the "
+            "scheduler more often than it drew batches, or left an iteration before its end and began another; "
+            "to go on inside one, load the sampler's state (for a resumed loader: StatefulDataLoader)"
+        )
+        require(bool(alive), "step", self._clock.batches + 1, why)
+        for living, record in alive:
+            record.trained |= living
+
+    # --- what clients ask for ---
 
     def __iter__(self) -> Iterator[list[int]]:
-        step, samples = self._start
-        self._trail = [self._start]
-        epoch = samples // self.n
-        order, first = epoch_order(self.n, self.seed, epoch, "permutation").tolist(), epoch * self.n
-        while samples < first + self.n:
-            row = self.plan.after(step, samples, self.n)
-            indices = order[samples - first : row.samples - first]
-            step, samples = row.step, row.samples
-            self._trail.append((step, samples))
-            yield indices
-        self._start = (step, samples)
+        return _Pass(self)
 
     def __len__(self) -> int:
-        """Batches of the present iteration, or of the next one between two; a policy's cannot be known."""
+        """Batches that the next iteration, if begun now, hands out; a policy's cannot be known."""
         if not isinstance(self.plan, Plan):
             raise TypeError("the number of batches is the policy's to decide")
-        (step, samples), batches = self._start, 0
-        end = (samples // self.n + 1) * self.n
-        while samples < end:
-            row = self.plan.after(step, samples, self.n)
-            step, samples, batches = row.step, row.samples, batches + 1
-        return batches
+        index, first, _ = self._position()
+        batches = self._table().batches(index)[first:]
+        if not self._micro and self.group().size == 1:
+            return len(batches)
+        return sum(len(self._parts(batch)) for batch in batches)
 
-    def state_dict(self, step: int) -> dict[str, int]:
-        """Where a run stands after `step` optimizer steps (since the first epoch), which the sampler cannot know: with
-        prefetching workers it has handed out batches that are still to be trained on."""
-        first, last = self._trail[0][0], self._trail[-1][0]
-        require(first <= step <= last, "step", step, f"must be among the steps of this epoch so far, {first} to {last}")
-        step, samples = self._trail[step - first]
-        return {"n": self.n, "seed": self.seed, "step": step, "samples": samples}
+    @property
+    def sampler(self) -> ScheduledBatchSampler:
+        """Itself: Lightning and Accelerate call `batch_sampler.sampler.set_epoch`."""
+        return self
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there. Raises `InputError` for the state of another order of samples."""
+    def set_epoch(self, epoch: int) -> None:
+        """The iterations from here on are this epoch, until the next call (with `epochs` above 1: this iteration).
+
+        Of a sampler that is tied to a scheduler, the scheduler says it; an epoch that the loop cannot be in raises
+        `InputError` at the first batch. Loaders that count their iterations themselves may count too many.
+        """
+        ok = isinstance(epoch, int) and epoch >= 0
+        require(ok, "epoch", epoch, "must be a whole number, 0 or above")
+        self._set = epoch
+        if self._clock is None and self._resume and self._resume[0] != epoch and isinstance(self.plan, Plan):
+            self._resume = None
+
+    def state_dict(self, step: int | None = None) -> dict[str, Any]:
+        """Where the run stands: after `step` optimizer steps, by default those of the tied scheduler or policy.
+
+        Alone, a sampler knows this only between two iterations: what a loader has drawn ahead it has handed out as
+        well. Inside one the state has step None, and holds only together with that of the iteration (StatefulDataLoader
+        takes both).
+        """
+        state = {"n": self.n, "seed": self.seed, "step": None, "samples": None}
+        if isinstance(self.plan, Policy):
+            return state | {"step": self.plan.step, "samples": self.plan.samples}
+        if step is None and self._clock is not None:
+            step = self._clock.batches
+        if step is None and not any(p() is not None for p, _ in self._passes):
+            index, first, _ = self._position()
+            step = self._table().batches(index)[first].step
+        if step is not None:
+            require(isinstance(step, int) and step >= 0, "step", step, "must be a whole number, 0 or above")
+            index, done = self._table().locate(step)
+            state |= {"step": step, "samples": self._table().batches(index)[done].samples}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there. Raises `InputError` for the state of something else, or of another order of samples."""
+        names = {"n", "seed", "step", "samples"}
+        require(set(state) == names, "state", [*state], f"entries must be {sorted(names)}")
         for name in ("n", "seed"):
             require(state[name] == getattr(self, name), name, getattr(self, name), f"must be {state[name]} as saved")
-        self._start = (state["step"], state["samples"])
-        self._trail = [self._start]
+        self._passes, self._resume = [], None
+        if state["step"] is None:  # the iteration's own state says it, which is loaded next
+            self._resume = _Unknown()
+        elif isinstance(self.plan, Policy):
+            self._resume = state["step"], state["samples"]
+        else:
+            self._resume = self._table().locate(state["step"])
+            index, done = self._resume
+            samples = self._table().batches(index)[done].samples
+            require(samples == state["samples"], "plan", self.plan, f"makes {samples} samples, not those of the state")
+
+
+class _Unknown(tuple):
+    """A position that a sampler's state does not hold."""
+
+    def __iter__(self) -> Iterator[Any]:
+        require(False, "state", None, "was saved inside an iteration; tie a PlanLR to the sampler, or say the step")
+
+    __getitem__ = __iter__
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def _tie(one: ScheduledBatchSampler | PlanLR, other: type) -> None:
+    """Tie a sampler and a scheduler of the same plan object and n that were made apart: the newest that is not yet."""
+    for key, found in sorted(_untied.items(), reverse=True):
+        if isinstance(found, other) and found.plan is one.plan and _samples(found) == _samples(one):
+            sampler, scheduler = (one, found) if other is PlanLR else (found, one)
+            scheduler._follow(sampler)
+            del _untied[key]
+            return
+    _untied[max(_untied, default=0) + 1] = one
+
+
+def _samples(one: ScheduledBatchSampler | PlanLR) -> int:
+    return one.n if isinstance(one, ScheduledBatchSampler) else one.samples_per_epoch
 
 
 class PlanLR(LRScheduler):
     """Sets the optimizer's lr to what `plan` says for the next step; call `step()` after every optimizer step.
 
-    Its clock is its own: it counts steps, and out of them samples and epochs, as the plan batches
-    `samples_per_epoch` of them. So it agrees with a `ScheduledBatchSampler` of the same plan, prefetching or not. With
-    a policy, update the policy first. Parameter groups keep the ratio of their lr to that of the first.
+    PlanLR(optimizer, sampler), or PlanLR(optimizer, plan, samples_per_epoch). The first is tied to the sampler: same
+    batches, same clock (see there). The second is too, where a sampler of the same plan object and as many samples
+    exists or is made; alone it counts the batches that the plan makes of `samples_per_epoch` samples. With a policy,
+    update the policy first.
+
+    accumulate: loader batches to one optimizer step. An optimizer step that ends an epoch may have fewer; and batches
+    at an epoch's end that no step followed, or whose step was skipped (GradScaler under Accelerate), are counted when
+    the next iteration begins.
+
+    Every parameter group's lr is lr·base/reference: base is its lr when the scheduler was made, reference the largest of
+    them, or that of the group number or group "name" `reference`. A group that is added later has as base the lr that it
+    is added with, and the plan's from the next step on. An lr of 0 is refused once a step was made with it.
     """
 
-    def __init__(self, optimizer: Optimizer, plan: Leader, samples_per_epoch: int):
-        ok = isinstance(samples_per_epoch, int) and samples_per_epoch > 0
-        require(ok, "samples_per_epoch", samples_per_epoch, "must be a whole number above 0")
-        positive("lr of the first parameter group", float(optimizer.param_groups[0]["lr"]))
-        self.plan, self.samples_per_epoch = plan, samples_per_epoch
-        self.samples = 0  # gradient evaluations so far
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        plan: Leader | ScheduledBatchSampler,
+        samples_per_epoch: int | None = None,
+        *,
+        accumulate: int = 1,
+        reference: int | str | None = None,
+    ):
+        sampler = plan if isinstance(plan, ScheduledBatchSampler) else None
+        if sampler is not None:
+            require(samples_per_epoch is None, "samples_per_epoch", samples_per_epoch, "is the sampler's to say")
+            plan, samples_per_epoch = sampler.plan, sampler.n
+        self.plan, self.samples_per_epoch = plan, whole("samples_per_epoch", samples_per_epoch)
+        self.accumulate = whole("accumulate", accumulate)
+        bases = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+        positive("largest lr of the parameter groups", max(bases))
+        self._reference = max(bases) if reference is None else bases[self._group(optimizer, reference)]
+        positive("lr of the reference group", self._reference)
+        self.batches = 0  # of the plan, trained on
+        self.sampler: ScheduledBatchSampler | None = None
+        self._calls = self._since = 0  # step() calls of an interleaved batch; optimizer steps since the last of step()
+        self._loaded: int | None = None  # batches that a state said
+        self._own: _Passes | None = None
+        self._composed = False
+        if isinstance(plan, Plan):
+            self._own = _Passes(self.samples_per_epoch, plan, 1, 1, 1, False, 1)
         super().__init__(optimizer)
+        optimizer.register_step_post_hook(_Count(self))
+        if sampler is not None and isinstance(plan, Plan):
+            for key, found in [*_untied.items()]:
+                if found is sampler:
+                    del _untied[key]
+            require(sampler._clock is None, "plan", sampler, "is tied to another scheduler")
+            self._follow(sampler)
+        elif isinstance(plan, Plan):
+            _tie(self, ScheduledBatchSampler)
+
+    @staticmethod
+    def _group(optimizer: Optimizer, reference: int | str) -> int:
+        names = [group.get("name") for group in optimizer.param_groups]
+        known = reference in names if isinstance(reference, str) else 0 <= reference < len(names)
+        require(known, "reference", reference, f"must be the number of a parameter group or one of the names {names}")
+        return names.index(reference) if isinstance(reference, str) else reference
+
+    def _follow(self, sampler: ScheduledBatchSampler) -> None:
+        self.sampler, sampler._clock = sampler, self
+
+    def _initial_step(self) -> None:
+        if hasattr(self, "_last_lr"):  # SequentialLR begins it anew: its steps are no longer those of the run
+            self._composed = True
+            if self.sampler is not None:
+                self.sampler._clock = self.sampler = None
+        super()._initial_step()
+
+    def _table(self) -> _Passes:
+        return self._own if self.sampler is None else self.sampler._table()
+
+    @property
+    def samples(self) -> int:
+        """Gradient evaluations so far."""
+        return self.plan.samples if self._own is None else self._batch().samples
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of the next batch, in micro-batches or not: on this rank of a tied sampler, or in all."""
+        if self._own is None:
+            return self.plan.batch_size
+        batch = self._batch()
+        part = slice(batch.start, batch.stop)
+        if self.sampler is not None and not self.sampler.interleave:
+            part = self.sampler.group().part(batch.stop - batch.start)
+        return part.stop - part.start
+
+    def _batch(self) -> Batch:
+        index, done = self._table().locate(self.batches)
+        return self._table().batches(index)[done]
 
     def step(self, epoch: None = None) -> None:
         require(epoch is None, "epoch", epoch, "is counted here; call step() after every optimizer step")
         if self.last_epoch >= 0:  # torch's name for the steps so far, −1 while it is being built
-            self.samples = self._row.samples
-        self._row = self.plan.after(self.last_epoch + 1, self.samples, self.samples_per_epoch)
+            self._advance()
+        self._since = 0
+        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
+            self.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
         super().step()
 
+    def _advance(self) -> None:
+        if self._own is None:
+            self.batches += 1
+            return
+        positive(f"lr of batch {self.batches}", self._lr())
+        if self.sampler is not None and self.sampler.interleave:  # Accelerate steps a scheduler once for each rank
+            self._calls = (self._calls + 1) % self.sampler.group().size
+            if self._calls:
+                return
+        index, done = self._table().locate(self.batches)
+        taken = min(self.accumulate, len(self._table().batches(index)) - done)
+        if self.sampler is not None:
+            self.sampler._check_step(index, done + taken - 1)
+        self.batches += taken
+
+    def _catch_up(self) -> None:
+        """Before an iteration begins: count what the last one left over, if it was trained on to its end."""
+        often = "times since the scheduler's last step: call its step() after every one"
+        require(self._since <= 1, "optimizer.step() was called", self._since, often)
+        index, done = self._table().locate(self.batches)
+        passes = [(p, r) for p, r in self.sampler._passes if r.index == index and r.trained]
+        if done and passes and all(p() is None and r.complete for p, r in passes):
+            batches = len(self._table().batches(index))
+            few = f"in an iteration of {batches}; call step() after every optimizer step, and say accumulate="
+            require(2 * done > batches, "batches that the scheduler has counted", done, few)
+            self.batches += batches - done
+            self._calls = 0
+            super().step()
+
+    def _lr(self) -> float:
+        if self._own is None:
+            return self.plan.after(self.plan.step, self.plan.samples, self.samples_per_epoch).lr
+        if not self.batches:  # before anyone knows how many ranks there are
+            return self.plan.lr(0)
+        batch = self._batch()
+        return self.plan.lr(self._table().reading(batch.epoch, batch.step, batch.samples))
+
     def get_lr(self) -> list[float]:
-        return [self._row.lr * (base / self.base_lrs[0]) for base in self.base_lrs]
+        lr = self._lr()
+        require(math.isfinite(lr) and lr >= 0, f"lr of batch {self.batches}", lr, "must be finite, 0 or above")
+        return [lr * (base / self._reference) for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
         """Steps and samples so far: the plan is not stored."""
-        return {"step": self.last_epoch, "samples": self.samples}
+        return {"step": self.last_epoch, "batches": self.batches, "samples": self.samples}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.last_epoch, self.samples = state_dict["step"], state_dict["samples"]
-        self._row = self.plan.after(self.last_epoch, self.samples, self.samples_per_epoch)
+        """Go on from there. Raises `InputError` for the state of another scheduler, or of another plan."""
+        names = {"step", "batches", "samples"}
+        require(set(state_dict) == names, "state", [*state_dict], f"must be a PlanLR's, with entries {sorted(names)}")
+        before, self.batches = self.batches, state_dict["batches"]
+        if self._own is not None and self.samples != state_dict["samples"]:
+            samples, self.batches = self.samples, before
+            require(False, "plan", self.plan, f"makes {samples} samples, not {state_dict['samples']} as saved")
+        self.last_epoch, self._loaded, self._calls, self._since = state_dict["step"], self.batches, 0, 0
         self._last_lr = self.get_lr()
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = lr
+
+
+class _Count:
+    """Counts the optimizer's steps for a scheduler, and does not keep it alive."""
+
+    def __init__(self, scheduler: PlanLR):
+        self._scheduler = ref(scheduler)
+
+    def __call__(self, *_: Any) -> None:
+        if (scheduler := self._scheduler()) is not None:
+            scheduler._since += 1

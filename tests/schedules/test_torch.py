@@ -1,5 +1,7 @@
 """One plan in three places: its table, a plain DataLoader loop, and the training loop."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from spies import steps_of
@@ -104,7 +106,8 @@ def test_a_run_goes_on_mid_epoch_to_the_same_order(workers):
         resumed = ScheduledBatchSampler(n, plan, 4)
         resumed.load_state_dict(states[0])
         assert [batch_size for _ in range(3 - rows[stop][0]) for batch_size in resumed] == whole[stop:]
-        fresh = PlanLR(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), plan, n)
+        apart = replace(plan)  # another object: not tied to the sampler
+        fresh = PlanLR(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), apart, n)
         fresh.load_state_dict(states[1])
         assert fresh.get_last_lr() == [fresh.optimizer.param_groups[0]["lr"]] == [rows[stop][4]]
         fresh.optimizer.step()
@@ -139,9 +142,9 @@ def test_bad_input_names_the_field_and_the_value():
     for call, named in [
         (lambda: ScheduledBatchSampler(0, Plan(6, 0.1)), "n = 0"),
         (lambda: ScheduledBatchSampler(5, 16), "plan = 16"),
-        (lambda: sampler.state_dict(1), "step = 1: must be among the steps of this epoch so far, 0 to 0"),
+        (lambda: sampler.state_dict(-1), "step = -1: must be a whole number"),
         (lambda: sampler.load_state_dict({"n": 20, "seed": 2, "step": 0, "samples": 0}), "seed = 1: must be 2"),
-        (lambda: PlanLR(optimizer, Plan(6, 0.1), 20), "lr of the first parameter group = 0.0"),
+        (lambda: PlanLR(optimizer, Plan(6, 0.1), 20), "largest lr of the parameter groups = 0.0"),
         (lambda: PlanLR(optimizer, Plan(6, 0.1), 0), "samples_per_epoch = 0"),
     ]:
         with pytest.raises(InputError) as caught:

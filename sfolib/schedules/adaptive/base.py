@@ -42,7 +42,7 @@ class Policy:
     """Batch size and lr of the next step; the steps and samples (gradient evaluations) so far.
 
     Call `update` after every step, with the true size of its batch and, where `needs_signal`, with the policy's signal.
-    `batches.ScheduledBatchSampler` and `follow.PlanLR` take a policy in place of a plan. Errors are `InputError`s.
+    `schedules.torch`'s `ScheduledBatchSampler` and `PlanLR` take a policy in place of a plan. Errors are `InputError`s.
     """
 
     batch_size: int
@@ -95,12 +95,19 @@ class Policy:
     def observe(self, signal: Any) -> None:
         raise NotImplementedError
 
-    def after(self, step: int, samples: int, samples_per_epoch: int) -> Step:
-        """As `Plan.after`, but for the next step alone: `InputError` unless every one before it was reported."""
-        batch_size, lr = self.at(step)
+    def after(self, step: int, samples: int, samples_per_epoch: int, lookahead: int = 0) -> Step:
+        """As `Plan.after`, for the next step; for later ones (with the present lr) while no signal is due before them.
+
+        lookahead: signals that were due in that many steps before may be missing; they take effect later by as many.
+        Raises `InputError` otherwise.
+        """
+        ahead = step - self.step
+        known = 0 <= ahead <= lookahead or (ahead > 0 and not self._due(ahead - lookahead))
+        why = f"of {step} steps; call update after each, and prefetch nothing (num_workers=0)"
+        require(known, "steps that the policy has seen", self.step, f"{why}; lookahead= is for clients that look ahead")
         epoch, done = divmod(samples, samples_per_epoch)
-        batch_size = min(batch_size, samples_per_epoch - done)
-        return Step(epoch, step + 1, samples + batch_size, batch_size, lr)
+        batch_size = min(self.batch_size, samples_per_epoch - done)
+        return Step(epoch, step + 1, samples + batch_size, batch_size, self.lr)
 
     def reading(self, step: int, samples: int, samples_per_epoch: int) -> int:
         """A policy's clock counts steps."""
@@ -111,6 +118,17 @@ class Policy:
         why = f"of {t} steps; call update after each, and prefetch nothing (num_workers=0)"
         require(t == self.step, "steps that the policy has seen", self.step, why)
         return self.batch_size, self.lr
+
+    def _due(self, steps: int) -> bool:
+        """Whether one of the next `steps` updates needs a signal."""
+        step = self.step
+        try:
+            for self.step in range(step, step + steps):
+                if self.needs_signal:
+                    return True
+        finally:
+            self.step = step
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers, and lists of them, that JSON can hold."""

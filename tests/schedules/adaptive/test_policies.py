@@ -400,7 +400,7 @@ def test_a_policy_takes_effect_at_the_step_it_is_due():
 
 
 def test_a_policy_refuses_prefetching_workers():
-    with pytest.raises(InputError, match=r"steps that the policy has seen = 0: of 1 steps.*num_workers=0"):
+    with pytest.raises(InputError, match=r"steps that the policy has seen = 0: of 3 steps.*num_workers=0"):
         in_a_loop(2)
 
 
