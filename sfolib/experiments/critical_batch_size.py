@@ -212,11 +212,11 @@ def claims(res: Results) -> list[Check]:
 
     both = measured.merge(res.digits["predicted"], on=["eps2", "batch_size"], suffixes=("", "_predicted"))
     sharp = (both["high"] <= (1 + EACH_SIDE) * both["samples"]) & (both["low"] >= (1 - EACH_SIDE) * both["samples"])
-    told = both[np.isfinite(both["samples"]) & sharp & (both["batch_size"] >= 8)]
-    minimizers = res.least["digits", "measured"].merge(
+    resolved = both[np.isfinite(both["samples"]) & sharp & (both["batch_size"] >= 8)]
+    both_least = res.least["digits", "measured"].merge(
         res.least["digits", "predicted"], on="eps2", suffixes=("", "_predicted")
     )
-    apart = np.abs(np.log2(minimizers["batch_size_predicted"] / minimizers["batch_size"]))
+    apart = np.abs(np.log2(both_least["batch_size_predicted"] / both_least["batch_size"]))
 
     def exponent(claim: str, kind: str, key: tuple[str, str, str], theory: float, **more: Any) -> Check:
         slope = res.slopes[key]
