@@ -287,9 +287,16 @@ def norm_test_batch_size(c: Constants, eta: ArrayLike, eps: ArrayLike) -> Number
     return _plain(c.sigma2 / (_array("eta", eta) * _target(eps)) ** 2)
 
 
-def norm_test_lr(c: Constants, eta: ArrayLike) -> Numbers:
-    """T10 [N]: 2/(L(1 + 2 η_nt²)), the lr whose critical batch the norm test with tolerance eta follows."""
-    return _plain(2 / (c.L * (1 + 2 * _array("eta", eta) ** 2)))
+def norm_test_lr(c: Constants, eta: ArrayLike, own_batch: bool = False) -> Numbers:
+    """T10 [N]: 2/(L(1 + 2w)), w = η_nt²: the lr whose critical batch the norm test with tolerance eta follows.
+
+    own_batch: the test sees ‖ḡ‖² of its own batch in place of ‖∇f‖²; then it is 2(1 − w)/(L(1 + w)), eta below 1.
+    """
+    w = _array("eta", eta) ** 2
+    if not own_batch:
+        return _plain(2 / (c.L * (1 + 2 * w)))
+    require(bool(np.all(w < 1)), "eta", np.asarray(eta).tolist(), "must be below 1 where the test sees its own batch")
+    return _plain(2 * (1 - w) / (c.L * (1 + w)))
 
 
 # ----------------------------------------------------------------------- T11, T12: the front of steps and SFO

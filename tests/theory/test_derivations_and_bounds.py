@@ -180,6 +180,8 @@ def test_t10_norm_test_follows_the_critical_batch(c, s, eps):
     eta_nt = number(ten.conclusion[-2].rhs, c, lr=lr) ** 0.5
     assert bounds.norm_test_lr(c, eta_nt) == pytest.approx(number(ten.conclusion[-1].rhs, c, eta_nt=eta_nt), rel=CLOSE)
     assert bounds.norm_test_lr(c, eta_nt) == pytest.approx(lr, rel=CLOSE)
+    own = number(stated("T10", "eta_own"), c, w=min(eta_nt, 0.9) ** 2)
+    assert bounds.norm_test_lr(c, min(eta_nt, 0.9), own_batch=True) == pytest.approx(own, rel=CLOSE)
     asked = number(ten.conclusion[-3].rhs, c, eta_nt=eta_nt, eps=eps)
     assert bounds.norm_test_batch_size(c, eta_nt, eps) == pytest.approx(asked, rel=CLOSE)
     assert bounds.critical_batch_size(c, lr, eps) == pytest.approx(asked, rel=CLOSE)

@@ -104,73 +104,76 @@ def noise_scale() -> Derivation:
     )
     a = sp.Symbol("alpha", positive=True)
     Sigma, lam, N = sp.symbols("Sigma lambda N", positive=True)
-    mom = sp.Symbol("mu", positive=True)
-    up = {b: a * b}
-    smaller = (above(a, 1),)
+    mom, far, x = sp.symbols("mu eta_far x", positive=True)
+    noise, scale, S_of, V_of, bound_of = (sp.Function(name)(lr, b) for name in ("Var", "g", "S", "V", "bound"))
+    steps, kicks, keep = sp.Function("K")(b), sp.Function("kicks")(T), sp.Function("rho")(lr)
+    stable, smaller = between(lr, 0, 2 / L), above(a, 1)
 
-    variance = lr**2 * Sigma / b
-    proof.identity(
-        "a step moves by −η∇f + ηξ, ξ of covariance Σ/b: noise per unit of time s = Ση_t",
-        ratio(variance, lr),
-        lr / b * Sigma,
-        stated=True,
+    def both(function):
+        """At (η/α, b) and at (η, αb)."""
+        return function.func(lr / a, b), function.func(lr, a * b)
+
+    step = proof.assume("a step moves by −η∇f + ηξ, ξ of covariance Σ/b", eq(noise, lr**2 * Sigma / b))
+    unit = proof.identity(
+        "noise per unit of time s = Ση_t", ratio(noise, lr), lr / b * Sigma, name=scale, uses=(step,), stated=True
     )
-    proof.identity("equal: this noise scale", sp.Subs(lr / b, lr, lr / a), (lr / b).subs(up), stated=True)
-    proof.closed_sum(
-        "with momentum μ one gradient acts on t + 1 later steps by",
-        sp.Sum(mom**t, (t, 0, T - 1)),
-        (1 - mom**T) / (1 - mom),
-        T,
+    proof.identity("equal: this noise scale", *both(scale), uses=(unit,), stated=True)
+    acting = proof.assume(
+        "with momentum μ one gradient acts on t + 1 later steps", eq(kicks, sp.Sum(mom**t, (t, 0, T - 1)))
     )
-    x = sp.Symbol("x", positive=True)
-    proof.limit(
-        "in the end by 1/(1 − μ), with μ = 1/(1 + λ)",
-        (1 - (1 + lam) ** -x) * (1 + lam) / lam,
-        x,
-        sp.oo,
-        (1 + lam) / lam,
-    )
-    far = lr / (1 - mom)
+    closed = proof.closed_sum("by", sp.Sum(mom**t, (t, 0, T - 1)), (1 - mom**T) / (1 - mom), T)
+    acted = proof.combine("that is", eq(kicks, closed.value), (acting, 1), (closed, 1))
+    below_one = proof.assume("0 < μ < 1, written", eq(mom, 1 / (1 + lam)))
+    end = proof.limit("in the end by", kicks.func(x), x, sp.oo, 1 / (1 - mom), uses=(below_one, acted))
+    meant = proof.assume("so it acts like the learning rate", eq(far, lr * end.fact.lhs))
+    acts = proof.combine("which is", eq(far, lr / (1 - mom)), (meant, 1), (end, lr))
     proof.identity(
         "so drift and noise are those of the learning rate η/(1 − μ)",
-        ratio(far**2 * Sigma / b, far),
+        ratio(noise.func(far, b), far),
         lr / (b * (1 - mom)) * Sigma,
+        uses=(acts, step),
         stated=True,
     )
-    s_sum, v_sum = lr * N / b, lr**2 / b * N / b
-    proof.identity(
-        "equal: S = Kη over the K = N/b steps that N gradient evaluations allow",
-        sp.Subs(s_sum, lr, lr / a),
-        s_sum.subs(up),
-        stated=True,
-    )
-    proof.identity("equal: V = Kη²/b, and so V/S", sp.Subs(v_sum, lr, lr / a), v_sum.subs(up), stated=True)
-    proof.identity("V/S is the noise scale", ratio(v_sum, s_sum), lr / b, stated=True)
-    proof.identity("not equal: the number of steps", ratio(N / b, (N / b).subs(up)), a, stated=True)
-    bound = (gap + L * sigma**2 * v_sum / 2) / (s_sum * (1 - L * lr / 2))
+    count = proof.assume("N gradient evaluations allow K steps", eq(steps, N / b))
+    s_sum = proof.assume("S = Kη", eq(S_of, steps * lr))
+    v_sum = proof.assume("V = Kη²/b", eq(V_of, steps * lr**2 / b))
+    proof.identity("written out, S", S_of, lr * N / b, uses=(count, s_sum), stated=True)
+    proof.identity("equal: S", *both(S_of), uses=(count, s_sum), stated=True)
+    proof.identity("equal: V, and so V/S", *both(V_of), uses=(count, v_sum), stated=True)
+    proof.identity("V/S is the noise scale", ratio(V_of, S_of), lr / b, uses=(s_sum, v_sum), stated=True)
+    proof.identity("not equal: the number of steps", ratio(steps, steps.func(a * b)), a, uses=(count,), stated=True)
     general = proof.cite(
         "not equal: T1's bound with each step's own descent factor",
         le(m, (gap + L * sigma**2 * V / 2) / A),
         descent_bound(),
         {lrs[t]: lr, lr_max: lr},
-        on=(between(lr, 0, 2 / L),),
+        on=(stable,),
     )
-    proof.instance(
-        "at K = N/b steps", le(m, bound), general, {V: v_sum, A: s_sum * (1 - L * lr / 2)}, on=(between(lr, 0, 2 / L),)
+    of_run = (
+        proof.assume("V of this run", eq(V, V_of)),
+        proof.assume("A of this run", eq(A, S_of * (1 - L * lr / 2))),
+    )
+    written = proof.assume(
+        "the bound of this run", eq(bound_of, (gap + L * sigma**2 * V_of / 2) / (S_of * (1 - L * lr / 2)))
+    )
+    proof.combine(
+        "bounds min E‖∇f‖²", le(m, bound_of), (general, 1), uses=(*of_run, written), on=(stable,), stated=True
     )
     apart = proof.identity(
         "the smaller η has the smaller bound, by the factor",
-        ratio(sp.Subs(bound, lr, lr / a), bound.subs(up)),
+        ratio(*both(bound_of)),
         (1 - L * lr / 2) / (1 - L * lr / (2 * a)),
+        name=sp.Function("factor")(lr),
+        uses=(count, s_sum, v_sum, written),
         stated=True,
     )
-    proof.sign("which is below 1", lt(apart.rhs, 1), on=(between(lr, 0, 2 / L), above(a, 1)), stated=True)
+    proof.sign("which is below 1", lt(apart.name, 1), on=(stable, smaller), uses=(apart,), stated=True)
+    kept = proof.assume("not equal: the exact dynamics. On curvature λ a step contracts by", eq(keep, 1 - lr * lam))
     proof.identity(
-        "not equal: the exact dynamics. On curvature λ two steps of η/2 and one of η contract "
-        "by factors that differ in second order",
-        (1 - lr * lam / 2) ** 2 - (1 - lr * lam),
+        "two steps of η/2 and one of η by factors that differ in second order",
+        keep.func(lr / 2) ** 2 - keep,
         (lr * lam) ** 2 / 4,
+        uses=(kept,),
         stated=True,
     )
-    proof.sign("and η can be too large where η/α is not", lt(lr / a, lr), on=smaller)
     return proof.done()

@@ -136,7 +136,11 @@ def descent_bound() -> Derivation:
         before,
         {f1: e1, p: ep, G: eG},
     )
-    unbiased = proof.assume("A2: the batch gradient is unbiased, with h = ‖∇f(θ_t)‖²", eq(ep, h))
+    unbiased = proof.assume(
+        "A2: the batch gradient is unbiased, with h = ‖∇f(θ_t)‖². η_t and b_t are fixed in advance: for a schedule "
+        "that looks at the run each step's descent holds given θ_t, but S and V depend on the run",
+        eq(ep, h),
+    )
     spread = proof.assume("v_B = E‖g − ∇f‖², the square expanded", eq(v_B, eG - 2 * ep + h))
     small = proof.assume(
         "v_B ≤ σ²ω: ω = 1/b with replacement, ω = (n − b)/(b(n − 1)) for a fresh subset (both above)",
