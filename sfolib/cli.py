@@ -144,20 +144,20 @@ def _train(args: argparse.Namespace) -> int:
         ended = (out / records.RUN).exists()
         how = "holds a run; add --resume to go on, or choose another folder"
         require(args.resume or not begun, "out", str(out), how)
-        ranks.wait()  # for all to have seen the folder as it was
+        ranks.barrier()  # for all to have seen the folder as it was
         if ended:
             run = records.load(out)
             mine = run.provenance["key"] == spec.key
             require(mine, "out", str(out), "holds a run of another config, data set or seed")
         else:
-            run_lock = records.run_lock(out, wait=False) if ranks.first else nullcontext()
-            with run_lock, _Progress(spec.max_samples, ranks.first) as progress:
+            run_lock = records.run_lock(out, wait=False) if ranks.is_main else nullcontext()
+            with run_lock, _Progress(spec.max_samples, ranks.is_main) as progress:
                 run = run_in(out, spec, device, 10.0, progress, ranks)
-        if ranks.first:
+        if ranks.is_main:
             for mark in assumptions.beyond(run):
                 print(f"warning: {mark.text}", file=sys.stderr)
-            told = f"csv: {umeda_iiduka.write_csv(config, run, spec.problem.size)}; " if config else ""
-            print(f"run: {out}; {told}{run.status} after {run.steps[-1]} steps, {run.samples[-1]} gradient evaluations")
+            csv = f"csv: {umeda_iiduka.write_csv(config, run, spec.problem.size)}; " if config else ""
+            print(f"run: {out}; {csv}{run.status} after {run.steps[-1]} steps, {run.samples[-1]} gradient evaluations")
     return 1 if run.status == "diverged" else 0
 
 
@@ -176,9 +176,7 @@ def _predict(args: argparse.Namespace) -> int:
     spec = _read(args)[1]
     along = predict.predict(spec, args.device, pilot_batch_size=args.pilot)
     print(predict.table(along))
-    constant = None
-    if spec.plan.lr.kind == "constant":
-        constant = predict.by_batch_size(spec, along, args.device, pilot_batch_size=args.pilot)
+    constant = predict.by_batch_size(spec, along, args.device, pilot_batch_size=args.pilot)
     if constant is not None:
         print(predict.table_by_batch_size(constant))
     try:
@@ -214,8 +212,8 @@ def _read(args: argparse.Namespace) -> tuple[Config | None, Spec]:
         if "problem" not in data:
             config = umeda_iiduka.parse(data)
             return config, _asked(config, args)
-        said = {name: getattr(args, name, None) for name in ("dataset", "data_dir", "seed", *_SETTINGS)}
-        for name, value in (said | {"download": args.download or None}).items():
+        given = {name: getattr(args, name, None) for name in ("dataset", "data_dir", "seed", *_SETTINGS)}
+        for name, value in (given | {"download": args.download or None}).items():
             require(value is None, name, value, f"is for files in the authors' format; say it in {args.config}")
         return None, Spec.model_validate(data)
     except ValidationError as error:

@@ -19,7 +19,7 @@ from sfolib._utils import interrupt
 from sfolib._utils.errors import InputError
 from sfolib.experiments import notebook, report
 from sfolib.schedules import adaptive, base
-from sfolib.training import optimizers
+from sfolib.training import updates
 from sfolib.training.records import METRICS, RUN
 
 STEPS = 3  # of an accepted run, before it is interrupted
@@ -99,7 +99,7 @@ SCHEDULES = [
 SPEC = {
     "problem": {"kind": "digits", "hidden": [], "l2": 1e-3, "holdout": 900}, "plan": PLAN, "max_samples": 2000,
     "max_steps": None, "seeds": [0], "sampling": "permutation", "target_grad_norm": None, "eval_every": "epoch",
-    "dtype": "float32", "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "log_train_metrics": False,
+    "dtype": "float32", "optimizer": {"kind": "sgd", "momentum": 0.0, "weight_decay": 0.0}, "log_train_metrics": False,
 }  # fmt: skip
 QUADRATIC = {"kind": "quadratic", "d": 20, "lam_min": 1e-3, "L": 1.0, "gap": 1.0, "sigma2": 1.0, "noise": "white"}
 TRIGGER = {
@@ -119,9 +119,10 @@ SPECS = [
     SPEC, SPEC | {"problem": QUADRATIC, "sampling": "replacement", "eval_every": 1.5},
     SPEC | {"plan": None, "policy": TRIGGER}, SPEC | {"plan": None, "policy": TEST},
     SPEC | {"plan": None, "policy": SCALED}, SPEC | {"plan": None, "policy": OPTIMAL},
-    SPEC | {"optimizer": "adam", "beta2": 0.9},
-    SPEC | {"plan": None, "policy": AUTO, "log_train_metrics": True}, SPEC | {"optimizer": "momentum", "momentum": 0.9},
-    *(SPEC | {"plan": PLAN | {"batch_size": made.to_dict()}} for made in SCHEDULES),
+    SPEC | {"optimizer": {"kind": "adam", "beta2": 0.9}},
+    SPEC | {"plan": None, "policy": AUTO, "log_train_metrics": True},
+    SPEC | {"optimizer": {"kind": "sgd", "momentum": 0.9}},
+    *(SPEC | {"plan": PLAN | {"batch_size": made.model_dump()}} for made in SCHEDULES),
 ]  # fmt: skip
 
 
@@ -190,18 +191,18 @@ class _Enough:
 @contextlib.contextmanager
 def project():
     """A project with a notebook, in which to work: what is written must stay in it. Accepted runs end early."""
-    build, execute = optimizers.build, report.execute
+    build, execute = updates.build, report.execute
     back, outer = Path.cwd(), Path(tempfile.mkdtemp())
     try:
         (outer / "project" / "notebooks").mkdir(parents=True)
         (outer / "project" / "pyproject.toml").touch()
         (outer / "project" / "notebooks" / "01_a.ipynb").write_text('{"cells": [{"source": ["# A"]}]}')
         os.chdir(outer / "project")
-        optimizers.build = lambda *given: _Enough(build(*given))
+        updates.build = lambda *given: _Enough(build(*given))
         report.execute = lambda path, *_: report.Outcome(path.stem, 0.0, None)
         yield outer
     finally:
-        optimizers.build, report.execute = build, execute
+        updates.build, report.execute = build, execute
         os.chdir(back)
         shutil.rmtree(outer)
 

@@ -26,7 +26,7 @@ from sfolib.schedules.adaptive.autowu import AutoWU
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.training import checkpoint, records
-from sfolib.training.optimizers import Optimizer
+from sfolib.training.optimizers import SGD, Optimizer
 from sfolib.training.spec import Spec
 
 SOFTMAX, MLP, CNN = (
@@ -38,7 +38,6 @@ for _problem in (MLP, CNN):
     _problem.size  # noqa: B018 splits the digits once, for all that are forked
 _GROWING = Plan(exponential(4, 2, 40), exponential(0.05, 1.2, 40), "step")
 _TESTED = {"batch_size": 16, "lr": 0.1, "test_interval": 3, "max_batch_size": 200}
-_MOMENTUM = {"momentum": 0.9, "nesterov": 0.9}
 
 
 def _spec(problem, steps=120, **settings):
@@ -67,8 +66,11 @@ def policies():
 def specs():
     """(name, spec) for every kind of policy, problem, optimizer and clock; small runs."""
     yield from policies()
-    for name in Optimizer.__args__:
-        yield name, _spec(SOFTMAX, optimizer=name, momentum=_MOMENTUM.get(name, 0.0), seeds=(0, 2), weight_decay=1e-4)
+    steps = {name: {"kind": name, "weight_decay": 1e-4} for name in Optimizer.kinds}
+    for name, optimizer in (
+        steps | {"momentum": SGD(momentum=0.9), "nesterov": SGD(momentum=0.9, nesterov=True)}
+    ).items():
+        yield name, _spec(SOFTMAX, optimizer=optimizer, seeds=(0, 2))
     for clock, every in (("epoch", 1), ("step", 30), ("sample", 3000)):
         yield (
             clock,

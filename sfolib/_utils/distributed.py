@@ -33,15 +33,15 @@ class ProcessGroup:
     size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one that writes."""
         return self.rank == 0
 
-    def part(self, n: int) -> slice:
+    def shard(self, n: int) -> slice:
         """This rank's share of n samples in a row; shares differ by at most one."""
         return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
 
-    def add(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_(self, tensors: Sequence[Tensor]) -> None:
         """Sum over the ranks, in place; one collective a dtype."""
         if self.size == 1:
             return
@@ -57,7 +57,7 @@ class ProcessGroup:
         if self.size == 1:
             return tensors
         weighted = [t * weight if weight else torch.zeros_like(t) for t in tensors]  # the mean of nothing is nan
-        self.add(weighted)
+        self.all_reduce_(weighted)
         return weighted
 
     def total(self, values: np.ndarray | float) -> np.ndarray:
@@ -66,7 +66,7 @@ class ProcessGroup:
         if self.size == 1:
             return values
         tensor = torch.tensor(values, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-        self.add([tensor])
+        self.all_reduce_([tensor])
         return tensor.cpu().numpy()
 
     def agree(self, what: str, *values: float) -> None:
@@ -77,10 +77,12 @@ class ProcessGroup:
         here[self.rank] = values
         everywhere = self.total(here)
         if not np.array_equal(everywhere, np.broadcast_to(everywhere[0], everywhere.shape), equal_nan=True):
-            told = "; ".join(f"rank {rank}: {row.tolist()}" for rank, row in enumerate(everywhere))
-            raise ProcessLost(f"the ranks do not agree on {what} ({told}); they must see one folder and one data set")
+            readings = "; ".join(f"rank {rank}: {row.tolist()}" for rank, row in enumerate(everywhere))
+            raise ProcessLost(
+                f"the ranks do not agree on {what} ({readings}); they must see one folder and one data set"
+            )
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all ranks are here."""
         self.total(0.0)
 
@@ -133,13 +135,13 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, ranks: ProcessGroup) -> Tensor:
         ctx.ranks, total = ranks, x.clone()
-        ranks.add([total])
+        ranks.all_reduce_([total])
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.clone()
-        ctx.ranks.add([total])
+        ctx.ranks.all_reduce_([total])
         return total, None
 
 

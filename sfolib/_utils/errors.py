@@ -64,10 +64,13 @@ def explain(error: ValidationError) -> InputError:
     found = []
     for item in error.errors():
         field = one_line(".".join(str(part) for part in item["loc"])) or "input"
+        cause = item.get("ctx", {}).get("error")
         if item["type"] == "extra_forbidden":
             found.append(f"{field}: unknown name")
+        elif isinstance(cause, InputError):  # which names its own field
+            found.append(str(cause) if field == "input" else f"{field}: {cause}")
         elif item["type"] == "missing":
             found.append(f"{field}: missing")
         else:
-            found.append(f"{field} = {shown(item['input'])}: {one_line(item['msg'])}")
+            found.append(f"{field} = {shown(item['input'])}: {one_line(cause or item['msg'])}")
     return InputError("; ".join(found))

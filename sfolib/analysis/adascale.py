@@ -49,6 +49,6 @@ def by_iterations(
             | {name: np.interp(grid, columns["tau"][i], values[i]) for name, values in columns.items()}
             | {"true_steps": np.interp(grid, columns["tau"][i], steps[i])}
         )
-        for i, seed in enumerate(run.spec["seeds"])
+        for i, seed in enumerate(run.spec.seeds)
     ]
     return records.Run(run.spec, run.provenance, pd.concat(frames, ignore_index=True))

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sfolib.problems.specs import Digits
 from sfolib.training.records import Run
+from sfolib.training.spec import Spec
 
 
 class Violation(NamedTuple):
@@ -22,7 +22,7 @@ class Violation(NamedTuple):
 def beyond(run: Run) -> list[Violation]:
     """A nominal batch above the data set's n, an lr not below 2/L (where L, or a proven bound on it, is known), and
     divergence. The network problems have no known L: their lr is never warned of here."""
-    found, n, L = [], _size(run), _smoothness(run.spec.get("problem", {}))
+    found, n, L = [], _size(run), _smoothness(run.spec)
     if n is not None:
         over, above = run.curves("batch_size").max(0) > n, f"is above the data set's {n} samples"
         found += _first(run, "batch_size", over, "b > n", lambda b: f"{b:g}", above)
@@ -44,15 +44,16 @@ def _first(run: Run, column: str, holds: np.ndarray, short: str, show: Any, why:
 
 
 def _size(run: Run) -> int | None:
-    """Training samples, as the rows tell; the quadratic has none."""
-    if run.spec.get("problem", {}).get("kind") == "quadratic" or "epoch" not in run.rows or run.epochs[-1] == 0:
+    """Training samples; the quadratic has none."""
+    if run.spec is not None:
+        return getattr(run.spec.problem, "size", None)
+    if "epoch" not in run.rows or run.epochs[-1] == 0:
         return None
     return round(run.samples[-1] / run.epochs[-1])
 
 
-def _smoothness(problem: dict[str, Any]) -> float | None:
-    if problem.get("kind") == "quadratic":
-        return problem["L"]
-    if problem.get("kind") == "digits" and not problem["hidden"] and not problem.get("model"):
-        return Digits.model_validate(problem).smoothness_bound
-    return None
+def _smoothness(spec: Spec | None) -> float | None:
+    """L where it is known, or a proven bound on it."""
+    if spec is None or getattr(spec.problem, "hidden", ()) or getattr(spec.problem, "model", None):
+        return None
+    return getattr(spec.problem, "L", None) or getattr(spec.problem, "smoothness_bound", None)

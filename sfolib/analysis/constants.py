@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sfolib._utils.errors import require
@@ -97,7 +97,7 @@ def _sample(task: MLP | NetworkTask, seed: int) -> tuple[Tensor, Tensor]:
 
 def _at(task: MLP | NetworkTask, x: Tensor, y: Tensor, l2: float) -> tuple[float, float, float]:
     """Largest Hessian eigenvalue, variance and loss at the task's parameters."""
-    model = task.models[0] if isinstance(task, NetworkTask) else _module(task)
+    model = task.models[0] if isinstance(task, NetworkTask) else task.module()
     training = model.training
     model.eval()
     variance = population_variance(model, cross_entropy, x, y).variance
@@ -107,14 +107,3 @@ def _at(task: MLP | NetworkTask, x: Tensor, y: Tensor, l2: float) -> tuple[float
     found = smoothness(model, cross_entropy, x, y, l2=l2), variance, loss
     model.train(training)
     return found
-
-
-def _module(task: MLP) -> nn.Sequential:
-    """The handwritten network as a module."""
-    layers: list[nn.Module] = []
-    for parameter in task.parameters:
-        outputs, inputs = parameter.shape[1:]
-        layer = nn.utils.skip_init(nn.Linear, inputs - 1, outputs, device=parameter.device, dtype=parameter.dtype)
-        layer.weight.data, layer.bias.data = parameter[0, :, :-1].contiguous(), parameter[0, :, -1].contiguous()
-        layers += [layer, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])

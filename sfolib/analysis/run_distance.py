@@ -42,7 +42,7 @@ def totals(
     steps = done = 0
     lr_sum = noise_sum = 0.0
     while done < samples:
-        batch_size, lr = plan.at({"epoch": done // samples_per_epoch, "step": steps, "sample": done}[plan.clock])
+        batch_size, lr = plan.at(plan.reading(steps, done, samples_per_epoch))
         if sampling == "permutation":
             batch_size = min(batch_size, samples_per_epoch - done % samples_per_epoch)
         steps, done = steps + 1, done + batch_size
@@ -90,8 +90,9 @@ def compare(
 
     Curves are linear between measuring points. Raises `InputError` for runs of different seeds, or of only one.
     """
-    seeds = list(first.spec["seeds"])
-    require(list(second.spec["seeds"]) == seeds, "seeds", list(second.spec["seeds"]), f"must be {seeds} in both runs")
+    seeds = [*first.rows["seed"].unique()]
+    others = [*second.rows["seed"].unique()]
+    require(others == seeds, "seeds", others, f"must be {seeds} in both runs")
     require(len(seeds) > 1, "seeds", seeds, "a distance between seeds needs two or more")
     end = min(stop, *(getattr(run, clock)[-1] for run in (first, second)))
     require(start < end, "start", start, f"must be before {clock} = {end:g}, where the shorter run ends")

@@ -18,7 +18,7 @@ from sfolib.plotting import Band, costs, trajectories
 from sfolib.plotting.adaptive import laws
 from sfolib.problems.specs import named
 from sfolib.schedules import base
-from sfolib.schedules.adaptive import GradNormTrigger
+from sfolib.schedules.adaptive import AugmentedInnerProductTest, GradNormTrigger, InnerProductTest, NormTest
 from sfolib.schedules.plan import Plan
 from sfolib.theory.quadratic import PowerLawQuadratic
 from sfolib.theory.quadratic_policies import norm_tested_samples, stages_before_stalling, stages_of, tracking_price
@@ -101,13 +101,10 @@ def schedules(p):
     """Triggers and fixed times from the cheapest constant batch `first` on, and the tests, by kind and name."""
 
     def trigger(first, gamma, **rule):
-        return {
-            "kind": "GradNormTrigger", "batch_size": first, "lr": p.lr, "eps": p.eps2[0] ** 0.5, "delta": p.delta,
-            "gamma": gamma, "check_every": p.check_every, **rule,
-        }  # fmt: skip
+        return GradNormTrigger(first, p.lr, p.eps2[0] ** 0.5, p.delta, gamma, p.check_every, **rule)
 
-    def test(kind, lr=p.lr, **tolerance):
-        return {"kind": kind, "batch_size": 16, "lr": lr, "max_batch_size": p.max_batch_size, **tolerance}
+    def test(policy, *tolerances, lr=p.lr):
+        return policy(*tolerances, batch_size=16, lr=lr, max_batch_size=p.max_batch_size)
 
     top = 1.9 / named("digits", "softmax", l2=p.l2).smoothness_bound
     return {
@@ -119,12 +116,12 @@ def schedules(p):
         "fixed times": lambda first: Plan(
             base.exponential(first, p.delta, p.every_epochs), base.exponential(p.lr, p.gamma, p.every_epochs), "epoch"
         ),
-        "norm tests": {f"norm test, $\\eta_{{nt}}$ = {eta:g}": test("NormTest", eta=eta) for eta in p.eta},
+        "norm tests": {f"norm test, $\\eta_{{nt}}$ = {eta:g}": test(NormTest, eta) for eta in p.eta},
         "other tests": {
-            f"inner-product test, θ = {p.theta:g}": test("InnerProductTest", theta=p.theta),
-            f"augmented, θ = {p.theta:g}, ν = {p.nu:g}": test("AugmentedInnerProductTest", theta=p.theta, nu=p.nu),
+            f"inner-product test, θ = {p.theta:g}": test(InnerProductTest, p.theta),
+            f"augmented, θ = {p.theta:g}, ν = {p.nu:g}": test(AugmentedInnerProductTest, p.theta, p.nu),
         },
-        "other optimizers": {name: test("NormTest", lr, eta=p.eta[0]) for name, lr in p.optimizers.items()},
+        "other optimizers": {name: test(NormTest, p.eta[0], lr=lr) for name, lr in p.optimizers.items()},
     }
 
 

@@ -16,6 +16,7 @@ from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.problems.specs import named
 from sfolib.schedules import base
+from sfolib.schedules.adaptive import AutoWU, GradNormTrigger, InnerProductTest, NormTest
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import increase_batch_size, late_switch, seesaw, stagewise
 from sfolib.training.records import Run
@@ -52,15 +53,6 @@ def schedules(p):
     n, every = named(p.dataset, p.model, p.l2, data_dir=p.data_dir).size, max(1, p.epochs // 6)  # epochs a stage
     b, lr, cap = p.batch_size, p.lr, {"max_batch_size": p.max_batch_size}
     doubled, decay = base.exponential(b, 2.0, every), base.milestones(lr, {every * k: 0.5 for k in range(1, 6)})
-    trigger = {
-        "kind": "GradNormTrigger",
-        "batch_size": b,
-        "lr": lr,
-        "eps": 0.3,
-        "delta": 2.0,
-        "check_every": 100,
-        **cap,
-    }
     test = {"batch_size": b, "lr": lr, "test_interval": 20, **cap}
     steps = -(-n // b)
     return {
@@ -78,11 +70,11 @@ def schedules(p):
             "Seesaw: b × 2 for η / 2, η / √2": seesaw(b, decay, clock="epoch", **cap),
         },
         "policies": {
-            "‖∇f‖ ≤ ε: b × 2": trigger,
-            "‖∇f‖ ≤ ε: b × 2, η × 1.4": trigger | {"gamma": 1.4},
-            "norm test, η = 0.5": test | {"kind": "NormTest", "eta": 0.5},
-            "inner-product test, θ = 0.9": test | {"kind": "InnerProductTest", "theta": 0.9},
-            "AutoWU": {"kind": "AutoWU", "batch_size": b, "total_steps": steps * p.epochs, "steps_per_epoch": steps},
+            "‖∇f‖ ≤ ε: b × 2": GradNormTrigger(b, lr, 0.3, 2.0, 1.0, 100, **cap),
+            "‖∇f‖ ≤ ε: b × 2, η × 1.4": GradNormTrigger(b, lr, 0.3, 2.0, 1.4, 100, **cap),
+            "norm test, η = 0.5": NormTest(0.5, **test),
+            "inner-product test, θ = 0.9": InnerProductTest(0.9, **test),
+            "AutoWU": AutoWU(steps * p.epochs, steps, batch_size=b),
         },
     }
 
@@ -94,7 +86,7 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
     plans = schedules["constant"] | schedules["growing"] | schedules["decaying"]
     found: dict[Hashable, Spec] = {name: Spec(plan=plan, **common) for name, plan in plans.items()}
     for name, policy in schedules["policies"].items():
-        found[name] = Spec(policy=policy, log_train_metrics=policy["kind"] == "AutoWU", **common)
+        found[name] = Spec(policy=policy, log_train_metrics=policy.signal == "loss", **common)
     return found
 
 

@@ -60,10 +60,7 @@ def schedules(p):
 
     def autowu(b, **further):
         steps = -(-n // b)  # an epoch
-        return {
-            "kind": "AutoWU", "batch_size": b, "total_steps": steps * p.epochs, "steps_per_epoch": steps,
-            "min_lr": p.min_lr, "max_lr": p.max_lr, **further,
-        }  # fmt: skip
+        return AutoWU(steps * p.epochs, steps, batch_size=b, min_lr=p.min_lr, max_lr=p.max_lr, **further)
 
     return {f"AutoWU, $b={b}$": autowu(b) for b in p.batch_sizes} | {
         "linear warm-up": autowu(large, warmup="linear"),
@@ -139,14 +136,14 @@ def between(values: np.ndarray) -> list[float]:
     return [*bootstrap((values,), np.mean, method="percentile", rng=0).confidence_interval]
 
 
-def replay(p: Parameters, policy: Mapping[str, Any], fit: str, losses: np.ndarray) -> tuple[int, float, Any]:
+def replay(p: Parameters, policy: AutoWU, fit: str, losses: np.ndarray) -> tuple[int, float, Any]:
     """The step of the decision on recorded losses, where its lr lies in the run so far, and the fit it is made of."""
-    decider = AutoWU(**{k: v for k, v in policy.items() if k != "kind"}, fit=fit)
+    decider = policy.description.model_copy(update={"fit": fit}).build()
     for loss in losses:
-        decider.update(policy["batch_size"], loss)
+        decider.update(policy.batch_size, loss)
         if decider.switched is not None:
             break
-    longest = warm_up_of(p, policy["batch_size"]).longest
+    longest = warm_up_of(p, policy.batch_size).longest
     share = np.log(decider.peak / p.min_lr) / np.log(p.max_lr / p.min_lr) * longest / decider.switched
     behind = partial(loss_gp.adam, state=list(decider.adam)) if fit == "adam" else loss_gp.maximize_likelihood
     return decider.switched, share, behind

@@ -76,10 +76,10 @@ def write(folder: Path | str) -> Path:
         squares = np.kron(np.round(255 * x).astype(np.uint8).reshape(-1, 8, 8), np.ones((1, 4, 4), np.uint8))
         content[name] = {"data": np.repeat(squares.reshape(len(y), 1, -1), 3, axis=1).reshape(len(y), -1)}
         content[name]["fine_labels"] = y.tolist()
-    for name, told in content.items():
+    for name, entries in content.items():
         if not (home / name).exists():
             temporary = home / f".{name}.{os.getpid()}"
-            temporary.write_bytes(pickle.dumps(told))
+            temporary.write_bytes(pickle.dumps(entries))
             temporary.replace(home / name)
     return home
 

@@ -12,6 +12,7 @@ import torch
 
 from sfolib._utils import provenance
 from sfolib.experiments.registry import Planned
+from sfolib.schedules.base import Constant
 from sfolib.schedules.plan import Plan
 from sfolib.training import records
 from sfolib.training.loop import Trainer, resolve_device
@@ -61,7 +62,7 @@ def budget(spec: Spec, samples_per_epoch: int) -> Budget:
     while step < most and samples < spec.max_samples:
         batch_size = _batch(spec, step, samples, n)
         stride = max(1, int(_STRIDE * step))
-        if spec.policy or {spec.plan.batch_size.kind} == {"constant"}:
+        if spec.policy or isinstance(spec.plan.batch_size, Constant):
             stride = math.ceil((spec.max_samples - samples) / batch_size)
         stride = int(min(stride, most - step))
         mean = (
@@ -143,10 +144,10 @@ def _cost(asked: tuple, missing: Iterable[tuple], kinds: dict[str, Kind]) -> tup
 
 def _kind(spec: Spec) -> str:
     """Runs of one name cost the same a step, but for the batch size."""
-    told = spec.problem.model_dump(mode="json")
-    problem = " ".join(f"{k}={v}" for k, v in told.items() if k != "kind")
+    fields = spec.problem.model_dump(mode="json")
+    problem = " ".join(f"{k}={v}" for k, v in fields.items() if k != "kind")
     how = [
-        spec.optimizer,
+        repr(spec.optimizer),
         spec.dtype,
         spec.precision,
         spec.sampling,
@@ -161,8 +162,8 @@ def _samples_per_epoch(spec: Spec) -> int:
 
 def _batch(spec: Spec, step: int, samples: int, n: int) -> int:
     if spec.policy:
-        return spec.policy["batch_size"]
-    return spec.plan.at({"epoch": samples // n, "step": step, "sample": samples}[spec.plan.clock])[0]
+        return spec.policy.build().batch_size
+    return spec.plan.at(spec.plan.reading(step, samples, n))[0]
 
 
 def _geometric(steps: int, ratio: float) -> int:

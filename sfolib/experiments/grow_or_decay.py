@@ -22,6 +22,7 @@ from sfolib.schedules import base
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import at_momentum, increase_batch_size, late_switch, scaled, seesaw
 from sfolib.theory.quadratic import PowerLawQuadratic
+from sfolib.training.optimizers import SGD, Adam
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
@@ -114,12 +115,12 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
     found: dict[Hashable, Spec] = {}
     for group in ("SGD", "coarse", "pushed", "late"):
         found |= {(group, name): spec(plan) for name, plan in schedules[group].items()}
-    nesterov = {"optimizer": "nesterov", "momentum": 0.9}
+    nesterov = {"optimizer": SGD(momentum=0.9, nesterov=True)}
     found |= {("Nesterov", name): spec(plan, **nesterov) for name, plan in schedules["Nesterov"].items()}
     for m, (name, plan) in zip(p.momentum, schedules["momentum"].items(), strict=True):
-        found["momentum", name] = spec(plan, optimizer="momentum", momentum=m)
-    for group, how in ((LONG, {}), (short(p), {"beta2": p.short_memory})):
-        found |= {(group, name): spec(plan, optimizer="adam", **how) for name, plan in schedules["Adam"].items()}
+        found["momentum", name] = spec(plan, optimizer=SGD(momentum=m))
+    for group, optimizer in ((LONG, Adam()), (short(p), Adam(beta2=p.short_memory))):
+        found |= {(group, name): spec(plan, optimizer=optimizer) for name, plan in schedules["Adam"].items()}
     late = runs.get(("late", "late switch"))
     if late:
         plan = Plan(p.late_batch_size, p.late_lr)

@@ -308,7 +308,7 @@ def strongly_convex(radii: Mapping[float, float]) -> tuple[pd.DataFrame, dict[fl
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     """rest, z2: as `at_rest`. watched: runs whose batch grows, by title. noise_scales: their B. found: crossings of the
     searches, by problem; fitted: b* of K(b) at each (problem, ε²); least: the cheapest; front_batch_size: B of the
-    front with tuned lr. said: what estimates say of b*, by problem; truth: b* by fit or exactly; large: at large
+    front with tuned lr. estimated: what estimates say of b*, by problem; truth: b* by fit or exactly; large: at large
     batches. cost, adapted, learned: as `strongly_convex`, radii: their radii; asked: the rule's batch on digits."""
     digits, exact = Digits(l2=p.l2), QUADRATIC.exact
     rest, z2 = at_rest(runs["at rest"])
@@ -347,7 +347,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     targets = {name: [e for of, e in fitted if of == name] for name in ("softmax", "network")}
     near_critical, probes = (lambda name: runs["near critical", name]), "probe_variance"
     curvature = exact.eigenvalues @ exact.noise_variance
-    said = {
+    estimated = {
         "quadratic": estimates(first, "loop_variance", p.quadratic_eps2, p.quadratic_lr, exact.L, curvature),
         "softmax": estimates(near_critical("softmax"), probes, targets["softmax"], p.lr, digits.smoothness_bound),
         "network": estimates(near_critical("network"), probes, targets["network"], p.lr),
@@ -378,7 +378,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         front_batch_size={e: fit_front(frame["steps"], frame["samples"]).batch_size for e, frame in front.items()},
         fitted=fitted,
         least={name: with_range(frame) for name, frame in found.items()},
-        said=said,
+        estimated=estimated,
         large=estimates(softmax, probes, p.tuned_eps2, p.lr),
         truth={
             "quadratic": [exact.best_constant_batch_size(p.quadratic_lr, e**0.5).batch_size for e in p.quadratic_eps2],
@@ -411,7 +411,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     ]
     scales = along(res.noise_scales | {"the parts that need no average": ("", parts)})
     panels = {}
-    for name, table in res.said.items():
+    for name, table in res.estimated.items():
         label = "critical batch size, fixed $\\eta$ (bar: cheapest of the search)"
         ends = res.least[name].set_index("eps2") if name in res.least else None
         bars = [ends[end].reindex(table["eps2"]) for end in ("first", "last")] if ends is not None else ()
@@ -506,14 +506,14 @@ def claims(res: SimpleNamespace) -> list[Check]:
         return {"measured": band.mean[places], "interval": np.array([band.low[places], band.high[places]]).T}
 
     mean_curvature = [
-        res.said[name]["curvature"].iloc[-1] / res.said[name]["B"].iloc[-1] / rate
+        res.estimated[name]["curvature"].iloc[-1] / res.estimated[name]["B"].iloc[-1] / rate
         for name, rate in (("quadratic", p.quadratic_lr), ("softmax", p.lr))
     ]
-    far = {name: factor(table["B"], res.truth[name]) for name, table in res.said.items()}
-    by_T2 = {name: factor(res.said[name]["T2"], res.truth[name]) for name in ("quadratic", "softmax")}
-    by_curvature = {name: factor(table["curvature"], res.truth[name]) for name, table in res.said.items()}
+    far = {name: factor(table["B"], res.truth[name]) for name, table in res.estimated.items()}
+    by_T2 = {name: factor(res.estimated[name]["T2"], res.truth[name]) for name in ("quadratic", "softmax")}
+    by_curvature = {name: factor(table["curvature"], res.truth[name]) for name, table in res.estimated.items()}
     on_path = factor(
-        res.said["softmax"].set_index("eps2")["curvature"][p.tuned_eps2[:1]],
+        res.estimated["softmax"].set_index("eps2")["curvature"][p.tuned_eps2[:1]],
         [res.fitted["softmax", e] for e in p.tuned_eps2[:1]],
     )
     off_path = factor(res.large["curvature"][:1], [res.fitted["softmax", e] for e in p.tuned_eps2[:1]])
@@ -648,7 +648,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "Quadratic, small η: the critical batch size is η tr(HΣ)/ε²",
             "equal",
             measured=res.truth["quadratic"],
-            theory=res.said["quadratic"]["curvature"],
+            theory=res.estimated["quadratic"]["curvature"],
             tolerance=0.1,
             source="[N]",
             figure="critical",

@@ -20,6 +20,7 @@ from sfolib.plotting import Band, trajectories
 from sfolib.plotting.predicted import against_target, plane
 from sfolib.problems.specs import named
 from sfolib.schedules import base
+from sfolib.schedules.adaptive import GradNormTrigger
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.theoretical import critical_plan, front_plan
 from sfolib.theory import bounds
@@ -162,10 +163,14 @@ def specs(p: Parameters, schedules: Any, runs: Mapping[Hashable, Run]) -> dict[H
         for seed, pilot in zip(everyone, piloted, strict=True):
             plans = theory(pilot.constants, p.pilot_lr[model], aims, p.max_batch_size)
             start = plans[FRONT].rows[0]
-            trigger = {
-                "kind": "GradNormTrigger", "batch_size": start.batch_size, "lr": start.lr, "eps": aims[0] ** 0.5,
-                "delta": p.r, "check_every": p.check_every, "max_batch_size": p.max_batch_size,
-            }  # fmt: skip
+            trigger = GradNormTrigger(
+                start.batch_size,
+                start.lr,
+                aims[0] ** 0.5,
+                p.r,
+                check_every=p.check_every,
+                max_batch_size=p.max_batch_size,
+            )
             found["plan", model, LED, seed] = spec_of(p, model, (seed,), policy=trigger)
             for name in THEORY:
                 found["plan", model, name, seed] = spec_of(p, model, (seed,), plan=plans[name])

@@ -164,7 +164,7 @@ def full_gradient_sqnorm(
             order = torch.randperm(len(x)).to(x.device).split(100)
             batches = ((augment(x[i]) if augment else x[i], y[i]) for i in order)
             total = _mean_gradient(replica, loss_fn, islice(batches, ranks.rank, None, ranks.size), n)
-    ranks.add(total)
+    ranks.all_reduce_(total)
     gradient = [g + l2 * p.detach() for g, p in zip(total, parameters, strict=True)] if l2 else total
     return sum(g.double().square().sum() for g in gradient).item()
 

@@ -22,11 +22,11 @@ def laws(panels: Mapping[str, tuple[Sequence[Band], Mapping[str, Any]]], height:
     with style():
         figure, axes = plt.subplots(1, len(panels), figsize=(7.2, height), squeeze=False)
         for axis, (title, (bands, settings)) in zip(axes[0], panels.items(), strict=True):
-            told: set[str] = set()
+            labelled: set[str] = set()
             for label, source, x, y, low, high in bands:
-                shown = None if label in told else label
+                shown = None if label in labelled else label
                 axis.plot(x, y, color=palette[label], label=shown, **LINES[source])
-                told.add(label)
+                labelled.add(label)
                 if low is not None:
                     axis.fill_between(x, low, high, color=palette[label], alpha=0.2, linewidth=0)
             axis.set(title=title, **{"xscale": "log", "yscale": "log", **settings})

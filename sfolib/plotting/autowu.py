@@ -90,8 +90,8 @@ def scales(
         right.set(xscale="log", yscale="log", xlabel=iterations, ylabel="gain $r$")
         right.set_ylim(top=2.5 * max(exact.y.max() for _, exact, _ in gains.values()))
         log_ticks(right.yaxis)
-        for key, told in (("measured", "as used"), ("exact", "exact"), ("bound", "exact, running means")):
-            right.plot([], [], color="0.3", label=told, **LINES[key])
+        for key, label in (("measured", "as used"), ("exact", "exact"), ("bound", "exact, running means")):
+            right.plot([], [], color="0.3", label=label, **LINES[key])
         right.legend(fontsize=7, loc="upper left")
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure

@@ -64,8 +64,8 @@ def anytime(
         figure, axes = plt.subplots(1, 1 + len(over_eps), figsize=(7.2, 3.9))
         for label, ratio in predicted.items():
             least = int(np.argmin(ratio))
-            told = f"{label}: least {ratio[least]:.2f} at r = {r[least]:.2f}"
-            axes[0].plot(r, ratio, color=palette[label], label=told, **LINES["bound"])
+            text = f"{label}: least {ratio[least]:.2f} at r = {r[least]:.2f}"
+            axes[0].plot(r, ratio, color=palette[label], label=text, **LINES["bound"])
             axes[0].plot(r[least], ratio[least], "*", color=palette[label], markersize=10)
         for (label, restart), points in worst.groupby(["label", "restart"], sort=False):
             fill = "full" if restart else "none"

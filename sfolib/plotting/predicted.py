@@ -49,8 +49,8 @@ def against_target(rows: Mapping[str, Mapping[str, Sequence[Band]]], level: floa
             if level is not None:
                 axis.axhline(level, color="0.5", linewidth=0.8, zorder=0)
         handles = [Line2D([], [], label=label, markersize=4, **look) for label, look in looks.items()]
-        told = dict.fromkeys(band.source for band in bands if band.source != "measured")
-        handles += [Line2D([], [], color="0.3", label=NAMES[source], **LINES[source]) for source in told]
+        sources = dict.fromkeys(band.source for band in bands if band.source != "measured")
+        handles += [Line2D([], [], color="0.3", label=NAMES[source], **LINES[source]) for source in sources]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 

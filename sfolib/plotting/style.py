@@ -88,8 +88,8 @@ def power_laws(panels: Mapping[str, Sequence[Curve]], xlabel: str) -> Figure:
         figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 4.0), squeeze=False)
         for axis, (ylabel, curves) in zip(axes[0], panels.items(), strict=True):
             for label, source, x, y, slope in curves:
-                told = "" if slope is None else f", exponent {slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]"
-                axis.plot(x, y, color=palette[label.split(":")[0]], label=label + told, **LINES[source])
+                exponent = "" if slope is None else f", exponent {slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]"
+                axis.plot(x, y, color=palette[label.split(":")[0]], label=label + exponent, **LINES[source])
             axis.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
             axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return figure

@@ -170,7 +170,7 @@ class NetworkTask(Task):
         return found | (self.running_metrics.take() if self.running_metrics else {})
 
     def _measure(self, model: nn.Module, seed: int) -> dict[str, float]:
-        scores, share = _Scores(), self.ranks.part(len(self.x))
+        scores, share = _Scores(), self.ranks.shard(len(self.x))
         sqnorm = full_gradient_sqnorm(model, scores, (self.x[share], self.y[share]), l2=self.l2, ranks=self.ranks)
         loss, accuracy = scores.means(self.ranks)
         weights = [p.detach().double() for p in model.parameters()]
@@ -182,7 +182,7 @@ class NetworkTask(Task):
             test_scores, size = _Scores(), max(1, CHUNK["cpu" if self.device == "cpu" else "cuda"] // self.x[0].numel())
             model.eval()
             with torch.no_grad():
-                share = self.ranks.part(len(self.test[1]))
+                share = self.ranks.shard(len(self.test[1]))
                 for x, y in zip(*(t[share].split(size) for t in self.test), strict=True):
                     if len(y):
                         test_scores(model(x), y)
@@ -200,8 +200,8 @@ class NetworkTask(Task):
             )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        told = {"micro_batch": self.micro_batch, "largest": self.largest, "out_of_memory": self.out_of_memory}
-        return super().state_dict() | told | {"buffers": self.buffers}
+        sizes = {"micro_batch": self.micro_batch, "largest": self.largest, "out_of_memory": self.out_of_memory}
+        return super().state_dict() | sizes | {"buffers": self.buffers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad
 
 from sfolib._utils.distributed import SINGLE, ProcessGroup
@@ -63,13 +63,13 @@ class Task:
         scores = torch.zeros(2, len(gradients[0]), dtype=torch.float64, device=gradients[0].device)
         pieces = self.micro_batches(batch_size)
         for first, size in pieces or [(0, batch_size)]:
-            share = self.ranks.part(size)
+            share = self.ranks.shard(size)
             count = share.stop - share.start
             if count or pieces:
-                found, told = self.part(step, samples + first + share.start, count, batch_size)
+                found, score = self.part(step, samples + first + share.start, count, batch_size)
                 torch._foreach_add_(gradients, found)
-                scores += 0.0 if told is None else told
-        self.ranks.add([*gradients, scores])
+                scores += 0.0 if score is None else score
+        self.ranks.all_reduce_([*gradients, scores])
         return gradients, scores
 
     def measure(self) -> dict[str, Tensor]:
@@ -149,6 +149,7 @@ class MLP(Task):
         self.x_sqnorm = self.x.square().sum(1)
         self.batches = Batches((self.x, self.y), seeds, sampling)
         self.samples_per_epoch = self.probes = len(self.x)
+        self._module: nn.Sequential | None = None
         widths = [self.x.shape[1] - 1, *hidden, classes]
         self.parameters = [
             torch.stack([_layer(fan_in, fan_out, seed, layer, bool(hidden)) for seed in seeds]).to(device, dtype)
@@ -170,7 +171,7 @@ class MLP(Task):
 
     @torch.no_grad()
     def measure(self) -> dict[str, Tensor]:
-        seeds, n, share = len(self.parameters[0]), len(self.x), self.ranks.part(len(self.x))
+        seeds, n, share = len(self.parameters[0]), len(self.x), self.ranks.shard(len(self.x))
         x, y = self.x[share], self.y[share]
         inputs, logits = self._forward(x.expand(seeds, -1, -1))
         scores = _scores("", logits, self.labels[share])
@@ -180,18 +181,33 @@ class MLP(Task):
         second_moment = sum((a * d.square().sum(1)).mean(1) for a, d in zip(sqnorms, deltas, strict=True))
         *means, second_moment = self.ranks.mean([*scores.values(), second_moment], len(x) / n)
         found = dict(zip(scores, means, strict=True))
-        self.ranks.add(gradients)
+        self.ranks.all_reduce_(gradients)
         found["loss"] += 0.5 * self.l2 * sum(p.square().sum((1, 2)) for p in self.parameters)
         found["grad_sqnorm"] = sum(g.square().sum((1, 2)) for g in gradients)
         mean = [g - self.l2 * p for g, p in zip(gradients, self.parameters, strict=True)]
         found["variance"] = second_moment - sum(m.square().sum((1, 2)) for m in mean)
         if self.test is not None:
-            share = self.ranks.part(len(self.test))
+            share = self.ranks.shard(len(self.test))
             x, labels = self.test[share], self.test_labels[share]
             scores = _scores("test_", self._forward(x.expand(seeds, -1, -1))[1], labels)
             weight = len(x) / len(self.test)
             found |= dict(zip(scores, self.ranks.mean([*scores.values()], weight), strict=True))
         return found | (self.running_metrics.take() if self.running_metrics else {})
+
+    def module(self) -> nn.Sequential:
+        """The first seed's network as torch has it, on copies of the parameters; the same module at every call."""
+        if self._module is None:
+            shapes = [parameter.shape[1:] for parameter in self.parameters]
+            layers = [
+                nn.Linear(columns - 1, rows, device="meta", dtype=self.parameters[0].dtype) for rows, columns in shapes
+            ]
+            relus = [module for layer in layers for module in (layer, nn.ReLU())]
+            self._module = nn.Sequential(*relus[:-1]).to_empty(device=self.parameters[0].device)
+        with torch.no_grad():
+            for layer, parameter in zip(self._module[::2], self.parameters, strict=True):
+                layer.weight.copy_(parameter[0, :, :-1])
+                layer.bias.copy_(parameter[0, :, -1])
+        return self._module
 
     def _forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Inputs of every layer, each (seeds, in + 1, batch), and logits (seeds, classes, batch), from

@@ -38,9 +38,9 @@ def validity(plan: Plan, c: Constants, samples_per_epoch: int, epochs: int) -> V
     The factors are geometric means over the stages, tau's without the last one, which the end of the run cuts. A plan
     whose batch (but for rounding) or lr is not geometric, as a capped one or a cosine, has no exponent.
     """
-    rows = plan.walk(samples_per_epoch, epochs)
-    readings = map(plan.reading, rows)
-    stages = [(*pair, sum(1 for _ in steps)) for pair, steps in groupby(map(plan.at, readings))]
+    begun = ((row.step - 1, row.samples - row.batch_size) for row in plan.walk(samples_per_epoch, epochs))
+    pairs = (plan.at(plan.reading(*at, samples_per_epoch)) for at in begun)
+    stages = [(*pair, sum(1 for _ in steps)) for pair, steps in groupby(pairs)]
     batches, rates, steps = zip(*stages, strict=True)
     delta, gamma = _factor(batches), _factor(rates)
     tau = _factor(steps[:-1]) if len(steps) > 2 else math.nan

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+
+from pydantic import BeforeValidator, FieldSerializationInfo, SerializeAsAny, field_serializer
 
 from sfolib._utils.errors import positive, require, whole
-from sfolib.schedules.base import Schedule, constant, from_dict
+from sfolib._utils.model import Count, Model
+from sfolib.schedules.base import Constant, Schedule, constant
 from sfolib.theory.bounds import Constants
 
 if TYPE_CHECKING:
@@ -44,40 +46,71 @@ class Stage(NamedTuple):
     phase: str
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What batch size and learning rate to use when; `batch` and `lr` are schedules or numbers.
+def reading(clock: Clock, step: int, samples: int, samples_per_epoch: int) -> int:
+    """What a clock says after so many steps and gradient evaluations: finished epochs, steps or samples."""
+    return samples // samples_per_epoch if clock == "epoch" else step if clock == "step" else samples
+
+
+def _schedule(value: Any) -> Any:
+    if callable(value) or isinstance(value, dict):
+        return Schedule.of(value)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError("must be a finite number above 0, or a schedule")
+    return constant(value)
+
+
+ScheduleOrNumber = Annotated[SerializeAsAny[Schedule] | Callable[[int], float], BeforeValidator(_schedule)]
+
+
+class Plan(Model):
+    """What batch size and learning rate to use when; `batch_size` and `lr` are schedules or numbers.
 
     The clock that both read counts finished epochs, steps or samples. A schedule gives a real number and
     the plan rounds it to a batch size: to the nearest whole number (half up), at least 1, at most
-    max_batch. It does not hold lr back when the batch meets max_batch: that is for the lr schedule to say
-    (see `critical_plan`). `rows` are the stages of a plan from theory.
+    max_batch_size. It does not hold lr back when the batch meets max_batch_size: that is for the lr schedule to say
+    (see `critical_plan`). `rows` are the stages of a plan from theory. A bare function in place of a schedule cannot be
+    stored: `model_dump` raises `InputError`.
     """
 
-    batch_size: Callable[[int], float]
-    lr: Callable[[int], float]
+    needs_signal: ClassVar[bool] = False
+
+    batch_size: ScheduleOrNumber
+    lr: ScheduleOrNumber
     clock: Clock = "epoch"
-    max_batch_size: int | None = None
+    max_batch_size: Count | None = None
     rows: tuple[Stage, ...] = ()
 
-    def __post_init__(self) -> None:
-        require(self.clock in CLOCKS, "clock", self.clock, f"must be one of {CLOCKS}")
-        if self.max_batch_size is not None:
-            whole("max_batch_size", self.max_batch_size)
-        for name in ("batch_size", "lr"):
-            value = getattr(self, name)
-            if not callable(value):
-                positive(name, value)
-                object.__setattr__(self, name, constant(value))
+    @field_serializer("batch_size", "lr")
+    def _stored(self, value: Any, info: FieldSerializationInfo) -> dict[str, Any]:
+        require(isinstance(value, Schedule), info.field_name, value, "must be a Schedule to be stored")
+        return value.model_dump()
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether batch size and lr are the same at all times, as far as one can tell."""
+        return isinstance(self.batch_size, Constant) and isinstance(self.lr, Constant)
+
+    def reading(self, step: int, samples: int, samples_per_epoch: int) -> int:
+        """What the plan's clock says then."""
+        return reading(self.clock, step, samples, samples_per_epoch)
 
     def at(self, t: int) -> tuple[int, float]:
-        """(batch, lr) at clock reading t; `InputError` if a schedule gives what is not finite and above 0."""
+        """(batch_size, lr) at clock reading t; `InputError` if a schedule gives what is not finite and above 0."""
         batch_size, lr = self.batch_size(t), self.lr(t)
         positive(f"lr at {self.clock} {t}", lr)
         if self.max_batch_size is not None:
             batch_size = min(batch_size, self.max_batch_size)
         positive(f"batch at {self.clock} {t}", batch_size)
         return rounded(batch_size), lr
+
+    def update(self, taken: int, signal: Any = None) -> None:
+        """Nothing: what a policy is told after a step does not move a plan, which has no state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
     def walk(self, samples_per_epoch: int, epochs: int) -> Iterator[Step]:
         """Every step of the run, in order; the last batch of an epoch is what is left of it."""
@@ -96,7 +129,7 @@ class Plan:
 
     def _after(self, step: int, samples: int, samples_per_epoch: int, at: Callable[[int], tuple[int, float]]) -> Step:
         epoch, done = divmod(samples, samples_per_epoch)
-        batch_size, lr = at(epoch if self.clock == "epoch" else step if self.clock == "step" else samples)
+        batch_size, lr = at(self.reading(step, samples, samples_per_epoch))
         batch_size = min(batch_size, samples_per_epoch - done)
         return Step(epoch, step + 1, samples + batch_size, batch_size, lr)
 
@@ -117,7 +150,7 @@ class Plan:
         """Where the run leaves what the bounds assume, in sentences; empty where it does not."""
         found = {}
         for row in self.walk(samples_per_epoch, epochs):
-            batch_size, _ = self.at(self.reading(row))
+            batch_size, _ = self.at(self.reading(row.step - 1, row.samples - row.batch_size, samples_per_epoch))
             if row.lr * c.L >= 2:
                 text = f"lr = {row.lr:.6g} at step {row.step} is not below 2/L = {2 / c.L:.6g}"
                 found.setdefault("lr", text)
@@ -130,34 +163,6 @@ class Plan:
                 )
                 found.setdefault("nominal", text)
         return [*found.values()]
-
-    def reading(self, step: Step) -> int:
-        """What the plan's clock said when that step began."""
-        return {"epoch": step.epoch, "step": step.step - 1, "sample": step.samples - step.batch_size}[self.clock]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The plan as literals that JSON can hold; `InputError` if a schedule is a bare function."""
-        for name in ("batch_size", "lr"):
-            value = getattr(self, name)
-            require(isinstance(value, Schedule), name, value, "must be made by sfolib.schedule to be stored")
-        return {
-            "batch_size": self.batch_size.to_dict(),
-            "lr": self.lr.to_dict(),
-            "clock": self.clock,
-            "max_batch_size": self.max_batch_size,
-            "rows": [list(row) for row in self.rows],
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Plan:
-        """The plan that `to_dict` gave as data."""
-        names = ["batch_size", "lr", "clock", "max_batch_size", "rows"]
-        require(set(data) == set(names), "plan", [*data], f"entries must be {names}")
-        rows = data["rows"]
-        stages = isinstance(rows, list | tuple) and all(isinstance(row, list | tuple) for row in rows)
-        require(stages and {len(row) for row in rows} <= {len(Stage._fields)}, "rows", rows, f"must be {Stage._fields}")
-        rows = tuple(Stage(*row) for row in rows)
-        return cls(from_dict(data["batch_size"]), from_dict(data["lr"]), data["clock"], data["max_batch_size"], rows)
 
 
 def rounded(batch_size: float) -> int:

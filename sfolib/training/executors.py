@@ -21,7 +21,7 @@ class Failure(NamedTuple):
     """A task that failed twice: its name, what it was to do, and the last error."""
 
     name: str
-    told: str
+    task: str
     error: str
 
 
@@ -30,7 +30,7 @@ class TasksFailed(RuntimeError):
 
     def __init__(self, failures: list[Failure], tasks: int):
         self.failures = failures
-        lines = [f"{f.name}: {f.error}; {f.told}" for f in failures]
+        lines = [f"{f.name}: {f.error}; {f.task}" for f in failures]
         super().__init__("\n".join([f"{len(failures)} of {tasks} runs failed twice:", *lines]))
 
 

@@ -13,7 +13,8 @@ from sfolib._utils import interrupt
 from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require
 from sfolib.problems.execution import Execution
-from sfolib.training import optimizers, policy_signals
+from sfolib.schedules.plan import Plan
+from sfolib.training import policy_signals, updates
 from sfolib.training.adascale_workers import WorkersTask
 from sfolib.training.noise_probes import ProbedTask
 from sfolib.training.spec import Spec
@@ -23,7 +24,7 @@ _CLOCK = ("step", "samples", "probes", "true_batch_size", "below", "began", "mid
 
 
 class Trainer:
-    """A run in progress. Its whole state is the clock, the task's, the optimizer's, the policy's, where the way to the
+    """A run in progress. Its whole state is the clock, the task's, the optimizer's, the leader's, where the way to the
     next measuring point began, and how long ‖∇f‖ has been small. `ranks`: the processes that share the run; each has
     such a trainer, in the same state."""
 
@@ -38,43 +39,38 @@ class Trainer:
             self.task = ProbedTask(self.task, spec.noise_probes, spec.seeds)
         if spec.workers:
             self.task = WorkersTask(self.task, spec.workers, *spec.plan.at(0), len(spec.seeds))
-        settings = (spec.momentum, spec.weight_decay, spec.beta2)
-        self.update = optimizers.build(spec.optimizer, self.task.parameters, *settings)
+        self.update = updates.build(spec.optimizer, self.task.parameters)
         self.step = self.samples = self.probes = self.true_batch_size = self.below = 0
         self.began, self.midway = [0, 0], False  # step and samples; whether a signal ended the way before its end
         self.status, self._finite = "running", True
         self._max_steps = spec.max_steps or math.inf
         self._largest = torch.finfo(getattr(torch, spec.dtype)).max
-        self.policy = policy_signals.build(spec.policy) if spec.policy else None
-        if self.policy:
-            policy_signals.check(self.policy, self.task, spec.seeds)
-        else:
-            self._check_ends()
-            self._constant = {spec.plan.batch_size.kind, spec.plan.lr.kind} == {"constant"}
+        self.leader = spec.leader
+        self.signals = policy_signals.source(self.leader, self.task, spec.seeds)
+        self._check_ends()
 
     def advance(self) -> None:
         """Take steps up to the next measuring point, the end of the budget, or the step in which a signal came."""
-        task, update = self.task, self.update
+        task, update, leader, signals = self.task, self.update, self.leader, self.signals
         if not self.midway:
             self.began = [self.step, self.samples]
         last_step, last_sample = self._next_measurement()
         clock = None
         while self.step < last_step and self.samples < last_sample and self._finite and not interrupt.received():
-            if self.policy:
-                try:
-                    told = policy_signals.step(self.policy, task, update, self.step, self.samples)
-                except policy_signals.NotFinite as lost:
-                    told, self._finite = lost.args, False
-                self.true_batch_size, probes = told
-                self.probes += probes
-            else:
-                if clock != (now := self._clock()):
-                    clock, (batch_size, lr) = now, self.spec.plan.at(now)
-                    lr = self._representable(lr)
-                self.true_batch_size = task.batch_size(self.samples, batch_size)
-                update(task.gradients(self.step, self.samples, self.true_batch_size), lr)
+            if clock != (now := leader.reading(self.step, self.samples, task.samples_per_epoch)):
+                clock, self._pair = now, leader.at(now)
+                batch_size, lr = self._pair[0], self._representable(self._pair[1])
+            self.true_batch_size = taken = task.batch_size(self.samples, batch_size)
+            if looks := leader.needs_signal:
+                signals.before(self.samples, taken)
+            update(task.gradients(self.step, self.samples, taken), lr)
+            signal, probes = signals.after() if looks else (None, 0)
+            self._finite = policy_signals.is_finite(signal)
+            if self._finite:
+                leader.update(taken, signal)
             self.step += 1
-            self.samples += self.true_batch_size
+            self.samples += taken
+            self.probes += probes
         self.midway = interrupt.received() is not None
 
     def rows(self) -> list[dict[str, Any]]:
@@ -84,7 +80,9 @@ class Trainer:
         self.ranks.agree("step, gradient evaluations and ‖θ‖²", self.step, self.samples, norm)
         measured = {name: value.tolist() for name, value in self.task.measure().items()}
         self.probes += self.task.probes
-        batch_size, lr = (self.policy.batch_size, self.policy.lr) if self.policy else self.spec.plan.at(self._clock())
+        if self._finite:  # else the leader was not told of the last step
+            self._pair = self.leader.at(self.leader.reading(self.step, self.samples, self.task.samples_per_epoch))
+        batch_size, lr = self._pair
         at = {
             "epoch": self.samples / self.task.samples_per_epoch,
             "step": self.step,
@@ -114,24 +112,16 @@ class Trainer:
             row["lr"] *= factor
         return rows
 
-    def _clock(self) -> int:
-        if self._constant:
-            return 0
-        clock = self.spec.plan.clock
-        if clock == "epoch":
-            return self.samples // self.task.samples_per_epoch
-        return self.step if clock == "step" else self.samples
-
     def _representable(self, lr: float) -> float:
         """lr as the run's numbers can hold it: what is larger than all of them is infinite, and the run diverges."""
         return lr if lr <= self._largest else math.inf
 
     def _check_ends(self) -> None:
         """A plan that starts or ends with what is no batch size or lr is found out before anything is written."""
-        plan, end = self.spec.plan, self.spec.max_samples - 1
+        plan, end = self.leader, self.spec.max_samples - 1
         plan.at(0)
-        if self.spec.max_steps is None and plan.clock != "step":
-            plan.at(end if plan.clock == "sample" else end // self.task.samples_per_epoch)
+        if isinstance(plan, Plan) and self.spec.max_steps is None and plan.clock != "step":
+            plan.at(plan.reading(0, end, self.task.samples_per_epoch))
 
     def _next_measurement(self) -> tuple[float, int]:
         """The step and the sample count at whichever of which `advance` ends."""
@@ -144,16 +134,15 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         clock = {name: getattr(self, name) for name in _CLOCK}
-        policy = {"policy": self.policy.state_dict()} if self.policy else {}
-        return clock | self.task.state_dict() | {"optimizer": self.update.state_dict()} | policy
+        stateful = {"optimizer": self.update.state_dict(), "leader": self.leader.state_dict()}
+        return clock | self.task.state_dict() | stateful
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in _CLOCK:
             setattr(self, name, state[name])
         self.task.load_state_dict(state)
         self.update.load_state_dict(state["optimizer"])
-        if self.policy:
-            self.policy.load_state_dict(state["policy"])
+        self.leader.load_state_dict(state["leader"])
 
 
 def resolve_device(device: str) -> str:

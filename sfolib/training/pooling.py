@@ -29,7 +29,8 @@ def pooled(runs: Sequence[Run], points: int = 300) -> Run:
     rows = pd.concat([frame.assign(step=steps, samples=grid) for frame in frames], ignore_index=True)
     status = "diverged" if any(run.status == "diverged" for run in runs) else runs[0].status
     seconds = sum(run.provenance.get("seconds", 0.0) for run in runs)
-    return Run(runs[0].spec | {"seeds": seeds}, runs[0].provenance | {"status": status, "seconds": seconds}, rows)
+    spec = runs[0].spec and runs[0].spec.model_copy(update={"seeds": tuple(seeds)})
+    return Run(spec, runs[0].provenance | {"status": status, "seconds": seconds}, rows)
 
 
 def _on_grid(table: pd.DataFrame, name: str, grid: np.ndarray) -> np.ndarray:

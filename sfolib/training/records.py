@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from sfolib._utils import files
-from sfolib._utils.errors import InputError, positive, require
+from sfolib._utils.errors import InputError, explain, positive, require
 from sfolib._utils.files import write_json as write_json
+from sfolib.training.spec import SCHEMA, Spec
 
 METRICS, RUN = "metrics.jsonl", "run.json"
-SCHEMA = 3  # raise it when the same spec no longer means the same numbers
 _PART = 512  # rows
 _RESAMPLES = 1000
 _WINDOW = ((1 / 1.08, "left"), (1.08, "right"))
@@ -55,14 +56,15 @@ class MeanCI(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run. spec: what was asked; provenance: where and how it ran; rows: what was measured.
+    """One finished run. spec: what was asked (None: of another program); provenance: where and how it ran; rows: what
+    was measured.
 
     Columns of rows: seed, epoch, step, samples (SFO so far, gradient evaluations), probes (gradient evaluations
     spent on measuring), batch (nominal), true_batch (of the last step), lr, loss, grad_sqnorm = ‖∇f‖², and what
     else the problem measures: variance (σ² at that point), accuracy, test_loss, test_accuracy.
     """
 
-    spec: dict[str, Any]
+    spec: Spec | None
     provenance: dict[str, Any]
     rows: pd.DataFrame
 
@@ -273,9 +275,11 @@ def save(run: Run, folder: Path | str) -> Path:
     return folder
 
 
-def finish(spec: dict[str, Any], provenance: dict[str, Any], folder: Path, digest: str) -> None:
+def finish(spec: Spec | None, provenance: dict[str, Any], folder: Path, digest: str) -> None:
     """Write run.json, which makes a folder with its metrics.jsonl, of that digest, a finished run."""
-    files.write_json(folder / RUN, {"spec": spec, "provenance": provenance, "sha256": digest})
+    files.write_json(
+        folder / RUN, {"spec": spec and spec.model_dump(mode="json"), "provenance": provenance, "sha256": digest}
+    )
 
 
 def line(row: dict[str, Any]) -> str:
@@ -290,7 +294,7 @@ def load(folder: Path | str) -> Run:
     remedy = "delete the folder and run it again"
     require((folder / RUN).is_file(), "run", str(folder), f"has no {RUN}: no finished run; run it again")
     head = files.read_json(folder / RUN, remedy, "run")
-    known = isinstance(head, dict) and all(isinstance(head.get(name), dict) for name in ("spec", "provenance"))
+    known = isinstance(head, dict) and isinstance(head.get("provenance"), dict) and "spec" in head
     known = known and isinstance(head["provenance"].get("status"), str)
     require(known, "run", str(folder / RUN), f"damaged: no record of a run; {remedy}")
     schema = head["provenance"].get("schema", SCHEMA)
@@ -305,4 +309,8 @@ def load(folder: Path | str) -> Run:
         raise InputError(f"run = {str(folder / METRICS)!r}: damaged ({error}); {remedy}") from error
     whole = not missing and head.get("sha256") in (None, digest.hexdigest())  # None: older than the digest
     require(whole, "run", str(folder / METRICS), f"damaged: not the rows that were written; {remedy}")
-    return Run(head["spec"], head["provenance"], rows)
+    try:
+        spec = head["spec"] and Spec.model_validate(head["spec"])
+    except ValidationError as error:
+        raise InputError(f"run = {str(folder / RUN)!r}: damaged ({explain(error)}); {remedy}") from error
+    return Run(spec, head["provenance"], rows)

@@ -17,8 +17,7 @@ from sfolib._utils.errors import require
 from sfolib.training import checkpoint, executors, records
 from sfolib.training.loop import Trainer
 from sfolib.training.pooling import pooled
-from sfolib.training.records import SCHEMA
-from sfolib.training.spec import Spec
+from sfolib.training.spec import SCHEMA, Spec
 
 CHECKPOINT = checkpoint.NAME
 Watch = Callable[[Trainer, list[dict[str, Any]]], None]
@@ -86,11 +85,11 @@ def run_in(
             if folder is None:
                 rows = records.table(row for rows in _measuring_points(trainer, watch) for row in rows)
                 _uninterrupted(trainer, "none of it is kept")
-            elif ranks.first:
+            elif ranks.is_main:
                 digest = _train_on_disk(trainer, folder, checkpoint_every, watch)
             else:
                 _train_along(trainer, folder, watch)
-        told = {
+        metadata = {
             "status": trainer.status,
             "key": spec.key,
             "schema": SCHEMA,
@@ -103,12 +102,12 @@ def run_in(
     finally:
         torch.set_num_threads(threads)
     if folder is None:
-        return records.Run(spec.model_dump(mode="json"), told, rows)
-    if ranks.first:
-        records.finish(spec.model_dump(mode="json"), told, folder, digest)
+        return records.Run(spec, metadata, rows)
+    if ranks.is_main:
+        records.finish(spec, metadata, folder, digest)
         for left in (folder / CHECKPOINT, *folder.glob(f".{CHECKPOINT}.*"), *folder.glob(f".{records.RUN}.*")):
             left.unlink(missing_ok=True)
-    ranks.wait()
+    ranks.barrier()
     return records.load(folder)
 
 
@@ -186,8 +185,8 @@ def _uninterrupted(trainer: Trainer, kept: str) -> None:
 
 def _checkpoint(trainer: Trainer, path: Path, lines: records.MetricsWriter) -> None:
     lines.sync()
-    told = {"key": trainer.spec.key, "length": lines.length, "digest": lines.digest}
-    checkpoint.write(path, trainer.state_dict() | told)
+    metadata = {"key": trainer.spec.key, "length": lines.length, "digest": lines.digest}
+    checkpoint.write(path, trainer.state_dict() | metadata)
 
 
 def _restore(trainer: Trainer, path: Path) -> tuple[int, str]:

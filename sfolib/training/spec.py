@@ -6,17 +6,24 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
 from sfolib._utils.errors import require
 from sfolib.problems.specs import PLACE, Problem
+from sfolib.schedules import adaptive  # noqa: F401  whose policies are known by their kinds
+from sfolib.schedules.adaptive.base import Description, Policy
+from sfolib.schedules.base import Schedule
 from sfolib.schedules.plan import Plan
-from sfolib.training import optimizers, policy_signals
-from sfolib.training.records import SCHEMA
+from sfolib.training.optimizers import SGD, AnyOptimizer
+
+SCHEMA = 3  # raise it when the same spec no longer means the same numbers
 
 
-def _plan(value: Any) -> Any:
-    return Plan.from_dict(value) if isinstance(value, dict) else value
+def _described(value: Any) -> Any:
+    return value.description if isinstance(value, Policy) else Description.of(value)
+
+
+AnyPolicy = Annotated[SerializeAsAny[Description], BeforeValidator(_described)]
 
 
 class NoiseProbes(BaseModel):
@@ -55,21 +62,19 @@ class Spec(BaseModel):
     target_grad_norm: end after ten measuring points in a row whose mean ‖∇f‖² over seeds is at most its square; fewer
     could be a fluctuation, and `records.Run.first_crossing` looks at the points on both sides of a crossing.
     eval_every: ratio of the steps of successive measuring points, or "epoch" for the end of every epoch.
-    optimizer, momentum, weight_decay, beta2: see `optimizers.build`. The measured f is without weight_decay.
+    optimizer: see `optimizers`; "adam" is `Adam()`. The measured f is without weight_decay.
     log_train_metrics: also the loss and accuracy of the batches as they were trained on, see `tasks.RunningMetrics`.
     For networks only: precision of the training steps ("bf16" is autocast; what is measured is measured in full),
     channels_last, max_micro_batch (a larger batch is accumulated, see `network.NetworkTask`), log_authors_grad_norm
     (also ‖∇f‖² as the authors' program takes it, see `gradients.full_gradient_sqnorm`).
     noise_probes, workers: see `NoiseProbes` and `Workers`.
-    policy: in place of plan, and for one seed, a policy of `adaptive` as `signals.build` takes it.
+    policy: in place of plan, a policy of `adaptive`, or {"kind": its class, its arguments by name …}.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     problem: Problem
-    plan: Annotated[
-        Plan | None, BeforeValidator(_plan), PlainSerializer(lambda plan: plan.to_dict() if plan else None)
-    ] = None
+    plan: Plan | None = None
     max_samples: int = Field(ge=1, le=10**15)
     max_steps: int | None = Field(None, ge=1, le=10**15)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1)
@@ -77,16 +82,13 @@ class Spec(BaseModel):
     target_grad_norm: float | None = Field(None, gt=0, le=1e100)
     eval_every: Annotated[float, Field(gt=1, le=1e15)] | Literal["epoch"] = "epoch"
     dtype: Literal["float32", "float64"] = "float32"
-    optimizer: optimizers.Optimizer = "sgd"
-    momentum: float = Field(0.0, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0, le=1e30)
-    beta2: float = Field(optimizers.BETA2, ge=0, lt=1)
+    optimizer: AnyOptimizer = SGD()
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     channels_last: bool = False
     max_micro_batch: int | None = Field(None, ge=1)
     log_authors_grad_norm: bool = False
     log_train_metrics: bool = False
-    policy: dict[str, Any] | None = None
+    policy: AnyPolicy | None = None
     noise_probes: NoiseProbes | None = None
     workers: Workers | None = None
 
@@ -94,23 +96,35 @@ class Spec(BaseModel):
     def _led(self) -> Spec:
         require((self.plan is None) == (self.policy is not None), "plan", self.plan, "either a plan or a policy")
         if self.policy is not None:
-            policy_signals.build(self.policy)
+            self.policy.build()
+        for name in ("batch_size", "lr") if self.plan else ():
+            value = getattr(self.plan, name)
+            require(isinstance(value, Schedule), f"plan.{name}", value, "must be a Schedule, for the run to be stored")
         for name in ("noise_probes", "workers"):
             apart = getattr(self, name) is None or (self.policy is None and not self.log_train_metrics)
             require(apart, name, getattr(self, name), "is for a plan without log_train_metrics, not for a policy")
         require(self.noise_probes is None or self.workers is None, "workers", self.workers, "or noise_probes, not both")
         if self.workers is not None:
-            constant = {self.plan.batch_size.kind, self.plan.lr.kind} == {"constant"}
-            plain = self.optimizer == "sgd" and not self.weight_decay  # which the gain would not scale
-            require(constant and plain, "workers", self.workers, "need plain SGD at a constant batch size and lr")
+            plain = self.optimizer == SGD()  # momentum and weight decay are not scaled by the gain
+            require(
+                self.plan.is_constant and plain,
+                "workers",
+                self.workers,
+                "need plain SGD at a constant batch size and lr",
+            )
         return self
+
+    @property
+    def leader(self) -> Plan | Policy:
+        """What leads the run: its plan, or its policy at the start."""
+        return self.plan or self.policy.build()
 
     @property
     def key(self) -> str:
         """Names this spec on disk: the same key, the same numbers."""
-        told = self.model_dump(mode="json")
+        fields = self.model_dump(mode="json")
         for name, field in type(self.problem).model_fields.items():
             if PLACE in field.metadata:
-                told["problem"].pop(name)
-        text = json.dumps({"schema": SCHEMA, **told}, sort_keys=True)
+                fields["problem"].pop(name)
+        text = json.dumps({"schema": SCHEMA, **fields}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

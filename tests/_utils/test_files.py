@@ -177,7 +177,7 @@ def test_five_hundred_records_for_a_figure_take_less_than_a_gibibyte(tmp_path):
     rows = pd.DataFrame(points).assign(
         **{name: rng.random(len(points)) for name in columns}, batch_size=16, true_batch_size=16
     )
-    records.save(records.Run({}, {"status": "finished"}, rows), tmp_path / "0")
+    records.save(records.Run(None, {"status": "finished"}, rows), tmp_path / "0")
     for i in range(1, 3):
         shutil.copytree(tmp_path / "0", tmp_path / str(i))
     tracemalloc.start()

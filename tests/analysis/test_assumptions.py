@@ -13,10 +13,11 @@ from sfolib.experiments import cifar_stand_in
 from sfolib.problems import datasets, models
 from sfolib.problems.specs import Digits, Images, Quadratic
 from sfolib.schedules import diagnostics
+from sfolib.schedules.adaptive import GradNormTrigger
 from sfolib.schedules.base import exponential, linear
 from sfolib.schedules.plan import Plan
 from sfolib.theory.bounds import Constants
-from sfolib.training import policy_signals
+from sfolib.training.loop import Trainer
 from sfolib.training.pooling import pooled
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
@@ -113,15 +114,12 @@ def test_a_policy_that_sees_no_number_ends_its_run(kind):
 
 def test_a_signal_that_is_not_finite_is_not_shown(monkeypatch):
     shown = []
-    policy = policy_signals.build(
-        {"kind": "GradNormTrigger", "batch_size": 8, "lr": 0.1, "eps": 0.1, "delta": 2.0, "check_every": 1}
-    )
-    policy.update = lambda *given: shown.append(given)
-    task = Digits(holdout=900).build_task((0,), "permutation", "cpu", "float32")
-    monkeypatch.setattr(task, "measure", lambda: {"grad_sqnorm": torch.tensor([torch.nan])})
-    with pytest.raises(policy_signals.NotFinite) as lost:
-        policy_signals.step(policy, task, lambda *_: None, 0, 0)
-    assert lost.value.args == (8, task.probes)
+    policy = GradNormTrigger(8, 0.1, eps=0.1, delta=2.0, check_every=1)
+    trainer = Trainer(Spec(problem=Digits(holdout=900), policy=policy, max_samples=1000), "cpu")
+    monkeypatch.setattr(trainer.leader, "update", lambda *given: shown.append(given))
+    monkeypatch.setattr(trainer.task, "measure", lambda: {"grad_sqnorm": torch.tensor([torch.nan])})
+    trainer.advance()
+    assert (trainer.step, trainer.samples, trainer.probes) == (1, 8, trainer.task.probes)
     assert shown == []
 
 

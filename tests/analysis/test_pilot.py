@@ -74,7 +74,7 @@ def made(batch_size, crossing):
         for seed, c in enumerate(crossing)
         for k in at
     ]
-    return Run({}, {"status": "finished"}, pd.DataFrame(rows).assign(batch_size=batch_size, lr=0.2))
+    return Run(None, {"status": "finished"}, pd.DataFrame(rows).assign(batch_size=batch_size, lr=0.2))
 
 
 def test_every_seed_has_its_own_pilot_and_pays_for_it():

@@ -23,7 +23,7 @@ def made(curves, samples=(0, 10, 20), column="loss", batch_size=2):
         for seed, of_seed in enumerate(values)
         for x, v in zip(samples, of_seed, strict=True)
     ]
-    return Run({"seeds": list(range(len(curves)))}, {"status": "finished"}, pd.DataFrame(rows))
+    return Run(None, {"status": "finished"}, pd.DataFrame(rows))
 
 
 FIRST = np.array([[0.0, 0.0, 0.0], [3.0, 3.0, 3.0], [6.0, 6.0, 6.0]])

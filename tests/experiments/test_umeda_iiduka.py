@@ -63,7 +63,7 @@ def test_plan_is_the_authors_schedule(config, write):
     theirs = authors_schedule(config, 30)
     assert [b for b, _ in ours] == [b for b, _ in theirs]
     assert [lr for _, lr in ours] == pytest.approx([lr for _, lr in theirs], rel=1e-13)
-    assert Plan.from_dict(plan.to_dict()) == plan
+    assert Plan.model_validate(plan.model_dump()) == plan
 
 
 def test_the_cap_is_a_setting_and_lr_may_grow_by_steps(write):

@@ -17,7 +17,7 @@ def made(sqnorm, published=None):
         for seed, of_seed in enumerate(sqnorm)
         for k, v in enumerate(of_seed)
     ]  # fmt: skip
-    return Run({"seeds": [0, 1]}, {"status": "finished"}, pd.DataFrame(rows))
+    return Run(None, {"status": "finished"}, pd.DataFrame(rows))
 
 
 def test_schedules_show_means_as_measured_from_the_first_step_on():

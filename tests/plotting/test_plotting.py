@@ -77,7 +77,7 @@ def test_trajectories_draw_means_and_intervals_over_seeds():
         for k in steps.tolist()
         for s in range(3)
     ]
-    run = Run({}, {"status": "finished"}, pd.DataFrame(rows))
+    run = Run(None, {"status": "finished"}, pd.DataFrame(rows))
     figure = plotting.trajectories({"one": run}, ["lr", "test_error"], "epochs")
     rate, error = figure.axes
     assert list(rate.lines[0].get_xdata()) == list(steps[1:] / 8)

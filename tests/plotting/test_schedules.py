@@ -40,7 +40,7 @@ def run_of(steps, samples, batch_size, values, seeds=(0, 1), **columns):
         for i, (k, n, b, v) in enumerate(zip(steps, samples, batch_size, values, strict=True))
         for seed in seeds
     ]  # fmt: skip
-    return Run({}, {"status": "finished"}, pd.DataFrame(rows))
+    return Run(None, {"status": "finished"}, pd.DataFrame(rows))
 
 
 LATE = run_of([0, 100, 101, 102], [0, 100, 200, 300], [1, 100, 100, 100], [1.0, 1e-1, 1e-2, 1e-3])

@@ -21,6 +21,7 @@ from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.training import records
 from sfolib.training.loop import Trainer
+from sfolib.training.optimizers import SGD
 from sfolib.training.run import CHECKPOINT, run
 from sfolib.training.spec import Spec
 
@@ -184,7 +185,7 @@ def test_a_seed_does_not_depend_on_its_company(cifar):
 
 @pytest.mark.parametrize("killed_after", [1, 3])
 def test_a_killed_run_resumes_to_the_same_rows(cifar, killed_after, tmp_path, monkeypatch):
-    spec = Spec(problem=cifar(), plan=Plan(16, 0.05), max_samples=250, seeds=(0, 5), optimizer="momentum", momentum=0.9,
+    spec = Spec(problem=cifar(), plan=Plan(16, 0.05), max_samples=250, seeds=(0, 5), optimizer=SGD(momentum=0.9),
                 log_train_metrics=True, max_micro_batch=10)  # fmt: skip
     whole = run(spec, tmp_path / "whole")
     measured = Trainer.rows

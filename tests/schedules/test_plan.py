@@ -1,6 +1,5 @@
 """Plans: the run they predict against a loop, and the plans of the theory against T4, T6, T7, T11 and T12."""
 
-import json
 import math
 
 import numpy as np
@@ -58,9 +57,9 @@ def test_table_is_every_step_of_the_run(clock, n):
 def test_plans_are_stored_as_json():
     plan = critical_plan(C, 1.0, stages=4, lr=0.01)
     for p in (plan, Plan(capped(exponential(8, 2, 5), 64), 0.1, "step", 64)):
-        assert Plan.from_dict(json.loads(json.dumps(p.to_dict()))) == p
-    with pytest.raises(InputError, match="must be made by sfolib"):
-        Plan(lambda t: 8.0, 0.1).to_dict()
+        assert Plan.model_validate_json(p.model_dump_json()) == p
+    with pytest.raises(ValueError, match="must be a Schedule to be stored"):
+        Plan(lambda t: 8.0, 0.1).model_dump()
     assert Plan(lambda t: 8.0, 0.1).at(3) == (8, 0.1)
 
 
@@ -187,7 +186,7 @@ def test_report_says_where_the_assumptions_are_left():
         (lambda: Plan(8, linear(0.1, -0.1, 1)).at(1), "lr at epoch 1 = 0.0"),
         (lambda: Plan(exponential(8, 2, 1), 0.1, "step").at(5000), "batch at step 5000 = inf"),
         (lambda: Plan(8, 0.1).table(0, 3), "samples_per_epoch = 0"),
-        (lambda: Plan.from_dict({"batch_size": 8}), "plan = ['batch_size']"),
+        (lambda: Plan(**{"batch_size": 8}), "lr: missing"),
         (lambda: critical_plan(C, 1.0, 1.0, lr=0.1), "r = 1.0"),
         (lambda: critical_plan(C, 1.0, lr=0.6), "lr = 0.6: must be at most max_lr = 0.5"),
         (lambda: critical_plan(C, 1.0, lr=0.1, max_lr=1.0), "max_lr = 1.0: must be below 2/L = 1"),

@@ -100,7 +100,7 @@ def statistics(ranks):
     model = models.build("cnn", 4, (1, 8, 8), 0).double()
     x, y = torch.randn(17, 1, 8, 8, generator=rng, dtype=torch.float64), torch.arange(17) % 4
     found = []
-    for n, share in [(2, ranks.part(2)), (7, ranks.part(7)), (17, ranks.part(17)), (5, slice(5 * ranks.rank, 5))]:
+    for n, share in [(2, ranks.shard(2)), (7, ranks.shard(7)), (17, ranks.shard(17)), (5, slice(5 * ranks.rank, 5))]:
         share = slice(0, 5) if (n, ranks.size) == (5, 1) else share
         for told in ({"l2": 0.1}, {"per_tensor": True}):
             found.append(vars(gradient_statistics(model, cross_entropy, x[share], y[share], ranks=ranks, **told)))

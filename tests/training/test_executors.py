@@ -39,7 +39,7 @@ def test_what_failed_twice_is_reported_and_stops_no_other(tmp_path):
         executors.gather(partial(square, tmp_path, 2), items, 1, tell=lambda item: f"told {item}")
     (failure,) = caught.value.failures
     assert failure.name == "1"
-    assert failure.told == "told (1, 'bad')"
+    assert failure.task == "told (1, 'bad')"
     assert "ValueError: 1 is bad" in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "3"]
 

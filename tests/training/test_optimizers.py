@@ -9,21 +9,22 @@ from sfolib._utils.errors import InputError
 from sfolib.problems.specs import Digits
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
-from sfolib.training import optimizers, records
+from sfolib.training import records, updates
 from sfolib.training.loop import Trainer
+from sfolib.training.optimizers import SGD, AdaGrad, AdaGradNorm, Adam, AdamW, Optimizer
 from sfolib.training.run import CHECKPOINT, run
 from sfolib.training.spec import Spec
 
 CASES = {
-    "sgd": {},
-    "sgd with decay": {"optimizer": "sgd", "weight_decay": 0.05},
-    "momentum": {"optimizer": "momentum", "momentum": 0.9, "weight_decay": 0.05},
-    "nesterov": {"optimizer": "nesterov", "momentum": 0.8},
-    "adam": {"optimizer": "adam", "weight_decay": 0.05},
-    "adamw": {"optimizer": "adamw", "weight_decay": 0.05},
-    "adam of short memory": {"optimizer": "adam", "beta2": 0.5},
-    "adagrad": {"optimizer": "adagrad"},
-    "adagrad_norm": {"optimizer": "adagrad_norm", "weight_decay": 0.05},
+    "sgd": SGD(),
+    "sgd with decay": SGD(weight_decay=0.05),
+    "momentum": SGD(momentum=0.9, weight_decay=0.05),
+    "nesterov": SGD(momentum=0.8, nesterov=True),
+    "adam": Adam(weight_decay=0.05),
+    "adamw": AdamW(weight_decay=0.05),
+    "adam of short memory": Adam(beta2=0.5),
+    "adagrad": AdaGrad(),
+    "adagrad_norm": AdaGradNorm(weight_decay=0.05),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -45,16 +46,15 @@ class PlainAdaGradNorm(torch.optim.Optimizer):
 
 
 def plain(case, parameters):
-    name, decay = case.get("optimizer", "sgd"), case.get("weight_decay", 0.0)
-    if name == "adagrad_norm":
-        return PlainAdaGradNorm(parameters, 1.0, decay)
-    if name in ("sgd", "momentum", "nesterov"):
-        nesterov = name == "nesterov"
-        momentum = case.get("momentum", 0.0)
-        return torch.optim.SGD(parameters, 1.0, momentum=momentum, weight_decay=decay, nesterov=nesterov)
-    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adagrad": torch.optim.Adagrad}
-    betas = {"betas": (0.9, case.get("beta2", 0.999))} if name != "adagrad" else {}
-    return classes[name](parameters, 1.0, weight_decay=decay, **betas)
+    decay = {"weight_decay": case.weight_decay}
+    if case.kind == "adagrad_norm":
+        return PlainAdaGradNorm(parameters, 1.0, **decay)
+    if case.kind == "sgd":
+        return torch.optim.SGD(parameters, 1.0, momentum=case.momentum, nesterov=case.nesterov, **decay)
+    if case.kind == "adagrad":
+        return torch.optim.Adagrad(parameters, 1.0, **decay)
+    named = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[case.kind]
+    return named(parameters, 1.0, betas=(0.9, case.beta2), **decay)
 
 
 @every_case
@@ -64,9 +64,7 @@ def test_stacked_seeds_step_as_each_alone(case):
     stacked = [draw(3, 4, 2), draw(3, 5)]
     alone = [[p[seed].clone().requires_grad_() for p in stacked] for seed in range(3)]
     twins = [plain(case, parameters) for parameters in alone]
-    update = optimizers.build(
-        **{"name": "sgd"} | {"name" if k == "optimizer" else k: v for k, v in case.items()}, parameters=stacked
-    )
+    update = updates.build(case, stacked)
     for t in range(12):
         lr, gradients = 0.1 * 1.1**t, [draw(3, 4, 2), draw(3, 5)]
         for seed, twin in enumerate(twins):
@@ -84,7 +82,7 @@ def test_stacked_seeds_step_as_each_alone(case):
 def test_a_seed_does_not_depend_on_its_company(case):
     def rows(seeds):
         spec = Spec(problem=Digits(hidden=(6,)), plan=Plan(32, 0.01), seeds=seeds, max_samples=3600, dtype="float64",
-                    **case)  # fmt: skip
+                    optimizer=case)  # fmt: skip
         return run(spec).rows.set_index("seed").loc[7].to_numpy(float)
 
     np.testing.assert_allclose(rows((7,)), rows((1, 7)), rtol=1e-9)
@@ -93,7 +91,7 @@ def test_a_seed_does_not_depend_on_its_company(case):
 @every_case
 def test_a_killed_run_resumes_to_the_same_rows(case, tmp_path, monkeypatch):
     plan = Plan(exponential(8, 2, 40), 0.01, "step")
-    spec = Spec(problem=Digits(hidden=(4,)), plan=plan, seeds=(0, 2), max_samples=4000, eval_every=1.2, **case)
+    spec = Spec(problem=Digits(hidden=(4,)), plan=plan, seeds=(0, 2), max_samples=4000, eval_every=1.2, optimizer=case)
     whole = run(spec, tmp_path / "whole")
     measured = Trainer.rows
 
@@ -113,17 +111,19 @@ def test_a_killed_run_resumes_to_the_same_rows(case, tmp_path, monkeypatch):
     assert files[0] == files[1]
 
 
-@pytest.mark.parametrize(("name", "momentum"), [("sgd", 0.9), ("adam", 0.9), ("momentum", 0.0), ("nesterov", 0.0)])
-def test_momentum_is_asked_for_where_it_is_used(name, momentum):
-    spec = Spec(problem=Digits(), plan=Plan(8, 0.1), max_samples=100, optimizer=name, momentum=momentum)
-    with pytest.raises(InputError, match="momentum"):
-        run(spec)
-
-
-def test_beta2_is_asked_for_where_it_is_used():
-    spec = Spec(problem=Digits(), plan=Plan(8, 0.1), max_samples=100, optimizer="momentum", momentum=0.9, beta2=0.9)
-    with pytest.raises(InputError, match=r"beta2 = 0\.9: must be 0\.999 where optimizer = 'momentum'"):
-        run(spec)
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: Adam(momentum=0.9), "momentum: unknown name"),
+        (lambda: SGD(beta2=0.9), "beta2: unknown name"),
+        (lambda: SGD(nesterov=True), "momentum = 0.0: must be above 0"),
+        (lambda: SGD(momentum=1.0), "momentum = 1.0"),
+        (lambda: Optimizer.of({"kind": "lion"}), "kind = 'lion': must be one of"),
+    ],
+)
+def test_a_setting_is_asked_for_where_it_is_used(make, named):
+    with pytest.raises(InputError, match=named):
+        make()
 
 
 def test_an_unknown_optimizer_is_named():
@@ -133,7 +133,7 @@ def test_an_unknown_optimizer_is_named():
 
 def test_a_key_names_what_decides_the_numbers():
     spec = Spec(problem=Digits(), plan=Plan(8, 0.1), max_samples=100)
-    other = spec.model_copy(update={"optimizer": "momentum", "momentum": 0.9})
+    other = spec.model_copy(update={"optimizer": SGD(momentum=0.9)})
     assert other.key != spec.key
     again = Spec.model_validate_json(other.model_dump_json())
     assert again == other

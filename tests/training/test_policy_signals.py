@@ -1,7 +1,5 @@
 """Policies in the training loop beside a plain loop by autograd, one sample at a time where it matters."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -15,6 +13,7 @@ from sfolib._utils.errors import InputError
 from sfolib.gradients.statistics import GradientStatistics
 from sfolib.problems.specs import Digits, Quadratic, split_digits
 from sfolib.schedules import base as s
+from sfolib.schedules.adaptive.base import Description
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.torch import PlanLR, ScheduledBatchSampler
 from sfolib.training import policy_signals
@@ -25,7 +24,7 @@ from sfolib.training.variance_tests import looks
 
 L2, HOLDOUT = 1e-2, 997
 N = 1797 - HOLDOUT
-LR = s.warmup(s.constant(0.5), 100).to_dict()
+LR = s.warmup(s.constant(0.5), 100).model_dump()
 POLICIES = {
     "epsilon": {"kind": "GradNormTrigger", "batch_size": 20, "lr": 0.3, "eps": 0.6, "delta": 2, "check_every": 5},
     "norm": {"kind": "NormTest", "eta": 0.7, "batch_size": 20, "lr": LR, "test_interval": 4, "max_batch_size": 300},
@@ -91,7 +90,7 @@ def plain_loop(name, seed, epochs):
     def f(x, y):
         return cross_entropy(model(x), y) + L2 / 2 * sum((p**2).sum() for p in model.parameters())
 
-    policy = policy_signals.build(POLICIES[name])
+    policy = Description.of(POLICIES[name]).build()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     scheduler, rows = PlanLR(optimizer, policy, N), []
     loader = DataLoader(TensorDataset(x, y), batch_sampler=ScheduledBatchSampler(N, policy, seed))
@@ -132,7 +131,7 @@ def test_statistics_of_a_batch_against_one_sample_at_a_time(problem):
     if "model" in problem:
         expected = brute_force(task.models[0], x, y)
     else:
-        expected = brute_force(policy_signals._as_module(task), x[:, :-1], y.argmax(1))
+        expected = brute_force(task.module(), x[:, :-1], y.argmax(1))
     found = policy_signals.statistics(task, 30, 12)
     assert vars(found) == {k: pytest.approx(v, rel=1e-6) for k, v in vars(expected).items()}
 
@@ -187,7 +186,7 @@ def test_a_killed_run_goes_on_to_the_same_rows(name, tmp_path):
         run_in(tmp_path, spec(name), "cpu", checkpoint_every=0.0, watch=kill)
     again = run_in(tmp_path, spec(name), "cpu")
     assert again.rows.equals(whole)
-    assert Spec(**json.loads(json.dumps(again.spec))).key == spec(name).key
+    assert again.spec.key == spec(name).key
 
 
 @pytest.mark.parametrize(
@@ -199,9 +198,9 @@ def test_a_killed_run_goes_on_to_the_same_rows(name, tmp_path):
         (lambda: spec("norm", problem=Quadratic(), sampling="replacement"), "policy = 'NormTest'"),
         (lambda: spec("norm", plan=Plan(8, 0.1)), "either a plan or a policy"),
         (lambda: spec("norm", policy=None), "either a plan or a policy"),
-        (lambda: spec("norm", policy={"kind": "Guess"}), "policy.kind = 'Guess'"),
-        (lambda: spec("norm", policy=POLICIES["norm"] | {"theta": 1}), "policy = ['theta']: NormTest takes"),
-        (lambda: spec("norm", policy={"kind": "NormTest", "eta": 1}), "policy = ['batch_size', 'lr']: NormTest needs"),
+        (lambda: spec("norm", policy={"kind": "Guess"}), "kind = 'Guess': must be one of"),
+        (lambda: spec("norm", policy=POLICIES["norm"] | {"theta": 1}), "theta: unknown name"),
+        (lambda: spec("norm", policy={"kind": "NormTest", "eta": 1}), "batch_size: missing; lr: missing"),
         (lambda: spec("norm", policy=POLICIES["norm"] | {"eta": 0}), "eta = 0"),
         (lambda: looks(spec("norm", plan=Plan(8, 0.1), policy=None), [N, 0], [8], 8), "marks = [800, 0]"),
         (lambda: looks(spec("norm", plan=Plan(8, 0.1), policy=None), [6 * N], [8], 8), "marks = [4800]"),

@@ -29,7 +29,7 @@ def made(curve, seeds=4, spread=0.0, ratio=1.02, batch_size=3):
         for k in steps.tolist()
         for s, z in enumerate(rng.normal(size=seeds) - spread / 2)
     ]
-    return Run({}, {"status": "finished"}, pd.DataFrame(rows))
+    return Run(None, {"status": "finished"}, pd.DataFrame(rows))
 
 
 def test_reach_finds_the_crossing_of_a_power_law():
@@ -145,7 +145,7 @@ def test_ratios_to_bounds():
 
 
 def test_save_and_load_keep_every_digit(tmp_path):
-    run = Run({"a": 1}, {"status": "finished"}, made(lambda k: 1 / (3 + k), spread=0.3).rows)
+    run = Run(None, {"status": "finished"}, made(lambda k: 1 / (3 + k), spread=0.3).rows)
     again = records.load(records.save(run, tmp_path / "run"))
     assert again.rows.equals(run.rows)
     assert (again.spec, again.provenance) == (run.spec, run.provenance)
@@ -153,7 +153,7 @@ def test_save_and_load_keep_every_digit(tmp_path):
 
 @pytest.mark.parametrize("damage", ["no run.json", "cut metrics", "cut run.json", "no metrics"])
 def test_a_damaged_record_is_named_and_left_alone(tmp_path, damage):
-    folder = records.save(Run({}, {"status": "finished"}, made(lambda k: 1.0).rows), tmp_path / "run")
+    folder = records.save(Run(None, {"status": "finished"}, made(lambda k: 1.0).rows), tmp_path / "run")
     path = folder / (METRICS if "metrics" in damage else RUN)
     if damage.startswith("no"):
         path.unlink()

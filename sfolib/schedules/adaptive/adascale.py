@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from sfolib._utils.errors import positive, require, whole
 from sfolib.schedules.adaptive.base import Policy
-from sfolib.schedules.base import Schedule, constant
+from sfolib.schedules.base import NumberOrSchedule, Schedule, constant
 
 LEAST_VARIANCE, MEMORY = 1e-6, 1000
 
@@ -73,9 +73,10 @@ class AdaScale(Policy):
     taken for a whole one.
     """
 
+    signal = "gradient_statistics"
     _state = ("tau", "seen", "variance", "sqnorm")
 
-    def __init__(self, scale: int, *, batch_size: int, lr: float | Schedule, every: int = 1):
+    def __init__(self, scale: int, *, batch_size: int, lr: NumberOrSchedule, every: int = 1):
         super().__init__(every)
         self.scale, self.batch_size = whole("scale", scale), scale * whole("batch_size", batch_size)
         if not isinstance(lr, Schedule):

@@ -49,6 +49,7 @@ class AutoWU(Policy):
     Like theirs it does not put the weights back to where they were then.
     """
 
+    signal = "loss"
     _state = ("losses", "votes", "switched", "peak", "adam")
 
     def __init__(

@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import inspect
+from typing import Any, ClassVar, Literal, Self, get_type_hints
 
-from sfolib._utils.errors import require, whole
+from pydantic import ConfigDict, SerializerFunctionWrapHandler, create_model, model_serializer
+
+from sfolib._utils.errors import InputError, require, shown, whole
+from sfolib._utils.model import Family
 from sfolib.schedules.plan import Step
+
+Signal = Literal["grad_norm", "gradient_statistics", "second_moment", "loss"]
+
+
+class Description(Family):
+    """A policy as a `Spec` holds it: its kind, the name of its class, and the arguments of that class, by name. What is
+    at its default is not stored."""
+
+    model_config = ConfigDict(strict=True)
+    policy: ClassVar[type[Policy]]
+
+    @model_serializer(mode="wrap")
+    def _stored(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {k: v for k, v in handler(self).items() if k == "kind" or getattr(self, k) != fields[k].default}
+
+    def __reduce__(self) -> tuple[Any, ...]:  # its class is in no module
+        return Description.of, (self.model_dump(),)
+
+    def build(self) -> Policy:
+        """A new policy, at its start. Raises `InputError` for arguments that do not go together."""
+        arguments = {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
+        try:
+            return self.policy(**arguments)
+        except (TypeError, ArithmeticError) as error:
+            raise InputError(f"policy = {shown(self)}: {error}") from error
 
 
 class Policy:
@@ -17,10 +47,33 @@ class Policy:
 
     batch_size: int
     lr: float
+    signal: ClassVar[Signal]
+    Description: ClassVar[type[Description]]
     _state: ClassVar[tuple[str, ...]] = ()  # the attributes that change, beside the clock
+
+    def __init_subclass__(cls) -> None:
+        if cls.__name__.startswith("_"):
+            return
+        types = get_type_hints(cls.__init__, include_extras=True)
+        takes = [*inspect.signature(cls).parameters.values()]
+        fields = {p.name: (types[p.name], ... if p.default is p.empty else p.default) for p in takes}
+        kind = (Literal[cls.__name__], cls.__name__)
+        cls.Description = create_model(cls.__name__, __base__=Description, kind=kind, **fields)
+        cls.Description.policy = cls
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        self._given = args, kwargs
+        return self
 
     def __init__(self, every: int):
         self.every, self.step, self.samples = whole("every", every), 0, 0
+
+    @property
+    def description(self) -> Description:
+        """What it was made of; not its state."""
+        args, kwargs = self._given
+        return self.Description(**inspect.signature(type(self)).bind(*args, **kwargs).arguments)
 
     @property
     def needs_signal(self) -> bool:
@@ -44,11 +97,20 @@ class Policy:
 
     def after(self, step: int, samples: int, samples_per_epoch: int) -> Step:
         """As `Plan.after`, but for the next step alone: `InputError` unless every one before it was reported."""
-        why = f"of {step} steps; call update after each, and prefetch nothing (num_workers=0)"
-        require(step == self.step, "steps that the policy has seen", self.step, why)
+        batch_size, lr = self.at(step)
         epoch, done = divmod(samples, samples_per_epoch)
-        batch_size = min(self.batch_size, samples_per_epoch - done)
-        return Step(epoch, step + 1, samples + batch_size, batch_size, self.lr)
+        batch_size = min(batch_size, samples_per_epoch - done)
+        return Step(epoch, step + 1, samples + batch_size, batch_size, lr)
+
+    def reading(self, step: int, samples: int, samples_per_epoch: int) -> int:
+        """A policy's clock counts steps."""
+        return step
+
+    def at(self, t: int) -> tuple[int, float]:
+        """As `Plan.at`, but for the next step alone."""
+        why = f"of {t} steps; call update after each, and prefetch nothing (num_workers=0)"
+        require(t == self.step, "steps that the policy has seen", self.step, why)
+        return self.batch_size, self.lr
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers, and lists of them, that JSON can hold."""

@@ -26,6 +26,7 @@ class GradNormTrigger(Policy):
     augmented batches, before the step, to which the new lr already applies).
     """
 
+    signal = "grad_norm"
     _state = ("stage",)
 
     def __init__(

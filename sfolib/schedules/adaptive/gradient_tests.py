@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sfolib._utils.errors import positive, require, whole
 from sfolib.schedules.adaptive.base import Policy
-from sfolib.schedules.base import Schedule, constant
+from sfolib.schedules.base import NumberOrSchedule, Schedule, constant
 
 if TYPE_CHECKING:
     from sfolib.gradients.statistics import GradientStatistics
@@ -20,9 +20,10 @@ class _VarianceTest(Policy):
     of AdAdaGrad's program. There a batch is moreover rounded up to whole micro-batches on every device.
     """
 
+    signal = "gradient_statistics"
     _state = ("batch_size",)
 
-    def __init__(self, batch_size: int, lr: float | Schedule, test_interval: int, max_batch_size: int | None):
+    def __init__(self, batch_size: int, lr: NumberOrSchedule, test_interval: int, max_batch_size: int | None):
         super().__init__(test_interval)
         self.batch_size = whole("batch_size", batch_size)
         top = math.inf if max_batch_size is None else whole("max_batch_size", max_batch_size)
@@ -66,7 +67,7 @@ class NormTest(_VarianceTest):
         eta: float,
         *,
         batch_size: int,
-        lr: float | Schedule,
+        lr: NumberOrSchedule,
         test_interval: int = 1,
         max_batch_size: int | None = None,
     ):
@@ -86,7 +87,7 @@ class InnerProductTest(_VarianceTest):
         theta: float,
         *,
         batch_size: int,
-        lr: float | Schedule,
+        lr: NumberOrSchedule,
         test_interval: int = 1,
         max_batch_size: int | None = None,
     ):
@@ -107,7 +108,7 @@ class AugmentedInnerProductTest(InnerProductTest):
         nu: float,
         *,
         batch_size: int,
-        lr: float | Schedule,
+        lr: NumberOrSchedule,
         test_interval: int = 1,
         max_batch_size: int | None = None,
     ):

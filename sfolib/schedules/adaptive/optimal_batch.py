@@ -26,6 +26,7 @@ class OptimalBatch(Policy):
     whose partitioned samplings are left out.
     """
 
+    signal = "second_moment"
     _state = ("h",)
 
     def __init__(

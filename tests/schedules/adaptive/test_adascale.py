@@ -22,7 +22,6 @@ from sfolib.schedules import base as s
 from sfolib.schedules.adaptive.adascale import AdaScale, Parallel, gain, weight
 from sfolib.schedules.plan import Plan
 from sfolib.theory import bounds
-from sfolib.training import policy_signals
 from sfolib.training.loop import Trainer
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
@@ -242,13 +241,15 @@ def test_by_iterations_puts_seeds_on_one_clock():
 
 
 def test_as_a_policy_its_signal_is_what_the_loop_gives_to_policies():
-    trainer = Trainer(spec(seeds=(3,), sampling="permutation"), "cpu")
     policy = AdaScale(4, batch_size=8, lr=0.2)
-    for step in range(5):
-        size, probes = policy_signals.step(policy, trainer.task, trainer.update, step, 32 * step)
-        assert (size, probes) == (32, 32)
-    assert policy.seen == 5
-    assert 1 < policy.gain < 4
+    trainer = Trainer(
+        spec(seeds=(3,), sampling="permutation", plan=None, workers=None, policy=policy, max_steps=5), "cpu"
+    )
+    while trainer.step < 5:
+        trainer.advance()
+    assert trainer.samples == trainer.probes == 5 * 32
+    assert trainer.leader.seen == 5
+    assert 1 < trainer.leader.gain < 4
 
 
 def test_the_figures_draw_what_they_are_given():

@@ -460,7 +460,7 @@ def small_run():
         for seed, values in ((0, [(2.0, 1.0), (3.0, -1.0), (5.0, 4.0)]), (1, [(4.0, 2.0), (5.0, 0.5), (7.0, 2.0)]))
         for step, (v, g) in enumerate(values)
     ]
-    return Run({}, {"status": "finished"}, pd.DataFrame(rows))
+    return Run(None, {"status": "finished"}, pd.DataFrame(rows))
 
 
 def test_the_band_is_a_ratio_of_means():

@@ -1,0 +1,86 @@
+"""What a specification is made of: frozen pydantic models, told apart by their `kind` where there are several."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
+
+from sfolib._utils.errors import explain, require
+
+
+class Model(BaseModel):
+    """A value that cannot change. Its arguments may go by position; bad ones raise `InputError`, which names each."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        names = [name for name in type(self).model_fields if name != "kind"]
+        require(len(args) <= len(names), type(self).__name__, args, f"takes {names}")
+        try:
+            super().__init__(**dict(zip(names, args, strict=False)), **kwargs)
+        except ValidationError as error:
+            raise explain(error) from None
+
+    def __repr_args__(self) -> Any:
+        return [(name, value) for name, value in super().__repr_args__() if name != "kind"]
+
+
+class Family(Model):
+    """The base of models of which a field may hold any: a subclass says its `kind: Literal[…] = …`, and is stored
+    with it. Each direct subclass of `Family` is a family, with its members by kind in `kinds`."""
+
+    kinds: ClassVar[dict[str, type[Family]]]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        if Family in cls.__bases__:
+            cls.kinds = {}
+        elif "kind" in cls.model_fields:
+            cls.kinds[cls.model_fields["kind"].default] = cls
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        """A member of the family from {"kind": …, its arguments by name …}, or from the kind alone."""
+        if isinstance(value, str):
+            value = {"kind": value}
+        if not isinstance(value, dict):
+            return value
+        kind = value.get("kind")
+        known = isinstance(kind, str) and kind in cls.kinds
+        require(known, "kind", kind, f"must be one of {[*cls.kinds]}")
+        return cls.kinds[kind](**{name: argument for name, argument in value.items() if name != "kind"})
+
+
+def any_of(family: type[Family]) -> Any:
+    """The type of a field that holds a member of a family, given as one or as `Family.of` reads it."""
+    return Annotated[SerializeAsAny[family], BeforeValidator(family.of)]
+
+
+def _number(value: Any) -> Any:
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if not ok:
+        raise ValueError("must be a finite number")
+    return value
+
+
+def _at_least(least: int) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"must be a whole number, {least} or above")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _above_0(value: Any) -> Any:
+    if not _number(value) > 0:
+        raise ValueError("must be above 0")
+    return value
+
+
+Number = Annotated[int | float, BeforeValidator(_number)]
+Positive = Annotated[int | float, BeforeValidator(_above_0)]
+Count = Annotated[int, _at_least(1)]
+Index = Annotated[int, _at_least(0)]
