@@ -20,6 +20,7 @@ from sfolib.analysis.crossings import crossings
 from sfolib.analysis.predict import predict_constant
 from sfolib.problems.specs import Digits
 from sfolib.schedules.plan import Plan
+from sfolib.training.optimizers import SGD
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
 
@@ -33,7 +34,7 @@ CASES = {  # problem, lr, targets ε², what else
     "softmax, lr 0.1": (SOFTMAX, 0.1, [1e-2, 3e-3, 1e-3, 3e-4], {}),
     "softmax, lr 0.8": (SOFTMAX, 0.8, [1e-2, 3e-3, 1e-3, 3e-4], {}),
     "softmax, lr 0.1, by permutation": (SOFTMAX, 0.1, [1e-2, 3e-3, 1e-3, 3e-4], {"sampling": "permutation"}),
-    "softmax, lr 0.02, momentum 0.9": (SOFTMAX, 0.02, [1e-2, 3e-3, 1e-3], {"optimizer": "momentum", "momentum": 0.9}),
+    "softmax, lr 0.02, momentum 0.9": (SOFTMAX, 0.02, [1e-2, 3e-3, 1e-3], {"optimizer": SGD(momentum=0.9)}),
     "mlp, lr 0.1": (MLP, 0.1, [4e-2, 2e-2, 1e-2, 3e-3], {}),
 }
 

@@ -181,9 +181,7 @@ def _predict(args: argparse.Namespace) -> int:
     spec = _read(args)[1]
     along = predict.predict(spec, args.device, pilot_batch_size=args.pilot)
     print(predict.table(along))
-    constant = None
-    if spec.plan.lr.kind == "constant":
-        constant = predict.by_batch_size(spec, along, args.device, pilot_batch_size=args.pilot)
+    constant = predict.by_batch_size(spec, along, args.device, pilot_batch_size=args.pilot)
     if constant is not None:
         print(predict.table_by_batch_size(constant))
     try:

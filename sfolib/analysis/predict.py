@@ -39,9 +39,11 @@ from sfolib.problems.execution import Execution
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.specs import Quadratic
 from sfolib.problems.stacked import MLP
+from sfolib.schedules.base import Constant
 from sfolib.schedules.plan import Plan
-from sfolib.training import optimizers
+from sfolib.training import updates
 from sfolib.training.loop import resolve_device
+from sfolib.training.optimizers import SGD
 from sfolib.training.spec import Spec
 
 MATRICES = 1500  # parameters, at most, for H and Σ as whole matrices; above, H is known by its noise spectrum
@@ -127,7 +129,7 @@ def predict_constant(
     positive("eps2", targets)
     require(len(sizes) > 0, "batch_sizes", batch_sizes, "must hold at least one")
     path = _Path(spec, device, pilot_batch_size)
-    require(spec.plan.lr.kind == "constant", "plan", spec.plan.lr, "must have a constant learning rate")
+    require(isinstance(spec.plan.lr, Constant), "plan", spec.plan.lr, "must have a constant learning rate")
     (_, lr), most = spec.plan.at(0), spec.max_steps or math.inf
     if path.permuted:
         budget = path.permuted, spec.max_samples, most
@@ -179,11 +181,11 @@ def by_batch_size(
     spec: Spec, along: Prediction, device: str = "auto", *, pilot_batch_size: int | None = None
 ) -> pd.DataFrame | None:
     """`predict_constant` for b = 1, 2, 4, … the data set's size, to the powers of ten that the run `along` passes on
-    its way down; None where it passes none."""
+    its way down; None where it passes none, or its lr is not constant."""
     start, least = along.grad_sqnorm[0], max(along.grad_sqnorm.min(), 1e-30)
     powers = 10.0 ** np.arange(math.floor(math.log10(start)), math.floor(math.log10(least)), -1)
     targets = powers[(least <= powers) & (powers < start)]
-    if not len(targets):
+    if not len(targets) or not isinstance(spec.plan.lr, Constant):
         return None
     most = 2**14 if isinstance(spec.problem, Quadratic) else spec.problem.size
     sizes = [2**k for k in range(most.bit_length())]
@@ -215,7 +217,6 @@ class _Clock:
         self.plan, self.epoch, self.permuted = plan, epoch, permuted
         self.max_samples, self.max_steps = max_samples, max_steps or math.inf
         self.step = self.samples = 0
-        self._constant = {plan.batch_size.kind, plan.lr.kind} == {"constant"}
 
     @property
     def over(self) -> bool:
@@ -225,7 +226,7 @@ class _Clock:
         """The next steps, at most `count`."""
         rows, now, at = [], None, (0, 0.0)
         while len(rows) < count and not self.over:
-            reading = 0 if self._constant else self._reading()
+            reading = 0 if self.plan.is_constant else self.plan.reading(self.step, self.samples, self.epoch)
             if reading != now:
                 now, at = reading, self.plan.at(reading)
             b, lr = at
@@ -237,9 +238,6 @@ class _Clock:
         b, lr, samples, end = zip(*rows, strict=True) if rows else ((),) * 4
         return Steps(np.array(b, float), np.array(lr, float), np.array(samples, int), np.array(end, bool))
 
-    def _reading(self) -> int:
-        return {"epoch": self.samples // self.epoch, "step": self.step, "sample": self.samples}[self.plan.clock]
-
 
 class _Path:
     """The noise-free path of a spec, or its pilot; H and Σ where it is."""
@@ -247,8 +245,7 @@ class _Path:
     def __init__(self, spec: Spec, device: str, pilot: int | None):
         require(spec.plan is not None, "policy", spec.policy, "adapts to the run; only a plan is known before")
         require(spec.workers is None, "workers", spec.workers, "adapt to the run; only a plan is known before")
-        known = ("sgd", "momentum", "nesterov")
-        require(spec.optimizer in known, "optimizer", spec.optimizer, f"must be one of {known}, T15's")
+        require(isinstance(spec.optimizer, SGD), "optimizer", spec.optimizer.kind, "must be 'sgd': T15 is of SGD")
         self.spec, self.problem = spec, spec.problem
         self.pilot = None if pilot is None else whole("pilot_batch_size", pilot)
         synthetic = isinstance(spec.problem, Quadratic)
@@ -262,18 +259,16 @@ class _Path:
         self.batch_size = pilot or (1 if synthetic else self.epoch)
         # the whole data set is the same in any order
         self.moving = bool(pilot or synthetic or getattr(self.task, "augment", None))
-        settings = (spec.momentum, spec.weight_decay, spec.beta2)
-        self.update = optimizers.build(spec.optimizer, self.task.parameters, *settings)
+        self.update = updates.build(spec.optimizer, self.task.parameters)
         self.matrices = sum(p[0].numel() for p in self.task.parameters) <= MATRICES
         self.ratio = _MATRIX_NODE if self.matrices or synthetic else _SPECTRUM_NODE
         self.step = self.probes = 0
         self.start = self._measure()
 
     def covariance(self, permuted: bool | None = None) -> Covariance:
-        spec, permuted = self.spec, self.permuted if permuted is None else permuted
-        return Covariance(
-            spec.momentum, spec.optimizer == "nesterov", spec.weight_decay, self.epoch if permuted else None
-        )
+        optimizer, permuted = self.spec.optimizer, self.permuted if permuted is None else permuted
+        n = self.epoch if permuted else None
+        return Covariance(optimizer.momentum, optimizer.nesterov, optimizer.weight_decay, n)
 
     def advance(self, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Steps of these lr: after how many of them it was measured, the last included, and (f's ‖∇f‖², f) there."""

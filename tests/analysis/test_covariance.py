@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sfolib.analysis.covariance import Covariance, Modes, Steps
-from sfolib.training import optimizers
+from sfolib.training import optimizers, updates
 
 RNG = np.random.default_rng(0)
 PAIRS = [(4, 0.3), (4, 0.3), (2, 0.1), (4, 0.3), (4, 0.3), (2, 0.3), (4, 0.3), (4, 0.3), (2, 0.3), (4, 0.2), (6, 0.2)]
@@ -48,7 +48,7 @@ def written_out(Hs, sigma, of, noise, **settings):
     answers = []
     for s in range(count):
         theta = torch.zeros(size, size, dtype=torch.float64)  # a row for each coordinate pushed at step s
-        update = optimizers.build(parameters=[theta], **settings)
+        update = updates.build(optimizers.SGD(**settings), [theta])
         for t in range(count):
             update([theta @ torch.from_numpy(Hs[t]) + (torch.eye(size).double() if t == s else 0)], float(of.lr[t]))
         answers.append(theta.numpy())
@@ -56,25 +56,20 @@ def written_out(Hs, sigma, of, noise, **settings):
 
 
 SETTINGS = [
-    {"name": "sgd"},
-    {"name": "momentum", "momentum": 0.7},
-    {"name": "nesterov", "momentum": 0.7, "weight_decay": 0.2},
+    {},
+    {"momentum": 0.7},
+    {"momentum": 0.7, "nesterov": True, "weight_decay": 0.2},
 ]
 
 
-def made(settings, n=None):
-    told = {k: v for k, v in settings.items() if k != "name"}
-    return Covariance(nesterov=settings["name"] == "nesterov", n=n, **told)
-
-
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: s["name"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize(("n", "noise"), [(None, independent), (N, permuted)])
 @pytest.mark.parametrize("length", [1, 4, 5, 9, 11])  # within and at the end of epochs
 @pytest.mark.parametrize("cuts", [[], [2, 3, 7]])
 def test_it_is_the_noise_written_out(settings, n, noise, length, cuts):
     H, sigma, of = spd(4), spd(4), steps().part(0, length)
     wanted = written_out([H] * length, sigma, of, noise, **settings)
-    covariance, modes = made(settings, n), modes_of(H, sigma)
+    covariance, modes = Covariance(n=n, **settings), modes_of(H, sigma)
     covariance.move(modes)
     for start, stop in pairwise([0, *(c for c in cuts if c < length), length]):
         covariance.advance(of.part(start, stop))
@@ -93,7 +88,7 @@ def test_modes_followed_alone_are_the_diagonal():
 
 def test_many_like_steps_are_those_steps():
     H, sigma = spd(3), spd(3)
-    together, one_by_one = made(SETTINGS[1]), made(SETTINGS[1])
+    together, one_by_one = Covariance(**SETTINGS[1]), Covariance(**SETTINGS[1])
     for covariance in (together, one_by_one):
         covariance.move(modes_of(H, sigma))
     of = steps([(3, 0.05)] * 157)
@@ -103,10 +98,10 @@ def test_many_like_steps_are_those_steps():
     assert together.read() == pytest.approx(one_by_one.read(), rel=1e-10)
 
 
-@pytest.mark.parametrize("settings", SETTINGS[:2], ids=lambda s: s["name"])
+@pytest.mark.parametrize("settings", SETTINGS[:2], ids=str)
 def test_it_is_carried_from_one_basis_to_the_next(settings):
     old, new, sigma, of = spd(4), spd(4), spd(4), steps([(2, 0.1), (3, 0.2), (1, 0.1), (2, 0.3), (2, 0.1)])
-    covariance, middle, at = made(settings), 2, np.array([1, 2, 4, 5])
+    covariance, middle, at = Covariance(**settings), 2, np.array([1, 2, 4, 5])
     covariance.move(modes_of(old, sigma))
     found = covariance.cross(of, at, middle, at / 5, modes_of(new, sigma))
     Hs = [old] * middle + [new] * 3
