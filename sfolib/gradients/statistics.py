@@ -211,7 +211,8 @@ def smoothness(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, *, l2: flo
     parameters = _trainable(model)
     with _eval_mode(model), torch.enable_grad():
         loss = loss_fn(model(x), y)
-        gradient = torch.autograd.grad(loss, parameters, create_graph=True)
+        options = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
+        gradient = torch.autograd.grad(loss, parameters, **options)
     shapes, dtype = [p.shape for p in parameters], parameters[0].dtype
     sizes = [p.numel() for p in parameters]
 

@@ -1,5 +1,7 @@
 """One plan in other people's loops: what is trained on, and at which lr, is the plan's table in each of them."""
 
+import os
+import socket
 import warnings
 from dataclasses import replace
 from itertools import islice
@@ -20,6 +22,7 @@ from sfolib.schedules.torch import PlanLR, ScheduledBatchSampler
 
 N, EPOCHS = 80, 3
 PLAN = Plan(s.exponential(10, 2.0), s.exponential(0.1, 0.5))
+STATEFUL = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata's
 WORKERS = [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True, "prefetch_factor": 3}]
 
 
@@ -301,6 +304,7 @@ def test_ignite(loader):
     assert seen == table()
 
 
+@STATEFUL
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("tied", [False, True])
 def test_stateful_dataloader(tied, workers):
@@ -352,7 +356,7 @@ def test_accelerate(loader):
     accelerate.state.AcceleratorState._reset_state(True)
 
 
-def _lightning(path=None, max_steps=-1, stateful=False, workers=0, accumulate=1):
+def _lightning(path=None, save=None, max_steps=-1, stateful=False, workers=0, accumulate=1):
     lightning = pytest.importorskip("lightning")
     seen = []
 
@@ -379,32 +383,33 @@ def _lightning(path=None, max_steps=-1, stateful=False, workers=0, accumulate=1)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        saved = save and lightning.pytorch.callbacks.ModelCheckpoint(save, "state", every_n_train_steps=max_steps)
         trainer = lightning.Trainer(
-            max_epochs=EPOCHS, max_steps=max_steps, accelerator="cpu", logger=False, enable_checkpointing=False,
+            max_epochs=EPOCHS, max_steps=max_steps, accelerator="cpu", logger=False, enable_checkpointing=bool(save),
             enable_progress_bar=False, enable_model_summary=False, accumulate_grad_batches=accumulate,
+            callbacks=[saved] if saved else [],
         )  # fmt: skip
         trainer.fit(Module(), ckpt_path=path)
-    return seen, trainer
+    return seen
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_lightning(workers):
     """Case 02."""
-    seen, _ = _lightning(workers=workers)
+    seen = _lightning(workers=workers)
     assert [(len(x), lr) for x, lr in seen] == table()
     assert [x for x, _ in seen] == WHOLE_RUN
 
 
 def test_lightning_accumulates():
-    seen, _ = _lightning(accumulate=2)
+    seen = _lightning(accumulate=2)
     assert [(len(x), lr) for x, lr in seen] == table()
 
 
 @pytest.mark.parametrize("stop", [3, 8, 10])
 def test_lightning_goes_on_from_a_checkpoint(tmp_path, stop):
-    _, trainer = _lightning(max_steps=stop, stateful=True)
-    trainer.save_checkpoint(tmp_path / "state.ckpt")
-    seen, _ = _lightning(tmp_path / "state.ckpt", stateful=True)
+    _lightning(save=tmp_path, max_steps=stop, stateful=True)
+    seen = _lightning(tmp_path / "state.ckpt", stateful=True)
     assert [x for x, _ in seen] == WHOLE_RUN[stop:]
     assert [(len(x), lr) for x, lr in seen] == table()[stop:]
     if stop == 3:  # a plain loader begins the epoch again, and cannot be told
@@ -459,24 +464,24 @@ DATA = [{"i": i} for i in range(N)]
 
 # ------------------------------------------------------------------------------------------------- two processes
 def _process(rank, port, client, out):
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    sampler, loader, optimizer, scheduler = parts()
+    here = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in here.items()})
     seen = []
     if client == "ddp":
+        dist.init_process_group("gloo")
+        _, loader, optimizer, scheduler = parts()
         model = nn.parallel.DistributedDataParallel(nn.Linear(1, 1))
         model(torch.ones(1, 1)).sum().backward()
     else:
-        import os
-
         import accelerate
 
-        os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
         accelerator = accelerate.Accelerator(cpu=True)
+        _, loader, *_ = parts()
         try:
             next(iter(loader))
         except InputError:
             seen.append("refused")
-        sampler, loader, optimizer, scheduler = parts(interleave=True)
+        _, loader, optimizer, scheduler = parts(interleave=True)
         loader, optimizer, scheduler = accelerator.prepare(loader, optimizer, scheduler)
     for _ in range(EPOCHS):
         for x in loader:
@@ -501,8 +506,6 @@ def test_two_processes(tmp_path, client, free_port):
 
 @pytest.fixture
 def free_port():
-    import socket
-
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
