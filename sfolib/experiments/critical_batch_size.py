@@ -258,7 +258,7 @@ def claims(res: Results) -> list[Check]:
             "Digits: the predicted N(b) is the measured one within 5 %, at every b >= 8 and ε whose 95 % interval is "
             "within 5 % to each side",
             "equal",
-            measured=told["samples_predicted"] / told["samples"],
+            measured=resolved["samples_predicted"] / resolved["samples"],
             theory=1.0,
             tolerance=0.05,
             source="T15 [N]",

@@ -146,22 +146,22 @@ class _Pass(Iterator[list[int]]):
         return [sampler._order(batch.epoch)[part] for part in sampler._parts(batch)]
 
     def state_dict(self) -> dict[str, int]:
-        """The pass and what was drawn of it; asked for and given back by loaders that know what they have handed out."""
-        index = self.record.index if self.record else self.sampler._position()[0]
-        return {"pass": index, "drawn": self.drawn}
+        """The pass and what was drawn of it; for loaders that know what they have handed out."""
+        return {"pass": self.record.index, "drawn": self.drawn} if self.record else {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self._loaded, self.record, self.drawn, self._parts = state, None, 0, []
-        self.sampler._resume = None
-        self._begin()
+        if state:  # saved before its first batch it says nothing that the sampler's does not
+            self._loaded, self.record, self.drawn, self._parts = state, None, 0, []
+            self.sampler._resume = None
+            self._begin()
 
 
 class ScheduledBatchSampler(Sampler[list[int]]):
     """Batches of the sizes that `plan` says, for a plain `DataLoader(data, batch_sampler=…)`; an iteration is an epoch.
 
     n: samples of the data set. plan: a `Plan`, or a policy. The indices are those of `epoch_order` by permutation, so
-    that they are a function of n, seed and plan alone: the batches are `plan.table(n, epochs)` exactly, whatever workers
-    prefetch.
+    that they are a function of n, seed and plan alone: the batches are `plan.table(n, epochs)` exactly, whatever
+    workers prefetch.
 
     Which epoch an iteration is, in this order: what `load_state_dict` said; the epoch of the `PlanLR` that is tied to
     the sampler (made from it, or of the same plan object and n); `set_epoch`; with none of these, one more than the
@@ -174,8 +174,8 @@ class ScheduledBatchSampler(Sampler[list[int]]):
     Accelerate's `prepare` does.
     max_micro_batch: hand a part out in pieces of about the same size, at most that many samples; one optimizer step is
     for all of them (`PlanLR.batch_size` samples).
-    multiple_of: batches are rounded down to a multiple, at least one. drop_last: leave out an epoch's last batch if it is
-    incomplete. min_last_batch: one below that joins the batch before it.
+    multiple_of: batches are rounded down to a multiple, at least one. drop_last: leave out an epoch's last batch if it
+    is incomplete. min_last_batch: one below that joins the batch before it.
     epochs: how many epochs an iteration is, for clients that take all iterations to be of one length.
     lookahead: by how many batches a client draws ahead of the updates of a policy; its looks take effect as much later.
     """
@@ -263,10 +263,10 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         ranks = range(group.size) if self.interleave else [group.rank]
         parts = []
         for rank in ranks:
-            part = ProcessGroup(rank, group.size).part(size)
+            part = ProcessGroup(rank, group.size).shard(size)
             pieces = math.ceil((part.stop - part.start) / (self._micro or size))
             for piece in range(pieces):
-                inner = ProcessGroup(piece, pieces).part(part.stop - part.start)
+                inner = ProcessGroup(piece, pieces).shard(part.stop - part.start)
                 offset = batch.start + part.start
                 parts.append(slice(offset + inner.start, offset + inner.stop))
         return parts
@@ -278,6 +278,8 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         if isinstance(self.plan, Policy):
             return self._policy_start()[1] // self.n, 0, True
         self._passes = [(p, r) for p, r in self._passes if p() is not None or (r.complete and r.trained)]
+        if self._clock is not None and self._clock.last_epoch < 0:  # so SequentialLR leaves it until its turn
+            self._clock._part()
         resume, clock = self._resume, self._clock
         if clock is None:
             if resume:
@@ -319,8 +321,8 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         """Raise unless some iteration has handed out batch `last` of pass `index`, to be trained on."""
         alive = [(p() is not None, r) for p, r in self._passes if r.index == index and r.whole and r.taken > last]
         why = (
-            f"batch {last} of iteration {index} has not been handed out since the iteration began: the loop stepped the "
-            "scheduler more often than it drew batches, or left an iteration before its end and began another; "
+            f"batch {last} of iteration {index} has not been handed out since the iteration began: the loop stepped "
+            "the scheduler more often than it drew batches, or left an iteration before its end and began another; "
             "to go on inside one, load the sampler's state (for a resumed loader: StatefulDataLoader)"
         )
         require(bool(alive), "step", self._clock.batches + 1, why)
@@ -437,9 +439,10 @@ class PlanLR(LRScheduler):
     at an epoch's end that no step followed, or whose step was skipped (GradScaler under Accelerate), are counted when
     the next iteration begins.
 
-    Every parameter group's lr is lr·base/reference: base is its lr when the scheduler was made, reference the largest of
-    them, or that of the group number or group "name" `reference`. A group that is added later has as base the lr that it
-    is added with, and the plan's from the next step on. An lr of 0 is refused once a step was made with it.
+    Every parameter group's lr is lr·base/reference: base is its lr when the scheduler was made, reference the largest
+    of them, or that of the group number or group "name" `reference`. A group that is added later has as base the lr
+    that it is added with, and follows the plan from the next step on. An lr of 0 is refused once a step was made with
+    it.
     """
 
     def __init__(
@@ -466,7 +469,6 @@ class PlanLR(LRScheduler):
         self._calls = self._since = 0  # step() calls of an interleaved batch; optimizer steps since the last of step()
         self._loaded: int | None = None  # batches that a state said
         self._own: _Passes | None = None
-        self._composed = False
         if isinstance(plan, Plan):
             self._own = _Passes(self.samples_per_epoch, plan, 1, 1, 1, False, 1)
         super().__init__(optimizer)
@@ -491,11 +493,14 @@ class PlanLR(LRScheduler):
         self.sampler, sampler._clock = sampler, self
 
     def _initial_step(self) -> None:
-        if hasattr(self, "_last_lr"):  # SequentialLR begins it anew: its steps are no longer those of the run
-            self._composed = True
-            if self.sampler is not None:
-                self.sampler._clock = self.sampler = None
+        if hasattr(self, "_last_lr"):
+            self._part()
         super()._initial_step()
+
+    def _part(self) -> None:
+        """Composed by SequentialLR, it counts some of the run's steps only: the sampler's clock is its own again."""
+        if self.sampler is not None:
+            self.sampler._clock = self.sampler = None
 
     def _table(self) -> _Passes:
         return self._own if self.sampler is None else self.sampler._table()
@@ -513,7 +518,7 @@ class PlanLR(LRScheduler):
         batch = self._batch()
         part = slice(batch.start, batch.stop)
         if self.sampler is not None and not self.sampler.interleave:
-            part = self.sampler.group().part(batch.stop - batch.start)
+            part = self.sampler.group().shard(batch.stop - batch.start)
         return part.stop - part.start
 
     def _batch(self) -> Batch:

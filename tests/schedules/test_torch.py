@@ -1,7 +1,5 @@
 """One plan in three places: its table, a plain DataLoader loop, and the training loop."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from spies import steps_of
@@ -106,7 +104,7 @@ def test_a_run_goes_on_mid_epoch_to_the_same_order(workers):
         resumed = ScheduledBatchSampler(n, plan, 4)
         resumed.load_state_dict(states[0])
         assert [batch_size for _ in range(3 - rows[stop][0]) for batch_size in resumed] == whole[stop:]
-        apart = replace(plan)  # another object: not tied to the sampler
+        apart = plan.model_copy()  # another object: not tied to the sampler
         fresh = PlanLR(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), apart, n)
         fresh.load_state_dict(states[1])
         assert fresh.get_last_lr() == [fresh.optimizer.param_groups[0]["lr"]] == [rows[stop][4]]
