@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from sfolib._utils.errors import require
 from sfolib._utils.rng import generator
 from sfolib.gradients.statistics import population_variance, smoothness
+from sfolib.problems.modules import modules
 from sfolib.problems.network import NetworkTask
 from sfolib.problems.specs import Digits
 from sfolib.problems.stacked import MLP
@@ -97,7 +98,7 @@ def _sample(task: MLP | NetworkTask, seed: int) -> tuple[Tensor, Tensor]:
 
 def _at(task: MLP | NetworkTask, x: Tensor, y: Tensor, l2: float) -> tuple[float, float, float]:
     """Largest Hessian eigenvalue, variance and loss at the task's parameters."""
-    model = task.models[0] if isinstance(task, NetworkTask) else task.module()
+    model = modules(task)[0]
     training = model.training
     model.eval()
     variance = population_variance(model, cross_entropy, x, y).variance

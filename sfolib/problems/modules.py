@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from sfolib._utils.errors import require
 from sfolib.problems.network import NetworkTask
-from sfolib.problems.stacked import MLP, Task
+from sfolib.problems.stacked import MLP, Task, dense
 
 
 def modules(task: Task) -> list[nn.Module]:
@@ -14,7 +14,7 @@ def modules(task: Task) -> list[nn.Module]:
     require(isinstance(task, MLP | NetworkTask), "task", type(task).__name__, "has no network")
     if isinstance(task, NetworkTask):
         return task.models
-    return [_dense([p[seed] for p in task.parameters]) for seed in range(len(task.parameters[0]))]
+    return [dense([p[seed] for p in task.parameters]) for seed in range(len(task.parameters[0]))]
 
 
 def training_data(task: MLP | NetworkTask) -> tuple[Tensor, Tensor]:
@@ -22,14 +22,3 @@ def training_data(task: MLP | NetworkTask) -> tuple[Tensor, Tensor]:
     if isinstance(task, NetworkTask):
         return task.x, task.y
     return task.x[:, :-1], task.labels
-
-
-def _dense(parameters: list[Tensor]) -> nn.Sequential:
-    """Linear layers with ReLU between them; a layer's bias is the last column of its parameter (out, in + 1)."""
-    layers: list[nn.Module] = []
-    for parameter in parameters:
-        outputs, inputs = parameter.shape
-        layer = nn.utils.skip_init(nn.Linear, inputs - 1, outputs, device=parameter.device, dtype=parameter.dtype)
-        layer.weight.data, layer.bias.data = parameter[:, :-1].clone(), parameter[:, -1].clone()
-        layers += [layer, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])

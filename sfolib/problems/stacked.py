@@ -195,14 +195,10 @@ class MLP(Task):
         return found | (self.running_metrics.take() if self.running_metrics else {})
 
     def module(self) -> nn.Sequential:
-        """The first seed's network as torch has it, on copies of the parameters; the same module at every call."""
+        """The first seed's network as torch has it, on copies of the parameters; the same module at every call, since
+        making it takes as long as a look at a batch."""
         if self._module is None:
-            shapes = [parameter.shape[1:] for parameter in self.parameters]
-            layers = [
-                nn.Linear(columns - 1, rows, device="meta", dtype=self.parameters[0].dtype) for rows, columns in shapes
-            ]
-            relus = [module for layer in layers for module in (layer, nn.ReLU())]
-            self._module = nn.Sequential(*relus[:-1]).to_empty(device=self.parameters[0].device)
+            self._module = dense([parameter[0] for parameter in self.parameters])
         with torch.no_grad():
             for layer, parameter in zip(self._module[::2], self.parameters, strict=True):
                 layer.weight.copy_(parameter[0, :, :-1])
@@ -229,6 +225,17 @@ class MLP(Task):
                 # a product with x > 0, a mask of bytes, takes five times as long
                 delta = threshold_backward(torch.bmm(parameter[:, :, :-1].mT, delta), x[:, :-1], 0)
         return gradients[::-1], deltas[::-1]
+
+
+def dense(parameters: list[Tensor]) -> nn.Sequential:
+    """Linear layers with ReLU between them; a layer's bias is the last column of its parameter (out, in + 1)."""
+    layers: list[nn.Module] = []
+    for parameter in parameters:
+        outputs, inputs = parameter.shape
+        layer = nn.utils.skip_init(nn.Linear, inputs - 1, outputs, device=parameter.device, dtype=parameter.dtype)
+        layer.weight.data, layer.bias.data = parameter[:, :-1].clone(), parameter[:, -1].clone()
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 def _augmented(images: np.ndarray, labels: np.ndarray, classes: int, device, dtype) -> tuple[Tensor, Tensor]:
