@@ -420,7 +420,7 @@ def test_lightning_goes_on_from_a_checkpoint(tmp_path, stop):
 def test_where_lightning_cannot_go_on_it_is_told(tmp_path, stop, stateful):
     """A plain loader begins the epoch again; after an epoch's last batch Lightning skips the next one."""
     _lightning(save=tmp_path, max_steps=stop, stateful=stateful)
-    with pytest.raises(InputError, match="StatefulDataLoader|the scheduler is in iteration"):
+    with pytest.raises(InputError, match=r"StatefulDataLoader|the scheduler is in iteration"):
         _lightning(tmp_path / "state.ckpt", stateful=stateful)
 
 
