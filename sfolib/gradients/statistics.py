@@ -158,7 +158,8 @@ def full_gradient_sqnorm(
     augmentation). Run on a copy, torch's RNG seeded by `seed` and then put back.
     ranks: the gradient over all ranks' data, of which `data` is this one's part; "as_published" wants the whole data
     on every rank, and they take its batches in turn.
-    Raises `InputError` for an unknown mode, no data, a loss that is no mean over samples ("exact"), a chunk below 1, or `augment` with "exact".
+    Raises `InputError` for an unknown mode, no data, a loss that is no mean over samples ("exact"),
+    a chunk below 1, or `augment` with "exact".
     """
     require(mode in ("exact", "as_published"), "mode", mode, "must be 'exact' or 'as_published'")
     x, y = data
