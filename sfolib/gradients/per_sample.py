@@ -6,6 +6,7 @@ g_i·direction for every sample i and parameter tensor. No hook stays, whatever 
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ class _Call:
 
     layer: str
     a: Tensor
+    dtype: torch.dtype  # of its output
     d: Tensor | None = None
 
     def receive(self, d: Tensor) -> None:
@@ -45,7 +47,7 @@ def _captured(layers: dict[str, nn.Module]) -> Iterator[list[_Call]]:
     def hook(name: str) -> Callable:
         def record(_module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
             if output.requires_grad:
-                calls.append(_Call(name, (*args, *kwargs.values())[0].detach()))
+                calls.append(_Call(name, (*args, *kwargs.values())[0].detach(), output.dtype))
                 output.register_hook(calls[-1].receive)
 
         return record
@@ -95,18 +97,37 @@ def _uses(loss: Tensor) -> Counter[Tensor]:
     return uses
 
 
-def _check_mean(loss_fn: Loss, output: Tensor, y: Tensor) -> None:
-    """Require of two halves, of up to 32 samples spread over the batch, what holds for a mean of their losses."""
-    every = -(-len(output) // 32)
-    output, y = output[::every], y[::every]
-    n, half = len(output), len(output) // 2
+def check_mean(loss_fn: Loss, output: Tensor, y: Tensor) -> None:
+    """Require that the loss of a batch is the mean of the losses of its samples, each taken alone."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of one sample a loss may have no value; then it is no such mean
+        whole = loss_fn(output, y)
+        try:
+            single = torch.vmap(lambda o, t: loss_fn(o.unsqueeze(0), t.unsqueeze(0)))(output, y)
+        except Exception:  # what vmap cannot follow, it says in many ways
+            single = torch.stack([loss_fn(output[i : i + 1], y[i : i + 1]) for i in range(len(output))])
+    gap, size = (whole - single.mean()).abs().item(), single.abs().mean().item()
+    # a loss that is not a number is no proof, unless the batch's is one
+    other = bool(whole.isfinite()) and not gap <= size * torch.finfo(whole.dtype).eps ** 0.5
+    require(not other, "loss_fn", whole.item(), "must be the mean over the batch of losses of one sample each")
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _check_alone(model: nn.Module, x: Tensor, output: Tensor, calls: list[_Call]) -> None:
+    """Require that some samples' outputs are the same without the other samples."""
+    few = x[: min(8, len(x) - 1)]
+    dtypes = [output.dtype, *(call.dtype for call in calls)]
+    tolerance = 1e-2 if x.is_cuda else max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5
     with torch.no_grad():
-        losses = [loss_fn(output, y), loss_fn(output[:half], y[:half]), loss_fn(output[half:], y[half:])]
-        whole, first, last = torch.stack(losses).tolist()
-    parts = abs(first) * half / n + abs(last) * (n - half) / n
-    gap = abs(whole - (first * half + last * (n - half)) / n)
-    other = gap > parts * torch.finfo(losses[0].dtype).eps ** 0.5  # not where a loss is not a number: that is no proof
-    require(not other, "loss_fn", whole, "must be the mean over the batch of losses of one sample each")
+        alone = model(few)
+    same = len(alone) == len(few) and alone.shape[1:] == output.shape[1:]
+    gap = (alone - output[: len(few)]).abs().max() if same else output.new_tensor(torch.inf)
+    mixes = not same or bool(gap > tolerance * output.abs().max())
+    require(not mixes, "model", type(model).__name__, "a sample's output depends on the others, or on random numbers")
 
 
 class PerSample(NamedTuple):
@@ -138,13 +159,21 @@ def per_sample(
     calls, uses = [], Counter()
     means = [torch.zeros_like(p) for p in parameters.values()]
     if n:  # a rank may have no sample of its own
+        before = _random_states(x.device)
         with torch.enable_grad(), _captured(layers) as calls:
             output = model(x)
             loss = loss_fn(output, y)
+        drawn = any(not torch.equal(a, b) for a, b in zip(before, _random_states(x.device), strict=True))
+        if drawn:
+            torch.set_rng_state(before[0])
+            if x.is_cuda:
+                torch.cuda.set_rng_state(before[1], x.device)
+        require(not drawn, "model", type(model).__name__, "draws random numbers; use model.eval()")
         scalar = loss.dim() == 0 and loss.requires_grad
         require(scalar, "loss_fn", loss, "must return a scalar that depends on trainable parameters")
         if n > 1:
-            _check_mean(loss_fn, output.detach(), y)
+            check_mean(loss_fn, output.detach(), y)
+            _check_alone(model, x, output.detach(), calls)
         owners, uses = Counter(parameters.values()), _uses(loss)
         for key, p in parameters.items():
             require(owners[p] == 1 and uses[p] <= 1, "model", ".".join(key), "a parameter may be used only once")
@@ -174,7 +203,9 @@ def _terms(layers: dict, calls: list[_Call], directions: dict, n: int) -> dict[t
         layer = layers[call.layer]
         require(len(call.a) == len(call.d) == n, "model", call.layer, "must keep the samples as first dimension")
         wanted = {key: v for (name, key), v in directions.items() if name == call.layer}
-        for key, sqnorms, products in RULES[type(layer)](layer, call.a, call.d, wanted):
+        dtype = next(iter(wanted.values())).dtype  # under autocast the captures are of another
+        a = call.a.to(dtype) if call.a.is_floating_point() else call.a
+        for key, sqnorms, products in RULES[type(layer)](layer, a, call.d.to(dtype), wanted):
             terms[call.layer, key] = sqnorms, products
     return terms
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require
 from sfolib.gradients.curvature import eval_mode, smoothness, trainable
-from sfolib.gradients.per_sample import Loss, per_sample
+from sfolib.gradients.per_sample import Loss, check_mean, per_sample
 from sfolib.theory.bounds import Constants
 
 CHUNK = {"cpu": 2**18, "cuda": 2**21}  # elements of x in one chunk of a full gradient; more no longer pays
@@ -70,8 +70,8 @@ def gradient_statistics(
 ) -> GradientStatistics:
     """The statistics of T10 [S] for samples `x`, `y` (leading dimension n ≥ 2), the model in the mode it is in.
 
-    `loss_fn(model(x), y)` must be the mean over the batch of losses of one sample each (checked on the halves of
-    some samples); `l2` adds (l2/2)‖θ‖² to every one. `per_tensor=True` takes inner products parameter tensor by
+    `loss_fn(model(x), y)` must be the mean over the batch of losses of one sample each (checked on every
+    sample alone); `l2` adds (l2/2)‖θ‖² to every one. `per_tensor=True` takes inner products parameter tensor by
     parameter tensor and adds up their variances, as AdAdaGrad's published code does: the covariance between
     tensors is lost, and it is another quantity. `ranks`: the statistics of all ranks' samples together, of which
     `x`, `y` are this one's, exactly; every rank gets the same.
@@ -140,7 +140,8 @@ def full_gradient_sqnorm(
     augmentation). Run on a copy, torch's RNG seeded by `seed` and then put back.
     ranks: the gradient over all ranks' data, of which `data` is this one's part; "as_published" wants the whole data
     on every rank, and they take its batches in turn.
-    Raises `InputError` for an unknown mode, no data, a chunk below 1, or `augment` with "exact".
+    Raises `InputError` for an unknown mode, no data, a loss that is no mean over samples ("exact"),
+    a chunk below 1, or `augment` with "exact".
     """
     require(mode in ("exact", "as_published"), "mode", mode, "must be 'exact' or 'as_published'")
     x, y = data
@@ -153,7 +154,7 @@ def full_gradient_sqnorm(
             chunk = max(1, CHUNK.get(x.device.type, CHUNK["cuda"]) // max(1, x.shape[1:].numel()))
         require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "must be an integer of at least 1")
         with eval_mode(model):
-            total = _mean_gradient(model, loss_fn, zip(x.split(chunk), y.split(chunk), strict=True), n)
+            total = _mean_gradient(model, loss_fn, zip(x.split(chunk), y.split(chunk), strict=True), n, check_mean)
     else:
         replica = copy.deepcopy(model).train()
         devices = [x.device] if x.device.type == "cuda" else []
@@ -169,14 +170,23 @@ def full_gradient_sqnorm(
     return sum(g.double().square().sum() for g in gradient).item()
 
 
-def _mean_gradient(model: nn.Module, loss_fn: Loss, batches: Iterable[tuple[Tensor, Tensor]], n: int) -> list[Tensor]:
+def _mean_gradient(
+    model: nn.Module,
+    loss_fn: Loss,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    n: int,
+    check: Callable[[Loss, Tensor, Tensor], None] | None = None,
+) -> list[Tensor]:
     """Mean of the batches' gradients, weighted by their sizes over n."""
     parameters, total = trainable(model), []
     for x, y in batches:
         if not len(x):
             continue
         with torch.enable_grad():
-            loss = loss_fn(model(x), y)
+            output = model(x)
+            loss = loss_fn(output, y)
+            if check is not None:
+                check(loss_fn, output.detach(), y)
             if n != len(x):
                 loss = loss * (len(x) / n)
         gradient = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)

@@ -441,8 +441,8 @@ class PlanLR(LRScheduler):
 
     Every parameter group's lr is lr·base/reference: base is its lr when the scheduler was made, reference the largest
     of them, or that of the group number or group "name" `reference`. A group that is added later has as base the lr
-    that it is added with, and follows the plan from the next step on. An lr of 0 is refused once a step was made with
-    it.
+    that it is added with, and follows the plan from the next step on. An lr of 0 is refused once a step was
+    made with it.
     """
 
     def __init__(
