@@ -44,7 +44,7 @@ def estimate(spec: Spec, device: str = "auto") -> list[Estimate]:
     Costs some hundred passes over at most `SAMPLE` samples, beside the run. Raises `InputError` for the quadratic,
     whose constants are its parameters.
     """
-    update = {"seeds": spec.seeds[:1], "max_steps": STEPS, "eval_every": 10.0, "log_authors_grad_norm": False}
+    update = {"seeds": spec.seeds[:1], "max_steps": STEPS, "eval_every": 10.0, "grad_norms": "exact"}
     trainer = Trainer(spec.model_copy(update=update), device)
     known = isinstance(trainer.task, MLP | NetworkTask)
     require(known, "problem", spec.problem.kind, "has its constants as parameters; no need to measure")

@@ -121,7 +121,7 @@ def specs(p: Parameters, schedules: Mapping[str, Plan], runs: Mapping[Hashable, 
     return {
         key: Spec(
             problem=problem_of(p, model, augment), plan=plan, seeds=tuple(range(p.seeds)), max_samples=p.epochs * size,
-            eval_every="epoch", precision=p.precision, channels_last=True, log_authors_grad_norm=True,
+            eval_every="epoch", precision=p.precision, channels_last=True, grad_norms="both",
         )
         for key, (model, augment, plan) in asked.items()
     }  # fmt: skip

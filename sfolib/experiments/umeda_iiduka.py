@@ -118,22 +118,24 @@ def write_csv(config: Config, run: Run, samples_per_epoch: int, folder: Path) ->
     """Write the four CSV files of a run that measured every epoch into `folder`.
 
     Same names, headers and meaning: loss and accuracy (in %) over the epoch's batches as they were trained on, the
-    gradient norm as their program takes it (where there is neither augmentation nor BatchNorm it is the exact one),
-    nominal batch sizes, a row a step. Test loss is the mean over samples.
+    gradient norm as their program takes it (the exact one where there is neither augmentation nor BatchNorm, or where
+    only that was taken; no norm.csv where none was), nominal batch sizes, a row a step. Test loss is the mean over
+    samples.
     """
     plan, rows = config.plan(), run.rows[run.rows["step"] > 0]
     epochs, steps = range(1, len(rows) + 1), rows["step"]
     pairs = [plan.at(epoch - 1) for epoch in epochs]
-    norm = rows["published_sqnorm" if "published_sqnorm" in rows else "grad_sqnorm"] ** 0.5
+    norms = [name for name in ("published_sqnorm", "grad_sqnorm") if name in rows]
     walk = plan.walk(samples_per_epoch, len(rows))
     content: dict[str, Iterable[tuple[Any, ...]]] = {
         "train": zip(
             epochs, steps, rows["running_loss"], 100 * rows["running_accuracy"], [lr for _, lr in pairs], strict=True
         ),
         "test": zip(epochs, steps, rows["test_loss"], 100 * rows["test_accuracy"], strict=True),
-        "norm": zip(epochs, steps, norm, strict=True),
         "lr_bs": ((s.epoch + 1, s.step, s.lr, pairs[s.epoch][0]) for s in walk),
     }
+    if norms:
+        content["norm"] = zip(epochs, steps, rows[norms[0]] ** 0.5, strict=True)
     files.folder(folder)
     for name, lines in content.items():
         with files.replacing(folder / f"{name}.csv") as file:

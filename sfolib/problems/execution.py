@@ -11,9 +11,9 @@ class Execution(NamedTuple):
     """How gradients are computed and what is measured beside them; see `spec.Spec` for the fields."""
 
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    channels_last: bool = False
+    channels_last: bool | None = None
     max_micro_batch: int | None = None
-    log_authors_grad_norm: bool = False
+    grad_norms: Literal["exact", "published", "both", "none"] = "exact"
     log_train_metrics: bool = False
 
     def only(self, *names: str) -> None:

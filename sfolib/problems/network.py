@@ -79,18 +79,26 @@ class NetworkTask(Task):
         self.test = _on(device, data.test) if len(data.test[1]) else None
         self.batches = Batches((self.x, self.y), seeds, sampling, data.augment)
         self.samples_per_epoch = len(self.x)
-        self.probes = len(self.x) * (2 if how.log_authors_grad_norm else 1)
+        networks = [models.build(model, data.classes, tuple(self.x.shape[1:]), seed) for seed in seeds]
+        channels_last = how.channels_last
+        if channels_last is None:
+            convolves = any(isinstance(module, nn.Conv2d) for module in networks[0].modules())
+            channels_last = convolves and torch.device(device).type == "cpu"
         self.models = [
             nn.Sequential(
-                Normalise(data.mean, data.std, how.channels_last),
-                models.build(model, data.classes, tuple(self.x.shape[1:]), seed),
+                Normalise(data.mean, data.std, channels_last),
+                network,
             ).to(device, getattr(torch, dtype))
-            for seed in seeds
+            for network in networks
         ]
         self.weights = [list(model.parameters()) for model in self.models]
-        self.parameters = [_stack(same, how.channels_last) for same in zip(*self.weights, strict=True)]
+        self.parameters = [_stack(same, channels_last) for same in zip(*self.weights, strict=True)]
         self.buffers = [buffer for model in self.models for buffer in model.buffers()]
         self.batch_norm = any(isinstance(module, _BatchNorm) for module in self.models[0].modules())
+        # With neither of these the published norm is the exact one, and needs no pass of its own.
+        self._own_published = bool(self.batch_norm or self.augment) and how.grad_norms in ("published", "both")
+        self._exact = how.grad_norms in ("exact", "both") or (how.grad_norms == "published" and not self._own_published)
+        self.probes = len(self.x) * (self._exact + self._own_published)
         self.micro_batch, self.largest, self.out_of_memory = how.max_micro_batch, 0, []
         self.running_metrics = RunningMetrics(len(seeds), device) if how.log_train_metrics else None
 
@@ -170,14 +178,11 @@ class NetworkTask(Task):
         return found | (self.running_metrics.take() if self.running_metrics else {})
 
     def _measure(self, model: nn.Module, seed: int) -> dict[str, float]:
-        scores, share = _Scores(), self.ranks.shard(len(self.x))
-        sqnorm = full_gradient_sqnorm(model, scores, (self.x[share], self.y[share]), l2=self.l2, ranks=self.ranks)
-        loss, accuracy = scores.means(self.ranks)
-        weights = [p.detach().double() for p in model.parameters()]
-        loss += 0.5 * self.l2 * sum(p.square().sum().item() for p in weights)
-        found = {"loss": loss, "accuracy": accuracy, "grad_sqnorm": sqnorm}
-        if self.how.log_authors_grad_norm:
+        found = self._function(model) if self._exact else {}
+        if self._own_published:
             found["published_sqnorm"] = self._published(model, seed)
+        elif self.how.grad_norms in ("published", "both"):
+            found["published_sqnorm"] = found["grad_sqnorm"]
         if self.test:
             test_scores, size = _Scores(), max(1, CHUNK["cpu" if self.device == "cpu" else "cuda"] // self.x[0].numel())
             model.eval()
@@ -189,6 +194,15 @@ class NetworkTask(Task):
             model.train()
             found |= dict(zip(("test_loss", "test_accuracy"), test_scores.means(self.ranks), strict=True))
         return found
+
+    def _function(self, model: nn.Module) -> dict[str, float]:
+        """Of f itself."""
+        scores, share = _Scores(), self.ranks.shard(len(self.x))
+        sqnorm = full_gradient_sqnorm(model, scores, (self.x[share], self.y[share]), l2=self.l2, ranks=self.ranks)
+        loss, accuracy = scores.means(self.ranks)
+        weights = [p.detach().double() for p in model.parameters()]
+        loss += 0.5 * self.l2 * sum(p.square().sum().item() for p in weights)
+        return {"loss": loss, "accuracy": accuracy, "grad_sqnorm": sqnorm}
 
     def _published(self, model: nn.Module, seed: int) -> float:
         """Order and augmentation are the same at every measuring point, a function of the seed."""

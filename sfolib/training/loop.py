@@ -20,7 +20,8 @@ from sfolib.training.noise_probes import ProbedTask
 from sfolib.training.spec import Spec
 
 _SETTLED = 10  # measuring points
-_CLOCK = ("step", "samples", "probes", "true_batch_size", "below", "began", "midway")
+_FINITE = ("loss", "grad_sqnorm", "published_sqnorm")  # of a run that has not diverged
+_CLOCK = ("step", "samples", "probes", "true_batch_size", "below", "began", "midway", "measured")
 
 
 class Trainer:
@@ -41,6 +42,7 @@ class Trainer:
             self.task = WorkersTask(self.task, spec.workers, *spec.plan.at(0), len(spec.seeds))
         self.update = updates.build(spec.optimizer, self.task.parameters)
         self.step = self.samples = self.probes = self.true_batch_size = self.below = 0
+        self.measured = 0  # measuring points so far
         self.began, self.midway = [0, 0], False  # step and samples; whether a signal ended the way before its end
         self.status, self._finite = "running", True
         self._max_steps = spec.max_steps or math.inf
@@ -80,6 +82,7 @@ class Trainer:
         self.ranks.agree("step, gradient evaluations and ‖θ‖²", self.step, self.samples, norm)
         measured = {name: value.tolist() for name, value in self.task.measure().items()}
         self.probes += self.task.probes
+        self.measured += 1
         if self._finite:  # else the leader was not told of the last step
             self._pair = self.leader.at(self.leader.reading(self.step, self.samples, self.task.samples_per_epoch))
         batch_size, lr = self._pair
@@ -92,10 +95,13 @@ class Trainer:
             "true_batch_size": self.true_batch_size,
             "lr": lr,
         }
-        sqnorm = np.array(measured["grad_sqnorm"])
-        below = self.spec.target_grad_norm is not None and sqnorm.mean() <= self.spec.target_grad_norm**2
+        target = self.spec.target_grad_norm
+        below = target is not None and np.mean(measured["grad_sqnorm"]) <= target**2
         self.below = self.below + 1 if below else 0
-        lost = ~(np.isfinite(sqnorm) & np.isfinite(measured["loss"]))
+        watched = [measured[name] for name in _FINITE if name in measured]
+        if "loss" not in measured and "running_loss" in measured:
+            watched.append(measured["running_loss"])
+        lost = ~np.isfinite(watched).all(0) if watched else np.zeros(len(self.spec.seeds), bool)
         if lost.any() or not self._finite:
             self.status = "diverged"
             self.diverged = {"step": self.step, "seeds": np.array(self.spec.seeds)[lost].tolist() or [*self.spec.seeds]}

@@ -31,7 +31,7 @@ def train(spec: Spec, device: str = "auto") -> Iterator[dict[str, Any]]:
 
 def _measuring_points(trainer: Trainer, watch: Watch | None = None) -> Iterator[list[dict[str, Any]]]:
     while trainer.status == "running":
-        if trainer.probes:
+        if trainer.measured:
             trainer.advance()
             if trainer.midway:
                 return
@@ -65,18 +65,19 @@ def run(
 
 def run_in(
     folder: Path | None, spec: Spec, device: str = "auto", checkpoint_every: float = 30.0, watch: Watch | None = None,
-    ranks: ProcessGroup = SINGLE,
+    ranks: ProcessGroup = SINGLE, threads: int | None = None,
 ) -> records.Run:  # fmt: skip
     """`run` with its files in `folder`, or nowhere, going on from the checkpoint there.
 
     `watch` is called with the trainer and its new rows at every measuring point. `ranks`: the processes that make this
     run together and all call this, see `distributed.joined`; the first one writes, and `folder` is one for all.
+    `threads`: of the CPU (default: the problem's, or what torch has).
     Rows are on disk and not in memory while it runs. On SIGINT or SIGTERM a run of one process ends at its next step
     with a checkpoint and raises `Interrupted`.
     Raises `InputError` for a checkpoint of another spec, and where a file is damaged or cannot be written.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(spec.problem.threads or threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or spec.problem.threads or before)
     try:
         started = time.perf_counter()
         trainer = Trainer(spec, device, ranks)
@@ -100,7 +101,7 @@ def run_in(
             **({"diverged": trainer.diverged} if trainer.status == "diverged" else {}),
         }
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
     if folder is None:
         return records.Run(spec, metadata, rows)
     if ranks.is_main:

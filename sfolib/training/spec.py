@@ -65,8 +65,11 @@ class Spec(BaseModel):
     optimizer: see `optimizers`; "adam" is `Adam()`. The measured f is without weight_decay.
     log_train_metrics: also the loss and accuracy of the batches as they were trained on, see `tasks.RunningMetrics`.
     For networks only: precision of the training steps ("bf16" is autocast; what is measured is measured in full),
-    channels_last, max_micro_batch (a larger batch is accumulated, see `network.NetworkTask`), log_authors_grad_norm
-    (also ‖∇f‖² as the authors' program takes it, see `gradients.full_gradient_sqnorm`).
+    channels_last (None: for convolutions on the CPU, where it is faster), max_micro_batch (a larger batch is
+    accumulated, see `network.NetworkTask`), grad_norms: "exact" is loss, accuracy and ‖∇f‖² of f itself; "published"
+    is published_sqnorm in their place, as the authors' program takes it (see `gradients.full_gradient_sqnorm`; where
+    there is neither BatchNorm nor augmentation it is the exact one, taken once). Without the exact norm there is no
+    target_grad_norm, and what there is of the training loss is that of log_train_metrics.
     noise_probes, workers: see `NoiseProbes` and `Workers`.
     policy: in place of plan, a policy of `adaptive`, or {"kind": its class, its arguments by name …}.
     """
@@ -84,9 +87,9 @@ class Spec(BaseModel):
     dtype: Literal["float32", "float64"] = "float32"
     optimizer: AnyOptimizer = SGD()
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    channels_last: bool = False
+    channels_last: bool | None = None
     max_micro_batch: int | None = Field(None, ge=1)
-    log_authors_grad_norm: bool = False
+    grad_norms: Literal["exact", "published", "both", "none"] = "exact"
     log_train_metrics: bool = False
     policy: AnyPolicy | None = None
     noise_probes: NoiseProbes | None = None
@@ -104,6 +107,8 @@ class Spec(BaseModel):
             apart = getattr(self, name) is None or (self.policy is None and not self.log_train_metrics)
             require(apart, name, getattr(self, name), "is for a plan without log_train_metrics, not for a policy")
         require(self.noise_probes is None or self.workers is None, "workers", self.workers, "or noise_probes, not both")
+        exact = self.grad_norms in ("exact", "both") or self.target_grad_norm is None
+        require(exact, "target_grad_norm", self.target_grad_norm, "needs grad_norms = 'exact' or 'both'")
         if self.workers is not None:
             plain = self.optimizer == SGD()  # momentum and weight decay are not scaled by the gain
             require(

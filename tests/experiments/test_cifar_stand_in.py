@@ -48,7 +48,7 @@ def test_every_image_is_a_digit_in_squares_of_4(folder):
 def test_a_run_on_it_is_on_record_as_what_it_is(folder, tmp_path):
     problem = Handwriting(model="resnet8", data_dir=folder, train_images=40, test_images=20)
     plan = Plan(exponential(16, 2, 1), 0.1)
-    spec = Spec(problem=problem, plan=plan, max_samples=80, log_authors_grad_norm=True)
+    spec = Spec(problem=problem, plan=plan, max_samples=80, grad_norms="both")
     made = run(spec, tmp_path, "cpu")
     assert made.spec.problem.dataset == "handwriting"
     assert "cifar" not in str(made.spec).lower()
@@ -58,9 +58,9 @@ def test_a_run_on_it_is_on_record_as_what_it_is(folder, tmp_path):
     assert (again, again.key) == (spec, spec.key)
     assert records.load(tmp_path / spec.key).rows.equals(made.rows)
     moved = problem.model_copy(update={"data_dir": "elsewhere"})
-    assert Spec(problem=moved, plan=plan, max_samples=80, log_authors_grad_norm=True).key == spec.key
+    assert Spec(problem=moved, plan=plan, max_samples=80, grad_norms="both").key == spec.key
     fewer = problem.model_copy(update={"train_images": 39})
-    assert Spec(problem=fewer, plan=plan, max_samples=80, log_authors_grad_norm=True).key != spec.key
+    assert Spec(problem=fewer, plan=plan, max_samples=80, grad_norms="both").key != spec.key
 
 
 def test_what_is_not_there_is_named(tmp_path):

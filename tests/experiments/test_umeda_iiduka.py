@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from archives import write_cifar
 
 from sfolib import cli
@@ -224,6 +225,7 @@ def test_train_on_cifar_as_the_authors_do(write, tmp_path, monkeypatch):
     assert len(rows(tmp_path / "csv" / "lr_bs.csv")) == 1 + 3
     run = records.load(tmp_path / "csv")
     assert {"published_sqnorm", "running_loss", "micro_batch"} <= set(run.rows)
+    assert "grad_sqnorm" not in run.rows  # which they do not pay for
     assert rows(tmp_path / "csv" / "norm.csv")[1][2] == str(run.rows["published_sqnorm"].iloc[1] ** 0.5)
 
 
@@ -258,6 +260,25 @@ def test_other_models_are_no_digits(write, capsys, tmp_path):
 def test_a_diverged_run_is_not_a_success(write, tmp_path):
     assert cli.main(["train", str(write(CONST | {"model": "mlp", "lr": 1e30})), "--dataset", "digits"]) == 1
     assert records.load(tmp_path / "csv").status == "diverged"
+
+
+def test_settings_of_measuring_and_speed(write, tmp_path, monkeypatch):
+    threads = []
+    monkeypatch.setattr(
+        Trainer, "rows", lambda self, rows=Trainer.rows: threads.append(torch.get_num_threads()) or rows(self)
+    )
+    path = write(CONST | {"model": "cnn", "bs": 500})
+    options = ["--norms", "none", "--eval-every", "2", "--no-channels-last", "--threads", "2", "--out"]
+    assert cli.main(["train", str(path), "--dataset", "digits", *options, str(tmp_path / "run")]) == 0
+    run = records.load(tmp_path / "run")
+    assert (run.spec.grad_norms, run.spec.eval_every, run.spec.channels_last) == ("none", 2.0, False)
+    assert list(run.steps) == [0, 1, 2, 4, 8, 9]
+    assert set(threads) == {2}
+    assert not (tmp_path / "run" / "train.csv").exists()  # which has a row an epoch
+    assert cli.main(["train", str(path), "--dataset", "digits", "--norms", "none"]) == 0
+    assert {file.name for file in (tmp_path / "csv").glob("*.csv")} == {"train.csv", "test.csv", "lr_bs.csv"}
+    for wrong in ("--eval-every 0.5", "--threads 0", "--norms all", "--eval-every x"):
+        assert cli.main(["train", str(path), "--dataset", "digits", *wrong.split(), "--out", str(tmp_path / "no")]) == 1
 
 
 @pytest.mark.parametrize("model", ["softmax", "mlp", "cnn"])

@@ -119,7 +119,7 @@ def test_cnn_follows_its_naive_twin(sampling):
 def test_batch_norm_network_follows_its_naive_twin(cifar):
     """Augmentation, running statistics, measurement in eval mode, and the loss as it was trained on."""
     spec = Spec(problem=cifar(), plan=Plan(16, 0.1), max_samples=100, dtype="float64", log_train_metrics=True,
-                log_authors_grad_norm=True)  # fmt: skip
+                grad_norms="both")  # fmt: skip
     trainer, rows = trained(spec)
     mean, std = (torch.tensor(t, dtype=torch.float64).view(3, 1, 1) for t in datasets.KINDS["cifar10"][2:4])
     (x, y), (x_test, y_test) = (tuple(map(torch.tensor, part)) for part in cifar()._load())
@@ -162,7 +162,7 @@ def test_batch_norm_network_follows_its_naive_twin(cifar):
 
 
 def test_measuring_changes_nothing(cifar):
-    trainer = Trainer(Spec(problem=cifar(), plan=Plan(16, 0.1), max_samples=50, log_authors_grad_norm=True), "cpu")
+    trainer = Trainer(Spec(problem=cifar(), plan=Plan(16, 0.1), max_samples=50, grad_norms="both"), "cpu")
     trainer.advance()
     before = copy.deepcopy(trainer.state_dict()["parameters"] + trainer.task.buffers)
     state = torch.get_rng_state()
@@ -282,7 +282,7 @@ def test_channels_last_is_a_layout_and_no_more(cifar):
         (Digits(model="cnn"), {"precision": "bf16", "dtype": "float64"}, "precision"),
         (Digits(), {"precision": "bf16"}, "precision"),
         (Digits(), {"max_micro_batch": 3}, "max_micro_batch"),
-        (Digits(hidden=(3,)), {"log_authors_grad_norm": True}, "log_authors_grad_norm"),
+        (Digits(hidden=(3,)), {"grad_norms": "both"}, "grad_norms"),
     ],
 )
 def test_execution_that_does_not_apply_is_named(problem, change, field):
@@ -386,3 +386,44 @@ def test_the_gpu_trains_what_the_cpu_trains(precision):
     gpu = run(base.model_copy(update={"precision": precision, "channels_last": True}), device="cuda").rows["loss"]
     tolerance = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}[precision]
     assert gpu.to_numpy() == pytest.approx(cpu.to_numpy(), rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("norms", "augment", "columns", "passes"),
+    [
+        ("exact", True, {"loss", "accuracy", "grad_sqnorm"}, 1),
+        ("published", True, {"published_sqnorm"}, 1),
+        ("both", True, {"loss", "accuracy", "grad_sqnorm", "published_sqnorm"}, 2),
+        ("none", True, set(), 0),
+        ("both", False, {"loss", "accuracy", "grad_sqnorm", "published_sqnorm"}, 1),
+        ("published", False, {"loss", "accuracy", "grad_sqnorm", "published_sqnorm"}, 1),
+    ],
+)
+def test_a_norm_is_taken_once_and_only_if_asked_for(norms, augment, columns, passes, cifar, monkeypatch):
+    """Of the CNN, which has GroupNorm; passes over the 50 images are counted as probes, and where they are made."""
+    calls, taken = [], network.full_gradient_sqnorm
+    monkeypatch.setattr(network, "full_gradient_sqnorm", lambda *a, **k: calls.append(1) or taken(*a, **k))
+    problem = cifar(model="cnn", augment=augment)
+    trainer = Trainer(Spec(problem=problem, plan=Plan(25, 0.1), max_samples=50, grad_norms=norms), "cpu")
+    (row,) = trainer.rows()
+    of_training = {"loss", "accuracy", "grad_sqnorm", "published_sqnorm"} & set(row)
+    assert (of_training, len(calls), row["probes"]) == (columns, passes, 50 * passes)
+    if not augment:
+        exact = taken(trainer.task.models[0], cross_entropy, (trainer.task.x, trainer.task.y), "as_published")
+        assert row["published_sqnorm"] == row["grad_sqnorm"] == pytest.approx(exact, rel=1e-4)
+
+
+@pytest.mark.parametrize("norms", ["published", "none"])
+def test_divergence_is_seen_without_the_exact_norm(norms, cifar):
+    spec = Spec(problem=cifar(), plan=Plan(10, 1e38), max_samples=200, grad_norms=norms, log_train_metrics=True)
+    assert run(spec, device="cpu").status == "diverged"
+    with pytest.raises(ValidationError, match="target_grad_norm"):
+        Spec(problem=cifar(), plan=Plan(10, 0.1), max_samples=200, grad_norms=norms, target_grad_norm=0.1)
+
+
+@pytest.mark.parametrize(("model", "convolves"), [("cnn", True), ("softmax", False)])
+def test_convolutions_are_channels_last_on_the_cpu(model, convolves, cifar):
+    for asked, expected in ((None, convolves), (False, False)):
+        spec = Spec(problem=cifar(model=model), plan=Plan(25, 0.1), max_samples=50, channels_last=asked)
+        images = Trainer(spec, "cpu").task.models[0][0](torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+        assert images.is_contiguous(memory_format=torch.channels_last) == expected

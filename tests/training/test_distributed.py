@@ -63,7 +63,7 @@ def specs():
         "max_steps": 8,
         "eval_every": 2.0,
         "max_micro_batch": 10,
-        "log_authors_grad_norm": True,
+        "grad_norms": "both",
         "log_train_metrics": True,
     }
     yield "cnn", Spec(problem=Digits(model="cnn", l2=1e-2, holdout=1000), plan=Plan(25, 0.1), **common | few)
@@ -81,7 +81,7 @@ def bn_trajectory(ranks, micro_batch):
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Sequential(nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3)),
         nn.Flatten(), nn.Linear(48, classes),
     )  # fmt: skip
-    how = Execution(max_micro_batch=micro_batch, log_authors_grad_norm=True, log_train_metrics=True)
+    how = Execution(max_micro_batch=micro_batch, grad_norms="both", log_train_metrics=True)
     task = NetworkTask("bn", data, 1e-2, (2, 4), "permutation", "cpu", "float64", how)
     task.share_among(ranks)
     samples, found = 0, []

@@ -15,7 +15,7 @@ from sfolib.schedules.adaptive.base import Policy
 
 FIT, CONDITION, TESTS, CONFIDENCE, PATIENCE = 100, 500, 5, 0.95, 3
 _GRID = 500
-_JITTER = 1e-4  # on the variance of a difference, in the loss's units squared
+_JITTER = 1e-4  # on the variance of a difference, in the units of the losses fitted, squared
 Fit = Callable[[np.ndarray, np.ndarray, float], loss_gp.Process]
 
 
@@ -135,10 +135,14 @@ def predictions(losses: list[float], key: tuple[int, ...], fit: Fit = loss_gp.ma
 
     Each look conditions the fitted process on at most 500 random points (all, where there are no more, so that the
     five are then one), without the noise. Losses that are not finite are left out. `key` seeds the choices.
+    The likelihood's fit does not depend on the scale of the losses; Adam's does.
     """
     y, rng = np.asarray(losses, dtype=float), np.random.default_rng(key)
     finite = np.flatnonzero(np.isfinite(y))
     require(len(finite) > 1, "losses", len(finite), "finite ones are too few")
+
+    if fit is loss_gp.maximize_likelihood:  # its bounds, and the jitter, are then of no unit; Adam's are of the loss's
+        y = y / (y[finite].std() or 1.0)
 
     def some(most: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = finite if len(finite) <= most else np.sort(rng.choice(finite, most, replace=False))

@@ -138,3 +138,18 @@ def test_smoothed_finds_the_curve_behind_the_noise(fit):
 def test_an_unknown_fit_is_named():
     with pytest.raises(InputError, match="fit = 'newton': must be 'likelihood' or 'adam'"):
         AutoWU(200, 10, batch_size=16, fit="newton")
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3, 1e6])
+def test_the_default_switch_does_not_depend_on_the_losses_scale(scale):
+    """A noisy valley, in a unit of any size: the same switch at the same lr."""
+    x, rng = np.linspace(0, 1, 300), np.random.default_rng(4)
+    losses = 1 + 6 * (x - 0.4) ** 2 + 0.2 * rng.standard_normal(len(x))
+    switches = []
+    for factor in (1.0, scale):
+        policy = AutoWU(1000, 20, batch_size=8, max_lr=1.0)
+        for loss in losses:
+            policy.update(8, factor * loss)
+        switches.append((policy.switched, policy.peak))
+    assert switches[0][0] is not None
+    assert switches[1] == pytest.approx(switches[0], rel=1e-6)
