@@ -141,10 +141,11 @@ class PerSample(NamedTuple):
 
 
 def per_sample(
-    model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, l2: float, ranks: ProcessGroup = SINGLE
+    model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, l2: float, ranks: ProcessGroup = SINGLE, check: bool = True
 ) -> PerSample:
-    """The direction of the inner products is ḡ + l2·θ; g_i and ḡ are without l2. Of several ranks' samples `x`, `y` are
-    this one's: n, g_i and the products are of these, ḡ and the direction of all."""
+    """check: that the loss is a mean of samples' losses, and that samples are apart. The direction of the inner
+    products is ḡ + l2·θ; g_i and ḡ are without l2. Of several ranks' samples `x`, `y` are this one's: n, g_i and the
+    products are of these, ḡ and the direction of all."""
     n = len(x)
     total = int(ranks.total(n))
     require(total >= 2, "x", tuple(x.shape), "must hold at least 2 samples")
@@ -171,7 +172,7 @@ def per_sample(
         require(not drawn, "model", type(model).__name__, "draws random numbers; use model.eval()")
         scalar = loss.dim() == 0 and loss.requires_grad
         require(scalar, "loss_fn", loss, "must return a scalar that depends on trainable parameters")
-        if n > 1:
+        if check and n > 1:
             check_mean(loss_fn, output.detach(), y)
             _check_alone(model, x, output.detach(), calls)
         owners, uses = Counter(parameters.values()), _uses(loss)

@@ -67,19 +67,21 @@ def gradient_statistics(
     l2: float = 0.0,
     per_tensor: bool = False,
     ranks: ProcessGroup = SINGLE,
+    check: bool = True,
 ) -> GradientStatistics:
     """The statistics of T10 [S] for samples `x`, `y` (leading dimension n ≥ 2), the model in the mode it is in.
 
-    `loss_fn(model(x), y)` must be the mean over the batch of losses of one sample each (checked on every
-    sample alone); `l2` adds (l2/2)‖θ‖² to every one. `per_tensor=True` takes inner products parameter tensor by
-    parameter tensor and adds up their variances, as AdAdaGrad's published code does: the covariance between
-    tensors is lost, and it is another quantity. `ranks`: the statistics of all ranks' samples together, of which
-    `x`, `y` are this one's, exactly; every rank gets the same.
+    `loss_fn(model(x), y)` must be the mean over the batch of losses of one sample each. With `check` this is seen on
+    every sample alone, which takes calls of loss_fn and a pass of eight samples: not for a loss that keeps a tally.
+    `l2` adds (l2/2)‖θ‖² to every one. `per_tensor=True` takes inner products parameter tensor by parameter tensor and
+    adds up their variances, as AdAdaGrad's published code does: the covariance between tensors is lost, and it is
+    another quantity. `ranks`: the statistics of all ranks' samples together, of which `x`, `y` are this one's,
+    exactly; every rank gets the same.
 
     Raises `InputError` for a loss that is no such mean, a trainable parameter of a layer type that is not in
     `RULES`, or used more than once or outside its layer, BatchNorm on batch statistics, Dropout in train mode.
     """
-    samples = per_sample(model, loss_fn, x, y, l2, ranks)
+    samples = per_sample(model, loss_fn, x, y, l2, ranks, check)
     n = int(ranks.total(len(x)))
     _, mean, direction, sqnorms, products = samples
     if not per_tensor:
@@ -94,7 +96,9 @@ def gradient_statistics(
     return GradientStatistics(n, *(float(t.sum()) for t in (direction, variance, inner, orthogonal)))
 
 
-def population_variance(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, *, chunk: int = 1024) -> Population:
+def population_variance(
+    model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, *, chunk: int = 1024, check: bool = True
+) -> Population:
     """Exact ‖∇f‖² and σ²(θ) of the data set `x`, `y`, `chunk` samples at a time, joined by Chan's formula.
 
     Costs n gradient evaluations. Conditions and errors as for `gradient_statistics`; chunk ≥ 2.
@@ -102,7 +106,7 @@ def population_variance(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, *
     require(isinstance(chunk, int) and chunk >= 2, "chunk", chunk, "must be an integer of at least 2")
     n, squares, mean = 0, 0.0, np.zeros(())
     for x_part, y_part in _parts(x, y, chunk):
-        m, samples = len(x_part), per_sample(model, loss_fn, x_part, y_part, 0.0)
+        m, samples = len(x_part), per_sample(model, loss_fn, x_part, y_part, 0.0, check=check)
         step = torch.cat([t.flatten() for t in samples.means]).cpu().double().numpy() - mean
         squares += samples.sqnorms.sum() - m * samples.mean_sqnorms.sum() + step.dot(step) * n * m / (n + m)
         n += m
@@ -131,6 +135,7 @@ def full_gradient_sqnorm(
     augment: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
     ranks: ProcessGroup = SINGLE,
+    check: bool = True,
 ) -> float:
     """‖∇f‖² over the whole of `data` = (x, y); f is the mean of `loss_fn`, plus (l2/2)‖θ‖². Costs n evaluations.
 
@@ -140,6 +145,7 @@ def full_gradient_sqnorm(
     augmentation). Run on a copy, torch's RNG seeded by `seed` and then put back.
     ranks: the gradient over all ranks' data, of which `data` is this one's part; "as_published" wants the whole data
     on every rank, and they take its batches in turn.
+    check: "exact" calls loss_fn on single samples too, to see that it is a mean; not for one that keeps a tally.
     Raises `InputError` for an unknown mode, no data, a loss that is no mean over samples ("exact"),
     a chunk below 1, or `augment` with "exact".
     """
@@ -154,7 +160,9 @@ def full_gradient_sqnorm(
             chunk = max(1, CHUNK.get(x.device.type, CHUNK["cuda"]) // max(1, x.shape[1:].numel()))
         require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "must be an integer of at least 1")
         with eval_mode(model):
-            total = _mean_gradient(model, loss_fn, zip(x.split(chunk), y.split(chunk), strict=True), n, check_mean)
+            total = _mean_gradient(
+                model, loss_fn, zip(x.split(chunk), y.split(chunk), strict=True), n, check_mean if check else None
+            )
     else:
         replica = copy.deepcopy(model).train()
         devices = [x.device] if x.device.type == "cuda" else []

@@ -98,7 +98,7 @@ def statistics(task: MLP | NetworkTask, samples: int, batch_size: int, per_tenso
     """
     start, share = (samples if batch_size > 1 or samples == 0 else samples - 1), task.ranks.shard(max(batch_size, 2))
     x, y = (tensor[0] for tensor in task.batches.take(start + share.start, share.stop - share.start))
-    settings = {"l2": task.l2, "ranks": task.ranks, "per_tensor": per_tensor}
+    settings = {"l2": task.l2, "ranks": task.ranks, "per_tensor": per_tensor, "check": False}
     if isinstance(task, NetworkTask):
         return gradient_statistics(task.models[0], cross_entropy, x, y, **settings)
     return gradient_statistics(task.module(), cross_entropy, x[:, :-1], y.argmax(1), **settings)

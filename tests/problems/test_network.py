@@ -319,7 +319,7 @@ def test_digits_by_the_name_of_their_model():
     assert Digits(model="mlp", hidden=(5, 4)) == Digits(hidden=(5, 4))
     assert Digits.model_validate_json(Digits(model="cnn").model_dump_json()) == Digits(model="cnn")
     for bad in ({"model": "cnn", "hidden": (5,)}, {"model": "softmax", "hidden": (5,)}, {"model": "resnet18"}):
-        with pytest.raises(ValidationError, match="model"):
+        with pytest.raises(InputError, match="model"):
             Digits(**bad)
     with pytest.raises(InputError, match="model"):
         _ = Digits(model="cnn").smoothness_bound

@@ -246,13 +246,13 @@ def test_one_rank_on_a_gpu_by_nccl(tmp_path):
 def _die(*arguments):
     """The command line, with a checkpoint at every measuring point; the second rank dies at the fifth."""
 
-    def dying(out, spec, device, _, progress, ranks):
+    def dying(out, spec, device, _, progress, ranks, threads):
         def watch(trainer, rows):
             progress(trainer, rows)
             if ranks.rank == 1 and trainer.samples >= 4 * trainer.task.samples_per_epoch:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        return run_in(out, spec, device, 0.0, watch, ranks)
+        return run_in(out, spec, device, 0.0, watch, ranks, threads)
 
     sys.modules[run_in.__module__].run_in = dying
     sys.exit(cli.main(arguments))
