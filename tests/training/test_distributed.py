@@ -224,7 +224,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_after_one_has_died(tmp_path)
     for name in ("train", "test", "norm", "lr_bs"):
         same(
             *(
-                np.genfromtxt(f / "csv" / f"{name}.csv", skip_header=1, delimiter=",")
+                np.genfromtxt(f / "out" / f"{name}.csv", skip_header=1, delimiter=",")
                 for f in (tmp_path, tmp_path / "whole")
             )
         )
