@@ -32,6 +32,14 @@ test: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
+# between two edits: what most changes break, in under a minute; `make test` before a commit
+FAST := schedules problems/test_specs.py problems/test_datasets.py training/test_records.py training/test_run.py \
+  analysis/test_claims.py theory/test_bounds.py theory/test_local.py _utils/test_errors.py
+
+test-fast: venv
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q -n $(JOBS) $(wildcard $(addprefix tests/,$(FAST)))
+
 torture: venv
 	$(BIN)/python tests/torture.py kill 200
 	$(BIN)/python tests/torture.py input 20000
