@@ -128,8 +128,8 @@ def table(checks: Iterable[Check]) -> Any:
     import pandas as pd
 
     columns = ["claim", "source", "kind", "measured", "theory", "interval", "verdict"]
-    told = [check.to_dict() for check in checks]
-    return pd.DataFrame([check | {"verdict": outcome(check)} for check in told], columns=columns)
+    rows = [check.to_dict() for check in checks]
+    return pd.DataFrame([check | {"verdict": outcome(check)} for check in rows], columns=columns)
 
 
 def outcome(check: Mapping[str, Any]) -> str:

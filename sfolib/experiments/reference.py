@@ -100,13 +100,13 @@ def benchmarks_page(results: dict[str, Any]) -> str:
 
 def intervals_page(results: dict[str, Any]) -> str:
     """`docs/intervals.md`, in Markdown, from `benchmarks/crossings.json`."""
-    told = results["provenance"]
+    provenance = results["provenance"]
     lines = [
         "# What the intervals are worth",
         "",
         "Every interval over seeds comes from `sfolib.training.estimates`. This is how good they are with 3, 5 and 8 "
-        f"seeds: {told.get('groups')} groups drawn from {told.get('seeds')} seeds of the same run, none of which the "
-        "estimators were chosen on.",
+        f"seeds: {provenance.get('groups')} groups drawn from {provenance.get('seeds')} seeds of the same run, none of "
+        "which the estimators were chosen on.",
         "Truth is the exact recursion on the quadratic, and what all these seeds together say on digits (softmax "
         "regression). `python -m benchmarks.crossings` measures it again; this page is made from "
         "`benchmarks/crossings.json` by `make reference`.",

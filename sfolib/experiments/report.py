@@ -113,29 +113,33 @@ def is_up_to_date(path: Path, out: Path, scale: str) -> bool:
     folder = out / path.stem
     if not (folder / _RAN).is_file() or not (out / "executed" / path.name).is_file():
         return False
-    ran, told = read_ran(folder), published(folder)
-    shown = all((folder / f"{key}.{kind}").is_file() for key in told["figures"] for kind in ("png", "pdf"))
+    ran, notebook = read_ran(folder), published(folder)
+    shown = all((folder / f"{key}.{kind}").is_file() for key in notebook["figures"] for kind in ("png", "pdf"))
     return shown and ran["fingerprint"] == fingerprint(path, scale)
 
 
 def read_ran(folder: Path) -> dict[str, Any]:
     """How the notebook of that folder ran last. Raises `InputError` where it did not run to its end."""
     require((folder / _RAN).is_file(), "notebook", folder.name, f"did not run to its end; {_remedy(folder)}")
-    told = files.read_json(folder / _RAN, _remedy(folder))
-    known = isinstance(told, dict) and isinstance(told.get("seconds"), int | float) and "fingerprint" in told
+    content = files.read_json(folder / _RAN, _remedy(folder))
+    known = isinstance(content, dict) and isinstance(content.get("seconds"), int | float) and "fingerprint" in content
     require(known, "file", str(folder / _RAN), f"damaged: does not tell how the notebook ran; {_remedy(folder)}")
-    return told
+    return content
 
 
 def published(folder: Path) -> dict[str, Any]:
     """What the notebook of that folder published."""
-    told = files.read_json(folder / _PUBLISHED, _remedy(folder))
-    known = isinstance(told, dict) and isinstance(told.get("figures"), dict) and isinstance(told.get("checks"), list)
+    content = files.read_json(folder / _PUBLISHED, _remedy(folder))
+    known = (
+        isinstance(content, dict)
+        and isinstance(content.get("figures"), dict)
+        and isinstance(content.get("checks"), list)
+    )
     require(known, "file", str(folder / _PUBLISHED), f"damaged: no figures and checks; {_remedy(folder)}")
-    read_claims(folder / _PUBLISHED, told["checks"], _remedy(folder))
-    own = all(check["notebook"] == folder.name for check in told["checks"])
+    read_claims(folder / _PUBLISHED, content["checks"], _remedy(folder))
+    own = all(check["notebook"] == folder.name for check in content["checks"])
     require(own, "file", str(folder / _PUBLISHED), f"has claims of another notebook; {_remedy(folder)}")
-    return told
+    return content
 
 
 def read_claims(path: Path, checks: Any, remedy: str) -> list[dict[str, Any]]:
@@ -258,19 +262,19 @@ def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
     """What the report says of one notebook."""
     folder = out / path.stem
     began = (folder / _PUBLISHED).exists()
-    told = published(folder) if began else {"figures": {}, "checks": []}
+    content = published(folder) if began else {"figures": {}, "checks": []}
     text = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
     heading = re.match(r"#\s*(.+)", text)
-    words = [f"scale {told['scale']}"] if "scale" in told else []
+    words = [f"scale {content['scale']}"] if "scale" in content else []
     ended = (folder / _RAN).exists()
     if ended:
         words.append(f"ran in {read_ran(folder)['seconds']:.0f} s")
     return {
         "name": path.stem,
         "title": heading[1] if heading else path.stem,
-        "told": " · ".join(words),
+        "summary": " · ".join(words),
         "error": outcome.error if outcome else _UNFINISHED if began and not ended else None,
-        "figures": told["figures"],
-        "checks": told["checks"],
-        "turned": differences(told["checks"], known_verdicts(told.get("scale", ""))),
+        "figures": content["figures"],
+        "checks": content["checks"],
+        "turned": differences(content["checks"], known_verdicts(content.get("scale", ""))),
     }
