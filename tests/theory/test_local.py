@@ -230,7 +230,7 @@ def test_the_best_batch_sizes_against_slsqp(seed, bounds):
             "jac": lambda x: kappa / x**2 / room,
         },
         method="SLSQP",
-        options={"maxiter": 2000, "ftol": 1e-12},
+        options={"maxiter": 2000, "ftol": 1e-9},
     )
     assert found.success
     assert b.sum() == pytest.approx(found.fun, rel=1e-5)
