@@ -43,7 +43,7 @@ REFUSED = {
     "batch that overflows": (plan(batch_size=base.exponential(8, 1e300).model_dump()), "batch at epoch"),
     "huge batch": (
         plan(batch_size={"kind": "constant", "v": 1e12}) | {"sampling": "replacement"},
-        "batch_size = 10.*max_batch",
+        "batch_size = 10.*max_batch_size",
     ),
     "more epochs than any run": (CONFIG | {"epochs": 2**31}, "epochs = 2147483648"),
     "batch that falls below 1": (CONFIG | {"bs_method": "linear_growth", "coefficient": -300}, "bs at epoch 1 = -100"),

@@ -38,7 +38,12 @@ class Family(Model):
         if Family in cls.__bases__:
             cls.kinds = {}
         elif "kind" in cls.model_fields:
-            cls.kinds[cls.model_fields["kind"].default] = cls
+            kind = cls.model_fields["kind"].default
+            own = all(
+                base.model_fields["kind"].default != kind for base in cls.__bases__ if "kind" in base.model_fields
+            )
+            require(own, "kind", kind, f"{cls.__name__} needs one of its own, or it would be read back as its base")
+            cls.kinds[kind] = cls
 
     @classmethod
     def of(cls, value: Any) -> Any:

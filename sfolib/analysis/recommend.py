@@ -22,7 +22,7 @@ Objective = Literal["time", "samples"]
 
 class Recommendation(NamedTuple):
     """estimates: L, σ², Δ and how each was obtained; step_time: τ0, τ1 of this machine; first_eps: ‖∇f(θ₀)‖/√r, the
-    first stage's aim; spec: a run of the plan, ready for `train.run`."""
+    first stage's aim; spec: a run of the plan, ready for `training.run`."""
 
     estimates: list[Estimate]
     step_time: StepTime
@@ -49,8 +49,8 @@ def recommend(
     """T11, T12 [N]: stages on the front of steps and gradient evaluations for `spec`'s problem, ε² / r a stage.
 
     The constants are `constants.estimate`'s along `spec`'s own plan, the step time is measured here and now; see
-    `plan.front_plan` for the objectives. As many stages as spec.max_samples holds; at least one, cut short where it is
-    too long. The batch is at most `max_batch_size`, and at most the training set.
+    `theoretical.front_plan` for the objectives. As many stages as spec.max_samples holds; at least one, cut short where
+    it is too long. The batch is at most `max_batch_size`, and at most the training set.
     The bounds are worst cases: stages are longer and batches larger than a run needs by a factor that a search for the
     best constant pair would tell.
     Raises `InputError` for the quadratic, and where a step's time does not grow with its batch.

@@ -54,8 +54,8 @@ class Kind(NamedTuple):
 
 
 def budget(spec: Spec, samples_per_epoch: int) -> Budget:
-    """An upper bound: a run may reach its stop_eps before. A plan is walked in strides of 1 %; a policy is taken at its
-    first batch size, the least it has."""
+    """An upper bound: a run may reach its target_grad_norm before. A plan is walked in strides of 1 %; a policy
+    is taken at its first batch size, the least it has."""
     most, n = spec.max_steps or math.inf, samples_per_epoch
     step = samples = 0
     sizes = set()

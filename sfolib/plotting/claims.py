@@ -18,7 +18,7 @@ def proofs(frame: pd.DataFrame) -> Figure:
     """Steps of each result: assumed, and proved. frame: columns result, title, steps, assumed."""
     dark, light = sns.color_palette("colorblind")[:2]
     with style():
-        figure, axis = plt.subplots(figsize=(7.2, 3.6))
+        figure, axis = plt.subplots(figsize=(7.2, 1 + 0.2 * len(frame)))
         y, proved = np.arange(len(frame)), frame["steps"] - frame["assumed"]
         axis.barh(y, proved, color=dark, label="proved by SymPy")
         axis.barh(y, frame["assumed"], left=proved, color=light, label="assumptions and definitions")
@@ -27,14 +27,13 @@ def proofs(frame: pd.DataFrame) -> Figure:
         axis.set_axisbelow(True)
         axis.grid(axis="y", visible=False)
         axis.set(xlabel="steps")
-        axis.legend(loc="center right")
+        axis.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
     return figure
 
 
 def ratios(checks: Sequence[Check]) -> Figure:
-    """Measured over theory, a row for each claim of kind "equal" or "upper_bound" whose theory
-    is not 0: 1 is agreement for
-    the first (full marks) and a limit from above for the second (rings)."""
+    """Measured over theory, a row for each claim of kind "equal" or "upper_bound" whose theory is not 0: 1 is agreement
+    for the first (full marks) and a limit from above for the second (rings)."""
     shown = [c for c in checks if c.kind in ("equal", "upper_bound") and np.all(np.asarray(c.theory, dtype=float) != 0)]
     dark = sns.color_palette("colorblind")[0]
     with style():

@@ -121,7 +121,7 @@ def optimal_batch_size(
 def predicted_minimum(panels: Mapping[str, pd.DataFrame], fitted: Mapping[tuple[str, float], float]) -> Figure:
     """Gradient evaluations to ε against the batch size, and where the fitted K(b) has their minimum.
 
-    panels: columns eps2, batch, sfo, low, high as `compare.crossings`. fitted: b* of each (title, ε²), a dashed line.
+    panels: columns eps2, batch, sfo, low, high as `crossings.crossings`. fitted: b* of each (title, ε²), a dashed line.
     """
     with style():
         figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.4), squeeze=False)

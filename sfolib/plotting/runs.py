@@ -36,8 +36,8 @@ def trajectories(
 
     Curves are means over seeds, bands 95 % intervals over seeds; a batch size or lr is a mean of steps.
     theory: further curves of a column, in the colour of the run with the same label.
-    Where a run left what the theory assumes (`limits.beyond`) the legend says so and a triangle marks it; a cross is
-    where it diverged.
+    Where a run left what the theory assumes (`assumptions.beyond`) the legend says so and a triangle marks it; a cross
+    is where it diverged.
     """
     rows = -(-len(columns) // 2)
     palette = dict(zip(runs, sns.color_palette("colorblind", len(runs)), strict=True))

@@ -57,7 +57,10 @@ class Batches:
     def take(self, start: int, count: int) -> list[torch.Tensor]:
         most = max(_LARGEST, self.n)
         require(
-            count <= most, "batch_size", count, f"at most {most} samples can be gathered at once; cap it by max_batch"
+            count <= most,
+            "batch_size",
+            count,
+            f"at most {most} samples can be gathered at once; cap it by max_batch_size",
         )
         epoch, offset = divmod(start, self.n)
         whole = self._load(epoch)

@@ -167,7 +167,7 @@ class Images(Problem):
 
 
 class Quadratic(Problem):
-    """The power-law quadratic of `sfolib.quadratic`, a synthetic problem whose expected curve is exact."""
+    """The power-law quadratic of `sfolib.theory.quadratic`, a synthetic problem whose expected curve is exact."""
 
     kind: Literal["quadratic"] = "quadratic"
     d: int = Field(400, ge=2, le=10**7)

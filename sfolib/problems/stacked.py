@@ -262,7 +262,8 @@ def _scores(prefix: str, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 class NoisyQuadratic(Task):
     """f = ½ Σ λ_i θ_i², seen through gradients λ_i θ_i + √(s_i/b) ξ_i, ξ standard normal: a Monte Carlo twin of
-    `sfolib.quadratic`. One gradient evaluation is one draw; it has no data, so an epoch is 1024 of them by decree."""
+    `sfolib.theory.quadratic`. One gradient evaluation is one draw; it has no data, so an epoch is 1024 of them by
+    decree."""
 
     samples_per_epoch = 1024
     probes = 1

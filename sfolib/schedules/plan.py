@@ -69,7 +69,7 @@ class Plan(Model):
     the plan rounds it to a batch size: to the nearest whole number (half up), at least 1, at most
     max_batch_size. It does not hold lr back when the batch meets max_batch_size: that is for the lr schedule to say
     (see `critical_plan`). `rows` are the stages of a plan from theory. A bare function in place of a schedule cannot be
-    stored: `model_dump` raises `InputError`.
+    stored: `model_dump` raises ValueError.
     """
 
     needs_signal: ClassVar[bool] = False

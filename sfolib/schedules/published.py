@@ -1,7 +1,7 @@
 """Plans that others have published, in one language: each returns a `Plan`, a pure function of the clock.
 
 Units: batch is gradient evaluations a step; milestones, thresholds and totals are readings of the plan's clock.
-Schedules of lr come from `sfolib.schedule`. Raised for bad input: `InputError`.
+Schedules of lr come from `sfolib.schedules.base`. Raised for bad input: `InputError`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def increase_batch_size(
 
     share = 1 is "Don't Decay the Learning Rate, Increase the Batch Size" (Smith et al. 2018, arXiv 1711.00489), 0 the
     plain decay. Decays are counted from lr(0), with milestones or without; in a `warmup` from the start of what it
-    warms. Once the batch is at max_batch the rest of the decay goes to lr (their hybrid).
+    warms. Once the batch is at max_batch_size the rest of the decay goes to lr (their hybrid).
     """
     return _traded(batch_size, lr, share, 1.0, max_batch_size, clock)
 
@@ -35,7 +35,7 @@ def seesaw(
 
     Where lr decays to α lr, lr × √α and batch / α: η/√b is what it was under `lr` alone, and α^(1 − share) is lr's
     part in it (share ≤ 1/2; above it, by the paper, training is unstable). For SGD, where η/b counts, that is
-    `increase_batch_size` with any share. Decays and max_batch as there. Not checked against the authors' program.
+    `increase_batch_size` with any share. Decays and max_batch_size as there. Not checked against the authors' program.
     """
     require(share <= 0.5, "share", share, "must be at most 0.5")
     return _traded(batch_size, lr, 2 * share, 0.5, max_batch_size, clock)
@@ -68,8 +68,8 @@ def scaled(plan: Plan, factor: float, rule: Literal["linear", "sqrt"] = "linear"
     """The plan at batch × factor, its lr × factor (Goyal et al. 2017, arXiv 1706.02677) or × √factor.
 
     "linear" keeps η/b, the noise of SGD (T8); "sqrt" keeps η/√b, that of adaptive optimizers (Krizhevsky 2014,
-    arXiv 1404.5997; Malladi et al. 2022, arXiv 2205.10287). A max_batch is scaled as well. The clock must not count
-    steps, which would no longer hold the same samples.
+    arXiv 1404.5997; Malladi et al. 2022, arXiv 2205.10287). A max_batch_size is scaled as well. The clock must not
+    count steps, which would no longer hold the same samples.
     """
     require(rule in ("linear", "sqrt"), "rule", rule, "must be 'linear' or 'sqrt'")
     positive("factor", factor)
@@ -152,8 +152,8 @@ def capped_stage(
 ) -> tuple[float, float]:
     """(batch, lr) of stage m of T4 [S] with the caps of T7 [N]; batch is not rounded.
 
-    η_m = min(η₀γ^m, max_lr, max_batch η₀/(b₀ r^m)) and b_m = b₀ (η_m/η₀) r^m with r = δ/γ: both grow, then the batch
-    alone by r, then lr shrinks by r at max_batch. The critical batch size is followed throughout.
+    η_m = min(η₀γ^m, max_lr, max_batch_size η₀/(b₀ r^m)) and b_m = b₀ (η_m/η₀) r^m with r = δ/γ: both grow, then the
+    batch alone by r, then lr shrinks by r at max_batch_size. The critical batch size is followed throughout.
     """
     for name, value in (("batch_size", batch_size), ("lr", lr), ("delta", delta), ("gamma", gamma)):
         positive(name, value)

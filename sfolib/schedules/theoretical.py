@@ -29,9 +29,9 @@ def critical_plan(
 ) -> Plan:
     """T4 [S], T6 and T7 [N]: follow the critical batch size through ε_m² = eps0² r^−m, m = 0 … stages − 1.
 
-    b_m = 2 C2 η_m/ε_m² and η_m = min(lr lr_growth^m, max_lr, max_batch ε_m²/(2 C2)), in three phases: lr
+    b_m = 2 C2 η_m/ε_m² and η_m = min(lr lr_growth^m, max_lr, max_batch_size ε_m²/(2 C2)), in three phases: lr
     and batch grow ("grow both") until lr meets max_lr, then the batch alone ("grow batch") until it meets
-    max_batch, then lr shrinks by r a stage ("decay lr"). lr_growth is γ, by default r (τ = 1: equal steps
+    max_batch_size, then lr shrinks by r a stage ("decay lr"). lr_growth is γ, by default r (τ = 1: equal steps
     a stage). max_lr is by default 1/L; it is the η_max of C1 and C2 throughout, so that the factors are
     T4's exactly. A stage lasts T2's K(b) steps at its rounded batch size, rounded up (K* where that is
     b*): under T6's assumption on the gap it reaches ε_m. After the last stage its pair stays. The clock
@@ -75,8 +75,8 @@ def front_plan(
 
     "samples": b = ratio B, one trade-off in all stages (ratio = 1 costs 2 K_min steps and 2 N_min samples).
     "time": b = √(B τ0/τ1), where latency τ0 is the time of a step, per_sample τ1 that of an evaluation.
-    "steps": b = max_batch.
-    In all, max_batch caps the batch size, lr is `bounds.optimal_lr` at the rounded batch size, and a stage
+    "steps": b = max_batch_size.
+    In all, max_batch_size caps the batch size, lr is `bounds.optimal_lr` at the rounded batch size, and a stage
     lasts `bounds.front_steps`, rounded up. The clock counts samples.
     """
     known = ("samples", "time", "steps")

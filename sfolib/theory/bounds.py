@@ -216,7 +216,7 @@ def stage_ends(
 ) -> tuple[float, float]:
     """T7 [N]: the stages (real numbers) at which lr meets its cap and the batch its own; inf for never.
 
-    On the path b_m = 2 C2 η_m/ε_m², C2 at max_lr, η_m = min(η₀γ^m, max_lr, max_batch ε_m²/(2 C2)).
+    On the path b_m = 2 C2 η_m/ε_m², C2 at max_lr, η_m = min(η₀γ^m, max_lr, max_batch_size ε_m²/(2 C2)).
     A batch that is full before lr meets its cap leaves no second phase, and lr then never meets its cap.
     """
     for field, value in (("sigma2", c.sigma2), ("lr", lr), ("max_batch_size", max_batch_size)):

@@ -50,7 +50,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """ "finished" (its budget), "reached" (its stop_eps) or "diverged"."""
+        """ "finished" (its budget), "reached" (its target_grad_norm) or "diverged"."""
         return self.provenance["status"]
 
     @cached_property

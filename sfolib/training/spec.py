@@ -6,9 +6,10 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
 from sfolib._utils.errors import require
+from sfolib._utils.model import Model
 from sfolib.problems.specs import PLACE, AnyProblem
 from sfolib.schedules import adaptive  # noqa: F401  whose policies are known by their kinds
 from sfolib.schedules.adaptive.base import Description, Policy
@@ -26,7 +27,7 @@ def _described(value: Any) -> Any:
 AnyPolicy = Annotated[SerializeAsAny[Description], BeforeValidator(_described)]
 
 
-class NoiseProbes(BaseModel):
+class NoiseProbes(Model):
     """Estimates of the noise scale as further columns of a run that follows a plan.
 
     loop_sqnorm, loop_variance: `NoiseScale` (with `decay`) of every step's batch and its `parts`; a batch that they do
@@ -35,25 +36,25 @@ class NoiseProbes(BaseModel):
     tr(HΣ); these are counted as probes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
     parts: int = Field(2, ge=2)
     decay: float = Field(0.99, ge=0, lt=1)
     size: int = Field(0, ge=0, multiple_of=2)
 
 
-class Workers(BaseModel):
+class Workers(Model):
     """AdaScale: the plan's constant batch, taken by `scale` workers, at a single worker's constant lr times the gain.
 
     Each seed goes at its own pace; the run ends when all have made so many scale-invariant `iterations`. Further
     columns: tau, the iterations so far, and gain; lr is the gain's. Every worker's gradient is counted.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
     scale: int = Field(ge=2)
     iterations: int = Field(ge=1)
 
 
-class Spec(BaseModel):
+class Spec(Model):
     """Everything that decides a run's numbers, but for rounding on another device.
 
     seeds: runs made at once, each its own batches. sampling: "replacement" is A3's assumption, "permutation" what
@@ -63,7 +64,7 @@ class Spec(BaseModel):
     could be a fluctuation, and `records.Run.first_crossing` looks at the points on both sides of a crossing.
     eval_every: ratio of the steps of successive measuring points, or "epoch" for the end of every epoch.
     optimizer: see `optimizers`; "adam" is `Adam()`. The measured f is without weight_decay.
-    log_train_metrics: also the loss and accuracy of the batches as they were trained on, see `tasks.RunningMetrics`.
+    log_train_metrics: also the loss and accuracy of the batches as they were trained on, see `stacked.RunningMetrics`.
     For networks only: precision of the training steps ("bf16" is autocast; what is measured is measured in full),
     channels_last (None: for convolutions on the CPU, where it is faster), max_micro_batch (a larger batch is
     accumulated, see `network.NetworkTask`), grad_norms: "exact" is loss, accuracy and ‖∇f‖² of f itself; "published"
@@ -73,8 +74,6 @@ class Spec(BaseModel):
     noise_probes, workers: see `NoiseProbes` and `Workers`.
     policy: in place of plan, a policy of `adaptive`, or {"kind": its class, its arguments by name …}.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     problem: AnyProblem
     plan: Plan | None = None

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -117,3 +118,20 @@ def test_bad_arguments_name_the_field_and_the_value(call, named):
     with pytest.raises(InputError) as caught:
         call()
     assert named in str(caught.value)
+
+
+def test_a_schedule_of_ones_own_is_stored_under_its_kind():
+    class Stairs(s.Schedule):
+        kind: Literal["stairs of a test"] = "stairs of a test"
+        height: int
+
+        def _value(self, t):
+            return self.height * (t + 1)
+
+    try:
+        stored = json.loads(s.capped(Stairs(3), 10).model_dump_json())
+        assert [s.Schedule.of(stored)(t) for t in range(4)] == [3, 6, 9, 10]
+        with pytest.raises(InputError, match="kind = 'stairs of a test': Steeper needs one of its own"):
+            type("Steeper", (Stairs,), {"__module__": __name__})
+    finally:
+        del s.Schedule.kinds["stairs of a test"]

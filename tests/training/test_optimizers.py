@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
 from sfolib._utils.errors import InputError
 from sfolib.problems.specs import Digits
@@ -127,7 +126,7 @@ def test_a_setting_is_asked_for_where_it_is_used(make, named):
 
 
 def test_an_unknown_optimizer_is_named():
-    with pytest.raises(ValidationError, match="optimizer"):
+    with pytest.raises(InputError, match="optimizer"):
         Spec(problem=Digits(), plan=Plan(8, 0.1), max_samples=100, optimizer="lion")
 
 

@@ -5,7 +5,6 @@ import functools
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 
 from sfolib._utils.errors import InputError
@@ -227,7 +226,7 @@ def test_divergence_ends_a_run_and_keeps_its_rows():
     assert found.first_crossing(1e-3).samples == np.inf
 
 
-def test_stop_eps_ends_a_run_once_it_stays_below():
+def test_target_grad_norm_ends_a_run_once_it_stays_below():
     spec = Spec(
         problem=Digits(), plan=Plan(256, 0.1), max_samples=10**6, eval_every=1.05, target_grad_norm=0.1, seeds=(0, 1)
     )
@@ -252,7 +251,7 @@ def test_stop_eps_ends_a_run_once_it_stays_below():
     ],
 )
 def test_a_bad_spec_names_the_field(change, field):
-    with pytest.raises(ValidationError, match=field):
+    with pytest.raises(InputError, match=field):
         Spec(**{"problem": Digits(), "plan": Plan(8, 0.1), "max_samples": 100} | change)
 
 

@@ -1,10 +1,10 @@
 """Policies: batch size and learning rate from what a run measures.
 
     for x, y in loader:
-        ...  # a step with policy.batch and policy.lr
-        policy.update(len(x), signal() if policy.due else None)
+        ...  # a step with policy.batch_size and policy.lr
+        policy.update(len(x), signal() if policy.needs_signal else None)
 
-Each is a plain object, for any loop; see `policy.Policy` for what all have, and its docstring for its signal.
+Each is a plain object, for any loop; see `base.Policy` for what all have, and its docstring for its signal.
 Bad input raises `InputError`.
 """
 

@@ -20,7 +20,7 @@ class GradNormTrigger(Policy):
       in T7 [N], see `published.capped_stage`.
     - rule = "published": ε_m² ∝ 1/b_m whatever lr does, so that ε² falls by δ > 1, as in the authors' program: with
       γ > 1 the batch falls behind the critical one by γ a stage [N]. There the batch is rounded up, nothing grows any
-      more once it is at max_batch, and there is no max_lr.
+      more once it is at max_batch_size, and there is no max_lr.
 
     Read beside the authors' program, and unlike it: ‖∇f‖ is that of f, after the step (theirs: in train mode on
     augmented batches, before the step, to which the new lr already applies).

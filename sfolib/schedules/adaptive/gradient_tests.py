@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class _VarianceTest(Policy):
-    """b ← max(b, what the test asks for, rounded up), at most max_batch. lr is a schedule of the samples so far.
+    """b ← max(b, what the test asks for, rounded up), at most max_batch_size. lr is a schedule of the samples so far.
 
-    Tested after the first step and every `test_interval` steps from there, until the batch is at max_batch: the rule
-    of AdAdaGrad's program. There a batch is moreover rounded up to whole micro-batches on every device.
+    Tested after the first step and every `test_interval` steps from there, until the batch is at max_batch_size: the
+    rule of AdAdaGrad's program. There a batch is moreover rounded up to whole micro-batches on every device.
     """
 
     signal = "gradient_statistics"

@@ -7,7 +7,7 @@
     scale.value  # B; grow the batch towards it
 
 Numbers in, numbers out; no torch. Bad input raises `InputError`. Batch sizes are in gradient evaluations a step.
-[N] = derived for this project, in `tests/test_estimators.py`.
+[N] = derived for this project, in `tests/schedules/adaptive/test_noise_scale.py`.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def local_critical_batch_size(curvature_noise: ArrayLike, lr: ArrayLike, eps: Ar
 def critical_batch_size(batch_size: ArrayLike, steps: ArrayLike) -> float:
     """b* of measured steps K(b) to one ε: twice the floor w/u of the K = 1/(u − w/b) that fits best, in relative error.
 
-    The form of T2 [S] and of `adam.steps_to` [N], whatever their constants. Points with K = inf are left out; 0
+    The form of T2 [S] and of `adam_bound.steps_to` [N], whatever their constants. Points with K = inf are left out; 0
     where K does not rise as b falls, inf where no batch would do. Raises `InputError` for fewer than 3 points.
     """
     batch_size, steps = np.asarray(batch_size, dtype=float), np.asarray(steps, dtype=float)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -201,7 +200,7 @@ def test_the_workers_do_what_a_plain_loop_does(tmp_path):
 
 @pytest.mark.parametrize("change", [{"plan": Plan(8, s.exponential(0.1, 0.5, 3))}, {"optimizer": "adam"}])
 def test_workers_need_plain_sgd_at_a_constant_pair(change):
-    with pytest.raises(ValidationError, match="need plain SGD"):
+    with pytest.raises(InputError, match="need plain SGD"):
         spec(workers={"scale": 2, "iterations": 9}, **change)
 
 
