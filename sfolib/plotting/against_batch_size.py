@@ -62,7 +62,8 @@ def _batch_panel(axis: Axes, frame: pd.DataFrame, quantity: str) -> None:
         title=r"$\varepsilon^2$",
         fontsize=7.5,
         title_fontsize=8,
-        loc="lower right" if quantity == "samples" else "lower left",
+        # where no curve goes: steps fall with b, and what was not reached stands at the top
+        **({"loc": "lower right"} if quantity == "samples" else {"loc": "upper left", "bbox_to_anchor": (0, 0.92)}),
         handlelength=1.0,
         labelspacing=0.25,
     )
