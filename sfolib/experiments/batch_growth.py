@@ -25,7 +25,7 @@ from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
 
-class Parameters(notebook.Parameters):
+class Parameters(notebook.ModelsParameters):
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"model": "softmax", "seeds": 5, "epochs": {"softmax": 200}, "max_batch_size": 1024, "accuracy": 0.95},
         "quick": {
@@ -58,17 +58,6 @@ class Parameters(notebook.Parameters):
     seeds: PositiveInt = by_scale("independent runs")
     quadratic_lr: PositiveFloat = Field(0.5, description="synthetic quadratic with L of 1: learning rate η")
     quadratic_seeds: PositiveInt = Field(16, description="its independent runs")
-
-    @classmethod
-    def of_scale(cls, scale: str, data: dict[str, Any]) -> dict[str, Any]:
-        return super().of_scale(scale, data) if data.get("dataset", "digits") == "digits" else cls.IMAGES[scale]
-
-    @property
-    def models(self) -> list[str]:
-        return self.model.split(",")
-
-    def epochs_of(self, model: str) -> int:
-        return self.epochs if isinstance(self.epochs, int) else self.epochs[model]
 
 
 LINEAR, EXPONENTIAL = "linear growth", "exponential growth"

@@ -28,7 +28,7 @@ from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
 
-class Parameters(notebook.Parameters):
+class Parameters(notebook.ModelsParameters):
     FEW: ClassVar[dict[str, Any]] = {"gammas": [1.0, 1.2, 2**0.5], "deltas": [2.0, 4.0]}
     ALL: ClassVar[dict[str, Any]] = {"gammas": [1.0, 1.1, 1.2, 1.3, 1.4, 2**0.5], "deltas": [2.0, 3.0, 4.0]}
     START: ClassVar[dict[str, Any]] = {"batch_size": 4, "max_batch_size": 256, "lr": 0.04, "stages": 7}
@@ -59,17 +59,6 @@ class Parameters(notebook.Parameters):
     epochs: PositiveInt | dict[str, PositiveInt] = by_scale("of each model, or one number for all")
     seeds: PositiveInt = by_scale("independent runs")
     adam_lr: PositiveFloat = Field(0.004, description="of Adam, at the start")
-
-    @classmethod
-    def of_scale(cls, scale: str, data: dict[str, Any]) -> dict[str, Any]:
-        return super().of_scale(scale, data) if data.get("dataset", "digits") == "digits" else cls.IMAGES[scale]
-
-    @property
-    def models(self) -> list[str]:
-        return self.model.split(",")
-
-    def epochs_of(self, model: str) -> int:
-        return self.epochs if isinstance(self.epochs, int) else self.epochs[model]
 
 
 BANDS = "Markers: mean over seeds; bands: 95 % interval over seeds."

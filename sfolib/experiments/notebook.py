@@ -85,6 +85,24 @@ class Parameters(BaseModel):
         return self.jobs if self.jobs is not None else os.cpu_count() or 1
 
 
+class ModelsParameters(Parameters):
+    """Of an experiment on one or more models (`model`: names, by commas apart) of one data set, each with its `epochs`.
+    `IMAGES` is in the place of `SCALES` for any data set but the digits."""
+
+    IMAGES: ClassVar[dict[str, dict[str, Any]]]
+
+    @classmethod
+    def of_scale(cls, scale: str, data: dict[str, Any]) -> dict[str, Any]:
+        return super().of_scale(scale, data) if data.get("dataset", "digits") == "digits" else cls.IMAGES[scale]
+
+    @property
+    def models(self) -> list[str]:
+        return self.model.split(",")
+
+    def epochs_of(self, model: str) -> int:
+        return self.epochs if isinstance(self.epochs, int) else self.epochs[model]
+
+
 def parameters(schema: type[Parameters], namespace: Mapping[str, Any]) -> Any:
     """The validated parameters of a notebook: call with its experiment's `Parameters` and `globals()`.
 
