@@ -79,6 +79,9 @@ def specs():
     yield "cnn", _spec(CNN, 20, max_micro_batch=3, log_train_metrics=True)
     quadratic = {"sampling": "replacement", "dtype": "float64", "seeds": (0, 1, 2)}
     yield "quadratic", _spec(Quadratic(d=20, lam_min=0.01), 2000, eval_every=1.02, **quadratic)
+    yield "noise probes", _spec(SOFTMAX, noise_probes={"parts": 2, "size": 4})
+    workers = {"scale": 4, "iterations": 150}
+    yield "workers", _spec(SOFTMAX, plan=Plan(8, 0.1), workers=workers, seeds=(0, 1))
     yield "replacement", _spec(MLP, sampling="replacement", target_grad_norm=1e-6)
 
 

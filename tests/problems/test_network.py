@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from archives import write_cifar, write_mnist
-from pydantic import ValidationError
+from killing import killed_and_resumed
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -19,10 +19,9 @@ from sfolib.problems.batches import Batches, crop_and_flip
 from sfolib.problems.specs import Digits, Images
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
-from sfolib.training import records
 from sfolib.training.loop import Trainer
 from sfolib.training.optimizers import SGD
-from sfolib.training.run import CHECKPOINT, run
+from sfolib.training.run import run
 from sfolib.training.spec import Spec
 
 
@@ -187,24 +186,7 @@ def test_a_seed_does_not_depend_on_its_company(cifar):
 def test_a_killed_run_resumes_to_the_same_rows(cifar, killed_after, tmp_path, monkeypatch):
     spec = Spec(problem=cifar(), plan=Plan(16, 0.05), max_samples=250, seeds=(0, 5), optimizer=SGD(momentum=0.9),
                 log_train_metrics=True, max_micro_batch=10)  # fmt: skip
-    whole = run(spec, tmp_path / "whole")
-    measured = Trainer.rows
-
-    def rows(self, left=[killed_after]):  # noqa: B006
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return measured(self)
-
-    monkeypatch.setattr(Trainer, "rows", rows)
-    with pytest.raises(KeyboardInterrupt):
-        run(spec, tmp_path / "killed", checkpoint_every=0.0)
-    monkeypatch.setattr(Trainer, "rows", measured)
-    assert (tmp_path / "killed" / spec.key / CHECKPOINT).exists()
-    run(spec, tmp_path / "killed")
-    files = [(tmp_path / name / spec.key / records.METRICS).read_bytes() for name in ("killed", "whole")]
-    assert files[0] == files[1]
-    assert whole.status == "finished"
+    assert killed_and_resumed(spec, tmp_path, monkeypatch, killed_after).status == "finished"
 
 
 def test_accumulated_micro_batches_are_the_batch():
@@ -417,7 +399,7 @@ def test_a_norm_is_taken_once_and_only_if_asked_for(norms, augment, columns, pas
 def test_divergence_is_seen_without_the_exact_norm(norms, cifar):
     spec = Spec(problem=cifar(), plan=Plan(10, 1e38), max_samples=200, grad_norms=norms, log_train_metrics=True)
     assert run(spec, device="cpu").status == "diverged"
-    with pytest.raises(ValidationError, match="target_grad_norm"):
+    with pytest.raises(InputError, match="target_grad_norm"):
         Spec(problem=cifar(), plan=Plan(10, 0.1), max_samples=200, grad_norms=norms, target_grad_norm=0.1)
 
 

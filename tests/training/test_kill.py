@@ -31,10 +31,13 @@ def test_every_kind_of_run_is_among_those_killed():
     cases = dict(torture.specs())
     assert set(adaptive.__all__) <= set(cases)
     assert set(Optimizer.kinds) <= {spec.optimizer.kind for spec in cases.values()}
+    assert {spec.noise_probes is None for spec in cases.values()} == {True, False}
+    assert {spec.workers is None for spec in cases.values()} == {True, False}
     assert {spec.plan.clock for spec in cases.values() if spec.plan} == {"epoch", "step", "sample"}
 
 
-CASES = [(name, spec) for name, spec in torture.specs() if name in ("AutoWU", "epoch", "cnn", "quadratic", "momentum")]
+SIGNALLED = {"AutoWU", "epoch", "cnn", "quadratic", "momentum", "noise probes", "workers"}
+CASES = [(name, spec) for name, spec in torture.specs() if name in SIGNALLED]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from killing import killed_and_resumed
 
 from sfolib._utils.errors import InputError
 from sfolib.problems.specs import Digits
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
-from sfolib.training import records, updates
-from sfolib.training.loop import Trainer
+from sfolib.training import updates
 from sfolib.training.optimizers import SGD, AdaGrad, AdaGradNorm, Adam, AdamW, Optimizer
-from sfolib.training.run import CHECKPOINT, run
+from sfolib.training.run import run
 from sfolib.training.spec import Spec
 
 CASES = {
@@ -91,23 +91,7 @@ def test_a_seed_does_not_depend_on_its_company(case):
 def test_a_killed_run_resumes_to_the_same_rows(case, tmp_path, monkeypatch):
     plan = Plan(exponential(8, 2, 40), 0.01, "step")
     spec = Spec(problem=Digits(hidden=(4,)), plan=plan, seeds=(0, 2), max_samples=4000, eval_every=1.2, optimizer=case)
-    whole = run(spec, tmp_path / "whole")
-    measured = Trainer.rows
-
-    def rows(self, left=[9]):  # noqa: B006
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return measured(self)
-
-    monkeypatch.setattr(Trainer, "rows", rows)
-    with pytest.raises(KeyboardInterrupt):
-        run(spec, tmp_path / "killed", checkpoint_every=0.0)
-    monkeypatch.setattr(Trainer, "rows", measured)
-    assert (tmp_path / "killed" / spec.key / CHECKPOINT).exists()
-    assert run(spec, tmp_path / "killed").rows.equals(whole.rows)
-    files = [(tmp_path / name / spec.key / records.METRICS).read_bytes() for name in ("killed", "whole")]
-    assert files[0] == files[1]
+    killed_and_resumed(spec, tmp_path, monkeypatch, after=9)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import sympy as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from killing import killed_and_resumed
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
@@ -32,9 +33,8 @@ from sfolib.theory import adam_bound, bounds
 from sfolib.theory.adam_bound import AdamConstants
 from sfolib.theory.bounds import Constants
 from sfolib.theory.quadratic import PowerLawQuadratic
-from sfolib.training.loop import Trainer
 from sfolib.training.records import Run
-from sfolib.training.run import CHECKPOINT, run
+from sfolib.training.run import run
 from sfolib.training.spec import NoiseProbes, Spec
 
 HAND = GradientStatistics(2, 4.0, 4.0, 8.0, 2.0)  # g = (3, 1) and (1, −1): mean (2, 0), squared norms 10 and 2
@@ -417,20 +417,7 @@ def test_a_killed_run_resumes_to_the_same_rows(how, tmp_path, monkeypatch):
     """Estimates, draws beside the run, and the workers' own clocks go on where they were."""
     further = {"max_steps": None, "max_samples": 10**4} if "workers" in how else {}
     asked = spec(plan=Plan(8, 0.1), eval_every=1.2, **how, **further)
-    whole, measured = run(asked, tmp_path / "whole"), Trainer.rows
-
-    def rows(self, left=[5]):  # noqa: B006
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return measured(self)
-
-    monkeypatch.setattr(Trainer, "rows", rows)
-    with pytest.raises(KeyboardInterrupt):
-        run(asked, tmp_path / "killed", checkpoint_every=0.0)
-    monkeypatch.setattr(Trainer, "rows", measured)
-    assert (tmp_path / "killed" / asked.key / CHECKPOINT).exists()
-    pd.testing.assert_frame_equal(run(asked, tmp_path / "killed").rows, whole.rows, check_exact=True)
+    killed_and_resumed(asked, tmp_path, monkeypatch, after=5)
 
 
 def test_the_quadratics_parts_are_independent():
