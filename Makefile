@@ -27,10 +27,13 @@ data: venv
 reference: venv
 	$(BIN)/python -m sfolib reference
 
+# a thread a worker: threads of several that wait for each other's cores took twice the time
+ONE := OMP_NUM_THREADS=1
+
 test: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(ONE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # between two edits: what most changes break, in under a minute; `make test` before a commit
 FAST := schedules problems/test_specs.py problems/test_datasets.py training/test_records.py training/test_run.py \
@@ -38,7 +41,7 @@ FAST := schedules problems/test_specs.py problems/test_datasets.py training/test
 
 test-fast: venv
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q -n $(JOBS) $(wildcard $(addprefix tests/,$(FAST)))
+	$(ONE) $(BIN)/python -m pytest -q -n $(JOBS) $(wildcard $(addprefix tests/,$(FAST)))
 
 torture: venv
 	$(BIN)/python tests/torture.py kill 200
