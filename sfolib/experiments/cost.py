@@ -106,6 +106,9 @@ def table(plans: Sequence[Planned], jobs: int) -> str:
     hours = disk = 0.0
     missing = [asked for plan in plans for asked in plan.missing.values()]
     for plan in plans:
+        if plan.error:
+            lines.append(f"{plan.name:28}  not known: {plan.error}")
+            continue
         own = {key: asked for key, asked in plan.missing.items() if key not in counted}
         counted |= set(own)
         costs = [_cost(asked, missing, kinds) for asked in own.values()]
@@ -121,8 +124,9 @@ def table(plans: Sequence[Planned], jobs: int) -> str:
     unit = "GPU-hours" if device == "cuda" else "core-hours"
     memory = max((kind.memory for kind in kinds.values()), default=0)
     wall = "" if device == "cuda" or not hours else f", {hours / jobs:.2g} h with {jobs} processes"
+    rest = "".join(f"without {plan.name}: " for plan in plans if plan.error)
     lines.append(
-        f"{len(counted)} runs to train: at most {hours:.2g} {unit} on {provenance.machine(device)['device']}"
+        f"{rest}{len(counted)} runs to train: at most {hours:.2g} {unit} on {provenance.machine(device)['device']}"
         f"{wall}; {memory / 2**30:.2g} GiB of memory a process; {disk / 2**20:.2g} MiB on disk"
     )
     if device != "cuda" and hours:
@@ -145,9 +149,10 @@ def _cost(asked: tuple, missing: Iterable[tuple], kinds: dict[str, Kind]) -> tup
 def _kind(spec: Spec) -> str:
     """Runs of one name cost the same a step, but for the batch size."""
     fields = spec.problem.model_dump(mode="json")
-    problem = " ".join(f"{k}={v}" for k, v in fields.items() if k != "kind")
+    problem = " ".join(f"{k}={v}" for k, v in fields.items() if k != "kind" and v is not None)
     how = [
-        repr(spec.optimizer),
+        spec.optimizer.kind,
+        *(f"{k}={v}" for k, v in spec.optimizer.model_dump(exclude_defaults=True).items()),
         spec.dtype,
         spec.precision,
         spec.sampling,

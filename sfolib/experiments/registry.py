@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from sfolib._utils.errors import require
+from sfolib._utils.errors import InputError, require
 from sfolib.training import records
 from sfolib.training.executors import TasksFailed
 from sfolib.training.run import alone, run_all
@@ -24,12 +24,14 @@ _LAST = ("device", "jobs", "out")  # of a parameters cell
 
 class Planned(NamedTuple):
     """What an experiment will train. missing: by key of the spec, what is not on record; on_record: how many are;
-    complete: whether no further run can depend on the results of those that are missing."""
+    complete: whether no further run can depend on the results of those that are missing; error: why it cannot be told,
+    such as a data set that is not there."""
 
     name: str
     missing: dict[str, tuple[Spec, Path, str]]
     on_record: int
     complete: bool
+    error: str = ""
 
 
 def experiment(notebook: Path) -> ModuleType:
@@ -39,6 +41,13 @@ def experiment(notebook: Path) -> ModuleType:
 
 def planned(notebook: Path, scale: str, out: Path) -> Planned:
     """The runs that a notebook will ask for at its default parameters, as far as what is on record lets it tell."""
+    try:
+        return _planned(notebook, scale, out)
+    except InputError as error:
+        return Planned(notebook.stem, {}, 0, False, str(error))
+
+
+def _planned(notebook: Path, scale: str, out: Path) -> Planned:
     module = experiment(notebook)
     p = module.Parameters(scale=scale, out=str(out))
     schedules, runs, store = module.schedules(p), {}, p.store.resolve()

@@ -8,8 +8,10 @@ import nbformat
 import papermill
 import pytest
 
+from sfolib._utils.errors import InputError
 from sfolib.cli import main
 from sfolib.experiments import cost, notebook, registry
+from sfolib.problems import datasets
 from sfolib.problems.specs import Digits
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
@@ -106,6 +108,18 @@ def test_a_dry_run_tells_what_is_missing_and_trains_nothing(project, tmp_path, c
     assert lines[2].split()[:4] == ["02_b", "1", "1", "0"]  # what is missing is the first one's already
     assert lines[-2 if "GPU" in lines[-1] else -1].startswith("1 runs to train: at most ")
     assert sorted((tmp_path / "figures").rglob("*")) == before
+
+
+def test_what_a_dry_run_cannot_know_it_says_and_tells_the_rest(tmp_path, monkeypatch):
+    def absent(*_):
+        raise InputError("data_dir = 'data': no cifar100 there")
+
+    monkeypatch.setattr(datasets, "load", absent)
+    known, unknown = (registry.planned(path, "paper", tmp_path) for path in (NOTEBOOKS[0], NOTEBOOKS[-1]))
+    lines = cost.table([known, unknown], 1).splitlines()
+    assert lines[1].split()[:4] == ["00_derivations", "0", "0", "0"]
+    assert lines[2].split(maxsplit=1) == ["13_cifar100", "not known: data_dir = 'data': no cifar100 there"]
+    assert lines[-1].startswith("without 13_cifar100: 0 runs to train")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
