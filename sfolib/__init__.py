@@ -19,7 +19,9 @@ __getattr__, __dir__, __all__ = lazy(
         ],
         "schedules.diagnostics": ["validity"],
         "schedules.plan": ["Plan"],
-        "schedules.published": ["at_momentum", "increase_batch_size", "late_switch", "scaled", "seesaw", "stagewise"],
+        "schedules.published": [
+            "at_momentum", "increase_batch_size", "late_ramp", "late_switch", "scaled", "seesaw", "stagewise",
+        ],
         "schedules.theoretical": ["critical_plan", "front_plan"],
         "schedules.torch": ["PlanLR", "ScheduledBatchSampler"],
         "theory.bounds": ["Constants"],

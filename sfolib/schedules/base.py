@@ -147,6 +147,46 @@ class Cosine(Schedule):
         return self.end + (self.v0 - self.end) * (1 + math.cos(math.pi * min(t / self.duration, 1.0))) / 2
 
 
+class Ramp(Schedule):
+    """v0 up to start, end from duration on, and v^order linear in t between; order 0: the logarithm is."""
+
+    kind: Literal["ramp"] = "ramp"
+    v0: Positive
+    end: Positive
+    start: Index
+    duration: Count
+    order: Number = 0.0
+
+    @model_validator(mode="after")
+    def _lasts(self) -> Ramp:
+        require(self.duration > self.start, "duration", self.duration, f"must be above start = {self.start}")
+        return self
+
+    def _value(self, t: int) -> float:
+        share = min(1.0, max(0, t - self.start) / (self.duration - self.start))
+        ratio = self.end / self.v0
+        if self.order == 0:
+            return self.v0 * ratio**share
+        return self.v0 * (1 + share * (ratio**self.order - 1)) ** (1 / self.order)
+
+
+class Fitted(Schedule):
+    """schedule(t), rounded, made a little smaller where steps of that size would not end at `total` exactly.
+
+    For a batch size on the sample clock: R = total − t are left for k = ⌈R/b⌉ steps, of ⌈R/k⌉ samples the next. From
+    total on it is schedule(total).
+    """
+
+    kind: Literal["fitted"] = "fitted"
+    schedule: AnySchedule
+    total: Count
+
+    def _value(self, t: int) -> float:
+        batch_size = max(1, math.floor(self.schedule(min(t, self.total)) + 0.5))
+        left = self.total - t
+        return -(-left // -(-left // batch_size)) if left > 0 else batch_size
+
+
 class Warmup(Schedule):
     """schedule(t) (t + 1)/duration while t < duration, schedule(t) from there on."""
 
@@ -245,5 +285,5 @@ def _check_boundaries(boundaries: tuple[int, ...], pieces: int) -> None:
 
 
 constant, linear, exponential, milestones = Constant, Linear, Exponential, Milestones
-piecewise, polynomial, cosine, warmup, join, capped = Piecewise, Polynomial, Cosine, Warmup, Join, Capped
-power, product = Power, Product
+piecewise, polynomial, cosine, ramp, warmup = Piecewise, Polynomial, Cosine, Ramp, Warmup
+join, capped, fitted, power, product = Join, Capped, Fitted, Power, Product

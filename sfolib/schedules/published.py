@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Literal
 
-from sfolib._utils.errors import positive, require
-from sfolib.schedules.base import Schedule, Warmup, capped, piecewise, power, product
+from sfolib._utils.errors import positive, require, whole
+from sfolib.schedules.base import Ramp, Schedule, Warmup, capped, fitted, piecewise, power, product
 from sfolib.schedules.plan import Clock, Plan
 
 
@@ -100,6 +100,42 @@ def late_switch(batch_size: int, large: int, at: int, lr: float | Schedule, *, c
     """
     require(large > batch_size, "large", large, f"must be above batch_size = {batch_size}")
     return Plan(piecewise([batch_size, large], [at]), lr, clock)
+
+
+def late_ramp(
+    batch_size: int,
+    lr: float,
+    budget: int,
+    *,
+    start: float = 0.8,
+    growth: float = 32.0,
+    q: float = 2.0,
+    share: float = 1.0,
+    max_batch_size: int | None = None,
+) -> Plan:
+    """T16 [N]: (batch_size, lr) held for `start` of the budget, then η/b falls by `growth` to its end.
+
+    budget: gradient evaluations, all of them spent and none beyond: the last steps are evened out to end there. Run it
+    with max_samples = budget.
+    share: 1 ramps the batch, 0 is the mirror, lr cooled down at a fixed batch; between them batch × g^share and
+    lr × g^(share − 1), with the same η/b after as many gradient evaluations. The noise of a step goes with η²/b, what
+    it leaves for the progress Σ η that the step makes with η/b; the same η/b costs as much and leaves as much (T8),
+    and the batch takes fewer steps. Once the batch is at max_batch_size the rest of the ramp goes to lr. With momentum
+    m all of it holds, at η/(1 − m).
+    q: how the noise of a step is forgotten, κ ∝ τ^−q at τ steps before the end. b ∝ √κ ∝ (τ + τ0)^(−q/2) at a fixed
+    lr is b^(1 − 2/q) linear in the gradient evaluations, from batch_size to growth × batch_size: q = 2, the default,
+    is a geometric ramp; q = 1 is the linear lr cool-down and what mirrors it. For noise along H (Σ ∝ H) and
+    eigenvalues λ_i ∝ 1/i, ‖∇f‖² has q = 2 and f has q = 1. Late switching is Wang et al. 2026, arXiv 2602.14208;
+    the cool-down that of warmup-stable-decay (Hu et al. 2024, arXiv 2404.06395).
+    """
+    whole("budget", budget)
+    require(0 <= start < 1, "start", start, "must be in [0, 1)")
+    require(growth > 1, "growth", growth, "must be above 1")
+    for name, value in (("lr", lr), ("growth", growth), ("q", q)):
+        positive(name, value)
+    noise = Ramp(lr, lr / growth, math.floor(start * budget), budget, 2 / q - 1)
+    plan = increase_batch_size(batch_size, noise, share, max_batch_size=max_batch_size, clock="sample")
+    return Plan(fitted(plan.batch_size, budget), plan.lr, "sample")
 
 
 def stagewise(
