@@ -2,6 +2,7 @@
 
 from sfolib.plotting.against_batch_size import against_batch_size
 from sfolib.plotting.claims import proofs, ratios
+from sfolib.plotting.ends import ends
 from sfolib.plotting.front import best_lr, family_costs, front_paths, fronts, optimal_schedules
 from sfolib.plotting.growth import anytime, overheads, rate_exponents
 from sfolib.plotting.prediction import prediction
@@ -16,6 +17,7 @@ __all__ = [
     "anytime",
     "best_lr",
     "costs",
+    "ends",
     "family_costs",
     "front_paths",
     "fronts",

@@ -1,0 +1,255 @@
+"""15: the schedule to use: this package's tools, the paper's plan and what people use today, at equal budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import product
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import PositiveFloat, PositiveInt
+
+from sfolib import plotting
+from sfolib.analysis.claims import Check
+from sfolib.experiments import notebook
+from sfolib.experiments.notebook import Field, by_scale
+from sfolib._utils.errors import require
+from sfolib.problems.specs import Problem, named
+from sfolib.schedules import base
+from sfolib.schedules.adaptive import (
+    CABS,
+    HorizonRamp,
+    NoiseScaleRule,
+    NormTest,
+    SuccessiveGradientTest,
+)
+from sfolib.schedules.plan import Plan
+from sfolib.schedules.published import increase_batch_size, late_ramp, seesaw
+from sfolib.training import estimates
+from sfolib.training.pooling import pooled
+from sfolib.training.records import Run
+from sfolib.training.spec import Spec, Workers
+
+DIGITS = ["digits/softmax", "digits/mlp"]
+ALL = [*DIGITS, "digits/cnn", "fashion_mnist/cnn", "fashion_mnist/resnet8"]
+
+
+class Parameters(notebook.Parameters):
+    SCALES: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"problems": DIGITS, "budget": 30_000, "factors": [1.0], "seeds": 3, "policy_seeds": 2},
+        "quick": {"problems": DIGITS, "budget": 150_000, "factors": [1.0, 3.0], "seeds": 8, "policy_seeds": 4},
+        "paper": {"problems": ALL, "budget": 300_000, "factors": [1.0, 2.0, 4.0], "seeds": 3, "policy_seeds": 3},
+    }
+
+    problems: list[str] = by_scale("data set/model")
+    data_dir: str = Field("data", description="where Fashion-MNIST is, if not where its package puts it")
+    l2: PositiveFloat = Field(1e-3, description="digits: ℓ2 coefficient")
+    budget: PositiveInt = by_scale("gradient evaluations of a run")
+    batch_size: PositiveInt = Field(16, description="b₀")
+    lr: PositiveFloat = Field(0.1, description="η₀, the default …")
+    factors: list[PositiveFloat] = by_scale("… and what it is multiplied by in the search, the same for every method")
+    max_batch_size: PositiveInt = Field(512, description="cap of a growing batch")
+    seeds: PositiveInt = by_scale("independent runs of a plan …")
+    policy_seeds: PositiveInt = by_scale("… and of a policy, each of which goes its own way")
+
+
+def schedules(p):
+    """By group and name: functions of (batch_size, lr, budget); what looks spends its looks on top of the budget."""
+    cap = {"max_batch_size": p.max_batch_size}
+
+    def stages(b, lr, N, gamma):
+        """The paper's: eight equal stages, b × 2 and η × γ from each to the next."""
+        every = -(-N // 8)
+        return Plan(base.exponential(b, 2.0, every), base.exponential(lr, gamma, every), "sample", **cap)
+
+    return {
+        "sfolib": {
+            "late ramp": lambda b, lr, N: late_ramp(b, lr, N, **cap),
+            "horizon ramp": lambda b, lr, N: HorizonRamp(b, lr, N, **cap),
+            "horizon ramp for f": lambda b, lr, N: HorizonRamp(b, lr, N, "loss", **cap),
+            "successive gradients": lambda b, lr, N: SuccessiveGradientTest(b, lr, **cap),
+        },
+        "paper": {
+            "b × 2, η × 1.4": lambda b, lr, N: stages(b, lr, N, 1.4),
+            "b × 2": lambda b, lr, N: stages(b, lr, N, 1.0),
+        },
+        "constant": {
+            "b₀": lambda b, lr, N: Plan(b, lr),
+            "4 b₀": lambda b, lr, N: Plan(4 * b, lr),
+            "16 b₀": lambda b, lr, N: Plan(16 * b, lr),
+        },
+        "decay": {
+            "cosine": lambda b, lr, N: Plan(b, base.cosine(lr, 0.0, N), "sample"),
+            "linear": lambda b, lr, N: Plan(b, base.polynomial(lr, 0.0, N), "sample"),
+            "WSD": lambda b, lr, N: late_ramp(b, lr, N, share=0.0, q=1.0),
+        },
+        "growth": {
+            "Smith, of cosine": lambda b, lr, N: increase_batch_size(b, base.cosine(lr, lr / 32, N), clock="sample", **cap),
+            "Seesaw, of cosine": lambda b, lr, N: seesaw(b, base.cosine(lr, lr / 32, N), **cap),
+        },
+        "looks": {
+            "norm test": lambda b, lr, N: NormTest(0.5, batch_size=b, lr=lr, test_interval=20, **cap),
+            "noise scale": lambda b, lr, N: NoiseScaleRule(b, lr, **cap),
+            "CABS": lambda b, lr, N: CABS(b, lr, **cap),
+            "AdaScale × 8": lambda b, lr, N: Workers(scale=8, iterations=N),
+        },
+    }
+
+
+CRITERIA = {"grad_sqnorm": r"$\mathbb{E}\|\nabla f\|^2$", "loss": "training loss", "test_error": "test error"}
+RAMPS = ("late ramp", "horizon ramp", "horizon ramp for f")
+PAPER = ("b × 2, η × 1.4", "b × 2")
+
+
+def specs(
+    p: Parameters, schedules: Mapping[str, Mapping[str, Callable]], runs: Mapping[Hashable, Run]
+) -> dict[Hashable, Spec]:
+    found: dict[Hashable, Spec] = {}
+    makers = {name: make for group in schedules.values() for name, make in group.items()}
+    for problem, factor, (method, make) in product(p.problems, p.factors, makers.items()):
+        common = {"problem": _problem(p, problem), "max_samples": p.budget}
+        common["eval_every"] = 1.3 if problem in DIGITS else 2.0  # there measuring costs more than training
+        made = make(p.batch_size, p.lr * factor, p.budget)
+        if isinstance(made, Workers):
+            led = {"plan": Plan(made.scale * p.batch_size, p.lr * factor), "workers": made, "sampling": "replacement"}
+        else:
+            led = {"plan" if isinstance(made, Plan) else "policy": made}
+        alone = "policy" in led  # each seed goes its own way
+        for seeds in [(s,) for s in range(p.policy_seeds)] if alone else [tuple(range(p.seeds))]:
+            found[problem, method, factor, seeds[0]] = Spec(seeds=seeds, **led, **common)
+    return found
+
+
+def _problem(p: Parameters, name: str) -> Problem:
+    dataset, _, model = name.partition("/")
+    require(model != "", "problems", name, "must be a data set and a model, such as digits/mlp")
+    return named(dataset, model, p.l2 if dataset == "digits" else 0.0, data_dir=p.data_dir)
+
+
+class Results(NamedTuple):
+    """ends: a row for each problem, method, factor and criterion, with value, low and high at the end of the budget
+    (inf where a seed diverged), steps, looked (gradient evaluations of looks, as a share of the budget) and group.
+    curves: by (problem, method), at the default learning rate."""
+
+    p: Parameters
+    ends: pd.DataFrame
+    curves: Mapping[tuple[str, str], Run]
+    groups: Mapping[str, str]
+
+    def at(self, problem: str, method: str, criterion: str, factor: float | None = None) -> pd.Series:
+        """The end of a method at one factor; None: at the best of all factors for this criterion, in hindsight."""
+        rows = self.ends.query("problem == @problem and method == @method and criterion == @criterion")
+        if factor is not None:
+            rows = rows[rows["factor"] == factor]
+        return rows.sort_values("value").iloc[0]
+
+    def best(self, problem: str, criterion: str) -> pd.Series:
+        """The best end of all methods at all factors, in hindsight."""
+        return self.ends.query("problem == @problem and criterion == @criterion").sort_values("value").iloc[0]
+
+
+def results(p: Parameters, runs: Mapping[Hashable, Run]) -> Results:
+    groups = {name: group for group, of_group in schedules(p).items() for name in of_group}
+    together: dict[tuple[str, str, float], list[Run]] = {}
+    for (problem, method, factor, _), run in runs.items():
+        together.setdefault((problem, method, factor), []).append(run)
+    ends = []
+    for (problem, method, factor), several in together.items():
+        last = pd.concat([run.rows.groupby("seed").last() for run in several])
+        last = last.assign(test_error=1 - last["test_accuracy"])
+        diverged = any(run.status == "diverged" for run in several)
+        common = {
+            "problem": problem,
+            "method": method,
+            "group": groups.get(method, "yours"),
+            "factor": factor,
+            "steps": last["step"].mean(),
+            "looked": np.mean([_looked(run) for run in several]) / p.budget,
+        }
+        for criterion in CRITERIA:
+            interval = estimates.mean(last[criterion].to_numpy())
+            value, low, high = (np.inf,) * 3 if diverged else interval
+            ends.append(common | {"criterion": criterion, "value": value, "low": low, "high": high})
+    default = {key[:2]: pooled(several) for key, several in together.items() if key[2] == p.factors[0]}
+    return Results(p, pd.DataFrame(ends), default, groups)
+
+
+def _looked(run: Run) -> float:
+    """Gradient evaluations that the method itself spent on looking: without those of the measuring points."""
+    rows = run.rows[run.rows["seed"] == run.rows["seed"].iloc[0]]["probes"].to_numpy()
+    return rows[-1] - len(rows) * rows[0]
+
+
+def figures(res: Results) -> notebook.Figures:
+    p = res.p
+    shown = ["late ramp", "horizon ramp", "successive gradients", *PAPER[:1], "b₀", "cosine", "WSD"]
+    found = {
+        "ends": (
+            plotting.ends(res.ends, CRITERIA, p.factors[0]),
+            f"Each method after {p.budget:,} gradient evaluations of updates. Filled: at the best of "
+            f"{len(p.factors)} learning rates, η₀ × {', '.join(f'{f:g}' for f in p.factors)}, for this column, in "
+            "hindsight; ring: at η₀. Bars: 95 % intervals over seeds. What diverged is not shown. Looks come on top.",
+        )
+    }
+    for problem in p.problems:
+        runs = {name: res.curves[problem, name] for name in shown}
+        found[f"curves_{problem.replace('/', '_')}"] = (
+            plotting.trajectories(runs, ("batch_size", "lr", *CRITERIA)),
+            f"{problem}, all at η₀. Means over seeds; bands: 95 % intervals.",
+        )
+    return found
+
+
+def claims(res: Results) -> list[Check]:
+    p = res.p
+    default = p.factors[0]
+    makers, checks = res.groups, []
+
+    def against(problem: str, ours: Sequence[str], other: Callable[[str], pd.Series]) -> dict[str, Any]:
+        """Ratios of the ends of `ours` at η₀ to those of another in each criterion, with intervals from both."""
+        pairs = [(res.at(problem, name, c, default), other(c)) for name in ours for c in CRITERIA]
+        return {
+            "measured": [a["value"] / b["value"] for a, b in pairs],
+            "interval": [(a["low"] / b["high"], a["high"] / b["low"]) for a, b in pairs],
+        }
+
+    for problem in p.problems:
+        common = {"source": "T16 [N]", "figure": "ends"}
+        for name in [name for name in RAMPS if name in makers]:
+            checks += [
+                Check(
+                    f"{problem}: {name} at η₀ ends at or below the paper's plan at its best η, in ‖∇f‖², loss and test error",
+                    "upper_bound",
+                    **against(problem, [name], lambda c: min((res.at(problem, m, c) for m in PAPER), key=lambda row: row["value"])),
+                    theory=1.0,
+                    headline=problem == p.problems[-1] and name == RAMPS[0],
+                    **common,
+                ),
+                Check(
+                    f"{problem}: {name} at η₀ ends within 10 % of the best of all methods at their best η, in each criterion",
+                    "upper_bound",
+                    **against(problem, [name], lambda c: res.best(problem, c)),
+                    theory=1.1,
+                    **common,
+                ),
+            ]
+        checks += [
+            Check(
+                f"{problem}: the late ramp of b and its mirror, the cool-down of η (WSD), end within 10 % of each other",
+                "equal",
+                **against(problem, ["late ramp"], lambda c: res.at(problem, "WSD", c, default)),
+                theory=1.0,
+                tolerance=0.1,
+                source="T8 [S]",
+                figure="ends",
+            ),
+            Check(
+                f"{problem}: the late ramp ends below the constant b₀ that it starts from, in ‖∇f‖² and loss",
+                "upper_bound",
+                **{k: v[:2] for k, v in against(problem, ["late ramp"], lambda c: res.at(problem, "b₀", c, default)).items()},
+                theory=1.0,
+                **common,
+            ),
+        ]
+    return checks
