@@ -179,6 +179,8 @@ def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
     """One notebook through papermill; what it published before is removed first, so that nothing stale is shown."""
     import papermill
 
+    from sfolib.experiments.forked_kernels import ForkedKernelManager
+
     for old in (out / path.stem, *out.glob(f".{path.stem}.*")):
         shutil.rmtree(old, ignore_errors=True)
     started, before = time.perf_counter(), fingerprint(path, scale)
@@ -191,6 +193,7 @@ def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
                 {"scale": scale, "jobs": jobs, "out": str(out)},
                 progress_bar={"desc": path.stem, "leave": False, "unit": "cell"},
                 cwd=path.parent,
+                kernel_manager_class=ForkedKernelManager,
                 extra_arguments=["--log-level=CRITICAL"],  # of the kernel: on its end, and on its encryption
             )
         except papermill.exceptions.PapermillExecutionError as failure:
