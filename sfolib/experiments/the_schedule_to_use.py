@@ -137,6 +137,14 @@ class Results(NamedTuple):
     curves: Mapping[tuple[str, str], Run]
     groups: Mapping[str, str]
 
+    @property
+    def table(self) -> pd.DataFrame:
+        """The best end of each method by problem and criterion, and its steps and looks at the default."""
+        best = self.ends.pivot_table("value", "method", ["problem", "criterion"], "min", sort=False)
+        default = self.ends[self.ends["factor"] == self.p.factors[0]]
+        steps = default.pivot_table(["steps", "looked"], "method", "problem", sort=False)
+        return best.join(steps.swaplevel(axis=1)).sort_index(axis=1, level=0, sort_remaining=False)
+
     def at(self, problem: str, method: str, criterion: str, factor: float | None = None) -> pd.Series:
         """The end of a method at one factor; None: at the best of all factors for this criterion, in hindsight."""
         rows = self.ends.query("problem == @problem and method == @method and criterion == @criterion")
