@@ -11,10 +11,10 @@ import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
 
 from sfolib import plotting
+from sfolib._utils.errors import require
 from sfolib.analysis.claims import Check
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
-from sfolib._utils.errors import require
 from sfolib.problems.specs import Problem, named
 from sfolib.schedules import base
 from sfolib.schedules.adaptive import (
@@ -63,6 +63,10 @@ def schedules(p):
         every = -(-N // 8)
         return Plan(base.exponential(b, 2.0, every), base.exponential(lr, gamma, every), "sample", **cap)
 
+    def cosine(lr, N):
+        """As far down as η/b comes in the late ramp: a plan that grows b for it needs an end above 0."""
+        return base.cosine(lr, lr / 32, N)
+
     return {
         "sfolib": {
             "late ramp": lambda b, lr, N: late_ramp(b, lr, N, **cap),
@@ -85,8 +89,10 @@ def schedules(p):
             "WSD": lambda b, lr, N: late_ramp(b, lr, N, share=0.0, q=1.0),
         },
         "growth": {
-            "Smith, of cosine": lambda b, lr, N: increase_batch_size(b, base.cosine(lr, lr / 32, N), clock="sample", **cap),
-            "Seesaw, of cosine": lambda b, lr, N: seesaw(b, base.cosine(lr, lr / 32, N), **cap),
+            "Smith, of cosine": lambda b, lr, N: increase_batch_size(
+                b, base.cosine(lr, lr / 32, N), clock="sample", **cap
+            ),
+            "Seesaw, of cosine": lambda b, lr, N: seesaw(b, cosine(lr, N), **cap),
         },
         "looks": {
             "norm test": lambda b, lr, N: NormTest(0.5, batch_size=b, lr=lr, test_interval=20, **cap),
@@ -98,8 +104,11 @@ def schedules(p):
 
 
 CRITERIA = {"grad_sqnorm": r"$\mathbb{E}\|\nabla f\|^2$", "loss": "training loss", "test_error": "test error"}
+CONVERGENCE = ("grad_sqnorm", "loss")
 RAMPS = ("late ramp", "horizon ramp", "horizon ramp for f")
 PAPER = ("b × 2, η × 1.4", "b × 2")
+EARLY = ("b × 2", "cosine", "successive gradients", "norm test", "noise scale", "CABS")
+SHOWN = ("late ramp", "horizon ramp", "successive gradients", PAPER[0], "b₀", "cosine", "WSD")
 
 
 def specs(
@@ -152,9 +161,24 @@ class Results(NamedTuple):
             rows = rows[rows["factor"] == factor]
         return rows.sort_values("value").iloc[0]
 
-    def best(self, problem: str, criterion: str) -> pd.Series:
-        """The best end of all methods at all factors, in hindsight."""
-        return self.ends.query("problem == @problem and criterion == @criterion").sort_values("value").iloc[0]
+    def best(self, problem: str, criterion: str, methods: Sequence[str]) -> pd.Series:
+        """The best end of these methods at all factors, in hindsight."""
+        return min((self.at(problem, m, criterion) for m in methods), key=lambda end: end["value"])
+
+    def has(self, problem: str, *methods: str) -> bool:
+        """Whether these methods were run: a reader may have taken some out."""
+        return all((problem, method) in self.curves for method in methods)
+
+    def ratios(
+        self, problem: str, method: str, other: Callable[[str], pd.Series], criteria: Sequence[str] = tuple(CRITERIA)
+    ) -> dict[str, Any]:
+        """The ends of a method at the default to those of another in each criterion, and intervals from those of
+        both."""
+        pairs = [(self.at(problem, method, c, self.p.factors[0]), other(c)) for c in criteria]
+        return {
+            "measured": [a["value"] / b["value"] for a, b in pairs],
+            "interval": [(a["low"] / b["high"], a["high"] / b["low"]) for a, b in pairs],
+        }
 
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> Results:
@@ -191,73 +215,103 @@ def _looked(run: Run) -> float:
 
 def figures(res: Results) -> notebook.Figures:
     p = res.p
-    shown = ["late ramp", "horizon ramp", "successive gradients", *PAPER[:1], "b₀", "cosine", "WSD"]
+    searched = ", ".join(f"{f:g}" for f in p.factors)
     found = {
         "ends": (
             plotting.ends(res.ends, CRITERIA, p.factors[0]),
-            f"Each method after {p.budget:,} gradient evaluations of updates. Filled: at the best of "
-            f"{len(p.factors)} learning rates, η₀ × {', '.join(f'{f:g}' for f in p.factors)}, for this column, in "
-            "hindsight; ring: at η₀. Bars: 95 % intervals over seeds. What diverged is not shown. Looks come on top.",
+            f"Each method after {p.budget:,} gradient evaluations of updates. Dot: at the best for this column, in "
+            f"hindsight, of the learning rates η₀ × {searched}; bar: 95 % interval over seeds; ring: at η₀. What "
+            "diverged is left out. Looks come on top.",
         )
     }
     for problem in p.problems:
-        runs = {name: res.curves[problem, name] for name in shown}
-        found[f"curves_{problem.replace('/', '_')}"] = (
+        runs = {name: res.curves[problem, name] for name in SHOWN if (problem, name) in res.curves}
+        found[problem.replace("/", "_")] = (
             plotting.trajectories(runs, ("batch_size", "lr", *CRITERIA)),
-            f"{problem}, all at η₀. Means over seeds; bands: 95 % intervals.",
+            f"{problem}, all at η₀. Means over seeds; bands: 95 % intervals over seeds.",
         )
     return found
 
 
 def claims(res: Results) -> list[Check]:
-    p = res.p
-    default = p.factors[0]
-    makers, checks = res.groups, []
+    checks = []
+    for problem in res.p.problems:
+        for name in RAMPS:
+            checks += _of_ramp(res, problem, name)
+        checks += _of_theory(res, problem)
+    return checks
 
-    def against(problem: str, ours: Sequence[str], other: Callable[[str], pd.Series]) -> dict[str, Any]:
-        """Ratios of the ends of `ours` at η₀ to those of another in each criterion, with intervals from both."""
-        pairs = [(res.at(problem, name, c, default), other(c)) for name in ours for c in CRITERIA]
-        return {
-            "measured": [a["value"] / b["value"] for a, b in pairs],
-            "interval": [(a["low"] / b["high"], a["high"] / b["low"]) for a, b in pairs],
-        }
 
-    for problem in p.problems:
-        common = {"source": "T16 [N]", "figure": "ends"}
-        for name in [name for name in RAMPS if name in makers]:
-            checks += [
-                Check(
-                    f"{problem}: {name} at η₀ ends at or below the paper's plan at its best η, in ‖∇f‖², loss and test error",
-                    "upper_bound",
-                    **against(problem, [name], lambda c: min((res.at(problem, m, c) for m in PAPER), key=lambda row: row["value"])),
-                    theory=1.0,
-                    headline=problem == p.problems[-1] and name == RAMPS[0],
-                    **common,
-                ),
-                Check(
-                    f"{problem}: {name} at η₀ ends within 10 % of the best of all methods at their best η, in each criterion",
-                    "upper_bound",
-                    **against(problem, [name], lambda c: res.best(problem, c)),
-                    theory=1.1,
-                    **common,
-                ),
-            ]
-        checks += [
+def _of_ramp(res: Results, problem: str, name: str) -> list[Check]:
+    """A ramp with its defaults, at η₀, against methods at their best η."""
+    if not res.has(problem, name):
+        return []
+    checks, common = [], {"kind": "upper_bound", "source": "T16 [N]", "figure": "ends"}
+    if res.has(problem, *PAPER):
+        checks.append(
             Check(
-                f"{problem}: the late ramp of b and its mirror, the cool-down of η (WSD), end within 10 % of each other",
+                f"{problem}: the {name} at η₀ ends at or below the paper's plans at their best η, in ‖∇f‖², loss and "
+                "test error",
+                **res.ratios(problem, name, lambda c: res.best(problem, c, PAPER)),
+                theory=1.0,
+                headline=name == RAMPS[0],
+                **common,
+            )
+        )
+    others = [m for m in res.groups if m not in RAMPS and res.has(problem, m)]
+    if others:
+        checks.append(
+            Check(
+                f"{problem}: the {name} at η₀ ends within 10 % of the best of all other methods at their best η, in "
+                "‖∇f‖², loss and test error",
+                **res.ratios(problem, name, lambda c: res.best(problem, c, others)),
+                theory=1.1,
+                **common,
+            )
+        )
+    return checks
+
+
+def _of_theory(res: Results, problem: str) -> list[Check]:
+    """What T8, T16 and T17 say of methods at the same η."""
+    default, checks = res.p.factors[0], []
+    if res.has(problem, "late ramp", "WSD"):
+        checks.append(
+            Check(
+                f"{problem}: a ramp of b and its mirror, the cool-down of η (WSD), end within 10 % of each other in "
+                "‖∇f‖² and loss",
                 "equal",
-                **against(problem, ["late ramp"], lambda c: res.at(problem, "WSD", c, default)),
+                **res.ratios(problem, "late ramp", lambda c: res.at(problem, "WSD", c, default), CONVERGENCE),
                 theory=1.0,
                 tolerance=0.1,
                 source="T8 [S]",
                 figure="ends",
-            ),
+            )
+        )
+    if res.has(problem, "late ramp", "b₀"):
+        checks.append(
             Check(
-                f"{problem}: the late ramp ends below the constant b₀ that it starts from, in ‖∇f‖² and loss",
+                f"{problem}: the late ramp ends at most at half of the ‖∇f‖² of the constant b₀ that it starts from",
                 "upper_bound",
-                **{k: v[:2] for k, v in against(problem, ["late ramp"], lambda c: res.at(problem, "b₀", c, default)).items()},
+                **res.ratios(problem, "late ramp", lambda c: res.at(problem, "b₀", c, default), CONVERGENCE[:1]),
+                theory=0.5,
+                source="T16 [N]",
+                figure="ends",
+            )
+        )
+    early = [m for m in EARLY if res.has(problem, m)]
+    if early and res.has(problem, "late ramp"):
+        rows = [res.at(problem, name, "loss", default) for name in ("late ramp", *early)]
+        checks.append(
+            Check(
+                f"{problem}: at η₀, what grows b or lowers η early ends at a higher loss than the late ramp: "
+                f"{', '.join(early)}",
+                "upper_bound",
+                measured=[rows[0]["value"] / row["value"] for row in rows[1:]],
+                interval=[(rows[0]["low"] / row["high"], rows[0]["high"] / row["low"]) for row in rows[1:]],
                 theory=1.0,
-                **common,
-            ),
-        ]
+                source="T17 [N]",
+                figure="ends",
+            )
+        )
     return checks

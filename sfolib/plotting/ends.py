@@ -10,7 +10,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
 
 from sfolib.plotting.style import log_ticks, style
 
@@ -35,27 +34,25 @@ def ends(frame: pd.DataFrame, criteria: Mapping[str, str], default: float) -> Fi
             squeeze=False,
         )
         for row, problem in zip(axes, problems, strict=True):
-            of_problem = frame[frame["problem"] == problem]
-            for axis, criterion in zip(row, [*criteria, "steps"], strict=True):
-                part = of_problem[of_problem["criterion"] == (criterion if criterion in criteria else next(iter(criteria)))]
+            of_problem = frame[(frame["problem"] == problem) & np.isfinite(frame["value"])]
+            for axis, criterion in zip(row, criteria, strict=False):
+                part = of_problem[of_problem["criterion"] == criterion].sort_values("value")
                 for y, (method, group) in enumerate(methods.items()):
-                    rows = part[(part["method"] == method) & np.isfinite(part["value"])].sort_values("value")
-                    colour = palette[group]
-                    if criterion == "steps":
-                        axis.plot(rows["steps"][rows["factor"] == default], [y] * (rows["factor"] == default).sum(), "o", color=colour, markersize=4)
-                        continue
-                    for _, end in rows[rows["factor"] == default].iterrows():
-                        axis.plot(end["value"], y, "o", color=colour, markersize=6, fillstyle="none", markeredgewidth=0.8)
-                    for _, end in rows[:1].iterrows():
-                        axis.plot([end["low"], end["high"]], [y, y], color=colour, linewidth=1.5, alpha=0.6)
-                        axis.plot(end["value"], y, "o", color=colour, markersize=3.5)
+                    of_method, colour = part[part["method"] == method], palette[group]
+                    ring = of_method.loc[of_method["factor"] == default, "value"]
+                    axis.plot(ring, [y] * len(ring), "o", color=colour, fillstyle="none", markeredgewidth=0.8)
+                    best = of_method[:1]
+                    axis.plot([best["low"], best["high"]], [[y]] * 2, color=colour, linewidth=1.5, alpha=0.6)
+                    axis.plot(best["value"], [y] * len(best), "o", color=colour, markersize=3.5)
+                axis.set_title(criteria[criterion] if row is axes[0] else "", fontsize=8.5)
+            steps = frame[(frame["problem"] == problem) & (frame["factor"] == default)].drop_duplicates("method")
+            colours = [palette[group] for group in steps["group"]]
+            row[-1].scatter(steps["steps"], [methods.index.get_loc(m) for m in steps["method"]], 12, colours, zorder=2)
+            row[-1].set_title("steps, at η₀" if row is axes[0] else "", fontsize=8.5)
+            for axis in row:
                 axis.set(xscale="log", yticks=range(len(methods)), yticklabels=[*methods.index])
                 log_ticks(axis.xaxis)
-                axis.yaxis.set_minor_locator(NullLocator())
-                axis.tick_params(axis="x", labelsize=7)
-                axis.tick_params(axis="y", labelsize=7.5)
-                if row is axes[0]:
-                    axis.set_title(criteria.get(criterion, "steps, at η₀"), fontsize=8.5)
+                axis.tick_params(labelsize=7)
             row[0].set_ylabel(problem)
         axes[0, 0].invert_yaxis()
         marks = [Line2D([], [], color=palette[group], marker="o", linestyle="", label=group) for group in groups]
