@@ -27,7 +27,6 @@ from sfolib.schedules.adaptive import (
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import increase_batch_size, late_ramp, seesaw
 from sfolib.training import estimates
-from sfolib.training.pooling import pooled
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec, Workers
 
@@ -118,7 +117,6 @@ def specs(
     makers = {name: make for group in schedules.values() for name, make in group.items()}
     for problem, factor, (method, make) in product(p.problems, p.factors, makers.items()):
         common = {"problem": _problem(p, problem), "max_samples": p.budget}
-        common["eval_every"] = 1.3 if problem in DIGITS else 2.0  # there measuring costs more than training
         made = make(p.batch_size, p.lr * factor, p.budget)
         if isinstance(made, Workers):
             led = {"plan": Plan(made.scale * p.batch_size, p.lr * factor), "workers": made, "sampling": "replacement"}
@@ -139,11 +137,11 @@ def _problem(p: Parameters, name: str) -> Problem:
 class Results(NamedTuple):
     """ends: a row for each problem, method, factor and criterion, with value, low and high at the end of the budget
     (inf where a seed diverged), steps, looked (gradient evaluations of looks, as a share of the budget) and group.
-    curves: by (problem, method), at the default learning rate."""
+    curves: rows by (problem, method), at the default learning rate."""
 
     p: Parameters
     ends: pd.DataFrame
-    curves: Mapping[tuple[str, str], Run]
+    curves: Mapping[tuple[str, str], pd.DataFrame]
     groups: Mapping[str, str]
 
     @property
@@ -203,8 +201,11 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> Results:
             interval = estimates.mean(last[criterion].to_numpy())
             value, low, high = (np.inf,) * 3 if diverged else interval
             ends.append(common | {"criterion": criterion, "value": value, "low": low, "high": high})
-    default = {key[:2]: pooled(several) for key, several in together.items() if key[2] == p.factors[0]}
-    return Results(p, pd.DataFrame(ends), default, groups)
+    default = {key[:2]: several for key, several in together.items() if key[2] == p.factors[0]}
+    curves = {key: pd.concat([run.rows for run in several]) for key, several in default.items()}
+    for rows in curves.values():
+        rows["test_error"] = 1 - rows["test_accuracy"]
+    return Results(p, pd.DataFrame(ends), curves, groups)
 
 
 def _looked(run: Run) -> float:
@@ -216,21 +217,21 @@ def _looked(run: Run) -> float:
 def figures(res: Results) -> notebook.Figures:
     p = res.p
     searched = ", ".join(f"{f:g}" for f in p.factors)
-    found = {
+    curves = {
+        problem: {name: res.curves[problem, name] for name in SHOWN if res.has(problem, name)} for problem in p.problems
+    }
+    return {
         "ends": (
             plotting.ends(res.ends, CRITERIA, p.factors[0]),
             f"Each method after {p.budget:,} gradient evaluations of updates. Dot: at the best for this column, in "
             f"hindsight, of the learning rates η₀ × {searched}; bar: 95 % interval over seeds; ring: at η₀. What "
             "diverged is left out. Looks come on top.",
-        )
+        ),
+        "curves": (
+            plotting.to_the_end(curves, {"batch_size": "batch size $b$"} | CRITERIA),
+            "Some of them at η₀, at the end of each epoch. Means over seeds; bands: from the lowest to the highest seed.",
+        ),
     }
-    for problem in p.problems:
-        runs = {name: res.curves[problem, name] for name in SHOWN if (problem, name) in res.curves}
-        found[problem.replace("/", "_")] = (
-            plotting.trajectories(runs, ("batch_size", "lr", *CRITERIA)),
-            f"{problem}, all at η₀. Means over seeds; bands: 95 % intervals over seeds.",
-        )
-    return found
 
 
 def claims(res: Results) -> list[Check]:

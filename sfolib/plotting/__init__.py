@@ -2,7 +2,7 @@
 
 from sfolib.plotting.against_batch_size import against_batch_size
 from sfolib.plotting.claims import proofs, ratios
-from sfolib.plotting.ends import ends
+from sfolib.plotting.ends import ends, to_the_end
 from sfolib.plotting.front import best_lr, family_costs, front_paths, fronts, optimal_schedules
 from sfolib.plotting.growth import anytime, overheads, rate_exponents
 from sfolib.plotting.prediction import prediction
@@ -28,5 +28,6 @@ __all__ = [
     "proofs",
     "rate_exponents",
     "ratios",
+    "to_the_end",
     "trajectories",
 ]
