@@ -57,7 +57,8 @@ def test_its_batch_and_its_lr_are_mirrors_and_the_budget_is_spent_to_the_last_sa
     )
     grown, cooled, both = walk(batch), walk(lr), walk(half)
     assert [policy.samples for policy in (batch, lr, half)] == [30_011] * 3
-    assert np.all(grown[:, 2] == pytest.approx(0.1)) and set(cooled[:-9, 1]) == {8.0}
+    assert np.all(grown[:, 2] == pytest.approx(0.1))
+    assert set(cooled[:-9, 1]) == {8.0}
     for policy in (lr, half):
         noise = [policy.plan.lr(t) / policy.plan.batch_size.schedule(t) for t in range(0, 29_000, 1000)]
         grows = [batch.plan.lr(t) / batch.plan.batch_size.schedule(t) for t in range(0, 29_000, 1000)]
@@ -119,7 +120,8 @@ def test_a_run_looks_where_it_says_counts_the_look_and_goes_as_a_plain_loop():
         trainer.advance()
         rows = trainer.rows()
     (spectrum, probes) = looked[0]
-    assert len(looked) == 1 and trainer.samples == 6000
+    assert len(looked) == 1
+    assert trainer.samples == 6000
     assert probes == 32 * (1 + 2 * (2 * 12 + 1))
     assert rows[0]["probes"] == probes + trainer.measured * 800
 
