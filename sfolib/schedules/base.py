@@ -170,6 +170,27 @@ class Ramp(Schedule):
         return self.v0 * (1 + share * (ratio**self.order - 1)) ** (1 / self.order)
 
 
+class Interpolated(Schedule):
+    """values[k] at times[k], all above 0, geometric between two of them; the first before, the last after them all."""
+
+    kind: Literal["interpolated"] = "interpolated"
+    values: tuple[Positive, ...]
+    times: tuple[Index, ...]
+
+    @model_validator(mode="after")
+    def _rising(self) -> Interpolated:
+        rising = all(a < b for a, b in pairwise(self.times))
+        require(rising and len(self.times) == len(self.values) > 0, "times", self.times, "must rise, one a value")
+        return self
+
+    def _value(self, t: int) -> float:
+        right = bisect_right(self.times, t)
+        if right in (0, len(self.times)):
+            return self.values[min(right, len(self.times) - 1)]
+        (v0, v1), (t0, t1) = self.values[right - 1 : right + 1], self.times[right - 1 : right + 1]
+        return v0 * (v1 / v0) ** ((t - t0) / (t1 - t0))
+
+
 class Fitted(Schedule):
     """schedule(t), rounded, made a little smaller where steps of that size would not end at `total` exactly.
 
@@ -285,5 +306,6 @@ def _check_boundaries(boundaries: tuple[int, ...], pieces: int) -> None:
 
 
 constant, linear, exponential, milestones = Constant, Linear, Exponential, Milestones
-piecewise, polynomial, cosine, ramp, warmup = Piecewise, Polynomial, Cosine, Ramp, Warmup
+piecewise, interpolated, polynomial, cosine = Piecewise, Interpolated, Polynomial, Cosine
+ramp, warmup = Ramp, Warmup
 join, capped, fitted, power, product = Join, Capped, Fitted, Power, Product

@@ -133,8 +133,13 @@ def late_ramp(
     require(growth > 1, "growth", growth, "must be above 1")
     for name, value in (("lr", lr), ("growth", growth), ("q", q)):
         positive(name, value)
-    noise = Ramp(lr, lr / growth, math.floor(start * budget), budget, 2 / q - 1)
-    plan = increase_batch_size(batch_size, noise, share, max_batch_size=max_batch_size, clock="sample")
+    cooled = Ramp(lr, lr / growth, math.floor(start * budget), budget, 2 / q - 1)
+    return in_budget(batch_size, cooled, budget, share, max_batch_size)
+
+
+def in_budget(batch_size: int, lr: Schedule, budget: int, share: float, max_batch_size: int | None) -> Plan:
+    """`increase_batch_size` on the clock of gradient evaluations, its last steps evened out to end at the budget."""
+    plan = increase_batch_size(batch_size, lr, share, max_batch_size=max_batch_size, clock="sample")
     return Plan(fitted(plan.batch_size, budget), plan.lr, "sample")
 
 

@@ -12,6 +12,7 @@ from sfolib.schedules.adaptive.adascale import AdaScale
 from sfolib.schedules.adaptive.autowu import AutoWU
 from sfolib.schedules.adaptive.grad_norm_trigger import GradNormTrigger
 from sfolib.schedules.adaptive.gradient_tests import AugmentedInnerProductTest, InnerProductTest, NormTest
+from sfolib.schedules.adaptive.horizon_ramp import HorizonRamp
 from sfolib.schedules.adaptive.optimal_batch import OptimalBatch
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "AugmentedInnerProductTest",
     "AutoWU",
     "GradNormTrigger",
+    "HorizonRamp",
     "InnerProductTest",
     "NormTest",
     "OptimalBatch",
