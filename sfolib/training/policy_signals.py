@@ -13,10 +13,15 @@ from torch.nn.functional import cross_entropy
 
 from sfolib._utils.errors import require
 from sfolib.gradients.statistics import GradientStatistics, gradient_statistics
+from sfolib.gradients.successive import SuccessiveProducts
 from sfolib.problems.network import NetworkTask
 from sfolib.problems.stacked import MLP, Task
 from sfolib.schedules.adaptive.base import Policy
+from sfolib.schedules.adaptive.successive_gradients import SuccessiveGradientTest
 from sfolib.schedules.plan import Plan
+from sfolib.training.half_batches import HalvedTask
+from sfolib.training.spec import Spec
+from sfolib.training.updates import Update
 
 
 class Source:
@@ -59,15 +64,28 @@ class _Loss(Source):
         return self.task.running_metrics.loss.item() - self.so_far, 0
 
 
+class _SuccessiveProducts(Source):
+    def after(self) -> tuple[SuccessiveProducts, int]:
+        return self.task.products.take(), 0
+
+
 _SOURCES = {
     "grad_norm": _GradNorm,
     "gradient_statistics": _Statistics,
     "second_moment": _SecondMoment,
     "loss": _Loss,
+    "successive_gradients": _SuccessiveProducts,
 }
 
 
-def source(leader: Plan | Policy, task: Task, seeds: tuple[int, ...]) -> Source:
+def halved(task: Task, leader: Plan | Policy, spec: Spec) -> Task:
+    """The task, with its batches in halves where the leader looks at them."""
+    if not isinstance(leader, SuccessiveGradientTest):
+        return task
+    return HalvedTask(task, leader, spec.optimizer, spec.sampling == "permutation")
+
+
+def source(leader: Plan | Policy, task: Task, seeds: tuple[int, ...], update: Update) -> Source:
     """The source of what leads a run. Raises `InputError` where the task cannot give this policy its signal."""
     if isinstance(leader, Plan):
         return Source(task)
@@ -79,13 +97,17 @@ def source(leader: Plan | Policy, task: Task, seeds: tuple[int, ...]) -> Source:
     else:
         why = f"must be false for {kind}, whose measurements would empty the running metrics"
         require(not measured, "log_train_metrics", True, why)
-    networks = isinstance(task, MLP | NetworkTask)
+    if isinstance(task, HalvedTask):
+        task.update = update
+    networks = isinstance(task, MLP | NetworkTask | HalvedTask)
     require(leader.signal in ("loss", "grad_norm") or networks, "policy", kind, "needs per-sample gradients")
     return _SOURCES[leader.signal](task)
 
 
 def is_finite(signal: Any) -> bool:
     """Whether a policy may be shown it."""
+    if isinstance(signal, SuccessiveProducts):  # nan: there was none; all are where the run has diverged
+        return not (np.isinf(signal).any() or (len(signal.sqnorm) > 1 and np.isnan(signal.sqnorm).all()))
     numbers = (signal.mean_sqnorm, signal.variance) if isinstance(signal, GradientStatistics) else signal
     return signal is None or bool(np.isfinite(numbers).all())
 

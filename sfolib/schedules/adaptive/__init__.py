@@ -13,6 +13,7 @@ from sfolib.schedules.adaptive.autowu import AutoWU
 from sfolib.schedules.adaptive.grad_norm_trigger import GradNormTrigger
 from sfolib.schedules.adaptive.gradient_tests import AugmentedInnerProductTest, InnerProductTest, NormTest
 from sfolib.schedules.adaptive.optimal_batch import OptimalBatch
+from sfolib.schedules.adaptive.successive_gradients import SuccessiveGradientTest
 
 __all__ = [
     "AdaScale",
@@ -22,4 +23,5 @@ __all__ = [
     "InnerProductTest",
     "NormTest",
     "OptimalBatch",
+    "SuccessiveGradientTest",
 ]
