@@ -62,9 +62,7 @@ class SuccessiveGradients:
         self.steps, self.mean = 0, math.nan  # in the buffer; mean of ‖G‖² with its weights
         self.largest = self.before = 0  # batch sizes: of the steps since the last change, and of the last step
         self.rows: list[Tensor] = []  # each: v·g, ‖g‖², Σ_r w_r²‖g_r‖²
-        self.known: list[
-            list[float]
-        ] = []  # each: Σ_r w_r², batch size, share of v in this epoch, and of g_t in the next v
+        self.known: list[list[float]] = []  # each: Σ_r w_r², b, share of v in the epoch, of g_t in the next v
         self._parts: list[tuple[Tensor, int]] = []
         self._so_far: list[Tensor] | None = None
         self._local: Tensor | None = None
@@ -82,9 +80,8 @@ class SuccessiveGradients:
         """
         size = sum(size for _, size in parts)
         weights = [each / size for _, each in parts]
-        mean = [
-            sum(w * g for w, g in zip(weights, same, strict=True)) for same in zip(*(g for g, _ in parts), strict=True)
-        ]
+        gradients = zip(*(g for g, _ in parts), strict=True)
+        mean = [sum(w * g for w, g in zip(weights, same, strict=True)) for same in gradients]
         squares = sum(w**2 * _dot(g, g, metric) for w, (g, _) in zip(weights, parts, strict=True))
         self._record(mean, squares, sum(w**2 for w in weights) if known else math.nan, size, metric)
         return mean

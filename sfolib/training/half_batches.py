@@ -1,4 +1,4 @@
-"""Every batch in two halves, for a policy that looks at successive gradients: the same gradient, at no evaluation more."""
+"""Every batch in two halves, for a policy that looks at successive gradients: no evaluation more."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sfolib.training.updates import Update
 class HalvedTask(Task):
     """A task of one seed that takes its batches in halves and collects `SuccessiveProducts` of them.
 
-    Under BatchNorm the statistics are those of the halves. Columns besides the task's: online_grad_sqnorm (‖∇f‖², in the
-    metric of the optimizer) and critical_batch_size, each with _low and _high; nan before the first look of a stage.
+    Under BatchNorm the statistics are those of the halves. Columns besides the task's: online_grad_sqnorm (‖∇f‖², in
+    the metric of the optimizer) and critical_batch_size, each with _low and _high; nan before a stage's first look.
     `update` must be set before the first step.
     """
 
@@ -52,11 +52,9 @@ class HalvedTask(Task):
 
     def measure(self) -> dict[str, Tensor]:
         found = self.task.measure()
-        for name, value in (
-            ("online_grad_sqnorm", self.policy.grad_sqnorm),
-            ("critical_batch_size", self.policy.critical),
-        ):
-            for end, number in value._asdict().items():
+        estimates = {"online_grad_sqnorm": self.policy.grad_sqnorm, "critical_batch_size": self.policy.critical}
+        for name, estimate in estimates.items():
+            for end, number in estimate._asdict().items():
                 found[name if end == "value" else f"{name}_{end}"] = torch.tensor([number], dtype=torch.float64)
         return found
 

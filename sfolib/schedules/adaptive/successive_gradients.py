@@ -58,7 +58,7 @@ class SuccessiveGradientTest(Policy):
 
     def __init__(
         self, batch_size: int, lr: float, *, max_batch_size: int | None = None, growth: float = 2.0,
-        error: float = 0.1, every: int = 10, momentum: float = 0.0,
+        error: float = 0.05, every: int = 10, momentum: float = 0.0,
     ):  # fmt: skip
         super().__init__(every)
         self.batch_size, self.lr = whole("batch_size", batch_size), lr
