@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy(
         "problems.specs": ["Digits", "Quadratic"],
         "schedules.adaptive": [
             "AdaScale", "AugmentedInnerProductTest", "AutoWU", "GradNormTrigger", "HorizonRamp", "InnerProductTest",
-            "NormTest", "OptimalBatch",
+            "NormTest", "OptimalBatch", "SuccessiveGradientTest",
         ],
         "schedules.diagnostics": ["validity"],
         "schedules.plan": ["Plan"],

@@ -23,6 +23,7 @@ from sfolib.gradients.statistics import (
     measure_constants,
     population_variance,
 )
+from sfolib.gradients.successive import SuccessiveGradients, SuccessiveProducts
 
 __all__ = [
     "CHUNK",
@@ -33,6 +34,8 @@ __all__ = [
     "Loss",
     "NoiseSpectrum",
     "Population",
+    "SuccessiveGradients",
+    "SuccessiveProducts",
     "curvature_noise",
     "full_gradient_sqnorm",
     "gradient_covariance",

@@ -41,6 +41,8 @@ class Trainer:
             self.task = ProbedTask(self.task, spec.noise_probes, spec.seeds)
         if spec.workers:
             self.task = WorkersTask(self.task, spec.workers, *spec.plan.at(0), len(spec.seeds))
+        self.leader = spec.leader
+        self.task = policy_signals.halved(self.task, self.leader, spec)
         self.update = updates.build(spec.optimizer, self.task.parameters)
         self.step = self.samples = self.probes = self.true_batch_size = self.below = 0
         self.measured = 0  # measuring points so far
@@ -48,8 +50,7 @@ class Trainer:
         self.status, self._finite = "running", True
         self._max_steps = spec.max_steps or math.inf
         self._largest = torch.finfo(getattr(torch, spec.dtype)).max
-        self.leader = spec.leader
-        self.signals = policy_signals.source(self.leader, self.task, spec.seeds)
+        self.signals = policy_signals.source(self.leader, self.task, spec.seeds, self.update)
         self._check_ends()
 
     def advance(self) -> None:

@@ -17,11 +17,16 @@ from sfolib._utils.errors import require
 from sfolib._utils.rng import generator
 from sfolib.gradients.curvature import NoiseSpectrum, noise_spectrum
 from sfolib.gradients.statistics import GradientStatistics, gradient_statistics
+from sfolib.gradients.successive import SuccessiveProducts
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.network import NetworkTask
 from sfolib.problems.stacked import MLP, NoisyQuadratic, Task
 from sfolib.schedules.adaptive.base import Policy
+from sfolib.schedules.adaptive.successive_gradients import SuccessiveGradientTest
 from sfolib.schedules.plan import Plan
+from sfolib.training.half_batches import HalvedTask
+from sfolib.training.spec import Spec
+from sfolib.training.updates import Update
 
 _CHOSEN = 1 << 37  # keeps the samples of a look apart from all other draws
 
@@ -83,16 +88,29 @@ class _NoiseSpectrum(Source):
         return found, found.probes
 
 
+class _SuccessiveProducts(Source):
+    def after(self) -> tuple[SuccessiveProducts, int]:
+        return self.task.products.take(), 0
+
+
 _SOURCES = {
     "noise_spectrum": _NoiseSpectrum,
     "grad_norm": _GradNorm,
     "gradient_statistics": _Statistics,
     "second_moment": _SecondMoment,
     "loss": _Loss,
+    "successive_gradients": _SuccessiveProducts,
 }
 
 
-def source(leader: Plan | Policy, task: Task, seeds: tuple[int, ...]) -> Source:
+def halved(task: Task, leader: Plan | Policy, spec: Spec) -> Task:
+    """The task, with its batches in halves where the leader looks at them."""
+    if not isinstance(leader, SuccessiveGradientTest):
+        return task
+    return HalvedTask(task, leader, spec.optimizer, spec.sampling == "permutation")
+
+
+def source(leader: Plan | Policy, task: Task, seeds: tuple[int, ...], update: Update) -> Source:
     """The source of what leads a run. Raises `InputError` where the task cannot give this policy its signal."""
     if isinstance(leader, Plan):
         return Source(task, leader, seeds[0])
@@ -104,13 +122,18 @@ def source(leader: Plan | Policy, task: Task, seeds: tuple[int, ...]) -> Source:
     elif leader.signal != "noise_spectrum":
         why = f"must be false for {kind}, whose measurements would empty the running metrics"
         require(not measured, "log_train_metrics", True, why)
-    networks, any_task = isinstance(task, MLP | NetworkTask), ("loss", "grad_norm", "noise_spectrum")
+    if isinstance(task, HalvedTask):
+        task.update = update
+    networks = isinstance(task, MLP | NetworkTask | HalvedTask)
+    any_task = ("loss", "grad_norm", "noise_spectrum")
     require(leader.signal in any_task or networks, "policy", kind, "needs per-sample gradients")
     return _SOURCES[leader.signal](task, leader, seeds[0])
 
 
 def is_finite(signal: Any) -> bool:
     """Whether a policy may be shown it."""
+    if isinstance(signal, SuccessiveProducts):  # nan: there was none; all are where the run has diverged
+        return not (np.isinf(signal).any() or (len(signal.sqnorm) > 1 and np.isnan(signal.sqnorm).all()))
     numbers = signal
     if isinstance(signal, GradientStatistics):
         numbers = signal.mean_sqnorm, signal.variance
