@@ -32,9 +32,9 @@ from sfolib._utils.errors import require, whole
 class SuccessiveProducts(NamedTuple):
     """T14's numbers of some steps in a row, each (steps,), all in the metric P of the step −ηPv (P = 1 for SGD).
 
-    product: (1 − μ) v·g_t, v the momentum buffer before the step (μ = 0: the gradient before; while it fills up, over
-    the weights it has). between: ‖G‖² halfway between v and g_t, of which, to first order in η, `product` falls short
-    by ηQ/(b(1 − μ²)) in the mean, with G = ∇f, Q = tr(HΣ) [N]. sqnorm: of ‖G‖² at the step itself. variance: of tr Σ
+    product: a·g_t, a the mean of the gradients before with weights ∝ ν^j, ν = 1 − 1/memory (memory 1: g_{t−1}).
+    between: ‖G‖² halfway between a and g_t, which `product` falls short of by ηQ/(b(1 − νμ)) in the mean, to first
+    order in η, with momentum μ, G = ∇f and Q = tr(HΣ) [N]. sqnorm: of ‖G‖² at the step itself. variance: of tr Σ
     (divisor n − 1 for n samples by permutation). All without bias, but for what `SuccessiveGradients` says.
     nan where a step has none: the first of a run, those after a shorter batch, a batch of 1.
     """
@@ -48,15 +48,15 @@ class SuccessiveProducts(NamedTuple):
 class SuccessiveGradients:
     """Collects `SuccessiveProducts` of the steps of a run with one seed.
 
-    momentum: μ of v ← μv + g (Adam: β1). n: the number of samples, where every epoch is a permutation of them; None:
+    memory: steps, 1 or more, that a product goes back on the average; see `SuccessiveProducts`. n: the number of samples, where every epoch is a permutation of them; None:
     independent draws. By permutation the batches of an epoch, and the parts of one, are anticorrelated: products of
     two of them are lower by tr Σ/n, which is put back (T14 [N], of two batches; what earlier ones of the epoch leave in
     θ is not, see `schedules.adaptive.SuccessiveGradientTest`).
     """
 
-    def __init__(self, momentum: float = 0.0, n: int | None = None):
-        require(0 <= momentum < 1, "momentum", momentum, "must be in [0, 1)")
-        self.momentum, self.n = momentum, None if n is None else whole("n", n)
+    def __init__(self, memory: float = 1.0, n: int | None = None):
+        require(1 <= memory < math.inf, "memory", memory, "must be finite, 1 or above")
+        self._keep, self.n = 1 - 1 / memory, None if n is None else whole("n", n)
         self.buffer: list[Tensor] | None = None
         self.samples = self.in_epoch = 0  # of the epoch: samples and batches so far
         self.steps, self.mean = 0, math.nan  # in the buffer; mean of ‖G‖² with its weights
@@ -141,17 +141,17 @@ class SuccessiveGradients:
         return SuccessiveProducts(product, between, sqnorm, variance)
 
     def _record(self, mean: list[Tensor], squares: Tensor, share: float, size: int, metric: Any) -> None:
-        mu = self.momentum
-        weight = 1 - mu**self.steps if self.steps else math.nan
-        if not mu and self.before < self.largest:  # a shorter batch (an epoch's end) has more noise
+        nu = self._keep
+        weight = 1 - nu**self.steps if self.steps else math.nan
+        if not nu and self.before < self.largest:  # a shorter batch (an epoch's end) has more noise
             weight = math.nan
         product = mean[0].new_zeros(()) if self.buffer is None else _dot(self.buffer, mean, metric)
-        self.rows.append(torch.stack([product * ((1 - mu) / weight), _dot(mean, mean, metric), squares]))
-        self.known.append([share, size, (1 - mu**self.in_epoch) / weight, (1 - mu) / (1 - mu ** (self.steps + 1))])
-        if self.buffer is None or not mu:
+        self.rows.append(torch.stack([product * ((1 - nu) / weight), _dot(mean, mean, metric), squares]))
+        self.known.append([share, size, (1 - nu**self.in_epoch) / weight, (1 - nu) / (1 - nu ** (self.steps + 1))])
+        if self.buffer is None or not nu:
             self.buffer = [g.clone() for g in mean]
         else:
-            torch._foreach_mul_(self.buffer, mu)
+            torch._foreach_mul_(self.buffer, nu)
             torch._foreach_add_(self.buffer, mean)
         self.before, self.largest = size, max(self.largest, size)
         self.steps, self.samples, self.in_epoch = self.steps + 1, self.samples + size, self.in_epoch + 1

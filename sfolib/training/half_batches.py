@@ -36,7 +36,7 @@ class HalvedTask(Task):
         self.task, self.policy, self._adaptive = task, policy, not isinstance(optimizer, SGD)
         self.samples_per_epoch, self.parameters, self.probes = task.samples_per_epoch, task.parameters, task.probes
         self.ranks, self.running_metrics = task.ranks, task.running_metrics
-        self.products = SuccessiveGradients(momentum, task.samples_per_epoch if permuted else None)
+        self.products = SuccessiveGradients(policy.memory, task.samples_per_epoch if permuted else None)
 
     def batch_size(self, samples: int, nominal: int) -> int:
         return self.task.batch_size(samples, nominal)

@@ -58,7 +58,7 @@ class SuccessiveGradientTest(Policy):
 
     def __init__(
         self, batch_size: int, lr: float, *, max_batch_size: int | None = None, growth: float = 2.0,
-        error: float = 0.05, every: int = 10, momentum: float = 0.0,
+        error: float = 0.05, every: int = 10, momentum: float = 0.0, memory: float | None = None,
     ):  # fmt: skip
         super().__init__(every)
         self.batch_size, self.lr = whole("batch_size", batch_size), lr
@@ -69,7 +69,11 @@ class SuccessiveGradientTest(Policy):
         require(0 < error < 1, "error", error, "must be between 0 and 1")
         require(0 <= momentum < 1, "momentum", momentum, "must be in [0, 1)")
         self._top, self._growth, self._error, self.momentum = top, growth, error, momentum
-        self._memory = math.ceil(1 / (1 - momentum))  # steps
+        self.memory = 1 / (1 - momentum) if memory is None else memory
+        require(1 <= self.memory < math.inf, "memory", memory, "must be finite, 1 or above")
+        keep = 1 - 1 / self.memory
+        self._threshold = momentum * (1 - keep) / (1 - keep * momentum)  # of the product over ‖G‖², at b_c
+        self._memory = math.ceil(max(self.memory, 1 / (1 - momentum)))
         self.stage = 0  # changes so far
         self.looks: list[list[float]] = []  # of the stage; see `_sums`, and the number of the first look in each
         self.dropped = 0  # products of the stage that still belong to the pair before
@@ -78,8 +82,8 @@ class SuccessiveGradientTest(Policy):
         x = np.asarray(signal.product, dtype=float)
         between, sqnorm, variance = (np.asarray(v, dtype=float) for v in signal[1:])
         require(not np.isinf([x, between, sqnorm, variance]).any(), "signal", signal, "must be finite")
-        if self.momentum:
-            x = x - self.momentum / (1 + self.momentum) * between
+        if self._threshold:
+            x = x - self._threshold * between
         drop = min(self.dropped, len(x))
         self.dropped -= drop
         known = ~np.isnan(x + between + sqnorm + variance)
@@ -172,7 +176,7 @@ class SuccessiveGradientTest(Policy):
         x, c = x / n, c / n
         vx, vc, cov = ((square / n - mean) / (n - 1) for square, mean in ((xx, x * x), (cc, c * c), (xc, x * c)))
         c = between / n  # the same but for the first and last half step, which hold ηGᵀHG
-        scale = 1 + self.momentum
+        scale = 1 / (1 - self._threshold)
         value = self.batch_size * max(0.0, 1 - scale * x / c) if c > 0 else math.inf
         # ratios r = x/c that the data do not refuse: (x − rc)² ≤ z²(vx − 2r cov + r² vc)
         a, half, rest = c * c - _Z**2 * vc, x * c - _Z**2 * cov, x * x - _Z**2 * vx
