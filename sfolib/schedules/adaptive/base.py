@@ -11,7 +11,7 @@ from sfolib._utils.errors import InputError, require, shown, whole
 from sfolib._utils.model import Family
 from sfolib.schedules.plan import Step
 
-Signal = Literal["grad_norm", "gradient_statistics", "second_moment", "loss", "successive_gradients"]
+Signal = Literal["grad_norm", "gradient_statistics", "second_moment", "loss", "successive_gradients", "noise_and_loss"]
 
 
 class Description(Family):
