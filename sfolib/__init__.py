@@ -14,8 +14,8 @@ __getattr__, __dir__, __all__ = lazy(
         "analysis.predict": ["predict", "predict_constant"],
         "problems.specs": ["Digits", "Quadratic"],
         "schedules.adaptive": [
-            "AdaScale", "AugmentedInnerProductTest", "AutoWU", "CABS", "GradNormTrigger", "HorizonRamp", "InnerProductTest",
-            "NoiseScaleRule", "NormTest", "OptimalBatch", "SuccessiveGradientTest",
+            "AdaScale", "AugmentedInnerProductTest", "AutoWU", "CABS", "GradNormTrigger", "HorizonRamp",
+            "InnerProductTest", "NoiseScaleRule", "NormTest", "OptimalBatch", "SuccessiveGradientTest",
         ],
         "schedules.diagnostics": ["validity"],
         "schedules.plan": ["Plan"],
