@@ -92,8 +92,8 @@ def recommend(
     - eps: the fewest gradient evaluations to E‖∇f‖² ≤ eps²; seconds with "time".
     - anytime: `SuccessiveGradientTest`, good at every ε on the way (T14); it adapts, and is not predicted.
     lr is half of `largest_stable_lr`, at most; the batch is held and then follows 1/√κ, see `horizon.ramps`. Schedules
-    whose predictions are alike (within 3 %, f within 0.2 %) are settled by steps. Above max_batch_size (and the data set's size) lr
-    cools down in the batch's place.
+    whose predictions are alike (within 3 %, f within 0.2 %) are settled by steps. Above max_batch_size (and the data
+    set's size) lr cools down in the batch's place.
     Everything but "time" is a function of the arguments. "time" measures this machine, three times; where these do not
     agree on one schedule, it is that of the fewest gradient evaluations and a note says so.
     Raises `InputError` for optimizers but SGD, where eps is not reached on the path of spec's budget, and for both
