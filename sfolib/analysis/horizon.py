@@ -8,7 +8,7 @@ along the moving H: a plan is judged by the H at its end, which is what κ remem
 of the same Σ η. In exchange a schedule is judged in milliseconds.
 
 Up to `LARGE` samples the path takes full gradients. Above, it is a run of batches of `PILOT`, less the noise that these
-leave in the long run, and it is measured at fewer points.
+leave in the long run, and it is measured at fewer points and on some of the samples.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy as CE
 
 from sfolib._utils.errors import require
 from sfolib._utils.rng import generator
-from sfolib.gradients.curvature import noise_spectrum
+from sfolib.gradients.curvature import eval_mode, noise_spectrum, trainable
 from sfolib.problems.execution import Execution
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.stacked import NoisyQuadratic
@@ -37,7 +37,8 @@ from sfolib.training.spec import Spec
 LARGE, PILOT = 4096, 64
 _SAMPLE, _VECTORS, _PRODUCTS = 512, 8, 12  # of a noise spectrum
 _READ, _NODE = 1.15, 2.0  # ratios of the steps of successive readings and spectra
-_READ_LARGE = 1.6
+_READ_LARGE, _NODE_LARGE, _SUBSET = 1.6, 4.0, 8192  # with a pilot: a reading is of so many samples
+MARGIN = 1.15  # of the path's time over a plan's: batches are whole numbers and end with epochs, so steps are more
 _MEMORY = 20_000  # steps; what is older than that has no say in κ
 _BINS = 60  # of a spectrum
 _CHOSEN = 1 << 38  # keeps the choice of samples apart from all other draws
@@ -89,8 +90,8 @@ class Path:
         require(time <= self.time[-1] * 1.001, "plan", time, f"takes more time Σ η than the path, {self.time[-1]:.6g}")
         norm, loss, spectrum = self.at(time)
         sizes, last = batch_size[-_MEMORY:], lr[-_MEMORY:]
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            factors = np.log(np.abs(1 - last[:, None] * spectrum.eigenvalues))
+        with np.errstate(over="ignore", invalid="ignore"):
+            factors = _log_factor(last[:, None] * spectrum.eigenvalues)
             left = np.exp(factors.sum(0) - np.cumsum(factors, 0)) * last[:, None]  # of the noise of a step, at the end
             noise = (1 / sizes) @ left**2
         if self.n is not None:
@@ -129,7 +130,7 @@ def noise_free_path(
     quadratic = spec.problem.kind == "quadratic"
     problem = type(spec.problem)(**spec.problem.model_dump() | {"sigma2": 0.0}) if quadratic else spec.problem
     large = not quadratic and spec.problem.size > LARGE
-    sampling = "replacement" if large else "permutation"
+    sampling = "replacement" if large or quadratic else "permutation"
     task = problem.build_task(spec.seeds[:1], sampling, resolve_device(device), spec.dtype, how)
     update, eta = updates.build(spec.optimizer, task.parameters), lr / (1 - spec.optimizer.momentum)
     batch_size = 1 if quadratic else PILOT if large else task.samples_per_epoch
@@ -137,10 +138,10 @@ def noise_free_path(
     for step in range(last + 1):
         if step in (node, last):
             spectra.append(_spectrum(task, spec, step * eta))
-            probes, node = probes + spectra[-1].probes, max(node + 1, math.ceil(node * _NODE), 8)
+            probes = probes + spectra[-1].probes
+            node = max(8, math.ceil(node * (_NODE_LARGE if large else _NODE)))
         if step in (read, last):
-            found = task.measure()
-            norm, loss = (float(found[name][0]) for name in ("grad_sqnorm", "loss"))
+            norm, loss, cost = _reading(task, spec, large, spectra[-1].values.weights)
             require(math.isfinite(norm) and math.isfinite(loss), "lr", lr, f"diverges without noise, {step} steps in")
             if large and step:  # what the pilot's own noise adds
                 values, weights = spectra[-1].values.eigenvalues, spectra[-1].values.weights
@@ -148,7 +149,7 @@ def noise_free_path(
                 left = eta * weights / (batch_size * (2 - bent))
                 norm, loss = max(norm - float(left @ values), 0.1 * norm), loss - 0.5 * float(left.sum())
             rows.append((step * eta, norm, loss))
-            probes, read = probes + task.probes, max(read + 1, math.ceil(read * (_READ_LARGE if large else _READ)))
+            probes, read = probes + cost, max(read + 1, math.ceil(read * (_READ_LARGE if large else _READ)))
         if step < last:
             start = step * batch_size if large or quadratic else 0
             update(task.gradients(step, start, batch_size), lr)
@@ -158,6 +159,25 @@ def noise_free_path(
     n = task.samples_per_epoch if spec.sampling == "permutation" and not quadratic else None
     values = [found.values for found in spectra]
     return Path(*np.array(rows).T, values, probes, n, spec.optimizer.momentum)
+
+
+def _reading(task, spec: Spec, large: bool, weights: np.ndarray) -> tuple[float, float, int]:
+    """(‖∇f‖², f, gradient evaluations); of some samples without what their choice adds to ‖∇f‖², tr Σ (1/m − 1/n)."""
+    if not large:
+        found = task.measure()
+        return float(found["grad_sqnorm"][0]), float(found["loss"][0]), task.probes
+    (model,), (x, y) = modules(task), training_data(task)
+    count, l2 = min(_SUBSET, len(x)), spec.problem.l2
+    chosen = torch.randperm(len(x), generator=generator(spec.seeds[0], _CHOSEN + 1))[:count].to(x.device)
+    parameters, total, loss = trainable(model), 0.0, 0.0
+    with eval_mode(model), torch.enable_grad():
+        for part in chosen.split(1024):
+            value = CE(model(x[part]), y[part], reduction="sum") / count
+            total = total + torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, parameters)]).double()
+            loss += value.item()
+    flat = torch.cat([p.detach().reshape(-1) for p in parameters]).double()
+    norm = (total + l2 * flat).square().sum().item() - weights.sum() * (1 / count - 1 / len(x))
+    return max(norm, 1e-30), loss + l2 / 2 * flat.square().sum().item(), count
 
 
 class _Found(NamedTuple):
@@ -210,14 +230,15 @@ def ramps(
     Only where the linear theory can be believed: the noise of b₀ adds no more than a tenth to f.
     """
     found, eta = [], lr / (1 - path.momentum)
-    for time in np.geomspace(8 * eta, path.time[-1], 80):
+    for time in np.geomspace(8 * eta, path.time[-1] / MARGIN, 80):
         steps = time / eta
         bias, loss, spectrum = path.at(time)
         values, weights = spectrum.eigenvalues, spectrum.weights
         if eta * values.max() >= 2:
             continue
-        tau = np.concatenate([[0.0], np.geomspace(min(0.5, steps / 4), steps, 300)])
-        kept = weights * np.exp(2 * np.outer(tau, np.log(np.abs(1 - eta * values)))) * eta**2
+        tau = np.unique(np.concatenate([np.arange(64), np.geomspace(64, max(steps, 65), 300)]).astype(int))
+        tau = tau[tau < steps]
+        kept = weights * np.exp(2 * np.outer(tau, _log_factor(eta * values))) * eta**2
         kernels = kept @ values**2, kept @ values
         root = np.sqrt(kernels[2 - power])
         least = 0.5 * eta * float(np.sum(weights / (2 - eta * values))) / (0.1 * loss)
@@ -228,6 +249,7 @@ def ramps(
             if made is not None:
                 sizes, samples, noises = made
                 left = np.concatenate([[0.0], np.cumsum((sizes[1:] + sizes[:-1]) / 2 * np.diff(tau))])
+                left += (sizes[0] + sizes) / 2
                 ends = bias + noises[0], loss + 0.5 * noises[1]
                 found.append(Ramp(floor, lr, steps, samples, left, sizes, *ends))
             if made is None or np.all(sizes <= floor):
@@ -236,12 +258,22 @@ def ramps(
     return found
 
 
+def _log_factor(bent: np.ndarray) -> np.ndarray:
+    """log |1 − ηλ|."""
+    return np.log(np.maximum(np.abs(1 - bent), 1e-12))
+
+
+def _sum(values: np.ndarray, tau: np.ndarray) -> float:
+    """Over every whole τ from 0 to the last, of values at some of them."""
+    return float(np.trapezoid(values, tau) + (values[0] + values[-1]) / 2)
+
+
 def _level(tau, root, kernels, floor, room, noise):
     """Batch sizes max(floor, ν root), their sum and what noise they leave: of the sum `room`, or of the noise."""
 
     def of(nu: float):
         sizes = np.maximum(floor, nu * root)
-        return sizes, np.trapezoid(sizes, tau), [np.trapezoid(kappa / sizes, tau) for kappa in kernels]
+        return sizes, _sum(sizes, tau), [_sum(kappa / sizes, tau) for kappa in kernels]
 
     if noise is not None:
         if noise <= 0:

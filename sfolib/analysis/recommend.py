@@ -19,6 +19,7 @@ from sfolib.analysis.step_time import StepTime
 from sfolib.gradients.stable_lr import StableLr, largest_stable_lr
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.specs import Quadratic
+from sfolib.problems.stacked import NoisyQuadratic
 from sfolib.schedules.adaptive.base import Description
 from sfolib.schedules.base import interpolated
 from sfolib.schedules.plan import Plan
@@ -108,13 +109,17 @@ def recommend(
         positive("eps", eps)
     if budget is not None:
         spec = spec.model_copy(update={"max_samples": whole("budget", budget)})
-    size = math.inf if isinstance(spec.problem, Quadratic) else spec.problem.size
-    top = min(max_batch_size or math.inf, size)
+    top = min(max_batch_size or math.inf, math.inf if isinstance(spec.problem, Quadratic) else _size(spec))
     stable = _stable_lr(spec, device)
     lr = SAFETY * stable.lr
     if anytime:
         return _anytime(spec, lr, top, stable)
     return _at_horizon(spec, lr, top, stable, eps, objective, device, progress)
+
+
+def _size(spec: Spec) -> int:
+    """Samples of an epoch."""
+    return NoisyQuadratic.samples_per_epoch if isinstance(spec.problem, Quadratic) else spec.problem.size
 
 
 def _stable_lr(spec: Spec, device: str) -> StableLr:
@@ -130,13 +135,13 @@ def _stable_lr(spec: Spec, device: str) -> StableLr:
 
 def _at_horizon(spec, lr, top, stable, eps, objective, device, progress) -> Recommendation:
     permuted = spec.sampling == "permutation" and not isinstance(spec.problem, Quadratic)
-    n = 1024 if isinstance(spec.problem, Quadratic) else spec.problem.size
+    n = _size(spec)
     sizes, rates = horizon.steps_of(spec.plan, spec.max_samples, n, permuted)
     own_time = float(rates.sum()) / (1 - spec.optimizer.momentum)
     eta = lr / (1 - spec.optimizer.momentum)
     # at the largest batch that is held at all, and no less than the config's own
     time = max(own_time, eta * spec.max_samples / 64)
-    path = horizon.noise_free_path(spec, lr, time, device, progress)
+    path = horizon.noise_free_path(spec, lr, horizon.MARGIN * time, device, progress)
     own = path.judge(sizes, rates)
     timing = _timing(spec, device) if objective == "time" else None
     power, notes = 1 if objective == "loss" else 2, []
@@ -221,12 +226,13 @@ def _row(name: str, ends: Ends, steps: tuple[np.ndarray, np.ndarray], timing: Ti
 
 
 def _along(path: Path, sizes: np.ndarray, rates: np.ndarray) -> pd.DataFrame:
-    """samples, batch_size, lr, grad_sqnorm, loss at some points of a run."""
-    ends = np.unique(
-        np.concatenate([np.geomspace(4, len(sizes), 25), len(sizes) * np.linspace(0.7, 1, 16)]).astype(int)
-    )
+    """samples, batch_size, lr, grad_sqnorm, loss at some points of a run, but for the small last batches of epochs."""
+    samples = np.cumsum(sizes)
+    evenly = np.searchsorted(samples, samples[-1] * np.linspace(0.05, 1, 40)) + 1
+    ends = np.unique(np.concatenate([np.geomspace(4, len(sizes), 20).astype(int), np.minimum(evenly, len(sizes))]))
+    ends = np.unique([k - 1 if 1 < k < len(sizes) and sizes[k - 1] < sizes[k - 2] else k for k in ends])
     found = [path.judge(sizes[:k], rates[:k]) for k in ends]
-    columns = {"samples": np.cumsum(sizes)[ends - 1], "batch_size": sizes[ends - 1], "lr": rates[ends - 1]}
+    columns = {"samples": samples[ends - 1], "batch_size": sizes[ends - 1], "lr": rates[ends - 1]}
     return pd.DataFrame(columns | {"grad_sqnorm": [e.grad_sqnorm for e in found], "loss": [e.loss for e in found]})
 
 
@@ -318,6 +324,6 @@ def _step_time(spec: Spec, device: str) -> StepTime:
     batches, seconds = [1], []
     while True:
         seconds += step_time.measure_step_time(spec.problem, batches[-1:], steps=20, repeats=3, device=device).tolist()
-        if len(batches) > 1 and (seconds[-1] > 3 * seconds[0] or 8 * batches[-1] > spec.problem.size):
+        if len(batches) > 1 and (seconds[-1] > 3 * seconds[0] or 8 * batches[-1] > _size(spec)):
             return step_time.fit_step_time(batches, seconds)
         batches.append(8 * batches[-1])
