@@ -118,12 +118,17 @@ def steps_of(plan: Plan, max_samples: int, samples_per_epoch: int, permuted: boo
 
 
 def noise_free_path(
-    spec: Spec, lr: float, time: float, device: str = "auto", progress: Callable[[int, int], None] | None = None
+    spec: Spec,
+    lr: float,
+    time: float,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+    enough: Callable[[Path], bool] | None = None,
 ) -> Path:
-    """The path of `spec`'s problem from its first seed's start in steps of lr, until its time is over.
+    """The path of `spec`'s problem from its first seed's start in steps of lr, until its time is over, or it is enough.
 
-    progress: called with the steps so far and in all. Raises `InputError` for optimizers but SGD, and where the path
-    diverges.
+    enough: asked each time that the steps have doubled. progress: called with the steps so far and at most.
+    Raises `InputError` for optimizers but SGD, and where the path diverges.
     """
     require(isinstance(spec.optimizer, SGD), "optimizer", spec.optimizer.kind, "must be 'sgd': T15 is of SGD")
     how = Execution(channels_last=spec.channels_last, max_micro_batch=spec.max_micro_batch)
@@ -135,30 +140,35 @@ def noise_free_path(
     update, eta = updates.build(spec.optimizer, task.parameters), lr / (1 - spec.optimizer.momentum)
     batch_size = 1 if quadratic else PILOT if large else task.samples_per_epoch
     last, probes, rows, spectra, read, node = math.ceil(time / eta), 0, [], [], 0, 0
+    n = task.samples_per_epoch if spec.sampling == "permutation" and not quadratic else None
+
+    def so_far() -> Path:
+        return Path(*np.array(rows).T, [found.values for found in spectra], probes, n, spec.optimizer.momentum)
+
     for step in range(last + 1):
-        if step in (node, last):
+        at_node = step in (node, last)
+        if at_node:
             spectra.append(_spectrum(task, spec, step * eta))
             probes = probes + spectra[-1].probes
             node = max(8, math.ceil(node * (_NODE_LARGE if large else _NODE)))
-        if step in (read, last):
+        if at_node or step == read:
             norm, loss, cost = _reading(task, spec, large, spectra[-1].values.weights)
             require(math.isfinite(norm) and math.isfinite(loss), "lr", lr, f"diverges without noise, {step} steps in")
             if large and step:  # what the pilot's own noise adds
                 values, weights = spectra[-1].values.eigenvalues, spectra[-1].values.weights
-                bent = np.minimum(eta * values, 1.0)
-                left = eta * weights / (batch_size * (2 - bent))
+                left = eta * weights / (batch_size * (2 - np.minimum(eta * values, 1.0)))
                 norm, loss = max(norm - float(left @ values), 0.1 * norm), loss - 0.5 * float(left.sum())
             rows.append((step * eta, norm, loss))
-            probes, read = probes + cost, max(read + 1, math.ceil(read * (_READ_LARGE if large else _READ)))
+            probes, read = probes + cost, max(step + 1, math.ceil(step * (_READ_LARGE if large else _READ)))
+        if at_node and step >= 64 and enough is not None and enough(so_far()):
+            break
         if step < last:
             start = step * batch_size if large or quadratic else 0
             update(task.gradients(step, start, batch_size), lr)
             probes += batch_size
             if progress is not None:
                 progress(step + 1, last)
-    n = task.samples_per_epoch if spec.sampling == "permutation" and not quadratic else None
-    values = [found.values for found in spectra]
-    return Path(*np.array(rows).T, values, probes, n, spec.optimizer.momentum)
+    return so_far()
 
 
 def _reading(task, spec: Spec, large: bool, weights: np.ndarray) -> tuple[float, float, int]:

@@ -139,30 +139,34 @@ def _at_horizon(spec, lr, top, stable, eps, objective, device, progress) -> Reco
     sizes, rates = horizon.steps_of(spec.plan, spec.max_samples, n, permuted)
     own_time = float(rates.sum()) / (1 - spec.optimizer.momentum)
     eta = lr / (1 - spec.optimizer.momentum)
-    # at the largest batch that is held at all, and no less than the config's own
-    time = max(own_time, eta * spec.max_samples / 64)
-    path = horizon.noise_free_path(spec, lr, horizon.MARGIN * time, device, progress)
-    own = path.judge(sizes, rates)
-    timing = _timing(spec, device) if objective == "time" else None
-    power, notes = 1 if objective == "loss" else 2, []
-    chosen = []
-    for step_time_ in timing.measured if timing else [None]:
+    power = 1 if objective == "loss" else 2
+
+    def best_of(path: Path, costs: StepTime | None = None, aim: Objective = objective) -> Ramp | None:
         if eps is not None:
             made = horizon.ramps(path, lr, power, eps2=eps**2)
-            require(bool(made), "eps", eps, "is not reached, even without noise, in the time Σ η of the budget")
         else:
-            made = horizon.ramps(path, lr, power, _room(spec, own, step_time_))
-            require(bool(made), "budget", spec.max_samples, "is too little for any schedule that can be predicted")
-        chosen.append(_best(made, own, eps, objective, step_time_))
-    best = chosen[0]
+            made = horizon.ramps(path, lr, power, _room(spec, path.judge(sizes, rates), costs))
+        return _best(made, path.judge(sizes, rates), eps, aim, costs) if made else None
+
+    def enough(path: Path) -> bool:
+        """Whether what is best so far ends well within the path."""
+        if path.time[-1] < horizon.MARGIN * own_time:
+            return False
+        best = best_of(path)
+        return best is not None and 1.5 * horizon.MARGIN * best.steps * eta < path.time[-1]
+
+    longest = horizon.MARGIN * max(own_time, eta * spec.max_samples)
+    path = horizon.noise_free_path(spec, lr, longest, device, progress, enough)
+    own = path.judge(sizes, rates)
+    timing = _timing(spec, device) if objective == "time" else None
+    chosen, notes = [best_of(path, costs) for costs in (timing.measured if timing else [None])], []
+    best = chosen[len(chosen) // 2]
+    require(best is not None or eps is None, "eps", eps, "is not reached in the budget's gradient evaluations")
+    require(best is not None, "budget", spec.max_samples, "is too little for any schedule that can be predicted")
     if timing:
-        agreed = len({(found.batch_size, round(math.log(found.steps), 1)) for found in chosen}) == 1
-        best = chosen[len(chosen) // 2] if agreed else _best(
-            horizon.ramps(path, lr, power, None if eps else _room(spec, own, None), eps**2 if eps else None),
-            own, eps, "grad_norm", None,
-        )  # fmt: skip
         notes.append(f"timings: {timing}")
-        if not agreed:
+        if len({(found.batch_size, round(math.log(found.steps), 1)) for found in chosen}) > 1:
+            best = best_of(path, aim="grad_norm")
             notes.append("timings do not decide: this is the schedule of the fewest gradient evaluations")
     plan, samples = _plan(best, top)
     recommended = spec.model_copy(update={"plan": plan, "max_samples": samples})
