@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy(
         "analysis.claims": ["Check"],
         "analysis.fits": ["fit_exponent"],
         "analysis.predict": ["predict", "predict_constant"],
+        "analysis.recommend": ["recommend"],
         "problems.specs": ["Digits", "Quadratic"],
         "schedules.adaptive": [
             "AdaScale", "AugmentedInnerProductTest", "AutoWU", "CABS", "GradNormTrigger", "HorizonRamp",

@@ -94,9 +94,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--pilot", type=int, metavar="BATCH_SIZE", help=how)
     predict.add_argument("--out", type=Path, default=Path("prediction.png"), help="picture (default: prediction.png)")
     predict.set_defaults(command=_predict)
-    plan = commands.add_parser("plan", help="the schedule that the theory recommends for such a file and this machine")
+    plan = commands.add_parser("plan", help="the schedule to use for such a file, with its prediction; a ready config")
     _add_problem(plan)
-    plan.add_argument("--objective", choices=("time", "samples"), default="time", help="what to save (default: time)")
+    aim = plan.add_mutually_exclusive_group()
+    aim.add_argument("--budget", type=int, metavar="N", help="gradient evaluations (default: those of the file)")
+    aim.add_argument("--eps", type=float, metavar="E", help="fewest gradient evaluations to ‖∇f‖ ≤ E")
+    aim.add_argument("--anytime", action="store_true", help="good at every ‖∇f‖ on the way, adapts to the run")
+    told = "what is to be least (default: grad_norm); time measures this machine"
+    plan.add_argument("--objective", choices=("grad_norm", "loss", "time"), default="grad_norm", help=told)
+    plan.add_argument(
+        "--worst-case", action="store_true", help="stages from L, sigma2 and gap, the theory's worst case"
+    )
     plan.add_argument("--out", type=Path, default=Path("plan.json"), help="the spec of its run (default: plan.json)")
     plan.set_defaults(command=_plan)
     sync = commands.add_parser("sync", help="write the cells of notebooks that come from their experiments")
@@ -216,16 +224,41 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from sfolib.analysis.recommend import recommend
+    from tqdm import tqdm
+
+    from sfolib import plotting
+    from sfolib.analysis.recommend import recommend, worst_case
     from sfolib.training import records
 
-    require(not args.out.exists(), "out", str(args.out), "exists; choose another file with --out")
+    picture = args.out.with_suffix(".png")
+    for path in (args.out, picture):
+        require(not path.exists(), "out", str(path), "exists; choose another file with --out")
     config, spec = _read(args)
-    found = recommend(spec, args.objective, max_batch_size=config.max_bs if config else None, device=args.device)
-    print(found.table)
-    records.write_json(args.out, found.spec.model_dump(mode="json"))
+    most = {"max_batch_size": config.max_bs if config else None, "device": args.device}
+    if args.worst_case:
+        aim = args.eps is None and not args.anytime and args.objective != "loss"
+        require(aim, "worst-case", True, "goes with --budget, and --objective grad_norm or time")
+        if args.budget is not None:
+            spec = type(spec).model_validate(spec.model_dump() | {"max_samples": args.budget})
+        worst = worst_case(spec, "time" if args.objective == "time" else "samples", **most)
+        text, found, paths = worst.table, worst.spec, {}
+    else:
+        aim = {"budget": args.budget, "eps": args.eps, "anytime": args.anytime, "objective": args.objective}
+        with tqdm(unit="step", desc="path without noise", leave=False) as bar:
+            best = recommend(spec, **aim, **most, progress=lambda step, total: _advance(bar, step, total))
+        text, found, paths = best, best.spec, best.paths
+    print(text)
+    records.write_json(args.out, found.model_dump(mode="json"))
+    if paths:
+        plotting.recommended(paths).savefig(picture, dpi=150)
+        print(f"picture: {picture}")
     print(f"spec: {args.out}; run it by: python -m sfolib train {args.out} --out DIR")
     return 0
+
+
+def _advance(bar: Any, step: int, total: int) -> None:
+    bar.total = total
+    bar.update(step - bar.n)
 
 
 def _read(args: argparse.Namespace) -> tuple[Config | None, Spec]:

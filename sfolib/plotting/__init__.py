@@ -4,7 +4,7 @@ from sfolib.plotting.against_batch_size import against_batch_size
 from sfolib.plotting.claims import proofs, ratios
 from sfolib.plotting.front import best_lr, family_costs, front_paths, fronts, optimal_schedules
 from sfolib.plotting.growth import anytime, overheads, rate_exponents
-from sfolib.plotting.prediction import prediction
+from sfolib.plotting.prediction import prediction, recommended
 from sfolib.plotting.runs import against_clocks, costs, trajectories
 from sfolib.plotting.style import Band, Curve, power_laws
 
@@ -26,5 +26,6 @@ __all__ = [
     "proofs",
     "rate_exponents",
     "ratios",
+    "recommended",
     "trajectories",
 ]
