@@ -9,7 +9,8 @@ import sympy as sp
 from sfolib.theory.derivations.algebra import above, between, eq, ge, le
 from sfolib.theory.derivations.derivation import Derivation
 from sfolib.theory.derivations.proof import Proof
-from sfolib.theory.derivations.symbols import L, T, c1, c2, gap, lr, lr_max, lrs, n, sigma, size, t
+from sfolib.theory.derivations.steps import Step
+from sfolib.theory.derivations.symbols import C1, C2, L, T, c1, c2, gap, lr, lr_max, lrs, n, sigma, size, t
 
 UMEDA = "[S] Umeda & Iiduka 2025 (arXiv 2508.05297) and the papers it builds on"
 
@@ -141,12 +142,12 @@ def descent_bound() -> Derivation:
         "that looks at the run each step's descent holds given θ_t, but S and V depend on the run",
         eq(ep, h),
     )
-    spread = proof.assume("v_B = E‖g − ∇f‖², the square expanded", eq(v_B, eG - 2 * ep + h))
+    spread = proof.assume("v_B = E‖g − ∇f‖², the square expanded", eq(eG - 2 * ep + h, v_B))
     small = proof.assume(
         "v_B ≤ σ²ω: ω = 1/b with replacement, ω = (n − b)/(b(n − 1)) for a fresh subset (both above)",
         le(v_B, sigma**2 * omega),
     )
-    split = proof.combine("mean square = square of the mean + variance", eq(eG, h + v_B), (spread, -1), (unbiased, 2))
+    split = proof.combine("mean square = square of the mean + variance", eq(eG, h + v_B), (spread, 1), (unbiased, 2))
     given = proof.combine(
         "descent given θ_t",
         le(e1, f0 - lr * (1 - L * lr / 2) * h + L * lr**2 * sigma**2 * omega / 2),
@@ -230,3 +231,26 @@ def descent_bound() -> Derivation:
         stated=True,
     )
     return proof.done()
+
+
+def named_bound(proof: Proof, rate, on=()) -> Step:
+    """T1's min E‖∇f‖² ≤ (C1 + C2 V)/S in `proof`, C1 and C2 as names, for learning rates like `rate`."""
+    general = proof.cite(
+        "the descent bound", le(m, (c1(lr_max) + c2(lr_max) * V) / S), descent_bound(), {lrs[t]: rate}, on=on
+    )
+    first = proof.assume("C1 = 2Δ/(2 − Lη_max)", eq(C1, c1(lr_max)))
+    second = proof.assume("C2 = Lσ²/(2 − Lη_max)", eq(C2, c2(lr_max)))
+    return proof.combine(
+        "with these names", le(m, (C1 + C2 * V) / S), (general, 1), (first, 1 / S), (second, V / S), on=on
+    )
+
+
+def constant_sums(proof: Proof, which: str) -> tuple[Step, ...]:
+    """Of S, V and A of T1 those in `which`, named and in closed form, for T steps at constant (η, b)."""
+    each = {"S": (S, lr), "V": (V, lr**2 / size), "A": (A, lr * (1 - L * lr / 2))}
+    found = []
+    for symbol, term in (each[name] for name in which):
+        total = proof.closed_sum(f"{symbol} at constant η and b", sp.Sum(term, (t, 0, T - 1)), term * T, T)
+        named = proof.assume(f"{symbol} of T1 at T steps of (η, b)", eq(symbol, total.total))
+        found.append(proof.combine(f"so {symbol} is", eq(symbol, total.value), (named, 1), (total, 1)))
+    return tuple(found)

@@ -16,6 +16,17 @@ from sympy.core.function import AppliedUndef
 
 from sfolib.theory.derivations.algebra import Range, eq, evaluated, has_sign, is_strict, slack, vanishes
 
+# what SymPy raises where it cannot work with an expression
+UNDECIDED = (
+    ArithmeticError,
+    AttributeError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    sp.PolynomialError,
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -29,6 +40,15 @@ class Step:
     on: tuple[Range, ...] = field(default=(), kw_only=True)
     uses: tuple[Step, ...] = field(default=(), kw_only=True)
     how: ClassVar[str]
+
+    @property
+    def names(self) -> bool:
+        """Whether the fact, an equation, says what its left-hand side stands for."""
+        return False
+
+    def redefined(self, meant: Mapping) -> list[sp.Basic]:
+        """The names in the fact that stand for another value than in the premises, where `meant` is name: value."""
+        return []
 
     @property
     def premises(self) -> tuple[Step, ...]:
@@ -90,7 +110,7 @@ class Step:
         """`holds()`, asked once, as a step never changes; what SymPy cannot work with is not proved."""
         try:
             return self.holds()
-        except (ArithmeticError, NotImplementedError, TypeError, ValueError, sp.PolynomialError):
+        except UNDECIDED:
             return False
 
     @property
@@ -126,6 +146,10 @@ class Assumed(Stated):
 
     how: ClassVar[str] = "assumed"
 
+    @property
+    def names(self):
+        return is_name(self.fact.lhs)
+
     def holds(self) -> bool:
         return True
 
@@ -136,6 +160,10 @@ class Cited(Stated):
 
     result: object
     at: Mapping = field(default_factory=dict)
+
+    @property
+    def names(self):
+        return is_name(self.fact.lhs)
 
     @property
     def cited(self) -> Step | None:
@@ -172,6 +200,10 @@ class Identity(Step):
     def __post_init__(self):
         if self.lhs == self.rhs:
             raise ValueError(f"{self.claim}: both sides are written alike, so this could not fail")
+
+    @property
+    def names(self):
+        return self.name is not None
 
     @property
     def fact(self):
@@ -212,6 +244,10 @@ class Root(Step):
     value: sp.Expr
     name: sp.Symbol | None = None
     how: ClassVar[str] = "root: all roots found, exactly one of them in the range"
+
+    @property
+    def names(self):
+        return True
 
     @property
     def fact(self):
@@ -298,6 +334,11 @@ class ClosedSum(Step):
             and vanishes(self.value.subs(self.size, self.start) - first)
             and vanishes(self.value.subs(self.size, self.size + 1) - self.value - term)
         )
+
+
+def is_name(expr) -> bool:
+    """Whether `expr` is a symbol or a function of symbols, and so may stand for a value."""
+    return isinstance(expr, sp.Symbol | sp.Indexed | AppliedUndef)
 
 
 def same(fact, relation, at) -> bool:

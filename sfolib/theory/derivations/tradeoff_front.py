@@ -7,9 +7,9 @@ from functools import cache
 import sympy as sp
 
 from sfolib.theory.derivations.algebra import above, anywhere, between, eq, ge, gt, le, lt, ratio
-from sfolib.theory.derivations.critical_batch_size import NEW, K_of_lr, K_star, N_of_lr, N_star, constant_sums, price
+from sfolib.theory.derivations.critical_batch_size import NEW, K_of_lr, K_star, N_of_lr, N_star, price
 from sfolib.theory.derivations.derivation import Derivation
-from sfolib.theory.derivations.descent_bound import A, V, descent_bound, m
+from sfolib.theory.derivations.descent_bound import A, V, constant_sums, descent_bound, m
 from sfolib.theory.derivations.proof import Proof
 from sfolib.theory.derivations.symbols import K, L, T, b, eps, gap, lr, lr_max, lrs, sigma, size, t
 
@@ -79,7 +79,7 @@ def _constant_is_best(proof) -> None:
 
 def _front(proof) -> None:
     """The least N over (η, b) at K steps, from T1's bound with the actual descent factor η(1 − Lη/2)."""
-    V_T, A_T = constant_sums(proof, 1 / size, "VA")
+    V_T, A_T = constant_sums(proof, "VA")
     general = proof.cite(
         "T1's bound with each step's own descent factor (so η_max = η), not the looser one",
         le(m, (gap + L * sigma**2 * V / 2) / A),
