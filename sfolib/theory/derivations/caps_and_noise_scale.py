@@ -97,7 +97,7 @@ def phases() -> Derivation:
         eq(tau_3, r**2),
         four,
         {gamma: 1 / r, tau: tau_3},
-        on=(*in_range[:2], above(r, 1)),
+        on=(in_range[1], above(r, 1)),
         stated=True,
     )
     proof.cite(

@@ -113,12 +113,11 @@ def price() -> Derivation:
     stable = (between(lr, 0, 2 / L),)
     proof = Proof("T3", "The price of parallelism", NEW, ranges=stable)
     two = critical_batch_size()
-    written = {C1: c1(lr), C2: c2(lr), lr_max: lr}
     samples = proof.cite(
         "T2's gradient evaluations with C1 and C2 at η: the maximal learning rate is the one in use, η_max = η < 2/L",
         eq(N_of_lr, 8 * gap * L * sigma**2 / ((2 - L * lr) ** 2 * eps**4)),
         two,
-        written | {N_star: N_of_lr},
+        {C1: c1(lr), C2: c2(lr), lr_max: lr, N_star: N_of_lr},
         on=stable,
         stated=True,
     )
@@ -126,7 +125,7 @@ def price() -> Derivation:
         "and its steps",
         eq(K_of_lr, 4 * gap / ((2 - L * lr) * lr * eps**2)),
         two,
-        written | {K_star: K_of_lr},
+        {C1: c1(lr), lr_max: lr, K_star: K_of_lr},
         on=stable,
         stated=True,
     )

@@ -17,7 +17,7 @@ IMAIZUMI = "[S] Imaizumi & Iiduka 2024 (arXiv 2402.15344); the explicit constant
 a, y, z = sp.symbols("a y z", positive=True)
 k = sp.Symbol("k", positive=True, integer=True)
 stable = (between(lr_max, 0, 2 / L), between(lr, 0, lr_max, "(]"))
-later, any_a = at_least(k, 2), between(a, 0, 1)
+later = at_least(k, 2)
 small, large = between(a, 0, sp.S.Half), between(a, sp.S.Half, 1)
 s = 1 - 2 * a
 
@@ -125,7 +125,7 @@ def _needed(proof, words, rate, power, D) -> None:
 def decaying() -> Derivation:
     """T9: bounds, steps and best batch sizes for a < 1/2, a = 1/2 and a > 1/2."""
     proof = Proof(
-        "T9", "Decaying learning rates", IMAIZUMI, ranges=(*stable, any_a, between(lr * (t + 1) ** -a, 0, lr_max, "(]"))
+        "T9", "Decaying learning rates", IMAIZUMI, ranges=(*stable, between(lr * (t + 1) ** -a, 0, lr_max, "(]"))
     )
     low, slow, even, fast = _sum_bounds(proof)
     bound = named_bound(proof, lr * (t + 1) ** -a)
@@ -163,11 +163,9 @@ def decaying() -> Derivation:
     )
     _needed(proof, "a < 1/2", slow_rate, a, D)
 
-    half, V_half, S_half = {a: sp.S.Half}, *sp.symbols("V_half S_half", positive=True)
+    half, V_half = {a: sp.S.Half}, sp.Symbol("V_half", positive=True)
     D, Q_half, b_half, N_of = C2 * lr, *(sp.Function(name, positive=True)(K) for name in ("Q_half", "b_half", "N"))
-    top_half = proof.instance(
-        "at a = 1/2", le(m, (C1 + C2 * V_half) / (lr * sp.sqrt(T))), top, half | {V: V_half, S: S_half}
-    )
+    top_half = proof.instance("at a = 1/2", le(m, (C1 + C2 * V_half) / (lr * sp.sqrt(T))), top, half | {V: V_half})
     v_half = proof.instance("and V there", eq(V_half, lr**2 / b * _upto(1 / k)), v_def, half | {V: V_half})
     rate = proof.combine(
         "a = 1/2: the rate is T^−1/2 up to a logarithm",

@@ -92,17 +92,14 @@ class Derivation:
             return f"gives {step.fact.lhs} a second value"
         if any(premise not in self.steps[:i] for premise in step.premises):
             return "rests on a step that was not established before it"
-        meant = {p.fact.lhs: p.fact.rhs for p in behind[step] - {step} if isinstance(p.fact, sp.Eq)}
-        if again := step.redefined(meant):
+        if again := step.redefined(behind[step] - {step}):
             return f"gives {again[0]} a second value"
         if step.idle:
             return f"does not use {step.idle[0].claim}"
         if not step.proved:
             return f"does not hold: {step.fact}"
-        for needed in step.needs:
-            if needed not in (*self.ranges, *step.granted) and not needed.inside(needed.x, step.granted):
-                return f"uses an earlier step outside its range {needed.tex}"
-        return None
+        beyond = [needed for needed in step.unmet if needed not in self.ranges]
+        return f"uses an earlier step outside its range {beyond[0].tex}" if beyond else None
 
     def with_step(self, i: int, step: Step | None) -> Derivation:
         """The same derivation with step `i` (from 0) replaced, or removed where `step` is None: a broken twin.
@@ -126,7 +123,9 @@ class Derivation:
 
     @property
     def unused(self) -> tuple[Step, ...]:
-        """The steps that nothing stated rests on."""
+        """The steps that nothing stated rests on; none where nothing is stated."""
+        if not self.conclusion:
+            return ()
         behind = self._behind()
         used = set().union(*(behind[s] for s in self._stating()))
         return tuple(s for s in self.steps if s not in used)

@@ -91,8 +91,9 @@ class Instance(Inferred):
 
     at: Mapping
 
-    def redefined(self, meant):
+    def redefined(self, behind):
         """Names whose value changes with what `at` replaces, and which it does not give another name."""
+        meant = {step.fact.lhs: step.fact.rhs for step in behind if isinstance(step.fact, sp.Eq)}
         changed, found = set().union(*(sp.sympify(old).free_symbols for old in self.at)), {}
         hidden = {name: value.free_symbols - name.free_symbols for name, value in meant.items() if is_name(name)}
         while more := {n: s for n, s in hidden.items() if n not in found and s & changed}:

@@ -67,9 +67,7 @@ def local_front() -> Derivation:
         uses=(gain,),
         stated=True,
     )
-    proof.limit(
-        "to leading order in η", b_local / lr, lr, sp.S.Zero, Q / G2, uses=(critical,), on=(stable,), stated=True
-    )
+    proof.limit("to leading order in η", b_local / lr, lr, sp.S.Zero, Q / G2, uses=(critical,), stated=True)
     proof.sign(
         "beyond η_full no batch makes η the best",
         lt(sp.Derivative(decrease, lr), 0),

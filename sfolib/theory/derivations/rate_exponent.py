@@ -104,9 +104,9 @@ class _Cases(Proof):
         fact = step.fact.func(*(side.subs(x, base) for side in step.fact.args), evaluate=False)
         return self.instance("the geometric sum in this base", fact, step, {x: base}, on=on)
 
-    def decay(self, v_most, base, rate, here) -> None:
+    def decay(self, v_most, base, rate, here, on) -> None:
         """From Q ≤ (C1 + C2 v_most)/(η_0 T_0 base^M): Q·N^p ≤ a constant, where p = ln base/ln gρ."""
-        const, power, on = (C1 + C2 * v_most) / (lr0 * T0), here.fact.rhs, here.on
+        const, power = (C1 + C2 * v_most) / (lr0 * T0), here.fact.rhs
         raised = self.map(
             "N to the power p", le(N**power, (R * (g * rho) ** M) ** power), self.n_end, sp.Lambda(y, y**power), on=on
         )
@@ -122,17 +122,17 @@ class _Cases(Proof):
             stated=True,
         )
 
-    def below_half(self, small, large, here) -> None:
+    def below_half(self, small, large, here, on) -> None:
         """p < 1/2 where `small` < `large`."""
-        apart = self.sign("one is larger", gt(large, small), on=here.on)
+        apart = self.sign("one is larger", gt(large, small), on=on[:1])
         logs = self.map(
-            "and so is its logarithm", gt(sp.log(large), sp.log(small)), apart, sp.Lambda(y, sp.log(y)), on=here.on
+            "and so is its logarithm", gt(sp.log(large), sp.log(small)), apart, sp.Lambda(y, sp.log(y)), on=on[:1]
         )
         self.combine(
             "p is below 1/2",
             lt(p, sp.S.Half),
             (logs, 1 / (2 * (log_g + log_rho))),
-            on=here.on,
+            on=on,
             uses=(here,),
             stated=True,
         )
@@ -140,11 +140,11 @@ class _Cases(Proof):
     def fast(self) -> None:
         """δ > γ²τ: V stays bounded."""
         on = (above(rho, g), above(g, 1))
-        here = self.combine("δ > γ²τ, that is ρ > g", eq(p, log_g / (log_g + log_rho)), (self.exponent, 1), on=on)
-        self.below_half(g, rho, here)
-        v_top = self.at(self.less, g / rho, on)
+        here = self.combine("δ > γ²τ, that is ρ > g", eq(p, log_g / (log_g + log_rho)), (self.exponent, 1), on=on[:1])
+        self.below_half(g, rho, here, on)
+        v_top = self.at(self.less, g / rho, on[:1])
         v_most, scale = weight / (1 - g / rho), lr0 * T0 * g**M
-        small = self.combine("V stays bounded", le(V, v_most), (self.v_sum, -1), (v_top, weight), on=on)
+        small = self.combine("V stays bounded", le(V, v_most), (self.v_sum, -1), (v_top, weight), on=on[:1])
         rate = self.combine(
             "and Q falls like g^−M",
             le(Q, (C1 + C2 * v_most) / scale),
@@ -153,16 +153,18 @@ class _Cases(Proof):
             (small, C2 / scale),
             on=on,
         )
-        self.decay(v_most, g, rate, here)
+        self.decay(v_most, g, rate, here, on)
 
     def slow(self) -> None:
         """δ < γ²τ: V grows like (g/ρ)^M."""
         on, base = (above(g, rho), above(rho, 1)), g / rho
-        here = self.combine("δ < γ²τ, that is g > ρ", eq(p, log_rho / (log_g + log_rho)), (self.exponent, 1), on=on)
-        self.below_half(rho, g, here)
-        v_top, v_low, large = (self.at(step, base, on) for step in (self.top, self.bottom, self.power))
+        here = self.combine("δ < γ²τ, that is g > ρ", eq(p, log_rho / (log_g + log_rho)), (self.exponent, 1), on=on[:1])
+        self.below_half(rho, g, here, on)
+        v_top, v_low, large = (self.at(step, base, on[:1]) for step in (self.top, self.bottom, self.power))
         v_most, scale = weight * base / (base - 1), lr0 * T0 * g**M
-        grown = self.combine("V grows like (g/ρ)^M", le(V, v_most * base**M), (self.v_sum, -1), (v_top, weight), on=on)
+        grown = self.combine(
+            "V grows like (g/ρ)^M", le(V, v_most * base**M), (self.v_sum, -1), (v_top, weight), on=on[:1]
+        )
         rate = self.combine(
             "and Q falls like ρ^−M",
             le(Q, (C1 + C2 * v_most) / (lr0 * T0 * rho**M)),
@@ -172,8 +174,8 @@ class _Cases(Proof):
             (large, C1 / scale),
             on=on,
         )
-        self.decay(v_most, rho, rate, here)
-        least = self.combine("from below: V", ge(V, weight * base**M), (self.v_sum, 1), (v_low, weight), on=on)
+        self.decay(v_most, rho, rate, here, on)
+        least = self.combine("from below: V", ge(V, weight * base**M), (self.v_sum, 1), (v_low, weight), on=on[:1])
         top = lr0 * T0 * g**M * g / (g - 1)
         self.combine(
             "Q falls no faster than that",

@@ -6,26 +6,19 @@ known.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
+from sympy.polys.polyerrors import BasePolynomialError
 
 from sfolib.theory.derivations.algebra import Range, eq, evaluated, has_sign, is_strict, slack, vanishes
 
 # what SymPy raises where it cannot work with an expression
-UNDECIDED = (
-    ArithmeticError,
-    AttributeError,
-    NotImplementedError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    sp.PolynomialError,
-)
+UNDECIDED = (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError, BasePolynomialError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +39,8 @@ class Step:
         """Whether the fact, an equation, says what its left-hand side stands for."""
         return False
 
-    def redefined(self, meant: Mapping) -> list[sp.Basic]:
-        """The names in the fact that stand for another value than in the premises, where `meant` is name: value."""
+    def redefined(self, behind: Iterable[Step]) -> list[sp.Basic]:
+        """The names in the fact that stand for another value than in the steps `behind` it."""
         return []
 
     @property
@@ -76,7 +69,13 @@ class Step:
         """The ranges that what this step rests on may count on."""
         return self.domain
 
-    @property
+    @cached_property
+    def unmet(self) -> tuple[Range, ...]:
+        """What of `needs` is not proved to be `granted`."""
+        granted = self.granted
+        return tuple(d for d in self.needs if d not in granted and not d.inside(d.x, granted))
+
+    @cached_property
     def idle(self) -> tuple[Step, ...]:
         """The steps in `uses` whose names do not occur."""
         found, exprs = [], (*self.written, *(e for d in self.on for e in (d.x, d.low, d.high)))
@@ -301,6 +300,12 @@ class Limit(Step):
     @property
     def written(self):
         return self.expr, self.value
+
+    @property
+    def needs(self):
+        """Of x only a neighbourhood of `to` on its side is asked for."""
+        near = (self.x, self.to)
+        return tuple(d for d in super().needs if near != (d.x, d.high if self.side == "-" else d.low))
 
     def holds(self) -> bool:
         expr, value = (evaluated(self.unfolded(e)) for e in self.written)
