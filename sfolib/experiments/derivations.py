@@ -96,7 +96,7 @@ def local_exponent(delta: float, gamma: float, tau: float, stages: int = 400) ->
 
 def decaying_bounds(p: Parameters, steps: np.ndarray) -> dict[float, tuple[np.ndarray, np.ndarray]]:
     """By exponent a: T1's bound with its sums evaluated, and T9's closed form, after each number of steps."""
-    relations = [relation.rhs for relation in result("T9").conclusion if relation.rel_op == "<="]
+    relations = [bound.rhs for bound in result("T9").conclusion if bound.rel_op == "<=" and bound.lhs.name == "m"]
     found = {}
     for a, rhs in zip((0.25, 0.5, 0.75), (relations[0], *relations[2:]), strict=True):
         values = known(p) | {"a": a, "b": BATCH_SIZE, "T": steps}

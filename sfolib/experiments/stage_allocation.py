@@ -17,7 +17,7 @@ from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band, trajectories
 from sfolib.plotting.stage_lengths import allotments, budget_ends, exponents
 from sfolib.problems.specs import named
-from sfolib.schedules.published import allocation, capped_stage, stagewise
+from sfolib.schedules.published import allocation, stagewise
 from sfolib.theory import bounds, stage_growth
 from sfolib.theory.quadratic import PowerLawQuadratic
 from sfolib.training.loop import Trainer
@@ -97,7 +97,7 @@ class GivenBudget:
     def __init__(self, p: Parameters):
         self.delta, self.gamma = p.growths[0]
         self.m = np.arange(p.stages)
-        pairs = [capped_stage(int(j), p.batch_size, p.lr, self.delta, self.gamma) for j in self.m]
+        pairs = [bounds.capped_stage(int(j), p.batch_size, p.lr, self.delta, self.gamma)[:2] for j in self.m]
         self.sizes, self.lrs = np.array(pairs).T
         self.q = PowerLawQuadratic(lam_min=1e-6, sigma2=p.quadratic_sigma2)
         self.noiseless = PowerLawQuadratic(lam_min=1e-6, sigma2=0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
@@ -144,6 +145,7 @@ def evaluated(expr):
     return sp.sympify(expr).replace(lambda e: isinstance(e, pending), lambda e: e.doit())
 
 
+@lru_cache(maxsize=2**14)
 def vanishes(expr) -> bool:
     """Whether SymPy brings `expr` to exactly 0."""
     expr = split_sums(evaluated(expr))
@@ -176,6 +178,7 @@ def _differs_from_zero(expr) -> bool:
     return bool(value.is_number and value.is_finite and abs(value) > 1e-20)
 
 
+@lru_cache(maxsize=2**14)
 def has_sign(expr, ranges=(), strict: bool = True) -> bool:
     """Whether `expr` > 0 (≥ 0 unless `strict`) is proved for all values that its symbols and `ranges` allow.
 
