@@ -169,11 +169,10 @@ def test_it_ends_where_the_run_would():
     assert samples == pytest.approx(64 * steps)
 
 
-def test_a_network_is_predicted_and_left_alone(monkeypatch):
-    monkeypatch.setattr(module, "_VECTORS", 2)
+def test_a_network_is_predicted_and_left_alone():
     asked = spec(Digits(model="cnn", holdout=1000), Plan(32, 0.05), max_steps=3, dtype="float32")
     state = torch.random.get_rng_state()
-    found = predict(asked, "cpu")
+    found = predict(asked, "cpu", vectors=2, sample=400)
     assert np.all(found.noise[1:] > 0)
     assert found.loss[-1] < found.loss[0]
     assert torch.equal(state, torch.random.get_rng_state())
