@@ -263,7 +263,7 @@ def local_path(
     spec: Spec, device: str = "auto", *, vectors: int = 16, products: int = 6, sample: int = SAMPLE
 ) -> LocalPath:
     """T13's constants along the noise-free path of `spec`, at its start and at steps 1.3 times as many each time, until
-    ‖∇f‖ is a third of target_grad_norm or max_steps are over.
+    ‖∇f‖ is half of target_grad_norm or max_steps are over.
 
     vectors, products: of each point's `noise_spectrum`, on at most so many training samples. A point costs some
     2n × vectors × products gradient evaluations, a step n. `InputError` as for `predict`, and for the quadratic.
@@ -271,7 +271,7 @@ def local_path(
     path = _Path(spec, device, None, vectors, sample, products)
     require(not isinstance(spec.problem, Quadratic), "problem", "quadratic", "has its constants in `exact`")
     clock = _Clock(spec.plan, path.epoch, False, math.inf, spec.max_steps)
-    rows, spectra, least = [], [], (spec.target_grad_norm or 0.0) ** 2 / 9
+    rows, spectra, least = [], [], (spec.target_grad_norm or 0.0) ** 2 / 4
     time, G2 = 0.0, path.start[0]
     while True:
         spectra.append(path.spectrum())
