@@ -432,9 +432,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "scales": (
             scales,
             "The noise scale along runs whose batch grows: exact (thin), from the halves of each batch, from "
-            "per-sample statistics of "
-            f"{p.probe} fresh samples, and where the noise-free path is after the same Σ η, McCandlish's, from H and Σ. "
-            "Last panel: its numerator tr Σ and the curvature noise tr(HΣ). Bands: 95 % "
+            f"per-sample statistics of {p.probe} fresh samples; and McCandlish's, from H and Σ, where the noise-free "
+            "path is after the same Σ η. Last panel: its numerator tr Σ and the curvature noise tr(HΣ). Bands: 95 % "
             "intervals over seeds.",
         ),
         "critical": (

@@ -9,7 +9,7 @@ from sfolib import cli, plotting
 from sfolib._utils.errors import InputError
 from sfolib.analysis import predict as module
 from sfolib.analysis.crossings import crossings
-from sfolib.analysis.predict import predict, predict_constant
+from sfolib.analysis.predict import local_path, predict, predict_constant
 from sfolib.gradients.curvature import gradient_covariance, hessian
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.specs import Digits, Quadratic
@@ -109,6 +109,60 @@ def test_the_spectrum_does_what_the_matrices_do(constant, monkeypatch):
     found = predict_constant(spec(FEW, Plan(1, 0.1), max_steps=2000), [4, 8, 32, 256], [1e-2], "cpu")
     assert found["samples"].to_numpy() == pytest.approx(constant["samples"].to_numpy(), rel=0.1)
     assert (found["samples"] != constant["samples"]).all()
+
+
+def test_one_prediction_of_single_samples_serves_every_batch_size():
+    steps = {"max_steps": 40}
+    found = predict(spec(FEW, Plan(1, 0.1), **steps), "cpu").with_batch_size(16)
+    wanted = predict(spec(FEW, Plan(16, 0.1), **steps), "cpu")
+    assert found.samples.tolist() == wanted.samples.tolist()
+    for name in ("grad_sqnorm", "noise", "loss", "loss_noise"):
+        assert getattr(found, name) == pytest.approx(getattr(wanted, name), rel=1e-9), name
+    with pytest.raises(InputError, match="samples"):
+        wanted.with_batch_size(2)
+
+
+def test_at_a_crossing_bias_and_noise_make_the_target(constant):
+    found = predict(spec(FEW, Plan(32, 0.1), max_steps=2000, target_grad_norm=0.09), "cpu")
+    row = constant.set_index("batch_size").loc[32]
+    noise = np.interp(row.steps, found.steps, found.noise)
+    assert row.bias + noise == pytest.approx(1e-2, rel=0.01)
+    assert np.isnan(predict_constant(spec(FEW, Plan(1, 0.1), max_steps=5), [8], [1e-2], "cpu")["bias"]).all()
+
+
+def test_constants_along_the_path_are_those_of_the_whole_matrices():
+    found = local_path(spec(FEW, Plan(1, 0.1), max_steps=6), "cpu", vectors=400, products=6)
+    assert found.steps.tolist() == list(range(7))
+    assert found.time == pytest.approx(0.1 * found.steps)
+    task = FEW.build_task((0,), "permutation", "cpu", "float64")
+    for t in range(7):
+        gradient = task.gradients(t, 0, FEW.size)[0]
+        if t in (0, 6):
+            (model,), (x, y) = modules(task), training_data(task)
+            H = hessian(model, cross_entropy, x, y, l2=FEW.l2)
+            covariance = gradient_covariance(model, cross_entropy, x, y)
+            g = torch.cat([gradient[0, :, :-1].flatten(), gradient[0, :, -1]]).numpy()
+            values, basis = np.linalg.eigh(H)
+            noise = np.sum(basis * (covariance @ basis), 0)
+            assert found.G2[t] == pytest.approx(g @ g)
+            assert found.GHG[t] == pytest.approx(g @ H @ g)
+            for mine, exact in (
+                (found.trace, noise.sum()),
+                (found.Q, values @ noise),
+                (found.stationary_noise(0.9), np.sum(0.9 * values * noise / (2 - 0.9 * values))),
+            ):
+                assert mine[t] == pytest.approx(exact, rel=0.1)
+        task.parameters[0] -= 0.1 * gradient
+    assert np.isinf(found.stationary_noise(5.0)).all()
+    assert found.pairs(5.0, 1.0).empty
+
+
+def test_quasi_stationary_pairs_meet_the_target():
+    found = local_path(spec(FEW, Plan(1, 0.2), max_steps=400), "cpu", vectors=8)
+    pairs = found.pairs(0.1, 1e-2)
+    wanted = predict_constant(spec(FEW, Plan(1, 0.1), max_steps=2000), [8, 32], [1e-2], "cpu")
+    steps = np.exp(np.interp(np.log([8, 32]), *np.log(pairs.sort_values("batch_size")[["batch_size", "steps"]].T)))
+    assert steps == pytest.approx(wanted["steps"].to_numpy(), rel=0.15)
 
 
 def test_by_permutation_there_is_less_noise_and_a_short_batch_brings_it_back():
