@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,12 @@ MATRICES = 1500  # parameters, at most, for H and Σ as whole matrices; above, H
 SAMPLE = 2048  # training samples that a noise spectrum is of, at most
 VECTORS, _PRODUCTS = 64, 4  # of a noise spectrum; the same vectors' samples at every node, so that curves are smooth
 _PARTS = 1024  # of the noise
-_READ, _MATRIX_NODE, _SPECTRUM_NODE = 1.05, 1.3, 1.4  # ratios of the steps of successive readings and nodes
+_READ, _MATRIX_NODE, _SPECTRUM_NODE, _LOCAL_NODE = (
+    1.05,
+    1.3,
+    1.4,
+    1.5,
+)  # ratios of the steps of successive readings and nodes
 _SETTLED = 10  # readings below the target after which a run would have ended
 _CHOSEN = 1 << 36  # keeps the choice of samples apart from all other draws
 
@@ -233,40 +239,40 @@ class LocalPath:
     def Q(self) -> np.ndarray:
         return np.array([found.moment(1)[0] for found in self.spectra])
 
-    def stationary_noise(self, lr: float) -> np.ndarray:
-        """b × what noise adds to E‖∇f‖² where it has settled, Σ ηλσ²/(2 − ηλ), (points,); ηQ/2 for small η. inf
-        beyond 2/λ."""
-        bent = [np.maximum(found.eigenvalues, 0.0) * lr for found in self.spectra]
-        return np.array(
-            [
-                np.inf if x.max() >= 2 else float(np.sum(found.weights * x / (2 - x)) / len(x))
-                for x, found in zip(bent, self.spectra, strict=True)
-            ]
-        )
+    def noise(self, lr: float) -> np.ndarray:
+        """b × what noise adds to E‖∇f‖² at the points, (points,), along steps of this lr from the start: T15, with H
+        and Σ as they are after the same Σ η; the C of each part of the noise as in `predict`."""
+        covariance, found = Covariance(), [0.0]
+        modes = [_parts(spectrum) for spectrum in self.spectra]
+        covariance.move(modes[0])
+        for (first, last), after in zip(pairwise(np.round(self.time / lr).astype(int)), modes[1:], strict=True):
+            middle = math.ceil((first * last) ** 0.5) - first if first else last - first
+            for count in (middle, last - first - middle):
+                covariance.advance(Steps(np.ones(count), np.full(count, lr), *np.zeros((2, count), int)))
+                covariance.move(after)
+            found.append(covariance.read()[0])
+        return np.array(found)
 
     def pairs(self, lr: float, eps2: float) -> pd.DataFrame:
-        """Quasi-stationary T15: the b with which K steps of lr end at ε², for K along the path: columns batch_size, lr,
-        steps, samples. The path is taken for one of Σ η, whatever the lr; empty where lr is beyond 2/λ at a point."""
-        noise = self.stationary_noise(lr)
-        columns = ["batch_size", "lr", "steps", "samples"]
-        if not np.isfinite(noise[1:]).all():
-            return pd.DataFrame(columns=columns, dtype=float)
+        """T15: the b with which K steps of lr end at ε², for K along the path: columns batch_size, lr, steps, samples.
+        The path is taken for one of Σ η, whatever the lr."""
         clock = np.log(self.time[1:])
         at = np.linspace(clock[0], clock[-1], 400)
+        noise = np.maximum(self.noise(lr), 1e-300)  # 0 before the first step
         bias, noise = (np.exp(np.interp(at, clock, np.log(of[1:]))) for of in (self.G2, noise))
-        left = bias < eps2
+        left = (bias < eps2) & (at >= np.log(lr))
         steps, batch_size = np.exp(at[left]) / lr, noise[left] / (eps2 - bias[left])
-        return pd.DataFrame(dict(zip(columns, (batch_size, lr, steps, steps * batch_size), strict=True)))
+        return pd.DataFrame({"batch_size": batch_size, "lr": lr, "steps": steps, "samples": steps * batch_size})
 
 
 def local_path(
     spec: Spec, device: str = "auto", *, vectors: int = 16, products: int = 6, sample: int = SAMPLE
 ) -> LocalPath:
-    """T13's constants along the noise-free path of `spec`, at its start and at steps 1.3 times as many each time, until
+    """T13's constants along the noise-free path of `spec`, at its start and at steps 1.5 times as many each time, until
     ‖∇f‖ is half of target_grad_norm or max_steps are over.
 
-    vectors, products: of each point's `noise_spectrum`, on at most so many training samples. A point costs some
-    2n × vectors × products gradient evaluations, a step n. `InputError` as for `predict`, and for the quadratic.
+    Exact up to `MATRICES` parameters. vectors, products: of each point's `noise_spectrum` above, on at most `sample`
+    training samples: it costs some 2n × vectors × products gradient evaluations. A step costs n. `InputError` as for `predict`, and for the quadratic.
     """
     path = _Path(spec, device, None, vectors, sample, products)
     require(not isinstance(spec.problem, Quadratic), "problem", "quadratic", "has its constants in `exact`")
@@ -274,7 +280,11 @@ def local_path(
     rows, spectra, least = [], [], (spec.target_grad_norm or 0.0) ** 2 / 4
     time, G2 = 0.0, path.start[0]
     while True:
-        spectra.append(path.spectrum())
+        if path.matrices:
+            modes = path.modes()
+            spectra.append(NoiseSpectrum(modes.values[None], np.diagonal(modes.noise)[None], 0))
+        else:
+            spectra.append(path.spectrum())
         (model,), (x, y) = modules(path.task), training_data(path.task)
         H = Hessian(model, CE, x, y, path.problem.l2)
         along = (H.product(H.gradient).double() @ H.gradient.double()).item()
@@ -282,7 +292,7 @@ def local_path(
         rows.append((path.step, time, G2, along))
         if clock.over or least >= G2:
             break
-        steps = clock.take(max(1, int(path.step * _MATRIX_NODE) - path.step))
+        steps = clock.take(max(1, int(path.step * _LOCAL_NODE) - path.step))
         G2, time = path.advance(steps.lr)[1][-1, 0], time + steps.lr.sum()
     return LocalPath(*np.array(rows).T, spectra, path.probes)
 

@@ -644,8 +644,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             figure="critical",
         ),
         Check(
-            "Fixed η: the critical batch size is the predicted one (T15, quasi-stationary) within a factor of two "
-            "(softmax, network)",
+            "Fixed η: the critical batch size is the predicted one (T15) within a factor of two (softmax, network)",
             "upper_bound",
             measured=np.concatenate(
                 [factor(res.estimated[name]["predicted"], res.truth[name]) for name in ("softmax", "network")]
