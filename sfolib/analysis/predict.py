@@ -272,7 +272,8 @@ def local_path(
     ‖∇f‖ is half of target_grad_norm or max_steps are over.
 
     Exact up to `MATRICES` parameters. vectors, products: of each point's `noise_spectrum` above, on at most `sample`
-    training samples: it costs some 2n × vectors × products gradient evaluations. A step costs n. `InputError` as for `predict`, and for the quadratic.
+    training samples: it costs some 2n × vectors × products gradient evaluations. A step costs n. `InputError` as for
+    `predict`, and for the quadratic.
     """
     path = _Path(spec, device, None, vectors, sample, products)
     require(not isinstance(spec.problem, Quadratic), "problem", "quadratic", "has its constants in `exact`")
