@@ -30,6 +30,7 @@ from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import late_switch
 from sfolib.theory import local
+from sfolib.training import estimates
 from sfolib.training.estimates import Interval
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
@@ -372,15 +373,15 @@ def successive(p: Parameters) -> SimpleNamespace:
 
 
 # ------------------------------------------------------------------------------------------- results and figures
-SHARES = (0.25, 0.5, 1.0)  # of a run's steps, where E‖∇f‖² is compared
+WINDOWS = ((0.05, 0.2), (0.2, 0.5), (0.5, 1.0))  # of a run's steps, in which E‖∇f‖² is compared
 
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     """predicted: a `Prediction` for each run, as long as it; tolerance: said with it. crossings: N(b), measured and
     (columns with _predicted) predicted, a row a (model, lr, batch_size, eps2). least: by (model, lr, eps2), the
     measured b* with its interval beside the predicted. ratios: measured E‖∇f‖² over predicted, `Interval`s along each
-    run. successive: T14, see there; online: the run that watched its half batches. probes: gradient evaluations that
-    the predictions cost, in all."""
+    run; windows: the same in `WINDOWS`. successive: T14, see there; online: the run that watched its half batches.
+    probes: gradient evaluations that the predictions cost, in all."""
     asked = {key: run.spec for key, run in runs.items() if key != "online"}
     known = predictions(p, asked)
     predicted, tolerance = {}, {}
@@ -414,6 +415,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         crossings=pd.concat(rows, ignore_index=True),
         least=pd.concat(least, ignore_index=True),
         ratios={key: ratio(runs[key], found) for key, found in predicted.items()},
+        windows={key: in_windows(runs[key], found) for key, found in predicted.items()},
         successive=successive(p),
         online=runs["online"],
         probes=sum(found.probes for found, _ in known.values()),
@@ -433,13 +435,18 @@ def ratio(run: Run, found: Prediction) -> tuple[np.ndarray, Interval]:
         return run.samples[1:], Interval(*(end[1:] / told for end in run.mean_ci()))
 
 
+def in_windows(run: Run, found: Prediction) -> list[Interval]:
+    """Measured over predicted E‖∇f‖² in each of `WINDOWS`, in the mean over its measuring points, with its interval."""
+    values, steps = [], run.steps
+    for first, last in WINDOWS:
+        chosen = (steps > first * steps[-1]) & (steps <= last * steps[-1])
+        values.append(estimates.mean((run.curves()[:, chosen] / at(found, steps[chosen])).mean(1)))
+    return values
+
+
 def ends(res: SimpleNamespace, keys: Sequence[Hashable]) -> dict[str, np.ndarray]:
-    """`measured` and `interval` of a claim: the ratios at `SHARES` of each run's steps."""
-    values = []
-    for key in keys:
-        steps, ratio = res.runs[key].steps[1:], res.ratios[key][1]
-        values += [[end[np.searchsorted(steps, share * steps[-1])] for end in ratio] for share in SHARES]
-    measured, low, high = np.array(values).T
+    """`measured` and `interval` of a claim: `in_windows` of each run."""
+    measured, low, high = np.array([window for key in keys for window in res.windows[key]]).T
     return {"measured": measured, "interval": np.array([low, high]).T}
 
 
@@ -503,16 +510,16 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     )
     by_b = {model: [] for model in TITLES}
     for model, lr in both[["model", "lr"]].drop_duplicates().itertuples(index=False):
-        last = {key[3]: [end[-1] for end in res.ratios[key][1]] for key in res.ratios if key[:3] == ("pair", model, lr)}
+        last = {key[3]: [*windows[-1]] for key, windows in res.windows.items() if key[:3] == ("pair", model, lr)}
         kept = {b: values for b, values in last.items() if np.isfinite(values).all() and values[0] > 0}
         if kept:
             by_b[model].append(Band(rf"$\eta$ = {lr:g}", "measured", [*kept], *np.array([*kept.values()]).T))
     along = [Band(key[2], "measured", res.ratios[key][0], *res.ratios[key][1]) for key in networks]
-    shown = {f"{TITLES[model]}, end of the run": ("batch size $b$", bands) for model, bands in by_b.items()}
+    shown = {f"{TITLES[model]}, last half": ("batch size $b$", bands) for model, bands in by_b.items()}
     found["failures"] = (
         ratios(shown | {"networks, along the run": ("gradient evaluations", along)}, TOLERANCE["softmax"]),
-        "Where the prediction fails: measured E‖∇f‖² over the predicted. Left and middle: at the end of runs of a "
-        "constant pair, against the batch size. Right: along the networks' runs.",
+        "Where the prediction fails: measured E‖∇f‖² over the predicted. Left and middle: in the last half of runs of "
+        "a constant pair, against the batch size. Right: along the networks' runs.",
     )
     run = res.online
     online = [
@@ -584,7 +591,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 )
             )
     plans = [key for key in res.predicted if key[0] == "plan"]
-    shares = "a quarter, a half and the whole of the run"
+    shares = "from 5 % to 20 % of the steps, to 50 % and to the end"
     for model, title in TITLES.items():
         for sampling in ("replacement", "permutation"):
             keys = [key for key in plans if key[1] == model and key[3] == sampling]
@@ -592,7 +599,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             checks.append(
                 Check(
                     f"{title.capitalize()}, {'with' if sampling == 'replacement' else 'by'} {sampling}: E‖∇f‖² is the "
-                    f"predicted within {tolerance:.0%} at {shares}, for {len(keys)} plans",
+                    f"predicted within {tolerance:.0%} {shares}, for {len(keys)} plans",
                     "equal",
                     **ends(res, keys),
                     theory=1.0,
@@ -606,7 +613,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
         if key[1] not in TITLES:
             checks.append(
                 Check(
-                    f"{key[2]}: E‖∇f‖² is the predicted within {res.tolerance[key]:.0%} at {shares}",
+                    f"{key[2]}: E‖∇f‖² is the predicted within {res.tolerance[key]:.0%} {shares}",
                     "equal",
                     **ends(res, [key]),
                     theory=1.0,
