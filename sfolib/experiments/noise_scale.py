@@ -14,6 +14,7 @@ from sfolib.analysis.claims import Check
 from sfolib.analysis.crossings import cheapest, crossings, pareto
 from sfolib.analysis.fits import fit_exponent, fit_front
 from sfolib.analysis.noise_scale import adapt, near, noise_scale_band
+from sfolib.analysis.predict import LocalPath, local_path
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band
@@ -31,83 +32,41 @@ from sfolib.training.spec import Spec
 FEW, ALL = [1e-2, 6e-3, 4e-3, 3e-3, 2e-3], [1e-2, 1e-3, 3e-4, 1e-4, 3e-5]
 
 
+_BY_SCALE = {  # smoke, quick, paper
+    "eps2": (FEW, ALL, ALL),
+    "seeds": (3, 8, 64),
+    "largest_batch_size": (1024, 1024, 4096),
+    "max_steps": (4000, 20_000, 200_000),
+    "max_samples": (10**6, 6 * 10**6, 60 * 10**6),
+    "tuned_eps2": ([0.01], [0.01, 0.003], [0.01, 0.003, 0.001]),
+    "tuned_lrs": ([0.2, 0.4, 0.8, 1.6], [0.05, 0.1, 0.2, 0.4, 0.8, 1.6], [0.05 * 2 ** (k / 2) for k in range(12)]),
+    "tuned_largest_batch_size": (256, 1024, 4096),
+    "tuned_seeds": (5, 8, 64),
+    "tuned_max_steps": (400, 2500, 40_000),
+    "tuned_max_samples": (50_000, 200_000, 2 * 10**6),
+    "mlp_eps2": ([0.1, 0.08], [0.1, 0.03, 0.01], [0.1, 0.03, 0.01, 0.003, 0.001]),
+    "mlp_batch_sizes": ([4, 64], [4, 128], [1, 1024]),
+    "mlp_max_samples": (10_000, 80_000, 10**7),
+    "adam_eps2": (
+        [0.01, 0.008, 0.006, 0.005, 0.004],
+        [0.01, 0.008, 0.006, 0.004, 0.002],
+        [0.01, 0.004, 0.002, 0.001, 0.0003],
+    ),
+    "adam_seeds": (8, 16, 64),
+    "adam_largest_batch_size": (128, 256, 2048),
+    "adam_max_samples": (30_000, 120_000, 3 * 10**6),
+    "adam_max_steps": (2000, 4000, 60_000),
+    "watched_seeds": (5, 5, 32),
+    "watched_samples": ([200_000, 60_000, 20_000], [10**6, 2 * 10**6, 100_000], [2 * 10**6, 8 * 10**6, 4 * 10**6]),
+    "tracking_samples": ([40_000, 10_000], [10**6, 60_000], [8 * 10**6, 4 * 10**6]),
+    "rest_steps": (1000, 2000, 10_000),
+}
+
+
 class Parameters(notebook.Parameters):
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
-        "smoke": {
-            "eps2": FEW,
-            "seeds": 3,
-            "largest_batch_size": 1024,
-            "max_steps": 4000,
-            "max_samples": 10**6,
-            "tuned_eps2": [0.01],
-            "tuned_lrs": [0.2, 0.4, 0.8, 1.6],
-            "tuned_largest_batch_size": 256,
-            "tuned_seeds": 5,
-            "tuned_max_steps": 400,
-            "tuned_max_samples": 50000,
-            "mlp_eps2": [0.1, 0.08],
-            "mlp_batch_sizes": [4, 64],
-            "mlp_max_samples": 10000,
-            "adam_eps2": [0.01, 0.008, 0.006, 0.005, 0.004],
-            "adam_seeds": 8,
-            "adam_largest_batch_size": 128,
-            "adam_max_samples": 30000,
-            "adam_max_steps": 2000,
-            "watched_seeds": 5,
-            "watched_samples": [200000, 60000, 20000],
-            "tracking_samples": [40000, 10000],
-            "rest_steps": 1000,
-        },
-        "quick": {
-            "eps2": ALL,
-            "seeds": 8,
-            "largest_batch_size": 1024,
-            "max_steps": 20000,
-            "max_samples": 6 * 10**6,
-            "tuned_eps2": [0.01, 0.003],
-            "tuned_lrs": [0.05, 0.1, 0.2, 0.4, 0.8, 1.6],
-            "tuned_largest_batch_size": 1024,
-            "tuned_seeds": 8,
-            "tuned_max_steps": 2500,
-            "tuned_max_samples": 200000,
-            "mlp_eps2": [0.1, 0.03, 0.01],
-            "mlp_batch_sizes": [4, 128],
-            "mlp_max_samples": 80000,
-            "adam_eps2": [0.01, 0.008, 0.006, 0.004, 0.002],
-            "adam_seeds": 16,
-            "adam_largest_batch_size": 256,
-            "adam_max_samples": 120000,
-            "adam_max_steps": 4000,
-            "watched_seeds": 5,
-            "watched_samples": [1000000, 2000000, 100000],
-            "tracking_samples": [1000000, 60000],
-            "rest_steps": 2000,
-        },
-        "paper": {
-            "eps2": ALL,
-            "seeds": 64,
-            "largest_batch_size": 4096,
-            "max_steps": 200000,
-            "max_samples": 60 * 10**6,
-            "tuned_eps2": [0.01, 0.003, 0.001],
-            "tuned_lrs": [0.05 * 2 ** (k / 2) for k in range(12)],
-            "tuned_largest_batch_size": 4096,
-            "tuned_seeds": 64,
-            "tuned_max_steps": 40000,
-            "tuned_max_samples": 2 * 10**6,
-            "mlp_eps2": [0.1, 0.03, 0.01, 0.003, 0.001],
-            "mlp_batch_sizes": [1, 1024],
-            "mlp_max_samples": 10**7,
-            "adam_eps2": [0.01, 0.004, 0.002, 0.001, 0.0003],
-            "adam_seeds": 64,
-            "adam_largest_batch_size": 2048,
-            "adam_max_samples": 3 * 10**6,
-            "adam_max_steps": 60000,
-            "watched_seeds": 32,
-            "watched_samples": [2000000, 8000000, 4000000],
-            "tracking_samples": [8000000, 4000000],
-            "rest_steps": 10000,
-        },
+        scale: {name: values[i] for name, values in _BY_SCALE.items()}
+        for i, scale in enumerate(("smoke", "quick", "paper"))
     }
 
     lr: PositiveFloat = Field(0.1, description="digits: learning rate η")
@@ -213,6 +172,17 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
     return found
 
 
+def constants_along(p: Parameters, name: str) -> LocalPath:
+    """T13's constants along the noise-free path of the digits' "softmax" or "network", as far as the searches go."""
+    softmax = name == "softmax"
+    problem, eps2 = (Digits(l2=p.l2), p.eps2) if softmax else (named("digits", "mlp", l2=p.l2), p.mlp_eps2)
+    asked = Spec(
+        problem=problem, plan=Plan(1, (4 if softmax else 2) * p.lr), max_samples=10**9, max_steps=100_000,
+        target_grad_norm=min(eps2) ** 0.5,
+    )  # fmt: skip
+    return local_path(asked, p.device, **({} if softmax else {"vectors": 8, "products": 5}))
+
+
 def at_rest(run: Run) -> tuple[pd.DataFrame, np.ndarray]:
     """The loop's estimates on the quadratic where it does not move, beside what they estimate; and their squared
     deviations from ‖G‖² over the variance formula, (seeds, points)."""
@@ -313,6 +283,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     digits, exact = Digits(l2=p.l2), QUADRATIC.exact
     rest, z2 = at_rest(runs["at rest"])
     first, softmax, mlp = (runs["watched", name] for name in WATCHED)
+    paths = {name: constants_along(p, name) for name in ("softmax", "network")}
     watched = {title: runs["watched", name] for name, title in WATCHED.items()}
     growing = Plan(base.parse(p.growth), p.quadratic_lr, clock="sample")
     path = exact.grad_sqnorm_path(growing.table(2 * p.watched_samples[0], 1)["batch_size"], p.quadratic_lr)
@@ -326,6 +297,12 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         if run is not first:
             scale = noise_scale_band(run, "probe_")
             bands.append(Band("from probes: per-sample statistics", "permutation", run.samples, *scale))
+            path, time = paths["softmax" if run is softmax else "network"], p.lr * run.steps
+            on = time <= path.time[-1]
+            scale = np.interp(time[on], path.time, path.Q / path.GHG)
+            bands.append(
+                Band(r"local: $\mathrm{tr}(H\Sigma)/G^\top HG$, no noise", "predicted", run.samples[on], scale)
+            )
         noise_scales[title] = ("noise scale $B$", bands)
 
     def searched(name: str, eps2: list[float], lr: float) -> pd.DataFrame:
@@ -352,6 +329,10 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         "softmax": estimates(near_critical("softmax"), probes, targets["softmax"], p.lr, digits.smoothness_bound),
         "network": estimates(near_critical("network"), probes, targets["network"], p.lr),
     }
+    for name, path in paths.items():
+        best = [path.pairs(p.lr, e) for e in targets[name]]
+        found_b = [pairs["batch_size"].iloc[pairs["samples"].argmin()] if len(pairs) else np.nan for pairs in best]
+        estimated[name] = estimated[name].assign(predicted=found_b)
     radii = {share: share * START for share in (0.1, 0.03)}
     cost, adapted, learned = strongly_convex(radii)
     # as digits.smoothness_bound, of one sample
@@ -421,6 +402,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             Estimated(r"T2, $2C_2\eta/\varepsilon^2$", "bound", table["eps2"], table["T2"]),
             Estimated(r"$\eta\,\mathrm{tr}(H\Sigma)/\varepsilon^2$", "bound", table["eps2"], table["curvature"]),
         ]
+        if "predicted" in table:
+            panels[name].append(Estimated("predicted (T15)", "predicted", table["eps2"], table["predicted"]))
     front = [*res.front_batch_size], [*res.front_batch_size.values()]
     panels["softmax"].append(Estimated("$B$ of the front, tuned $\\eta$", "permutation", *front))
     critical = critical_batch_sizes(
@@ -449,8 +432,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "scales": (
             scales,
             "The noise scale along runs whose batch grows: exact (thin), from the halves of each batch, from "
-            "per-sample statistics of "
-            f"{p.probe} fresh samples. Last panel: its numerator tr Σ and the curvature noise tr(HΣ). Bands: 95 % "
+            f"per-sample statistics of {p.probe} fresh samples; and McCandlish's, from H and Σ, where the noise-free "
+            "path is after the same Σ η. Last panel: its numerator tr Σ and the curvature noise tr(HΣ). Bands: 95 % "
             "intervals over seeds.",
         ),
         "critical": (
@@ -658,6 +641,16 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=10.0,
             headline=True,
             source="[N]",
+            figure="critical",
+        ),
+        Check(
+            "Fixed η: the critical batch size is the predicted one (T15) within a factor of two (softmax, network)",
+            "upper_bound",
+            measured=np.concatenate(
+                [factor(res.estimated[name]["predicted"], res.truth[name]) for name in ("softmax", "network")]
+            ),
+            theory=2.0,
+            source="T15 [N]",
             figure="critical",
         ),
         Check(

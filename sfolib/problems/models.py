@@ -76,12 +76,15 @@ class ResidualBlock(nn.Module):
         return F.relu(self.body(x) + self.shortcut(x), inplace=True)
 
 
-def resnet(classes: int, in_shape: tuple[int, ...], depths: list[int], bottleneck: bool = False) -> nn.Module:
-    """Stem of 64, four stages of 64, 128, 256, 512 channels (× 4 out of a bottleneck), mean pool, Linear."""
-    layers: list[nn.Module] = [_conv(in_shape[0], 64, 3), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
-    channels = 64
+def resnet(
+    classes: int, in_shape: tuple[int, ...], depths: list[int], bottleneck: bool = False, stem: int = 64
+) -> nn.Module:
+    """Stem of 64, four stages of 64, 128, 256, 512 channels (× 4 out of a bottleneck), mean pool, Linear; or another
+    stem, and as many stages as depths."""
+    layers: list[nn.Module] = [_conv(in_shape[0], stem, 3), nn.BatchNorm2d(stem), nn.ReLU(inplace=True)]
+    channels = stem
     for stage, depth in enumerate(depths):
-        width = 64 * 2**stage
+        width = stem * 2**stage
         for i in range(depth):
             stride = 2 if stage > 0 and i == 0 else 1
             if bottleneck:
@@ -138,6 +141,7 @@ MODELS: dict[str, Callable[[int, tuple[int, ...]], nn.Module]] = {
     "mlp": mlp,
     "cnn": cnn,
     "mnist_cnn": mnist_cnn,
+    "resnet8": lambda classes, shape: resnet(classes, shape, [1, 1, 1], stem=16),
     "resnet18": lambda classes, shape: resnet(classes, shape, [2, 2, 2, 2]),
     "resnet34": lambda classes, shape: resnet(classes, shape, [3, 4, 6, 3]),
     "resnet50": lambda classes, shape: resnet(classes, shape, [3, 4, 6, 3], bottleneck=True),
