@@ -98,6 +98,11 @@ def test_small_counts():
     assert count(build("logistic", 10, (1, 28, 28), 0)) == 784 * 10 + 10
     assert count(build("mlp", 10, (1, 8, 8), 0)) == 65 * 128 + 129 * 10
     assert count(build("cnn", 10, (1, 8, 8), 0)) == 9 * 16 + 2 * 16 + 9 * 16 * 32 + 2 * 32 + 32 * 4 * 10 + 10
+    blocks = [
+        conv_bn(i, o, 3) + conv_bn(o, o, 3) + (conv_bn(i, o, 1) if i != o else 0)
+        for i, o in ((8, 8), (8, 16), (16, 32))
+    ]
+    assert count(build("resnet8", 10, (1, 28, 28), 0)) == conv_bn(1, 8, 3) + sum(blocks) + 33 * 10
     assert count(build("mnist_cnn", 10, (1, 28, 28), 0)) == 26 * 16 + (25 * 16 + 1) * 32 + 32 * 49 * 10 + 10
 
 
