@@ -27,7 +27,8 @@ from sfolib.gradients.curvature import eval_mode, smoothness, trainable
 from sfolib.gradients.per_sample import Loss, check_mean, per_sample
 from sfolib.theory.bounds import Constants
 
-CHUNK = {"cpu": 2**18, "cuda": 2**21}  # elements of x in one chunk of a full gradient; more no longer pays
+# elements of x in one chunk of a full gradient, the fastest seen: on the CPU 255 images of 28×28, 65 of 32×32×3
+CHUNK = {"cpu": 200_000, "cuda": 2**21}
 
 
 @dataclass(frozen=True)
