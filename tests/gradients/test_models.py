@@ -1,7 +1,9 @@
 """Statistics of models as people have them, against one backward pass a sample; what is told of those without rules."""
 
 import copy
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,6 +138,23 @@ def test_other_peoples_hooks_are_heard(change):
     assert values(found) == pytest.approx(wanted, rel=1e-10)
     assert seen is None or torch.equal(seen, model[0].weight.grad)
     assert (seen is None) == (change == "output")
+
+
+def test_the_example_of_the_docs():
+    """The batch grows at looks, and the run is that of a loop in which every step takes its own backward pass."""
+    page = Path(__file__).parents[2] / "docs" / "your_own_loop.md"
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    apart = code.replace(", backward=True)", ")").replace("        else:\n            loss_fn", "        loss_fn")
+    assert apart.count("\n") == code.count("\n") - 1
+    ends = []
+    for block in (code, apart):
+        names = {}
+        torch.manual_seed(0)
+        exec(block, names)
+        assert names["policy"].batch_size > 8
+        ends.append((names["model"].weight, names["policy"].state_dict()))
+    torch.testing.assert_close(ends[0][0], ends[1][0])
+    assert ends[0][1] == ends[1][1]
 
 
 # --- other precisions ---
