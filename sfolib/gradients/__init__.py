@@ -1,5 +1,6 @@
 """Gradient variances without per-sample gradients, full gradients, curvature and its noise, of any model."""
 
+from sfolib.gradients.checks import Loss
 from sfolib.gradients.curvature import (
     CurvatureNoise,
     Hessian,
@@ -13,7 +14,6 @@ from sfolib.gradients.curvature import (
     smoothness,
 )
 from sfolib.gradients.layers import RULES
-from sfolib.gradients.per_sample import Loss
 from sfolib.gradients.stable_lr import StableLr, largest_stable_lr
 from sfolib.gradients.statistics import (
     CHUNK,

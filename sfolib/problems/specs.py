@@ -48,8 +48,8 @@ class Digits(Problem):
 
     hidden: widths of the ReLU layers; () is softmax regression. l2: ℓ2 coefficient.
     holdout: images kept for testing (a fixed stratified split); the theory's f is over the others.
-    model: "cnn" and "resnet8_16" are those of `models`. As input, "softmax" means hidden = () and "mlp" hidden = (128,) or
-    what `hidden` says.
+    model: "cnn" and "resnet8_16" are those of `models`. As input, "softmax" means hidden = () and "mlp" hidden =
+    (128,) or what `hidden` says.
     """
 
     kind: Literal["digits"] = "digits"
