@@ -123,6 +123,24 @@ class Check:
         return _plain(asdict(self) | {"verdict": self.verdict} | counts)
 
 
+class LeftOut(NamedTuple):
+    """A claim that cannot be judged with the parameters given, and what is missing for it."""
+
+    claim: str
+    missing: str
+
+
+def check(claim: str, kind: Kind, measured: Any, missing: str = "", **further: Any) -> Check | LeftOut:
+    """The `Check` of a claim whose values depend on parameters; `LeftOut` where too few of them were measured.
+
+    missing: what the claim needs, in words, told in place of the verdict. further: as for `Check`.
+    """
+    least, known = 2 if kind == "ordering" else 1, np.size(measured)
+    if known < least or np.isnan(np.asarray(measured, dtype=float)).all():
+        return LeftOut(claim, missing or f"{known} values were measured, and it needs {least} or more")
+    return Check(claim, kind, measured, **further)
+
+
 def table(checks: Iterable[Check]) -> Any:
     """The checks as a DataFrame: claim, source, kind, measured, theory, interval, verdict."""
     import pandas as pd

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
 
-from sfolib.analysis.claims import Check
+from sfolib.analysis.claims import Check, check
 from sfolib.analysis.run_distance import compare, exponent, totals
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
@@ -402,7 +402,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     }
 
 
-def claims(res: SimpleNamespace) -> list[Check]:
+def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
     table = res.table
     last_stage = (
@@ -531,7 +531,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             f"momentum (the next two checks). Momentum {p.momentum[-1]:g} acts over {1 / (1 - p.momentum[-1]):.0f} "
             f"steps, and the last stage of its run has {last_stage * (1 - p.momentum[-1]):.1f}.",
         ),
-        Check(
+        check(
             "SGD: the distance, in ‖∇f‖², grows with the momentum that is put in",
             "ordering",
             measured=res.by_memory[1].y,

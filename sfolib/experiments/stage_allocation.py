@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
 
-from sfolib.analysis.claims import Check
+from sfolib.analysis.claims import Check, check
 from sfolib.analysis.pilot import local_smoothness
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from sfolib._utils.errors import require
-from sfolib.analysis.claims import Check
+from sfolib.analysis.claims import Check, LeftOut, check
 from sfolib.plotting.style import LINES, log_ticks, style
 from sfolib.schedules.base import piecewise
 from sfolib.schedules.plan import Plan
@@ -30,10 +30,10 @@ def value_at(run: Run, column: str, step: float | None = None) -> Interval:
     return Interval(*(float(part[point]) for part in run.mean_ci(column)))
 
 
-def rising(claim: str, values: Sequence[Interval], source: str, figure: str, **known: str) -> Check:
+def rising(claim: str, values: Sequence[Interval], source: str, figure: str, **known: str) -> Check | LeftOut:
     """The claim that each value exceeds the one before it, beyond their intervals. known: as in `Check`."""
     means, intervals = [v.value for v in values], [v[1:] for v in values]
-    return Check(claim, "ordering", measured=means, interval=intervals, source=source, figure=figure, **known)
+    return check(claim, "ordering", means, interval=intervals, source=source, figure=figure, **known)
 
 
 def at_step(run: Run, column: str, step: float) -> float:
