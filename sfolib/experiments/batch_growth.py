@@ -24,7 +24,6 @@ from sfolib.theory.bounds import Constants
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
-
 EPOCHS = {"softmax": 200, "mlp": 60, "cnn": 10}
 
 

@@ -57,6 +57,13 @@ def _different(values: list[float]) -> list[float]:
 
 Above1 = Annotated[float, Field(gt=1)]  # a growth a stage
 FirstAndLast = Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), AfterValidator(_falling)]
+
+
+def of_length(n: int, kind: Any = PositiveFloat) -> Any:
+    """The type of a list of n values."""
+    return Annotated[list[kind], Field(min_length=n, max_length=n)]
+
+
 Values = Annotated[list[PositiveFloat], Field(min_length=1), AfterValidator(_different)]
 Counts = Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1), AfterValidator(_different)]
 

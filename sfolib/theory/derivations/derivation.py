@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import sympy as sp
 from sympy import Basic
@@ -15,6 +16,26 @@ from sfolib.theory.derivations.steps import Assumed, Cited, Step
 
 class DerivationError(AssertionError):
     """A derivation does not hold; the message names the result and its first failing step."""
+
+
+class Verified(NamedTuple):
+    """What `Derivation.verify` checked: how many steps were proved, are cited from other results (and proved there) or
+    assumed, and how many relations of the statement they establish."""
+
+    key: str
+    proved: int
+    cited: int
+    assumed: int
+    statements: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key} holds: {self.proved} steps proved by SymPy, each from those before it and within its ranges; "
+            f"{self.cited} cited from other results; {self.assumed} assumed. "
+            f"They establish all {self.statements} relations of the statement."
+        )
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,8 +83,11 @@ class Derivation:
             return False
         return True
 
-    def verify(self) -> None:
-        """Prove every step from those before it; raise `DerivationError` at the first one that fails."""
+    def verify(self) -> Verified:
+        """Prove every step from those before it; raise `DerivationError` at the first one that fails.
+
+        Returns what was checked.
+        """
         defined = {}
         for i, step in enumerate(self.steps):
             where = f"{self.key}, step {i + 1} ({type(step).__name__}: {step.claim})"
@@ -82,6 +106,9 @@ class Derivation:
         for relation in self.conclusion:
             if self.step_of(relation) is None:
                 raise DerivationError(f"{self.key}: no step establishes the statement {relation}")
+        cited = sum(isinstance(step, Cited) for step in self.steps)
+        assumed = len(self.assumptions)
+        return Verified(self.key, len(self.steps) - assumed - cited, cited, assumed, len(self.conclusion))
 
     def with_step(self, i: int, step: Step | None) -> Derivation:
         """The same derivation with step `i` (from 0) replaced, or removed where `step` is None: a broken twin.
@@ -123,6 +150,26 @@ class Derivation:
     def __repr__(self) -> str:
         return f"<{self.key}. {self.title}: {len(self.steps)} steps>"
 
+    def __str__(self) -> str:
+        """The derivation as a terminal shows it: assumptions, steps and statement."""
+        return "\n".join(
+            [
+                f"{self.key}. {self.title}",
+                f"Source: {self.source}",
+                "\nAssumptions",
+                *(f"  - {r.words}" for r in self.ranges),
+                *(_shown(f"- {step.claim}:", step.fact) for step in self.assumptions),
+                "\nSteps",
+                *(
+                    f"{_shown(f'{i}. {step.claim}', step.fact)}\n     [{step.how}]"
+                    for i, step in enumerate(self.steps, 1)
+                    if not isinstance(step, Assumed)
+                ),
+                "\nStatement",
+                *(_shown("", relation) for relation in self.conclusion),
+            ]
+        )
+
     def _repr_markdown_(self) -> str:
         symbols = set().union(*(step.fact.free_symbols for step in self.steps))
         positive = ", ".join(sorted({sp.latex(s) for s in symbols if s.is_positive}))
@@ -145,6 +192,12 @@ class Derivation:
                 *stated,
             )
         )
+
+
+def _shown(words: str, fact: sp.Basic) -> str:
+    """A relation as text of several lines, below the words that introduce it."""
+    formula = sp.pretty(fact, use_unicode=True, wrap_line=False)
+    return "\n".join(filter(None, [words and f"  {words}", *(f"       {line}" for line in formula.splitlines()), " "]))
 
 
 def _relinked(step: Step, new: dict[Step, Step]) -> Step:
