@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
 
-from sfolib.analysis.claims import Check
+from sfolib.analysis.claims import Check, check
 from sfolib.analysis.crossings import cheapest, crossings, ratios
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
@@ -408,7 +408,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     }
 
 
-def claims(res: SimpleNamespace) -> list[Check]:
+def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
     last = {
         name: (run.mean_ci("grad_sqnorm"), run.mean_ci("batch_size"))
@@ -562,14 +562,14 @@ def claims(res: SimpleNamespace) -> list[Check]:
             source="T10 [N]",
             figure="tolerances",
         ),
-        Check(
+        check(
             "MLP: at the end of the budget the batch is larger the smaller the tolerance",
             "ordering",
             source="T10 [S]",
             figure="tolerances",
             **at_end([*res.norm_specs], 1),
         ),
-        Check(
+        check(
             "MLP: at the end of the budget ‖∇f‖² is larger the smaller the tolerance, and least at constant b = 16",
             "ordering",
             source="T2 [S], T10 [N]",

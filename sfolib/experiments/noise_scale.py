@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -124,7 +124,7 @@ class Parameters(notebook.Parameters):
     tuned_max_steps: PositiveInt = by_scale("… budget of a run, in steps …")
     tuned_max_samples: PositiveInt = by_scale("… and in gradient evaluations")
     mlp_eps2: notebook.Values = by_scale("the network: targets ε²")
-    mlp_batch_sizes: notebook.of_length(2, PositiveInt) = by_scale("… smallest and largest batch size")
+    mlp_batch_sizes: notebook.of_length(2, int) = by_scale("… smallest and largest batch size")
     mlp_max_samples: PositiveInt = by_scale("… budget of a run in gradient evaluations")
     adam_lr: PositiveFloat = Field(0.01, description="softmax regression with Adam: learning rate")
     adam_eps2: notebook.Values = by_scale("… targets ε²")
@@ -137,14 +137,14 @@ class Parameters(notebook.Parameters):
         "0:32 16K:64 32K:128 64K:256 128K:512 256K:1024",
         description="… batch sizes, from how many gradient evaluations on",
     )
-    watched_samples: notebook.of_length(3, PositiveInt) = by_scale("… gradient evaluations of quadratic, softmax and network")
+    watched_samples: notebook.of_length(3, int) = by_scale("… gradient evaluations of quadratic, softmax and network")
     tracking: str = Field("0:8 16K:16 64K:32 256K:128 1M:512", description="… the same, near the critical batch size")
-    tracking_samples: notebook.of_length(2, PositiveInt) = by_scale("… budgets of those, softmax regression and network")
+    tracking_samples: notebook.of_length(2, int) = by_scale("… budgets of those, softmax regression and network")
     decay: PositiveFloat = Field(0.99, description="… memory of the averages over steps")
     probe: PositiveInt = Field(256, description="… fresh samples for the per-sample statistics")
     quadratic_lr: PositiveFloat = Field(0.1, description="synthetic quadratic, L and σ² of 1: learning rate η")
     quadratic_eps2: notebook.Values = Field([0.005, 0.002, 0.001], description="… targets ε²")
-    rest_steps: PositiveInt = by_scale("steps of the quadratic at rest")
+    rest_steps: Annotated[int, Field(ge=200)] = by_scale("steps of the quadratic at rest")
 
 
 QUADRATIC = Quadratic(lam_min=1e-6)

@@ -59,9 +59,9 @@ Above1 = Annotated[float, Field(gt=1)]  # a growth a stage
 FirstAndLast = Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), AfterValidator(_falling)]
 
 
-def of_length(n: int, kind: Any = PositiveFloat) -> Any:
-    """The type of a list of n values."""
-    return Annotated[list[kind], Field(min_length=n, max_length=n)]
+def of_length(n: int, kind: type = float) -> Any:
+    """The type of a list of n values above 0."""
+    return Annotated[list[Annotated[kind, Field(gt=0)]], Field(min_length=n, max_length=n)]
 
 
 Values = Annotated[list[PositiveFloat], Field(min_length=1), AfterValidator(_different)]
@@ -99,6 +99,12 @@ class Parameters(BaseModel):
     def of_scale(cls, scale: str, data: dict[str, Any]) -> dict[str, Any]:
         """What a scale sets, given the other parameters; one of `SCALES`."""
         return cls.SCALES[scale]
+
+    def changed(self) -> dict[str, Any]:
+        """The parameters that are not those of the scale."""
+        own = type(self)(scale=self.scale).model_dump() if type(self).SCALES else {}
+        given = self.model_dump(mode="json", exclude={"scale", "device", "jobs", "out"})
+        return {name: value for name, value in given.items() if value != own.get(name)}
 
     @property
     def folder(self) -> Path:
@@ -201,7 +207,8 @@ def publish(experiment: ModuleType, p: Parameters, figures: Figures, claims: Cla
         _draw(figure, new / key)
     captions = {key: caption for key, (_, caption) in figures.items()}
     published = [check.to_dict() | {"notebook": name} for check in checks]
-    content = {"scale": p.scale, "figures": captions, "checks": published, "left_out": [c._asdict() for c in left_out]}
+    content = {"scale": p.scale, "parameters": p.changed(), "figures": captions, "checks": published}
+    content["left_out"] = [claim._asdict() for claim in left_out]
     files.write_json(new / "published.json", content)
     shutil.rmtree(folder, ignore_errors=True)
     new.replace(folder)

@@ -234,18 +234,18 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             for model, plans in by_plan.items()
         }
     )
-    shown = p.models[-1]
+    shown, pair = p.models[-1], f"δ = {p.growths[0][0]:g}, γ = {p.growths[0][1]:g}"
     curves = trajectories({name: res.runs[shown, p.epochs[shown][-1], name] for name in res.NAMED})
     return {
         "rates": (
             rates,
             "Left: the exponent of min E‖∇f‖² = O(N^−p) when stage m has a share (δ/γ)^(k m) of the gradient "
             "evaluations. Dashed: T5. Dots: exact quadratic; squares: T1's bound. "
-            f"Right: the exact path for δ = {p.growths[0][0]:g}, γ = {p.growths[0][1]:g}. Equal epochs stall; k = 2 falls fastest.",
+            f"Right: the exact path for {pair}. Equal epochs stall; k = 2 falls fastest.",
         ),
         "given": (
             given,
-            f"{p.stages} stages and a given budget (quadratic, δ = {p.growths[0][0]:g}, γ = {p.growths[0][1]:g}). Left: the allotment that ends lowest, by "
+            f"{p.stages} stages and a given budget (quadratic, {pair}). Left: the allotment that ends lowest, by "
             "T1's bound and exactly; k was tried from −2 to 6. "
             "Right: where each allotment ends, over the best one's end. By the bound, late stages need the more the "
             "larger the budget. In truth they never do.",
@@ -282,7 +282,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             f"T1's bound prefers k = 2 to equal epochs from N = {res.budgets[preferred][0]:,.0f} on; exactly, k = 2 "
             f"ends at {over['exact'][preferred].min():.3f} to {over['exact'][preferred].max():.3f} times as much"
         )
-    delta, gamma = p.growths[0]
+    pair = f"δ = {p.growths[0][0]:g}, γ = {p.growths[0][1]:g}"
     why = (
         "For a given number of stages the noise at the end is that of the last stage, as long as it lasts some "
         "1/(ηλ) steps: what came before is forgotten (next claim), and T1 counts it in full. "
@@ -342,7 +342,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             figure="rates",
         ),
         Check(
-            f"Quadratic, δ = {delta:g}, γ = {gamma:g}: the second half of the stages halves min E‖∇f‖² at e = δ/γ, and gains "
+            f"Quadratic, {pair}: the second half of the stages halves min E‖∇f‖² at e = δ/γ, and gains "
             "nothing with equal epochs",
             "equal",
             measured=[half[halving], half[equal]],

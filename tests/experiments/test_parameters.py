@@ -39,7 +39,7 @@ TINY = {
         "seeds": 2, "largest_batch_size": 16, "max_steps": 60, "max_samples": 600, "tuned_largest_batch_size": 16,
         "tuned_seeds": 2, "tuned_max_steps": 60, "tuned_max_samples": 600, "mlp_max_samples": 600, "adam_seeds": 2,
         "adam_largest_batch_size": 16, "adam_max_samples": 600, "adam_max_steps": 60, "watched_seeds": 2,
-        "watched_samples": [900, 900, 900], "tracking_samples": [900, 900], "rest_steps": 60, "tuned_lrs": [0.2, 0.8],
+        "watched_samples": [900, 900, 900], "tracking_samples": [900, 900], "rest_steps": 200, "tuned_lrs": [0.2, 0.8],
     },
     "all_side_by_side": {"seeds": 2, "epochs": 3, "model": "softmax"},
     "cifar100": {"seeds": 2, "epochs": 2, "train_images": 40, "test_images": 20},
@@ -63,7 +63,9 @@ def drawn(schema, tiny, rng):
     """Each parameter but the tiny ones, with even odds: another value of its type near the default that is allowed."""
     fixed = {"scale": "smoke", **tiny}
     given, changed = schema(**fixed), {}
-    for name in sorted(set(schema.model_fields) - set(tiny) - {"scale", "device", "jobs", "out", "dataset", "data_dir"}):
+    for name in sorted(
+        set(schema.model_fields) - set(tiny) - {"scale", "device", "jobs", "out", "dataset", "data_dir"}
+    ):
         for _ in range(20 if rng.random() < 0.5 else 0):
             value = near(getattr(given, name), rng)
             with contextlib.suppress(InputError, ValidationError):

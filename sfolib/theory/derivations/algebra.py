@@ -62,7 +62,10 @@ class Range:
     def words(self) -> str:
         """As text: "0 < x ≤ high"."""
         left, right = ("<" if end in "()" else "≤" for end in self.ends)
-        low, high = "" if self.low == -sp.oo else f"{self.low} {left} ", "" if self.high == sp.oo else f" {right} {self.high}"
+        low, high = (
+            "" if self.low == -sp.oo else f"{self.low} {left} ",
+            "" if self.high == sp.oo else f" {right} {self.high}",
+        )
         return f"{low}{self.x}{high}"
 
     def covered(self) -> sp.Expr:
