@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -125,6 +126,8 @@ def _add_problem(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index> (default: auto)")
     parser.add_argument("--seed", type=int, help="(default: 0)")
+    how = "a module with schedules, policies or problems of your own that the file names"
+    parser.add_argument("--import", dest="modules", action="append", default=[], metavar="MODULE", help=how)
 
 
 def _value(text: str) -> Any:
@@ -259,6 +262,8 @@ def _read(args: argparse.Namespace) -> tuple[Config | None, Spec]:
     from sfolib.experiments import umeda_iiduka
     from sfolib.training.spec import Spec
 
+    for name in args.modules:
+        _import(name)
     data = umeda_iiduka.read_json(args.config)
     try:
         if "problem" not in data:
@@ -270,6 +275,16 @@ def _read(args: argparse.Namespace) -> tuple[Config | None, Spec]:
         return None, Spec.model_validate(data)
     except ValidationError as error:
         raise explain(error) from error
+
+
+def _import(name: str) -> None:
+    """A module of the user's, from where they are."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        import_module(name)
+    except ImportError as error:
+        raise InputError(f"import = {name!r}: {error}") from error
 
 
 def _asked(config: Config, args: argparse.Namespace) -> Spec:

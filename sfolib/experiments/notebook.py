@@ -29,14 +29,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 
 from sfolib._utils import files
 from sfolib._utils.errors import InputError, explain, require
-from sfolib.analysis.claims import Check, LeftOut, differences, table
+from sfolib.analysis.claims import Check, LeftOut, Table, differences, table
 from sfolib.experiments.project import root
 from sfolib.experiments.report import known_verdicts
 from sfolib.training.records import Run
 from sfolib.training.run import run_all
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 Figures = Mapping[str, tuple["Figure", str]]
@@ -187,7 +186,7 @@ def show(figures: Figures, *names: str) -> None:
         display(figure, Markdown(caption))
 
 
-def publish(experiment: ModuleType, p: Parameters, figures: Figures, claims: Claims) -> pd.DataFrame:
+def publish(experiment: ModuleType, p: Parameters, figures: Figures, claims: Claims) -> Table:
     """Write a notebook's figures (PNG and PDF) and checks to the folder of its name in `p.folder`, all or nothing.
 
     A notebook's last line: tells the verdicts that turned and what was left out, and returns the checks as a table.

@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from sfolib._utils import files
 from sfolib._utils.errors import require
-from sfolib.analysis.claims import KINDS, VERDICTS, chance, differences, outcome
+from sfolib.analysis.claims import KINDS, VERDICTS, chance, differences, outcome, values
 from sfolib.experiments.project import root
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-_MANY = 6  # a longer list is told by its range
 _RAN, _PUBLISHED = "ran.json", "published.json"
 REFERENCE = Path("figures") / "reference"
 _SECONDS = REFERENCE / "seconds.json"  # how long each notebook took last
@@ -364,28 +363,6 @@ def marked(text: str) -> Markup:
 
     text = re.sub(r"\[`?([^\]`]+)`?\]\(([\w/]+)\.ipynb\)", r'<a href="#\2">\1</a>', str(escape(text)))
     return Markup(re.sub(r"\$([^$]+)\$", formula, re.sub(r"`([^`]+)`", r"<code>\1</code>", text)))
-
-
-def values(value: Any) -> str:
-    """Numbers as people read them, to three digits. In a list, what has no number was not reached."""
-    if isinstance(value, list) and len(value) > _MANY and not isinstance(value[0], list):
-        numbers = [item for item in value if item is not None]
-        return f"{len(value)} values, {values(min(numbers))} … {values(max(numbers))}"
-    if isinstance(value, list):
-        return ", ".join("not reached" if item is None else _bracketed(item) for item in value)
-    if value is None:
-        return "–"
-    if not isinstance(value, float):
-        return str(value)
-    if 1e3 <= abs(value) < 1e7:
-        return f"{float(f'{value:.3g}'):,.0f}"
-    return f"{value:.3g}"
-
-
-def _bracketed(item: Any) -> str:
-    if not isinstance(item, list):
-        return values(item)
-    return "not reached" if item == [None, None] else f"[{values(item)}]"
 
 
 def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
