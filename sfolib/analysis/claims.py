@@ -173,6 +173,10 @@ def values(value: Any) -> str:
     if isinstance(value, list) and len(value) > _MANY and not isinstance(value[0], list):
         numbers = [item for item in value if item is not None]
         return f"{len(value)} values, {values(min(numbers))} … {values(max(numbers))}"
+    if isinstance(value, list) and len(value) > _MANY and all(len(pair) == 2 for pair in value):
+        low, high = zip(*value, strict=True)
+        ends = [end for end in (*low, *high) if end is not None]
+        return f"{len(value)} intervals, within [{values(min(ends))}, {values(max(ends))}]" if ends else "not reached"
     if isinstance(value, list):
         return ", ".join("not reached" if item is None else _bracketed(item) for item in value)
     if value is None:

@@ -58,7 +58,7 @@ class Parameters(notebook.ModelsParameters):
     stages: PositiveInt = Field(10, description="of equal epochs")
     epochs: PositiveInt | dict[str, PositiveInt] = by_scale("of each model, or one number for all")
     seeds: PositiveInt = by_scale("independent runs")
-    plans: dict[str, dict[str, Any]] = Field({}, description="of your own, by name, as in a spec; beside the others")
+    plans: dict[str, dict] = Field({}, description="of your own, by name, as in a spec; beside the others")
     quadratic_lr: PositiveFloat = Field(0.5, description="synthetic quadratic with L of 1: learning rate η")
     quadratic_seeds: PositiveInt = Field(16, description="its independent runs")
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
 
+from sfolib._utils.errors import require
 from sfolib.analysis.claims import Check
 from sfolib.analysis.crossings import cheapest, crossings, pareto
 from sfolib.analysis.fits import fit_exponent, fit_front
@@ -338,6 +339,9 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     }
     tuned = pd.concat(searched("tuned", p.tuned_eps2, rate) for rate in p.tuned_lrs)
     front = {target: pareto(tuned[tuned["eps2"] == target]) for target in p.tuned_eps2}
+    reached = np.isfinite(found["Adam"]["steps"]).groupby(found["Adam"]["eps2"]).sum()
+    how = "each must be reached by three batch sizes; larger ones, or larger adam_max_steps and adam_max_samples"
+    require(bool((reached >= 3).all()), "adam_eps2", p.adam_eps2, how)
     fitted = {
         (name, target): critical_batch_size(f["batch_size"], f["steps"])
         for name, frame in found.items()

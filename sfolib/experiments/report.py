@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 import threading
@@ -332,8 +333,10 @@ def write(out: Path, outcomes: Sequence[Outcome], waiting: Sequence[str] = ()) -
         summary=summary, notebooks=notebooks, checks=checks, differences=turned, verdicts=VERDICTS, kinds=KINDS,
         waiting=[name for name in waiting if name not in ended],
     )  # fmt: skip
-    with files.replacing(out / "index.html") as file:
-        file.write(page)
+    gallery = environment.get_template("gallery.html.j2").render(notebooks=notebooks)
+    for name, text in (("index.html", page), ("gallery.html", gallery)):
+        with files.replacing(out / name) as file:
+            file.write(text)
     return turned
 
 
@@ -365,6 +368,12 @@ def marked(text: str) -> Markup:
     return Markup(re.sub(r"\$([^$]+)\$", formula, re.sub(r"`([^`]+)`", r"<code>\1</code>", text)))
 
 
+def _command(name: str, content: Mapping[str, Any]) -> str:
+    """What makes a notebook's figures again."""
+    given = (f"-p {key} {shlex.quote(json.dumps(value))}" for key, value in content.get("parameters", {}).items())
+    return " ".join(["python -m sfolib figures", name[:2], "--scale", content.get("scale", "quick"), *given])
+
+
 def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
     """What the report says of one notebook."""
     folder = out / path.stem
@@ -381,6 +390,7 @@ def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
         "name": path.stem,
         "title": heading[1] if heading else path.stem,
         "summary": " · ".join(words),
+        "command": _command(path.stem, content),
         "error": outcome.error if outcome else _UNFINISHED if began and not ended else None,
         "figures": content["figures"],
         "checks": [check | {"anchor": f"{path.stem}-claim-{i}"} for i, check in enumerate(content["checks"], 1)],
