@@ -265,6 +265,9 @@ def _show_as_saved() -> None:
     from matplotlib.figure import Figure
 
     if shell := get_ipython():
+        import pandas as pd
+
+        pd.set_option("display.float_format", "{:.4g}".format, "display.max_colwidth", None)
         plt.draw_if_interactive()  # loads the backend, which sets a formatter of its own
         formatter = shell.display_formatter.formatters["image/png"]
         if Figure in formatter.type_printers:
