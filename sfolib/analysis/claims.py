@@ -163,9 +163,13 @@ class Table(list):
         return "\n".join(" | ".join(filter(None, row)) for row in map(self._row, self))
 
 
-def table(checks: Iterable[Check]) -> Table:
-    """The checks as a table: claim, result, kind, measured with its interval, theory, verdict and why not."""
-    return Table(check.to_dict() for check in checks)
+def table(checks: Iterable[Check]) -> Any:
+    """The checks as a DataFrame: claim, source, kind, measured, theory, interval, verdict."""
+    import pandas as pd
+
+    columns = ["claim", "source", "kind", "measured", "theory", "interval", "verdict"]
+    rows = [check.to_dict() for check in checks]
+    return pd.DataFrame([check | {"verdict": outcome(check)} for check in rows], columns=columns)
 
 
 def values(value: Any) -> str:

@@ -29,7 +29,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 
 from sfolib._utils import files
 from sfolib._utils.errors import InputError, explain, require
-from sfolib.analysis.claims import Check, LeftOut, Table, differences, table
+from sfolib.analysis.claims import Check, LeftOut, Table, differences
 from sfolib.experiments.project import root
 from sfolib.experiments.report import known_verdicts
 from sfolib.training.records import Run
@@ -189,7 +189,8 @@ def show(figures: Figures, *names: str) -> None:
 def publish(experiment: ModuleType, p: Parameters, figures: Figures, claims: Claims) -> Table:
     """Write a notebook's figures (PNG and PDF) and checks to the folder of its name in `p.folder`, all or nothing.
 
-    A notebook's last line: tells the verdicts that turned and what was left out, and returns the checks as a table.
+    A notebook's last line: tells the verdicts that turned and what was left out, and returns the checks as a table
+    that shows them whole.
     """
     name = notebook_name(experiment)
     checks = [claim for claim in claims if isinstance(claim, Check)]
@@ -217,7 +218,7 @@ def publish(experiment: ModuleType, p: Parameters, figures: Figures, claims: Cla
         print(f"left out: {claim.claim}: {claim.missing}")
     reproduced = sum(check["verdict"] == "reproduced" for check in published)
     print(f"{reproduced} of {len(checks)} claims reproduced; figures and claims are in {folder}")
-    return table(checks)
+    return Table(published)
 
 
 def notebook_name(experiment: ModuleType) -> str:

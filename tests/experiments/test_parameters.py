@@ -29,7 +29,8 @@ TINY = {
     "joint_growth": {"seeds": 2, "epochs": 4, "model": "softmax"},
     "stage_allocation": {"seeds": 2, "epochs": {"softmax": [2, 3], "mlp": [2]}},
     "predict_then_run": {
-        "seeds": 2, "max_samples": {"softmax": 12_000}, "max_steps": {"softmax": 1500}, "raw_samples": {"softmax": 12_000},
+        "seeds": 2, "max_samples": {"softmax": 12_000}, "max_steps": {"softmax": 1500},
+        "raw_samples": {"softmax": 12_000},
         "eps2": {"softmax": [0.04, 0.01]}, "lrs": {"softmax": [0.2]}, "models": ["softmax"],
     },
     "grow_or_decay": {"seeds": 2, "epochs": 4},
