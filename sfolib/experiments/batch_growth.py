@@ -68,7 +68,8 @@ GROWING = [LINEAR, EXPONENTIAL]
 QUADRATIC = Quadratic(lam_min=1e-6)
 QUADRATIC_EPOCH = 1024  # draws of its noise
 OF_CLOCK = (
-    "Rows share their vertical axis; columns are the same runs against gradient evaluations, steps and epochs. "
+    "Rows share their vertical axis; columns are the same runs against gradient evaluations, to which epochs are "
+    "proportional, and steps. "
     "Markers: "
     "mean over seeds; bands: 95 % interval over seeds. "
 )
@@ -130,7 +131,7 @@ def on_clocks(
         (column, clock): [
             Band(k, source, getattr(runs[k], clock)[1:], v[runs[k].steps[1:] - first]) for k, v in curves.items()
         ]
-        for clock in ("samples", "steps", "epochs")
+        for clock in ("samples", "steps")
     }
 
 

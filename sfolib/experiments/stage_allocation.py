@@ -205,6 +205,11 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     )
 
 
+def inside(at_end: pd.DataFrame, best: pd.Series) -> np.ndarray:
+    """The best exponents, nan where the best one tried is the least or the largest of all: it may lie beyond."""
+    return best.where((best > at_end.columns.min()) & (best < at_end.columns.max())).to_numpy()
+
+
 def figures(res: SimpleNamespace) -> notebook.Figures:
     p = res.p
     falling = [
@@ -223,7 +228,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     }
     labels = {"bound": "by T1's bound", "exact": "exact"}
     given = allotments(
-        [Band(labels[how], how, res.budgets, found.to_numpy()) for how, found in res.best.items()], named_ends
+        [Band(labels[how], how, res.budgets, inside(res.at_end[how], found)) for how, found in res.best.items()],
+        named_ends,
     )
     by_plan = {model: res.ended[res.ended["model"] == model].groupby("allotment", sort=False) for model in p.models}
     measured = budget_ends(
@@ -246,7 +252,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "given": (
             given,
             f"{p.stages} stages and a given budget (quadratic, {pair}). Left: the allotment that ends lowest, by "
-            "T1's bound and exactly; k was tried from −2 to 6. "
+            "T1's bound and exactly; k was tried from −2 to 6, and where one of these ends was best nothing is drawn. "
             "Right: where each allotment ends, over the best one's end. By the bound, late stages need the more the "
             "larger the budget. In truth they never do.",
         ),

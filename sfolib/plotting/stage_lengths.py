@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from sfolib.plotting.style import LINES, NAMES, Band, log_ticks, style
 
 EXPONENT = r"$k$ of $e=(\delta/\gamma)^k$"
-ENDS = r"$\min\mathbb{E}\|\nabla f\|^2$"
+ENDS = r"$\min\mathrm{E}\,\|\nabla f\|^2$"
 
 
 def exponents(tested: pd.DataFrame, paths: Sequence[Band], span: tuple[float, float]) -> Figure:
