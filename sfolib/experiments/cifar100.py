@@ -208,7 +208,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         ),
         "norms": (
             norm_figure,
-            f"{res.name_of_data}, constant schedule. Left: ‖∇f‖² of f and as the authors' program takes it. Right: "
+            f"{res.name_of_data}, constant schedule. Left: ‖∇f‖ of f and as the authors' program takes it. Right: "
             "their ratio, with and without BatchNorm and augmentation. "
             "Geometric means and ranges over seeds.",
         ),

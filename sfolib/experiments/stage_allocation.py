@@ -246,7 +246,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "rates": (
             rates,
             "Left: the exponent of min E‖∇f‖² = O(N^−p) when stage m has a share (δ/γ)^(k m) of the gradient "
-            "evaluations. Dashed: T5. Dots: exact quadratic; squares: T1's bound. "
+            "evaluations. Dashed: T5. Dots: exact quadratic; squares: T1's bound, pairs side by side. "
             f"Right: the exact path for {pair}. Equal epochs stall; k = 2 falls fastest.",
         ),
         "given": (

@@ -146,8 +146,9 @@ def _legend(figure: Figure, axes: np.ndarray, theory: Sequence[Band] = ()) -> No
 def _within(axis: Axes, runs: Iterable[Run], column: str) -> None:
     """Keep what diverged from flattening the others: no higher than ten times where any began."""
     if column in ("loss", "grad_sqnorm"):
-        begun = 10 * max(float(run.mean_ci(column).value[0]) for run in runs)
-        if np.isfinite(begun) and axis.get_ylim()[1] > begun:
+        means = [run.mean_ci(column).value for run in runs]
+        begun = 10 * max(float(mean[0]) for mean in means)
+        if any((mean[np.isfinite(mean)] > begun).any() for mean in means):
             axis.set_ylim(None, begun)
 
 

@@ -72,7 +72,8 @@ def test_the_report_in_a_browser(page, width):
 
 def test_the_report_counts_verdicts_by_notebook(page):
     rows = re.findall(r"<tr><td><a href=\"#([^\"]+)\">.*?</tr>", page.read_text(encoding="utf-8"), re.S)
-    assert rows[0] == f"{report.select(())[0].stem}-claim-2"  # the headline's own row
+    assert rows[0] == report.select(())[0].stem
+    assert f'<a href="#{rows[0]}-claim-2">a headline</a>' in page.read_text(encoding="utf-8")
     assert '<td class="n" data-label="reproduced">1</td>' in page.read_text(encoding="utf-8")
 
 

@@ -45,7 +45,7 @@ def test_a_likeness_stands_in_the_row_of_its_system():
 
 
 def test_norms_show_the_ratio_of_each_variant():
-    plain, other = made([[1.0, 2.0, 4.0]] * 2, published=1.0), made([[1.0, 2.0, 4.0]] * 2)
+    plain, other = made([[1.0, 4.0, 16.0]] * 2, published=1.0), made([[1.0, 4.0, 16.0]] * 2)
     left, right = norms(plain, {"plain": plain, "other": other}).axes
     assert list(left.lines[0].get_ydata()) == pytest.approx([1, 2, 4])
     assert list(left.lines[1].get_ydata()) == pytest.approx([1, 1, 1])

@@ -168,7 +168,7 @@ def test_markdown_shows_assumptions_every_step_and_the_statement(key):
     assert all(step.claim in shown and step.tex in shown and step.how in shown for step in derivation.steps)
     assert all(sp.latex(relation) in shown for relation in derivation.conclusion)
     text = str(derivation)
-    assert all(step.claim in text and step.how in text.replace("- ", "assumed ") for step in derivation.steps)
+    assert all(step.claim in text for step in derivation.steps)
     assert text.count("     [") == len(derivation.steps) - len(derivation.assumptions)
 
 
