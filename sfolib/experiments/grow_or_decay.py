@@ -407,7 +407,9 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             run_distances(res.table.reset_index(), COLUMNS),
             "How far each run is from the one with decaying lr that it should be like (for the scaling rules under "
             "Adam: from the unscaled run), from the first milestone on, over the distance of two seeds of that run. "
-            "Dashed: as far as another seed. Bars: 95 % intervals over seeds of the distance. In brackets: "
+            "Shared out: both lr and batch change, by half each; hybrid: the batch grows up to a cap, then lr decays; "
+            "Seesaw: batch × α, lr / √α. Dashed: as far as another seed. Bars: 95 % intervals over seeds of the "
+            "distance. In brackets: "
             "how many times fewer updates.",
         ),
     }

@@ -365,7 +365,9 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             promise,
             "What the front's plan promised before training (dashed) and what each target took (solid; band: 95 % "
             "interval over seeds): with constants from a pilot, and from their definitions. "
-            "A curve ends where the budget did.",
+            "A curve ends where the budget did. Front: the pairs of T11's hyperbola, a stage for each target, by a "
+            "pilot's L, σ² and Δ, by those of the definitions, or (ends measured) with stages that end when ‖∇f‖ is "
+            "seen to be there.",
         ),
         "price": (
             price,
