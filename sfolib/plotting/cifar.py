@@ -45,8 +45,8 @@ def nominal_counts(panels: Mapping[str, Sequence[Band]]) -> Figure:
         figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.0), squeeze=False)
         for axis, (title, bands) in zip(axes[0], panels.items(), strict=True):
             lines(axis, bands, title=title, xlabel="epoch")
-            for line in axis.get_lines():  # one count an epoch, with nothing between two
-                line.set(drawstyle="steps-mid", marker="")
+            for line, width in zip(axis.get_lines(), np.linspace(2.4, 1.2, len(bands)), strict=True):
+                line.set(drawstyle="steps-mid", marker="", linewidth=width)  # one count an epoch, nothing between two
             axis.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
         axes[0, 0].set_ylabel("steps × nominal batch / samples")
     return figure
