@@ -149,7 +149,9 @@ class Table(list):
     _COLUMNS = ("claim", "result", "kind", "measured", "theory", "verdict", "why not")
 
     def _row(self, check: Mapping[str, Any]) -> tuple[str, ...]:
-        measured = values(check["measured"]) + (f" [{values(check['interval'])}]" if check["interval"] else "")
+        ends = check["interval"] or []
+        told = values(ends) if ends and isinstance(ends[0], list) else f"[{values(ends)}]" if ends else ""
+        measured = " ".join(filter(None, [values(check["measured"]), told]))
         kind, theory = check["kind"].replace("_", " "), values(check["theory"])
         why = check["explanation"] if check["verdict"] != "reproduced" else ""
         return check["claim"], check["source"], kind, measured, theory, outcome(check), why

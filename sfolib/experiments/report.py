@@ -301,6 +301,8 @@ def _as_html(executed: Path) -> None:
     """An executed notebook as a page, beside it."""
     from nbconvert import HTMLExporter
 
+    if not executed.is_file():  # its kernel did not start
+        return
     exporter = HTMLExporter()
     exporter.log.setLevel("ERROR")  # it warns of pictures without a text
     with files.replacing(executed.with_suffix(".html")) as file:
