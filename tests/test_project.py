@@ -10,6 +10,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from sfolib import load
+from sfolib.cli import main
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CONDA_NAMES = {"torch": "pytorch"}
@@ -166,6 +169,21 @@ def test_core_install_suffices_for_schedules_in_ones_own_loop():
     subprocess.run([sys.executable, "-c", block + "import sfolib\n" + policies + loop], check=True)
     refused = subprocess.run([sys.executable, "-c", block + "from sfolib import run"], capture_output=True, text=True)
     assert "which is not installed: pip install 'sfolib[notebooks]'" in refused.stderr
+
+
+def test_a_schedule_of_ones_own_is_trained_as_its_page_says(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "your_own_schedule.md").read_text(encoding="utf-8")
+    first, module = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    exec(first, {})
+    (tmp_path / "my_schedules.py").write_text(module)
+    (tmp_path / "spec.json").write_text(re.search(r"^```json\n(.*?)^```", page, re.M | re.S)[1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    command = ["train", "spec.json", "--out", "mine"]
+    assert main(command) == 1
+    assert main([*command, "--import", "my_schedules"]) == 0
+    rows = load(tmp_path / "mine").rows
+    assert rows["batch_size"].iloc[-1] == round(16 * (1 + 11 // 1 / 5) ** 0.5)
 
 
 def test_readme_code_runs():

@@ -55,7 +55,7 @@ class Family(Model):
             return value
         kind = value.get("kind")
         known = isinstance(kind, str) and kind in cls.kinds
-        require(known, "kind", kind, f"must be one of {[*cls.kinds]}")
+        require(known, "kind", kind, f"must be one of {[*cls.kinds]}, or of a class that has been imported")
         return cls.kinds[kind](**{name: argument for name, argument in value.items() if name != "kind"})
 
 

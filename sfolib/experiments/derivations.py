@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
+from tqdm import tqdm
 
 from sfolib import plotting
 from sfolib.analysis.claims import Check
@@ -131,7 +132,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
             "fails": fails(d),
             "altered steps that pass": survivors(d, p.altered),
         }
-        for d in derivations()
+        for d in tqdm(derivations(), desc="derivations", unit="")
     ]
     sizes = np.geomspace(1, 512, 2000), np.full(2000, 0.5)
     exact = np.minimum.accumulate(QUADRATIC.grad_sqnorm_path(*sizes)[:-1])

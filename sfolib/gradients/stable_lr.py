@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfolib._utils.errors import require, whole
+from sfolib.gradients.checks import Loss
 from sfolib.gradients.curvature import Hessian, largest_eigenvalue, trainable
-from sfolib.gradients.per_sample import Loss
 
 _SAMPLE = 512  # of λ_max
 _ACCURACY = 0.02  # of λ_max

@@ -92,6 +92,15 @@ def test_markdown_shows_assumptions_every_step_and_the_statement(key):
     shown = derivation._repr_markdown_()
     assert all(step.claim in shown and step.tex in shown and step.how in shown for step in derivation.steps)
     assert all(sp.latex(relation) in shown for relation in derivation.conclusion)
+    text = str(derivation)
+    assert all(step.claim in text for step in derivation.steps)
+    assert text.count("     [") == len(derivation.steps) - len(derivation.assumptions)
+
+
+def test_verify_says_what_it_checked():
+    found = result("T2").verify()
+    assert found.proved + found.cited + found.assumed == len(result("T2").steps)
+    assert str(found).startswith(f"T2 holds: {found.proved} steps proved")
 
 
 def test_unknown_key_names_what_is_allowed():

@@ -59,6 +59,16 @@ class Range:
     high: sp.Expr = sp.oo
     ends: str = "()"
 
+    @property
+    def words(self) -> str:
+        """As text: "0 < x ≤ high"."""
+        left, right = ("<" if end in "()" else "≤" for end in self.ends)
+        low, high = (
+            "" if self.low == -sp.oo else f"{self.low} {left} ",
+            "" if self.high == sp.oo else f" {right} {self.high}",
+        )
+        return f"{low}{self.x}{high}"
+
     def covered(self) -> sp.Expr:
         """An expression that runs through exactly this range as its own u runs through (0, ∞), or [0, ∞)."""
         u = sp.Dummy("u", positive=True) if self.ends == "()" else sp.Dummy("u", nonnegative=True)

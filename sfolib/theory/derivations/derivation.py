@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import sympy as sp
 from sympy import Basic
@@ -16,6 +17,26 @@ from sfolib.theory.derivations.steps import UNDECIDED, Assumed, Cited, Step
 
 class DerivationError(AssertionError):
     """A derivation does not hold; the message names the result and its first failing step."""
+
+
+class Verified(NamedTuple):
+    """What `Derivation.verify` checked: how many steps were proved, are cited from other results (and proved there) or
+    assumed, and how many relations of the statement they establish."""
+
+    key: str
+    proved: int
+    cited: int
+    assumed: int
+    statements: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key} holds: {self.proved} steps proved by SymPy, each from those before it and within its ranges; "
+            f"{self.cited} cited from other results; {self.assumed} assumed. "
+            f"They establish all {self.statements} relations of the statement."
+        )
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,11 +84,11 @@ class Derivation:
             return False
         return True
 
-    def verify(self) -> None:
+    def verify(self) -> Verified:
         """Prove every step from those before it; raise `DerivationError` at the first one that fails.
 
         Each name has one value, each fact of the conclusion rests on an assumption or on another result, and each
-        step is one that the conclusion rests on.
+        step is one that the conclusion rests on. Returns what was checked.
         """
         values, behind = {}, self._behind()
         for i, step in enumerate(self.steps):
@@ -84,6 +105,9 @@ class Derivation:
         for steps, fault in ((self.baseless, "rests on no assumption and no other result"), (self.unused, "is idle")):
             if steps:
                 raise DerivationError(f"{self.key}: {steps[0].claim} {fault}")
+        cited = sum(isinstance(step, Cited) for step in self.steps)
+        assumed = len(self.assumptions)
+        return Verified(self.key, len(self.steps) - assumed - cited, cited, assumed, len(self.conclusion))
 
     def _fault(self, i: int, values: dict, behind: dict[Step, set[Step]]) -> str | None:
         """What is wrong with step i, or None; `values` are the names' so far, to which the step's own is added."""
@@ -143,6 +167,26 @@ class Derivation:
     def __repr__(self) -> str:
         return f"<{self.key}. {self.title}: {len(self.steps)} steps>"
 
+    def __str__(self) -> str:
+        """The derivation as a terminal shows it: assumptions, steps and statement."""
+        return "\n".join(
+            [
+                f"{self.key}. {self.title}",
+                f"Source: {self.source}",
+                "\nAssumptions",
+                *(f"  - {r.words}" for r in self.ranges),
+                *(_shown(f"- {step.claim}:", step.fact) for step in self.assumptions),
+                "\nSteps",
+                *(
+                    f"{_shown(f'{i}. {step.claim}', step.fact)}\n     [{step.how}]"
+                    for i, step in enumerate(self.steps, 1)
+                    if not isinstance(step, Assumed)
+                ),
+                "\nStatement",
+                *(_shown("", relation) for relation in self.conclusion),
+            ]
+        )
+
     def _repr_markdown_(self) -> str:
         symbols = set().union(*(step.fact.free_symbols for step in self.steps))
         positive = ", ".join(sorted({sp.latex(s) for s in symbols if s.is_positive}))
@@ -174,6 +218,12 @@ def _agrees(definition, values: dict) -> bool:
     first, known = values.setdefault(name.func if of_symbols else name, (name, value))
     at = dict(zip(first.args, name.args, strict=True)) if of_symbols else {}
     return vanishes(value - known.subs(at, simultaneous=True))
+
+
+def _shown(words: str, fact: sp.Basic) -> str:
+    """A relation as text of several lines, below the words that introduce it."""
+    formula = sp.pretty(fact, use_unicode=True, wrap_line=False)
+    return "\n".join(filter(None, [words and f"  {words}", *(f"       {line}" for line in formula.splitlines()), " "]))
 
 
 def _relinked(step: Step, new: dict[Step, Step]) -> Step:
