@@ -14,8 +14,8 @@ __getattr__, __dir__, __all__ = lazy(
         "analysis.predict": ["predict", "predict_constant"],
         "problems.specs": ["Digits", "Quadratic"],
         "schedules.adaptive": [
-            "AdaScale", "AugmentedInnerProductTest", "AutoWU", "GradNormTrigger", "HorizonRamp", "InnerProductTest",
-            "NormTest", "OptimalBatch", "SuccessiveGradientTest",
+            "AdaScale", "AugmentedInnerProductTest", "AutoWU", "GradNormTrigger", "HorizonRamp", "IncreaseOnPlateau",
+            "InnerProductTest", "NormTest", "OptimalBatch", "SuccessiveGradientTest",
         ],
         "schedules.diagnostics": ["validity"],
         "schedules.plan": ["Plan"],
@@ -23,7 +23,7 @@ __getattr__, __dir__, __all__ = lazy(
             "at_momentum", "increase_batch_size", "late_ramp", "late_switch", "scaled", "seesaw", "stagewise",
         ],
         "schedules.theoretical": ["critical_plan", "front_plan"],
-        "schedules.torch": ["PlanLR", "ScheduledBatchSampler"],
+        "schedules.torch": ["PlanLR", "ScheduledBatchSampler", "StreamDataset"],
         "theory.bounds": ["Constants"],
         "theory.derivations": ["Derivation", "DerivationError", "result", "results"],
         "theory.quadratic": ["PowerLawQuadratic"],
@@ -31,5 +31,5 @@ __getattr__, __dir__, __all__ = lazy(
         "training.run": ["run", "run_all"],
         "training.spec": ["Spec"],
     },
-    ["analysis", "experiments", "gradients", "plotting", "problems", "schedules", "theory", "training"],
+    ["analysis", "experiments", "gradients", "integrations", "plotting", "problems", "schedules", "theory", "training"],
 )  # fmt: skip

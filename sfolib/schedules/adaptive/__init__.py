@@ -14,6 +14,7 @@ from sfolib.schedules.adaptive.grad_norm_trigger import GradNormTrigger
 from sfolib.schedules.adaptive.gradient_tests import AugmentedInnerProductTest, InnerProductTest, NormTest
 from sfolib.schedules.adaptive.horizon_ramp import HorizonRamp
 from sfolib.schedules.adaptive.optimal_batch import OptimalBatch
+from sfolib.schedules.adaptive.plateau import IncreaseOnPlateau
 from sfolib.schedules.adaptive.successive_gradients import SuccessiveGradientTest
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "AutoWU",
     "GradNormTrigger",
     "HorizonRamp",
+    "IncreaseOnPlateau",
     "InnerProductTest",
     "NormTest",
     "OptimalBatch",
