@@ -407,8 +407,6 @@ def _check_boundaries(boundaries: tuple[int, ...], pieces: int) -> None:
 
 constant, linear, exponential, milestones = Constant, Linear, Exponential, Milestones
 piecewise, interpolated, polynomial, cosine = Piecewise, Interpolated, Polynomial, Cosine
-ramp, warmup = Ramp, Warmup
-join, capped, fitted, power, product = Join, Capped, Fitted, Power, Product
-piecewise, polynomial, cosine, warmup, join, capped = Piecewise, Polynomial, Cosine, Warmup, Join, Capped
-power, product, function, multiplicative = Power, Product, Function, Multiplicative
-cyclic, warm_restarts, floored = Cyclic, WarmRestarts, Floored
+cyclic, warm_restarts, ramp, warmup = Cyclic, WarmRestarts, Ramp, Warmup
+join, capped, floored, fitted, power, product = Join, Capped, Floored, Fitted, Power, Product
+function, multiplicative = Function, Multiplicative
