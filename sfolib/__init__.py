@@ -16,7 +16,8 @@ __getattr__, __dir__, __all__ = lazy(
         "problems.specs": ["Digits", "Quadratic"],
         "schedules.adaptive": [
             "AdaScale", "AugmentedInnerProductTest", "AutoWU", "CABS", "GradNormTrigger", "HorizonRamp",
-            "InnerProductTest", "NoiseScaleRule", "NormTest", "OptimalBatch", "SuccessiveGradientTest",
+            "IncreaseOnPlateau", "InnerProductTest", "NoiseScaleRule", "NormTest", "OptimalBatch",
+            "SuccessiveGradientTest",
         ],
         "schedules.diagnostics": ["validity"],
         "schedules.plan": ["Plan"],
@@ -24,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy(
             "at_momentum", "increase_batch_size", "late_ramp", "late_switch", "scaled", "seesaw", "stagewise",
         ],
         "schedules.theoretical": ["critical_plan", "front_plan"],
-        "schedules.torch": ["PlanLR", "ScheduledBatchSampler"],
+        "schedules.torch": ["PlanLR", "ScheduledBatchSampler", "StreamDataset"],
         "theory.bounds": ["Constants"],
         "theory.derivations": ["Derivation", "DerivationError", "result", "results"],
         "theory.quadratic": ["PowerLawQuadratic"],
@@ -32,5 +33,5 @@ __getattr__, __dir__, __all__ = lazy(
         "training.run": ["run", "run_all"],
         "training.spec": ["Spec"],
     },
-    ["analysis", "experiments", "gradients", "plotting", "problems", "schedules", "theory", "training"],
+    ["analysis", "experiments", "gradients", "integrations", "plotting", "problems", "schedules", "theory", "training"],
 )  # fmt: skip

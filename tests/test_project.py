@@ -32,7 +32,8 @@ def test_environment_yml_lists_what_pyproject_lists():
 
 # each package imports those after it, and itself
 FLOORS = (
-    "cli", "experiments", "plotting", "analysis", "training", "problems", "schedules", "gradients", "theory", "_utils",
+    "cli", "experiments", "plotting", "analysis", "training", "problems", "integrations", "schedules", "gradients",
+    "theory", "_utils",
 )  # fmt: skip
 
 
@@ -147,6 +148,18 @@ def test_readme_is_short_and_its_links_lead_somewhere():
     for page in pages:
         for link in re.findall(r"\]\((?!http|#)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_client_in_the_docs_names_a_test_that_there_is():
+    tests = ast.parse((ROOT / "tests/schedules/test_clients.py").read_text(encoding="utf-8")).body
+    names = {test.name for test in tests if isinstance(test, ast.FunctionDef)}
+    rows = re.findall(r"^\| .*\|$", (ROOT / "docs/your_own_loop.md").read_text(encoding="utf-8"), flags=re.M)
+    tables = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+    assert len(tables) == 6 + 3 + 2  # clients, of plans and of policies; heads
+    for _, *cells in tables:
+        assert len(cells) == 4
+        named = [re.findall(r"`(test_\w+)(?:\[[^]`]*\])?`", cell) for cell in cells]
+        assert cells[0] == "one process" or all(found and set(found) <= names for found in named), cells
 
 
 def test_map_in_the_readme_is_the_tree():

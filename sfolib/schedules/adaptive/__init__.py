@@ -15,6 +15,7 @@ from sfolib.schedules.adaptive.gradient_tests import AugmentedInnerProductTest, 
 from sfolib.schedules.adaptive.horizon_ramp import HorizonRamp
 from sfolib.schedules.adaptive.noise_rules import CABS, NoiseAndLoss, NoiseScaleRule
 from sfolib.schedules.adaptive.optimal_batch import OptimalBatch
+from sfolib.schedules.adaptive.plateau import IncreaseOnPlateau
 from sfolib.schedules.adaptive.successive_gradients import SuccessiveGradientTest
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "AutoWU",
     "GradNormTrigger",
     "HorizonRamp",
+    "IncreaseOnPlateau",
     "InnerProductTest",
     "NoiseAndLoss",
     "NoiseScaleRule",
