@@ -2,6 +2,7 @@
 
     python -m benchmarks.predict predict [CASE …]    # predictions.csv; refuses what is written there
     python -m benchmarks.predict measure [CASE …]    # trains, and writes predicted_and_measured.csv beside it
+    python -m benchmarks.predict notebook            # frozen.csv: what notebook 14 is held against, at all scales
 
 A crossing is `Run.first_crossing`: of the mean of ‖∇f‖² over the seeds, with its 95 % bootstrap interval.
 """
@@ -18,6 +19,7 @@ import torch
 from sfolib._utils.errors import InputError, require
 from sfolib.analysis.crossings import crossings
 from sfolib.analysis.predict import predict_constant
+from sfolib.experiments import prediction
 from sfolib.problems.specs import Digits
 from sfolib.schedules.plan import Plan
 from sfolib.training.optimizers import SGD
@@ -80,10 +82,15 @@ def measure(cases: list[str]) -> None:
         every.to_csv(MEASURED, index=False, float_format="%.6g")
 
 
+def notebook(scales: list[str]) -> None:
+    for scale in scales or ("quick", "paper"):
+        prediction.write(prediction.Parameters(scale=scale, device="cpu"))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     try:
-        {"predict": predict, "measure": measure}[sys.argv[1]](sys.argv[2:])
+        {"predict": predict, "measure": measure, "notebook": notebook}[sys.argv[1]](sys.argv[2:])
     except (IndexError, KeyError):
         sys.exit(__doc__)
     except InputError as error:

@@ -139,7 +139,8 @@ class Covariance:
             if stop == middle:
                 before = self.read()
                 self.move(modes)
-                change = np.divide(self.read(), before, out=np.ones(2), where=before > 0)
+                after = self.read()  # by permutation, of parts ordered anew, less a mean of before: it may be below 0
+                change = np.divide(after, before, out=np.ones(2), where=(before > 0) & (after > 0))
             if stop in at:
                 found.append(self.read())
         weight = position - (at >= middle)

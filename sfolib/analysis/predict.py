@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ from torch.nn.functional import cross_entropy as CE
 from sfolib._utils.errors import positive, require, whole
 from sfolib._utils.rng import generator
 from sfolib.analysis.covariance import Covariance, Modes, Steps
-from sfolib.gradients.curvature import NoiseSpectrum, gradient_covariance, hessian, noise_spectrum
+from sfolib.gradients.curvature import Hessian, NoiseSpectrum, gradient_covariance, hessian, noise_spectrum
 from sfolib.problems.execution import Execution
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.specs import Quadratic
@@ -48,9 +49,14 @@ from sfolib.training.spec import Spec
 
 MATRICES = 1500  # parameters, at most, for H and Σ as whole matrices; above, H is known by its noise spectrum
 SAMPLE = 2048  # training samples that a noise spectrum is of, at most
-_VECTORS, _PRODUCTS = 64, 4  # of a noise spectrum; the same vectors' samples at every node, so that curves are smooth
+VECTORS, _PRODUCTS = 64, 4  # of a noise spectrum; the same vectors' samples at every node, so that curves are smooth
 _PARTS = 1024  # of the noise
-_READ, _MATRIX_NODE, _SPECTRUM_NODE = 1.05, 1.3, 1.4  # ratios of the steps of successive readings and nodes
+_READ, _MATRIX_NODE, _SPECTRUM_NODE, _LOCAL_NODE = (
+    1.05,
+    1.3,
+    1.4,
+    1.5,
+)  # ratios of the steps of successive readings and nodes
 _SETTLED = 10  # readings below the target after which a run would have ended
 _CHOSEN = 1 << 36  # keeps the choice of samples apart from all other draws
 
@@ -65,8 +71,8 @@ class Reach(NamedTuple):
 @dataclass(frozen=True)
 class Prediction:
     """A run before it is trained, at points along it, arrays (points,): steps and samples (gradient evaluations so
-    far); grad_sqnorm, E‖∇f‖² = bias (of the noise-free path) + noise; loss, E f. probes: gradient evaluations spent on
-    the prediction."""
+    far); grad_sqnorm, E‖∇f‖² = bias (of the noise-free path) + noise; loss, E f, of which loss_noise is the noise's.
+    probes: gradient evaluations spent on the prediction."""
 
     steps: np.ndarray
     samples: np.ndarray
@@ -74,6 +80,7 @@ class Prediction:
     bias: np.ndarray
     noise: np.ndarray
     loss: np.ndarray
+    loss_noise: np.ndarray
     probes: int
 
     def first_crossing(self, eps: float) -> Reach:
@@ -81,22 +88,41 @@ class Prediction:
         positive("eps", eps)
         return Reach(*(_crossing(clock, self.grad_sqnorm, eps**2) for clock in (self.steps, self.samples)))
 
+    def with_batch_size(self, batch_size: int) -> Prediction:
+        """Of b = 1, drawn with replacement: the same for another constant batch size, as noise is as 1/b."""
+        b = whole("batch_size", batch_size)
+        one = np.array_equal(self.samples, self.steps)
+        require(one, "samples", self.samples[-1], f"must be those of {self.steps[-1]} steps of one sample")
+        noise, excess = self.noise / b, self.loss_noise / b
+        loss = self.loss - self.loss_noise + excess
+        return replace(
+            self, samples=b * self.steps, grad_sqnorm=self.bias + noise, noise=noise, loss=loss, loss_noise=excess
+        )
+
     @property
     def table(self) -> pd.DataFrame:
         """The arrays as columns."""
         return pd.DataFrame({name: value for name, value in vars(self).items() if name != "probes"})
 
 
-def predict(spec: Spec, device: str = "auto", *, pilot_batch_size: int | None = None) -> Prediction:
+def predict(
+    spec: Spec,
+    device: str = "auto",
+    *,
+    pilot_batch_size: int | None = None,
+    vectors: int = VECTORS,
+    sample: int = SAMPLE,
+) -> Prediction:
     """E‖∇f‖² and E f along the run that `spec` describes, from its first seed's start.
 
     Ends where the run does: by max_samples, max_steps or target_grad_norm. The noise-free path takes full gradients, n
     gradient evaluations a step; with pilot_batch_size it is a run of such batches, drawn with replacement, less its own
-    predicted noise.
+    predicted noise. Above `MATRICES` parameters the noise spectrum is of so many vectors, of at most `sample` training
+    samples; what it costs goes with both.
     Raises `InputError` for a policy or workers, for optimizers but SGD with or without momentum, and where the path
     diverges.
     """
-    path = _Path(spec, device, pilot_batch_size)
+    path = _Path(spec, device, pilot_batch_size, vectors, sample)
     clock = _Clock(spec.plan, path.epoch, path.permuted, spec.max_samples, spec.max_steps)
     points, below = [(0, 0, *path.start, 0.0, 0.0)], 0
     for window in _windows(path, [(clock, path.covariance())]):
@@ -109,7 +135,8 @@ def predict(spec: Spec, device: str = "auto", *, pilot_batch_size: int | None = 
         if below == _SETTLED:
             break
     steps, samples, bias, loss, noise, excess = np.array(points, dtype=float).T
-    return Prediction(steps.astype(int), samples.astype(int), bias + noise, bias, noise, loss + excess, path.probes)
+    steps, samples = steps.astype(int), samples.astype(int)
+    return Prediction(steps, samples, bias + noise, bias, noise, loss + excess, excess, path.probes)
 
 
 def predict_constant(
@@ -122,7 +149,8 @@ def predict_constant(
 ) -> pd.DataFrame:
     """T15's N(b): steps and gradient evaluations to each ε² at each constant batch size, from one noise-free path.
 
-    Columns batch_size, eps2, steps, samples (inf where the budget of `spec` ends before); attrs["probes"] is the cost.
+    Columns batch_size, eps2, steps, samples (inf where the budget of `spec` ends before), bias (the noise-free ‖∇f‖²
+    there; the rest of ε² is noise); attrs["probes"] is the cost.
     The plan of `spec` must have a constant lr; its batch size is not used. The rest as for `predict`.
     """
     sizes, targets = [whole("batch_sizes", b) for b in batch_sizes], np.atleast_1d(np.asarray(eps2, dtype=float))
@@ -137,13 +165,13 @@ def predict_constant(
     else:  # noise is as 1/b: once is enough
         lengths = [min(most, -(-spec.max_samples // b)) for b in sizes]
         runs = [(_Clock(Plan(1, lr), path.epoch, False, math.inf, max(lengths)), path.covariance())]
-    curves = [[(0, 0, path.start[0])] for _ in sizes]
+    curves = [[(0, 0, path.start[0], path.start[0])] for _ in sizes]
     for window in _windows(path, runs):
         if path.permuted:
-            new = [[(step, samples, bias + noise) for step, samples, bias, _, noise, _ in run] for run in window]
+            new = [[(step, samples, bias + noise, bias) for step, samples, bias, _, noise, _ in run] for run in window]
         else:
             new = [
-                [(step, step * b, bias + noise / b) for step, _, bias, _, noise, _ in window[0] if step <= length]
+                [(step, step * b, bias + noise / b, bias) for step, _, bias, _, noise, _ in window[0] if step <= length]
                 for b, length in zip(sizes, lengths, strict=True)
             ]
         for curve, points in zip(curves, new, strict=True):
@@ -154,12 +182,17 @@ def predict_constant(
             break
     found = pd.DataFrame(
         [
-            (b, float(target), *(_crossing(clock, values, target) for clock in clocks))
+            (
+                b,
+                float(target),
+                *(_crossing(clock, values, target) for clock in clocks),
+                _at(clocks[0], bias, values, target),
+            )
             for b, curve in zip(sizes, curves, strict=True)
-            for *clocks, values in [np.array(curve, dtype=float).T]
+            for *clocks, values, bias in [np.array(curve, dtype=float).T]
             for target in targets
         ],
-        columns=["batch_size", "eps2", "steps", "samples"],
+        columns=["batch_size", "eps2", "steps", "samples", "bias"],
     )
     found.attrs["probes"] = path.probes
     return found
@@ -174,6 +207,95 @@ def _crossing(x: np.ndarray, values: np.ndarray, level: float) -> float:
     if i == 0 or x[i - 1] == 0:
         return float(x[i])
     return float(np.exp(np.interp(-np.log(level), -np.log(values[[i - 1, i]]), np.log(x[[i - 1, i]]))))
+
+
+def _at(x: np.ndarray, other: np.ndarray, values: np.ndarray, level: float) -> float:
+    """`other` over x where values first are at or below the level; nan where they never are."""
+    crossing = _crossing(x, values, level)
+    return float(np.interp(crossing, x, other)) if np.isfinite(crossing) else np.nan
+
+
+# ------------------------------------------------------------------------------------- constants along the path
+@dataclass(frozen=True)
+class LocalPath:
+    """T13's constants along the noise-free path, at points of it, arrays (points,), named as in `theory.local`.
+
+    time: Σ η; G2 = ‖G‖²; GHG = GᵀHG; trace = tr Σ, Q = tr(HΣ) and their errors by `spectra`, one a point. probes:
+    gradient evaluations spent.
+    """
+
+    steps: np.ndarray
+    time: np.ndarray
+    G2: np.ndarray
+    GHG: np.ndarray
+    spectra: list[NoiseSpectrum]
+    probes: int
+
+    @property
+    def trace(self) -> np.ndarray:
+        return np.array([found.moment(0)[0] for found in self.spectra])
+
+    @property
+    def Q(self) -> np.ndarray:
+        return np.array([found.moment(1)[0] for found in self.spectra])
+
+    def noise(self, lr: float) -> np.ndarray:
+        """b × what noise adds to E‖∇f‖² at the points, (points,), along steps of this lr from the start: T15, with H
+        and Σ as they are after the same Σ η; the C of each part of the noise as in `predict`."""
+        covariance, found = Covariance(), [0.0]
+        modes = [_parts(spectrum) for spectrum in self.spectra]
+        covariance.move(modes[0])
+        for (first, last), after in zip(pairwise(np.round(self.time / lr).astype(int)), modes[1:], strict=True):
+            middle = math.ceil((first * last) ** 0.5) - first if first else last - first
+            for count in (middle, last - first - middle):
+                covariance.advance(Steps(np.ones(count), np.full(count, lr), *np.zeros((2, count), int)))
+                covariance.move(after)
+            found.append(covariance.read()[0])
+        return np.array(found)
+
+    def pairs(self, lr: float, eps2: float) -> pd.DataFrame:
+        """T15: the b with which K steps of lr end at ε², for K along the path: columns batch_size, lr, steps, samples.
+        The path is taken for one of Σ η, whatever the lr."""
+        clock = np.log(self.time[1:])
+        at = np.linspace(clock[0], clock[-1], 400)
+        noise = np.maximum(self.noise(lr), 1e-300)  # 0 before the first step
+        bias, noise = (np.exp(np.interp(at, clock, np.log(of[1:]))) for of in (self.G2, noise))
+        left = (bias < eps2) & (at >= np.log(lr))
+        steps, batch_size = np.exp(at[left]) / lr, noise[left] / (eps2 - bias[left])
+        return pd.DataFrame({"batch_size": batch_size, "lr": lr, "steps": steps, "samples": steps * batch_size})
+
+
+def local_path(
+    spec: Spec, device: str = "auto", *, vectors: int = 16, products: int = 6, sample: int = SAMPLE
+) -> LocalPath:
+    """T13's constants along the noise-free path of `spec`, at its start and at steps 1.5 times as many each time, until
+    ‖∇f‖ is half of target_grad_norm or max_steps are over.
+
+    Exact up to `MATRICES` parameters. vectors, products: of each point's `noise_spectrum` above, on at most `sample`
+    training samples: it costs some 2n × vectors × products gradient evaluations. A step costs n. `InputError` as for
+    `predict`, and for the quadratic.
+    """
+    path = _Path(spec, device, None, vectors, sample, products)
+    require(not isinstance(spec.problem, Quadratic), "problem", "quadratic", "has its constants in `exact`")
+    clock = _Clock(spec.plan, path.epoch, False, math.inf, spec.max_steps)
+    rows, spectra, least = [], [], (spec.target_grad_norm or 0.0) ** 2 / 4
+    time, G2 = 0.0, path.start[0]
+    while True:
+        if path.matrices:
+            modes = path.modes()
+            spectra.append(NoiseSpectrum(modes.values[None], np.diagonal(modes.noise)[None], 0))
+        else:
+            spectra.append(path.spectrum())
+        (model,), (x, y) = modules(path.task), training_data(path.task)
+        H = Hessian(model, CE, x, y, path.problem.l2)
+        along = (H.product(H.gradient).double() @ H.gradient.double()).item()
+        path.probes += H.samples
+        rows.append((path.step, time, G2, along))
+        if clock.over or least >= G2:
+            break
+        steps = clock.take(max(1, int(path.step * _LOCAL_NODE) - path.step))
+        G2, time = path.advance(steps.lr)[1][-1, 0], time + steps.lr.sum()
+    return LocalPath(*np.array(rows).T, spectra, path.probes)
 
 
 # -------------------------------------------------------------------------------------------------- as text
@@ -242,11 +364,20 @@ class _Clock:
 class _Path:
     """The noise-free path of a spec, or its pilot; H and Σ where it is."""
 
-    def __init__(self, spec: Spec, device: str, pilot: int | None):
+    def __init__(
+        self,
+        spec: Spec,
+        device: str,
+        pilot: int | None,
+        vectors: int = VECTORS,
+        sample: int = SAMPLE,
+        products: int = _PRODUCTS,
+    ):
         require(spec.plan is not None, "policy", spec.policy, "adapts to the run; only a plan is known before")
         require(spec.workers is None, "workers", spec.workers, "adapt to the run; only a plan is known before")
         require(isinstance(spec.optimizer, SGD), "optimizer", spec.optimizer.kind, "must be 'sgd': T15 is of SGD")
         self.spec, self.problem = spec, spec.problem
+        self.vectors, self.sample, self.products = vectors, sample, products
         self.pilot = None if pilot is None else whole("pilot_batch_size", pilot)
         synthetic = isinstance(spec.problem, Quadratic)
         require(pilot is None or not synthetic, "pilot_batch_size", pilot, "must be None: the quadratic needs no pilot")
@@ -301,12 +432,16 @@ class _Path:
             self.probes += 2 * (1 + len(H)) * len(x)  # as if by products
             values, basis = np.linalg.eigh(H)
             return Modes(values, basis.T @ gradient_covariance(model, CE, x, y) @ basis, basis)
-        chosen = torch.randperm(len(x), generator=generator(self.spec.seeds[0], _CHOSEN))[:SAMPLE].to(x.device)
-        found = noise_spectrum(
-            model, CE, x[chosen], y[chosen], l2=l2, vectors=_VECTORS, products=_PRODUCTS, seed=self.spec.seeds[0]
-        )
+        return _parts(self.spectrum())
+
+    def spectrum(self) -> NoiseSpectrum:
+        """Of at most `sample` training samples, at the present θ."""
+        (model,), (x, y), seed = modules(self.task), training_data(self.task), self.spec.seeds[0]
+        chosen = torch.randperm(len(x), generator=generator(seed, _CHOSEN))[: self.sample].to(x.device)
+        settings = {"vectors": self.vectors, "products": self.products, "seed": seed}
+        found = noise_spectrum(model, CE, x[chosen], y[chosen], l2=self.problem.l2, **settings)
         self.probes += found.probes
-        return _parts(found)
+        return found
 
 
 def _softmax_hessian(layer: nn.Linear, x: Tensor, l2: float) -> np.ndarray:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
 
+from sfolib._utils.errors import require
 from sfolib.analysis.claims import Check
 from sfolib.analysis.crossings import cheapest, crossings, pareto
 from sfolib.analysis.fits import fit_exponent, fit_front
 from sfolib.analysis.noise_scale import adapt, near, noise_scale_band
+from sfolib.analysis.predict import LocalPath, local_path
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band
@@ -31,103 +33,61 @@ from sfolib.training.spec import Spec
 FEW, ALL = [1e-2, 6e-3, 4e-3, 3e-3, 2e-3], [1e-2, 1e-3, 3e-4, 1e-4, 3e-5]
 
 
+_BY_SCALE = {  # smoke, quick, paper
+    "eps2": (FEW, ALL, ALL),
+    "seeds": (3, 8, 64),
+    "largest_batch_size": (1024, 1024, 4096),
+    "max_steps": (4000, 20_000, 200_000),
+    "max_samples": (10**6, 6 * 10**6, 60 * 10**6),
+    "tuned_eps2": ([0.01], [0.01, 0.003], [0.01, 0.003, 0.001]),
+    "tuned_lrs": ([0.2, 0.4, 0.8, 1.6], [0.05, 0.1, 0.2, 0.4, 0.8, 1.6], [0.05 * 2 ** (k / 2) for k in range(12)]),
+    "tuned_largest_batch_size": (256, 1024, 4096),
+    "tuned_seeds": (5, 8, 64),
+    "tuned_max_steps": (400, 2500, 40_000),
+    "tuned_max_samples": (50_000, 200_000, 2 * 10**6),
+    "mlp_eps2": ([0.1, 0.08], [0.1, 0.03, 0.01], [0.1, 0.03, 0.01, 0.003, 0.001]),
+    "mlp_batch_sizes": ([4, 64], [4, 128], [1, 1024]),
+    "mlp_max_samples": (10_000, 80_000, 10**7),
+    "adam_eps2": (
+        [0.01, 0.008, 0.006, 0.005, 0.004],
+        [0.01, 0.008, 0.006, 0.004, 0.002],
+        [0.01, 0.004, 0.002, 0.001, 0.0003],
+    ),
+    "adam_seeds": (8, 16, 64),
+    "adam_largest_batch_size": (128, 256, 2048),
+    "adam_max_samples": (30_000, 120_000, 3 * 10**6),
+    "adam_max_steps": (2000, 4000, 60_000),
+    "watched_seeds": (5, 5, 32),
+    "watched_samples": ([200_000, 60_000, 20_000], [10**6, 2 * 10**6, 100_000], [2 * 10**6, 8 * 10**6, 4 * 10**6]),
+    "tracking_samples": ([40_000, 10_000], [10**6, 60_000], [8 * 10**6, 4 * 10**6]),
+    "rest_steps": (1000, 2000, 10_000),
+}
+
+
 class Parameters(notebook.Parameters):
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
-        "smoke": {
-            "eps2": FEW,
-            "seeds": 3,
-            "largest_batch_size": 1024,
-            "max_steps": 4000,
-            "max_samples": 10**6,
-            "tuned_eps2": [0.01],
-            "tuned_lrs": [0.2, 0.4, 0.8, 1.6],
-            "tuned_largest_batch_size": 256,
-            "tuned_seeds": 5,
-            "tuned_max_steps": 400,
-            "tuned_max_samples": 50000,
-            "mlp_eps2": [0.1, 0.08],
-            "mlp_batch_sizes": [4, 64],
-            "mlp_max_samples": 10000,
-            "adam_eps2": [0.01, 0.008, 0.006, 0.005, 0.004],
-            "adam_seeds": 8,
-            "adam_largest_batch_size": 128,
-            "adam_max_samples": 30000,
-            "adam_max_steps": 2000,
-            "watched_seeds": 5,
-            "watched_samples": [200000, 60000, 20000],
-            "tracking_samples": [40000, 10000],
-            "rest_steps": 1000,
-        },
-        "quick": {
-            "eps2": ALL,
-            "seeds": 8,
-            "largest_batch_size": 1024,
-            "max_steps": 20000,
-            "max_samples": 6 * 10**6,
-            "tuned_eps2": [0.01, 0.003],
-            "tuned_lrs": [0.05, 0.1, 0.2, 0.4, 0.8, 1.6],
-            "tuned_largest_batch_size": 1024,
-            "tuned_seeds": 8,
-            "tuned_max_steps": 2500,
-            "tuned_max_samples": 200000,
-            "mlp_eps2": [0.1, 0.03, 0.01],
-            "mlp_batch_sizes": [4, 128],
-            "mlp_max_samples": 80000,
-            "adam_eps2": [0.01, 0.008, 0.006, 0.004, 0.002],
-            "adam_seeds": 16,
-            "adam_largest_batch_size": 256,
-            "adam_max_samples": 120000,
-            "adam_max_steps": 4000,
-            "watched_seeds": 5,
-            "watched_samples": [1000000, 2000000, 100000],
-            "tracking_samples": [1000000, 60000],
-            "rest_steps": 2000,
-        },
-        "paper": {
-            "eps2": ALL,
-            "seeds": 64,
-            "largest_batch_size": 4096,
-            "max_steps": 200000,
-            "max_samples": 60 * 10**6,
-            "tuned_eps2": [0.01, 0.003, 0.001],
-            "tuned_lrs": [0.05 * 2 ** (k / 2) for k in range(12)],
-            "tuned_largest_batch_size": 4096,
-            "tuned_seeds": 64,
-            "tuned_max_steps": 40000,
-            "tuned_max_samples": 2 * 10**6,
-            "mlp_eps2": [0.1, 0.03, 0.01, 0.003, 0.001],
-            "mlp_batch_sizes": [1, 1024],
-            "mlp_max_samples": 10**7,
-            "adam_eps2": [0.01, 0.004, 0.002, 0.001, 0.0003],
-            "adam_seeds": 64,
-            "adam_largest_batch_size": 2048,
-            "adam_max_samples": 3 * 10**6,
-            "adam_max_steps": 60000,
-            "watched_seeds": 32,
-            "watched_samples": [2000000, 8000000, 4000000],
-            "tracking_samples": [8000000, 4000000],
-            "rest_steps": 10000,
-        },
+        scale: {name: values[i] for name, values in _BY_SCALE.items()}
+        for i, scale in enumerate(("smoke", "quick", "paper"))
     }
 
     lr: PositiveFloat = Field(0.1, description="digits: learning rate η")
     l2: PositiveFloat = Field(0.001, description="digits: ℓ2 coefficient")
-    eps2: list[PositiveFloat] = by_scale("softmax regression: targets ε², as are all of the following")
+    eps2: notebook.Values = by_scale("softmax regression: targets ε², as are all of the following")
     seeds: PositiveInt = by_scale("… independent runs of the search")
     largest_batch_size: PositiveInt = by_scale("… its batch sizes are 1, 2, 4, … this")
     max_steps: PositiveInt = by_scale("… budget of a run, in steps …")
     max_samples: PositiveInt = by_scale("… and in gradient evaluations")
-    tuned_eps2: list[PositiveFloat] = by_scale("… with tuned learning rates: targets")
-    tuned_lrs: list[PositiveFloat] = by_scale("… learning rates")
+    tuned_eps2: notebook.Values = by_scale("… with tuned learning rates: targets")
+    tuned_lrs: notebook.Values = by_scale("… learning rates")
     tuned_largest_batch_size: PositiveInt = by_scale("… batch sizes are 4, 8, … this")
     tuned_seeds: PositiveInt = by_scale("… independent runs")
     tuned_max_steps: PositiveInt = by_scale("… budget of a run, in steps …")
     tuned_max_samples: PositiveInt = by_scale("… and in gradient evaluations")
-    mlp_eps2: list[PositiveFloat] = by_scale("the network: targets ε²")
-    mlp_batch_sizes: list[PositiveInt] = by_scale("… smallest and largest batch size")
+    mlp_eps2: notebook.Values = by_scale("the network: targets ε²")
+    mlp_batch_sizes: notebook.of_length(2, int) = by_scale("… smallest and largest batch size")
     mlp_max_samples: PositiveInt = by_scale("… budget of a run in gradient evaluations")
     adam_lr: PositiveFloat = Field(0.01, description="softmax regression with Adam: learning rate")
-    adam_eps2: list[PositiveFloat] = by_scale("… targets ε²")
+    adam_eps2: notebook.Values = by_scale("… targets ε²")
     adam_seeds: PositiveInt = by_scale("… independent runs")
     adam_largest_batch_size: PositiveInt = by_scale("… batch sizes are 1, 2, 4, … this")
     adam_max_steps: PositiveInt = by_scale("… budget of a run, in steps …")
@@ -137,14 +97,14 @@ class Parameters(notebook.Parameters):
         "0:32 16K:64 32K:128 64K:256 128K:512 256K:1024",
         description="… batch sizes, from how many gradient evaluations on",
     )
-    watched_samples: list[PositiveInt] = by_scale("… gradient evaluations of quadratic, softmax and network")
+    watched_samples: notebook.of_length(3, int) = by_scale("… gradient evaluations of quadratic, softmax and network")
     tracking: str = Field("0:8 16K:16 64K:32 256K:128 1M:512", description="… the same, near the critical batch size")
-    tracking_samples: list[PositiveInt] = by_scale("… budgets of those, softmax regression and network")
+    tracking_samples: notebook.of_length(2, int) = by_scale("… budgets of those, softmax regression and network")
     decay: PositiveFloat = Field(0.99, description="… memory of the averages over steps")
     probe: PositiveInt = Field(256, description="… fresh samples for the per-sample statistics")
     quadratic_lr: PositiveFloat = Field(0.1, description="synthetic quadratic, L and σ² of 1: learning rate η")
-    quadratic_eps2: list[PositiveFloat] = Field([0.005, 0.002, 0.001], description="… targets ε²")
-    rest_steps: PositiveInt = by_scale("steps of the quadratic at rest")
+    quadratic_eps2: notebook.Values = Field([0.005, 0.002, 0.001], description="… targets ε²")
+    rest_steps: Annotated[int, Field(ge=200)] = by_scale("steps of the quadratic at rest")
 
 
 QUADRATIC = Quadratic(lam_min=1e-6)
@@ -211,6 +171,17 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
         max_steps=p.adam_max_steps, max_samples=p.adam_max_samples, optimizer="adam", eval_every=1.03,
     )  # fmt: skip
     return found
+
+
+def constants_along(p: Parameters, name: str) -> LocalPath:
+    """T13's constants along the noise-free path of the digits' "softmax" or "network", as far as the searches go."""
+    softmax = name == "softmax"
+    problem, eps2 = (Digits(l2=p.l2), p.eps2) if softmax else (named("digits", "mlp", l2=p.l2), p.mlp_eps2)
+    asked = Spec(
+        problem=problem, plan=Plan(1, (4 if softmax else 2) * p.lr), max_samples=10**9, max_steps=100_000,
+        target_grad_norm=min(eps2) ** 0.5,
+    )  # fmt: skip
+    return local_path(asked, p.device, **({} if softmax else {"vectors": 8, "products": 5}))
 
 
 def at_rest(run: Run) -> tuple[pd.DataFrame, np.ndarray]:
@@ -313,6 +284,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     digits, exact = Digits(l2=p.l2), QUADRATIC.exact
     rest, z2 = at_rest(runs["at rest"])
     first, softmax, mlp = (runs["watched", name] for name in WATCHED)
+    paths = {name: constants_along(p, name) for name in ("softmax", "network")}
     watched = {title: runs["watched", name] for name, title in WATCHED.items()}
     growing = Plan(base.parse(p.growth), p.quadratic_lr, clock="sample")
     path = exact.grad_sqnorm_path(growing.table(2 * p.watched_samples[0], 1)["batch_size"], p.quadratic_lr)
@@ -326,6 +298,12 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         if run is not first:
             scale = noise_scale_band(run, "probe_")
             bands.append(Band("from probes: per-sample statistics", "permutation", run.samples, *scale))
+            path, time = paths["softmax" if run is softmax else "network"], p.lr * run.steps
+            on = time <= path.time[-1]
+            scale = np.interp(time[on], path.time, path.Q / path.GHG)
+            bands.append(
+                Band(r"local: $\mathrm{tr}(H\Sigma)/G^\top HG$, no noise", "predicted", run.samples[on], scale)
+            )
         noise_scales[title] = ("noise scale $B$", bands)
 
     def searched(name: str, eps2: list[float], lr: float) -> pd.DataFrame:
@@ -338,6 +316,9 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     }
     tuned = pd.concat(searched("tuned", p.tuned_eps2, rate) for rate in p.tuned_lrs)
     front = {target: pareto(tuned[tuned["eps2"] == target]) for target in p.tuned_eps2}
+    reached = np.isfinite(found["Adam"]["steps"]).groupby(found["Adam"]["eps2"]).sum()
+    how = "each must be reached by three batch sizes; larger ones, or larger adam_max_steps and adam_max_samples"
+    require(bool((reached >= 3).all()), "adam_eps2", p.adam_eps2, how)
     fitted = {
         (name, target): critical_batch_size(f["batch_size"], f["steps"])
         for name, frame in found.items()
@@ -352,6 +333,10 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         "softmax": estimates(near_critical("softmax"), probes, targets["softmax"], p.lr, digits.smoothness_bound),
         "network": estimates(near_critical("network"), probes, targets["network"], p.lr),
     }
+    for name, path in paths.items():
+        best = [path.pairs(p.lr, e) for e in targets[name]]
+        found_b = [pairs["batch_size"].iloc[pairs["samples"].argmin()] if len(pairs) else np.nan for pairs in best]
+        estimated[name] = estimated[name].assign(predicted=found_b)
     radii = {share: share * START for share in (0.1, 0.03)}
     cost, adapted, learned = strongly_convex(radii)
     # as digits.smoothness_bound, of one sample
@@ -421,6 +406,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             Estimated(r"T2, $2C_2\eta/\varepsilon^2$", "bound", table["eps2"], table["T2"]),
             Estimated(r"$\eta\,\mathrm{tr}(H\Sigma)/\varepsilon^2$", "bound", table["eps2"], table["curvature"]),
         ]
+        if "predicted" in table:
+            panels[name].append(Estimated("predicted (T15)", "predicted", table["eps2"], table["predicted"]))
     front = [*res.front_batch_size], [*res.front_batch_size.values()]
     panels["softmax"].append(Estimated("$B$ of the front, tuned $\\eta$", "permutation", *front))
     critical = critical_batch_sizes(
@@ -449,8 +436,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "scales": (
             scales,
             "The noise scale along runs whose batch grows: exact (thin), from the halves of each batch, from "
-            "per-sample statistics of "
-            f"{p.probe} fresh samples. Last panel: its numerator tr Σ and the curvature noise tr(HΣ). Bands: 95 % "
+            f"per-sample statistics of {p.probe} fresh samples; and McCandlish's, from H and Σ, where the noise-free "
+            "path is after the same Σ η. Last panel: its numerator tr Σ and the curvature noise tr(HΣ). Bands: 95 % "
             "intervals over seeds.",
         ),
         "critical": (
@@ -658,6 +645,16 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=10.0,
             headline=True,
             source="[N]",
+            figure="critical",
+        ),
+        Check(
+            "Fixed η: the critical batch size is the predicted one (T15) within a factor of two (softmax, network)",
+            "upper_bound",
+            measured=np.concatenate(
+                [factor(res.estimated[name]["predicted"], res.truth[name]) for name in ("softmax", "network")]
+            ),
+            theory=2.0,
+            source="T15 [N]",
             figure="critical",
         ),
         Check(

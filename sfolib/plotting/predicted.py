@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullLocator
 
-from sfolib.plotting.style import LINES, NAMES, Band, log_ticks, style
+from sfolib.plotting.style import LINES, NAMES, Band, colours, lines, log_ticks, looks, style
 
 MARKERS = "osD^vPX*"
 
@@ -22,7 +26,7 @@ def against_target(rows: Mapping[str, Mapping[str, Sequence[Band]]], level: floa
     level: a line across the last row.
     """
     bands = [band for row in rows.values() for panel in row.values() for band in panel]
-    looks = _looks(band.label for band in bands)
+    look_of = looks(band.label for band in bands)
     shape = len(rows), max(map(len, rows.values()))
     with style():
         figure, axes = plt.subplots(
@@ -33,9 +37,9 @@ def against_target(rows: Mapping[str, Mapping[str, Sequence[Band]]], level: floa
         for line, (ylabel, row) in zip(axes, rows.items(), strict=True):
             for axis, panel in zip(line, row.values(), strict=True):
                 for label, source, x, y, low, high in panel:
-                    axis.plot(x, y, **LINES[source] | looks[label] | {"markersize": 4})
+                    axis.plot(x, y, **LINES[source] | look_of[label] | {"markersize": 4})
                     if low is not None:
-                        axis.fill_between(x, low, high, color=looks[label]["color"], alpha=0.2, linewidth=0)
+                        axis.fill_between(x, low, high, color=look_of[label]["color"], alpha=0.2, linewidth=0)
                 axis.set(xscale="log", yscale="log")
             line[0].set_ylabel(ylabel)
             log_ticks(line[0].yaxis)
@@ -48,7 +52,7 @@ def against_target(rows: Mapping[str, Mapping[str, Sequence[Band]]], level: floa
             axis.invert_xaxis()
             if level is not None:
                 axis.axhline(level, color="0.5", linewidth=0.8, zorder=0)
-        handles = [Line2D([], [], label=label, markersize=4, **look) for label, look in looks.items()]
+        handles = [Line2D([], [], label=label, markersize=4, **look) for label, look in look_of.items()]
         sources = dict.fromkeys(band.source for band in bands if band.source != "measured")
         handles += [Line2D([], [], color="0.3", label=NAMES[source], **LINES[source]) for source in sources]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
@@ -61,7 +65,7 @@ def plane(panels: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, Sequence[Band]]
     cloud, front: frames of columns steps and sfo. A plan is a `Band` whose x is K and whose y, low, high are N, each
     of one value.
     """
-    looks = _looks(band.label for _, _, plans in panels.values() for band in plans)
+    look_of = looks(band.label for _, _, plans in panels.values() for band in plans)
     with style():
         figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.5), squeeze=False)
         for axis, (title, (cloud, front, plans)) in zip(axes[0], panels.items(), strict=True):
@@ -69,24 +73,132 @@ def plane(panels: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, Sequence[Band]]
             axis.plot(front["steps"], front["samples"], color="0.3", linewidth=0.8, zorder=1)
             for label, _, steps, samples, low, high in plans:
                 if low is not None:
-                    axis.vlines(steps, low, high, color=looks[label]["color"], linewidth=1.2)
-                axis.plot(steps, samples, linestyle="none", markersize=6, **looks[label])
+                    axis.vlines(steps, low, high, color=look_of[label]["color"], linewidth=1.2)
+                axis.plot(steps, samples, linestyle="none", markersize=6, **look_of[label])
             axis.set(title=title, xscale="log", yscale="log", xlabel=r"steps $K$ to $\varepsilon$")
             log_ticks(axis.xaxis, axis.yaxis)
         axes[0, 0].set_ylabel(r"gradient evaluations $N$ to $\varepsilon$")
         plain = {"linestyle": "none", "markersize": 6}
-        handles = [Line2D([], [], label=label, **plain, **look) for label, look in looks.items()]
+        handles = [Line2D([], [], label=label, **plain, **look) for label, look in look_of.items()]
         handles.append(Line2D([], [], color="0.7", linestyle="none", marker=".", label="constant pairs"))
         handles.append(Line2D([], [], color="0.3", linewidth=0.8, label="the best of them"))
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 
-def _looks(labels: Iterable[str]) -> dict[str, dict[str, object]]:
-    """A colour and a marker for each different label, in order."""
-    different = list(dict.fromkeys(labels))
-    palette = sns.color_palette("colorblind", len(different))
-    return {
-        label: {"color": colour, "marker": MARKERS[i % len(MARKERS)]}
-        for i, (label, colour) in enumerate(zip(different, palette, strict=True))
+def beside(rows: Mapping[str, Mapping[str, Sequence[Band]]]) -> Figure:
+    """Measured curves and what was predicted of them (black), a row for each y label, in it a panel for each title,
+    against gradient evaluations. One label has one colour in all panels; a panel without bands is left out."""
+    measured = {
+        b.label: None for row in rows.values() for panel in row.values() for b in panel if b.source != "predicted"
     }
+    palette = dict(zip(measured, sns.color_palette("colorblind"), strict=False))
+    shape = len(rows), max(map(len, rows.values()))
+    with style():
+        figure, axes = plt.subplots(*shape, figsize=(7.2, 1.75 * shape[0] + 0.7), sharex="col", squeeze=False)
+        handles = {}
+        for line, (ylabel, row) in zip(axes, rows.items(), strict=True):
+            for axis, (title, bands) in zip(line, row.items(), strict=True):
+                if not bands:
+                    axis.set_visible(False)
+                    continue
+                for label, source, x, y, low, high in bands:
+                    look = {**LINES[source], "marker": ""}
+                    (handles[label],) = axis.plot(x, y, color=palette.get(label, "k"), label=label, **look)
+                    if low is not None:
+                        axis.fill_between(x, low, high, color=palette[label], alpha=0.25, linewidth=0)
+                axis.set(xscale="log", yscale="log")
+                axis.set_title(title, fontsize=8)
+                axis.xaxis.set_major_locator(LogLocator(subs=(1,)))
+                axis.xaxis.set_minor_locator(NullLocator())
+                axis.tick_params(labelsize=7)
+            next(axis for axis in line if axis.get_visible()).set_ylabel(ylabel)
+        for axis in axes[-1]:
+            axis.set_xlabel("gradient evaluations", fontsize=7.5)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=7.5)
+    return figure
+
+
+def ratios(panels: Mapping[str, tuple[str, Sequence[Band]]], tolerance: float) -> Figure:
+    """Measured over predicted, a panel for each title, against what its x label says; grey: what `tolerance` allows."""
+    with style():
+        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.6), squeeze=False)
+        for axis, (title, (xlabel, bands)) in zip(axes[0], panels.items(), strict=True):
+            axis.axhspan(1 - tolerance, 1 + tolerance, color="0.92", zorder=0)
+            axis.axhline(1, color="0.3", linewidth=0.8)
+            lines(axis, bands, title=title, xscale="log", yscale="log", xlabel=xlabel)
+            log_ticks(axis.yaxis)
+            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+        axes[0, 0].set_ylabel(r"measured / predicted $\mathbb{E}\|\nabla f\|^2$")
+    return figure
+
+
+def successive_gradients(
+    pairs: pd.DataFrame, pflug: pd.DataFrame, epoch: pd.DataFrame, online: Sequence[Band]
+) -> Figure:
+    """T14 in six panels: s, ‖∇f‖² and tr Σ of half batches, ‖∇f‖² along a run, m against b; Pflug's rule; an epoch.
+
+    pairs, pflug, epoch: as `experiments.prediction.successive` has them. online: curves against gradient evaluations.
+    """
+    palette = colours(pairs["G2"].unique())
+    drawn = pairs[pairs["sampling"] == "replacement"]
+    with style():
+        figure, ((sign, halves, along), (steps, rule, permuted)) = plt.subplots(2, 3, figsize=(7.2, 5.4))
+        for G2, of in drawn.groupby("G2", sort=False):
+            x, look = of["batch_size"] / of["critical"], {"color": palette[G2], "markersize": 3}
+            sign.errorbar(x, of["product"] / G2, 2 * of["product_error"] / G2, fmt="o", **look)
+            sign.plot(x, of["theory"] / G2, color=palette[G2], **LINES["predicted"])
+            halves.errorbar(x, of["halves"] / G2, 2 * of["halves_error"] / G2, fmt="o", **look)
+            exact = of["trace"] / of["batch_size"]
+            halves.errorbar(x, of["spread"] / exact, 2 * of["spread_error"] / exact, fmt="s", fillstyle="none", **look)
+            steps.plot(of["batch_size"], of["m"], "o", **look, label=rf"$\|\nabla f\|^2$ = {G2:.1e}")
+            steps.plot(of["batch_size"], of["m_theory"], color=palette[G2], **LINES["predicted"])
+        sign.axhline(0, color="0.3", linewidth=0.6)
+        sign.set(xscale="log", title=r"$s=\mathbb{E}\,g_t\cdot g_{t+1}$, over $\|G\|^2$", xlabel="$b/b_c$")
+        halves.axhline(1, color="0.3", linewidth=0.6)
+        halves.set(xscale="log", ylim=(0, 2), title="half batches over exact", xlabel="$b/b_c$")
+        halves.plot([], [], "o", color="0.3", markersize=3, label=r"$g_a\cdot g_b\,/\,\|G\|^2$")
+        label = r"$\|g_a-g_b\|^2/4\,/\,(\mathrm{tr}\,\Sigma/b)$"
+        halves.plot([], [], "s", color="0.3", markersize=3, fillstyle="none", label=label)
+        steps.set(xscale="log", yscale="log", title=r"$m$: steps to see the sign at $b_c$", xlabel="batch size $b$")
+        lines(along, online, title=r"$\|\nabla f\|^2$ along a run", xscale="log", yscale="log")
+        along.set_xlabel("gradient evaluations")
+        for (name, of), colour in zip(pflug.groupby("rule", sort=False), sns.color_palette("colorblind"), strict=False):
+            rule.plot(of["G2"], of["m"], "o-", color=colour, markersize=3, label=f"{name}: $m$")
+            rule.plot(of["G2"], of["stage"], color=colour, label=f"{name}: stage", **LINES["bound"])
+        rule.invert_xaxis()
+        rule.set(
+            xscale="log", yscale="log", title="steps: to see the sign, and of the stage", xlabel=r"$\|\nabla f\|^2$"
+        )
+        permuted.errorbar(epoch["step"], epoch["value"], 2 * epoch["error"], fmt="o", color="C0", markersize=3)
+        for column, source, label in (("t14", "bound", "T14"), ("theory", "predicted", "with what the epoch forgets")):
+            permuted.plot(epoch["step"], epoch[column], color="0.3", label=label, **LINES[source])
+        permuted.set(title=r"$s-\|G_t\|^2$ by permutation", xlabel="step $t$ of an epoch")
+        for axis in (halves, along, steps, rule, permuted):
+            axis.legend(fontsize=6.5)
+            axis.tick_params(labelsize=7)
+    return figure
+
+
+def factors(frame: pd.DataFrame) -> Figure:
+    """A product taken apart on a log scale: a row of bars for each index (ε²), one for each column, one after the
+    other from 1; the product is told at the row's end."""
+    palette = sns.color_palette("colorblind", len(frame.columns))
+    with style():
+        figure, axis = plt.subplots(figsize=(7.2, 0.45 * len(frame) + 1.8))
+        for row, values in enumerate(frame.to_numpy()):
+            ends = np.concatenate([[1.0], np.cumprod(values)])
+            # side by side in a row, as a factor below 1 goes back over the one before it
+            for i, (start, end) in enumerate(pairwise(ends)):
+                height = 0.8 / len(values)
+                axis.barh(row - 0.4 + (i + 0.5) * height, end - start, height, start, color=palette[i])
+            axis.annotate(f" × {ends[-1]:.3g}", (max(ends), row), va="center")
+        axis.set(xscale="log", yticks=range(len(frame)), xlabel=r"T2's $b^*$ over the measured one, factor by factor")
+        axis.set_yticklabels([rf"$\varepsilon^2$ = {eps2:g}" for eps2 in frame.index])
+        axis.set_xlim(right=axis.get_xlim()[1] * 2.5)
+        axis.invert_yaxis()
+        axis.grid(axis="y", visible=False)
+        log_ticks(axis.xaxis)
+        handles = [Patch(color=colour, label=name) for name, colour in zip(frame.columns, palette, strict=True)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7.5)
+    return figure

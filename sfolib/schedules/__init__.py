@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy(
             "stagewise",
         ],
         "theoretical": ["critical_plan", "front_plan"],
-        "torch": ["PlanLR", "ScheduledBatchSampler"],
+        "torch": ["PlanLR", "ScheduledBatchSampler", "StreamDataset"],
     },
     ["adaptive", "base"],
 )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Literal
 from sfolib._utils.errors import positive, require, whole
 from sfolib.schedules.base import Ramp, Schedule, Warmup, capped, fitted, piecewise, power, product
 from sfolib.schedules.plan import Clock, Plan
+from sfolib.theory import bounds
 
 
 def increase_batch_size(
@@ -160,13 +161,13 @@ def stagewise(
 
     exponent = 2 is what following the critical batch size asks for (Umeda & Iiduka 2025, arXiv 2508.05297); 0 gives
     equal stages. Ends of stages are rounded to whole clock readings; `InputError` where one would be empty. Caps as in
-    T7, see `capped_stage`.
+    T7, see `bounds.capped_stage`.
     """
     for name, value in (("stages", stages), ("total", total)):
         require(isinstance(value, int) and value > 0, name, value, "must be a whole number above 0")
-    pairs = [capped_stage(m, batch_size, lr, delta, gamma, max_lr, max_batch_size) for m in range(stages)]
+    pairs = [bounds.capped_stage(m, batch_size, lr, delta, gamma, max_lr, max_batch_size) for m in range(stages)]
     lengths = allocation((delta / gamma) ** exponent, stages, total)
-    sizes, rates = zip(*pairs, strict=True)
+    sizes, rates, _ = zip(*pairs, strict=True)
     ends = [*accumulate(lengths)][:-1]
     return Plan(piecewise(sizes, ends), piecewise(rates, ends), clock)
 
@@ -180,27 +181,3 @@ def allocation(ratio: float, stages: int, total: int) -> Sequence[int]:
     lengths = [b - a for a, b in pairwise(ends)]
     require(min(lengths) > 0, "total", total, f"is too little for {stages} stages: they would last {lengths}")
     return lengths
-
-
-def capped_stage(
-    m: int,
-    batch_size: float,
-    lr: float,
-    delta: float,
-    gamma: float,
-    max_lr: float = math.inf,
-    max_batch_size: float | None = None,
-) -> tuple[float, float]:
-    """(batch, lr) of stage m of T4 [S] with the caps of T7 [N]; batch is not rounded.
-
-    η_m = min(η₀γ^m, max_lr, max_batch_size η₀/(b₀ r^m)) and b_m = b₀ (η_m/η₀) r^m with r = δ/γ: both grow, then the
-    batch alone by r, then lr shrinks by r at max_batch_size. The critical batch size is followed throughout.
-    """
-    for name, value in (("batch_size", batch_size), ("lr", lr), ("delta", delta), ("gamma", gamma)):
-        positive(name, value)
-    require(max_lr >= lr, "max_lr", max_lr, f"must be at least lr = {lr}")
-    top = math.inf if max_batch_size is None else max_batch_size
-    require(top >= batch_size, "max_batch_size", max_batch_size, f"must be at least batch_size = {batch_size}")
-    r = delta / gamma
-    eta = min(lr * gamma**m, max_lr, lr * top / (batch_size * r**m))
-    return min(top, batch_size * (eta / lr) * r**m), eta

@@ -22,7 +22,7 @@ from sfolib.problems.modules import modules, training_data
 from sfolib.problems.network import NetworkTask
 from sfolib.problems.stacked import MLP, NoisyQuadratic, Task
 from sfolib.schedules.adaptive.base import Policy
-from sfolib.schedules.adaptive.successive_gradients import SuccessiveGradientTest
+from sfolib.schedules.adaptive.noise_rules import NoiseAndLoss
 from sfolib.schedules.plan import Plan
 from sfolib.training.half_batches import HalvedTask
 from sfolib.training.spec import Spec
@@ -93,6 +93,16 @@ class _SuccessiveProducts(Source):
         return self.task.products.take(), 0
 
 
+class _NoiseAndLoss(_Loss):
+    def before(self, samples: int, batch_size: int) -> None:
+        super().before(samples, batch_size)
+        self.tallied = self.task.running_metrics.steps
+
+    def after(self) -> tuple[NoiseAndLoss, int]:
+        variance = float(np.nanmean(self.task.products.take().variance))
+        return NoiseAndLoss(variance, super().after()[0] / (self.task.running_metrics.steps - self.tallied)), 0
+
+
 _SOURCES = {
     "noise_spectrum": _NoiseSpectrum,
     "grad_norm": _GradNorm,
@@ -100,12 +110,13 @@ _SOURCES = {
     "second_moment": _SecondMoment,
     "loss": _Loss,
     "successive_gradients": _SuccessiveProducts,
+    "noise_and_loss": _NoiseAndLoss,
 }
 
 
 def halved(task: Task, leader: Plan | Policy, spec: Spec) -> Task:
     """The task, with its batches in halves where the leader looks at them."""
-    if not isinstance(leader, SuccessiveGradientTest):
+    if isinstance(leader, Plan) or leader.signal not in ("successive_gradients", "noise_and_loss"):
         return task
     return HalvedTask(task, leader, spec.optimizer, spec.sampling == "permutation")
 
@@ -116,7 +127,7 @@ def source(leader: Plan | Policy, task: Task, seeds: tuple[int, ...], update: Up
         return Source(task, leader, seeds[0])
     kind, measured = type(leader).__name__, getattr(task, "running_metrics", None) is not None
     require(len(seeds) == 1, "seeds", seeds, "must be one where there is a policy: each seed would adapt by itself")
-    if leader.signal == "loss":
+    if leader.signal in ("loss", "noise_and_loss"):
         why = f"must be true for {kind}, which looks at the losses of the batches"
         require(measured, "log_train_metrics", False, why)
     elif leader.signal != "noise_spectrum":

@@ -9,7 +9,7 @@ from sfolib import cli, plotting
 from sfolib._utils.errors import InputError
 from sfolib.analysis import predict as module
 from sfolib.analysis.crossings import crossings
-from sfolib.analysis.predict import predict, predict_constant
+from sfolib.analysis.predict import local_path, predict, predict_constant
 from sfolib.gradients.curvature import gradient_covariance, hessian
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.specs import Digits, Quadratic
@@ -111,6 +111,57 @@ def test_the_spectrum_does_what_the_matrices_do(constant, monkeypatch):
     assert (found["samples"] != constant["samples"]).all()
 
 
+def test_one_prediction_of_single_samples_serves_every_batch_size():
+    steps = {"max_steps": 40}
+    found = predict(spec(FEW, Plan(1, 0.1), **steps), "cpu").with_batch_size(16)
+    wanted = predict(spec(FEW, Plan(16, 0.1), **steps), "cpu")
+    assert found.samples.tolist() == wanted.samples.tolist()
+    for name in ("grad_sqnorm", "noise", "loss", "loss_noise"):
+        assert getattr(found, name) == pytest.approx(getattr(wanted, name), rel=1e-9), name
+    with pytest.raises(InputError, match="samples"):
+        wanted.with_batch_size(2)
+
+
+def test_at_a_crossing_bias_and_noise_make_the_target(constant):
+    found = predict(spec(FEW, Plan(32, 0.1), max_steps=2000, target_grad_norm=0.09), "cpu")
+    row = constant.set_index("batch_size").loc[32]
+    noise = np.interp(row.steps, found.steps, found.noise)
+    assert row.bias + noise == pytest.approx(1e-2, rel=0.01)
+    assert np.isnan(predict_constant(spec(FEW, Plan(1, 0.1), max_steps=5), [8], [1e-2], "cpu")["bias"]).all()
+
+
+def test_constants_along_the_path_are_those_of_the_whole_matrices():
+    found = local_path(spec(FEW, Plan(1, 0.1), max_steps=6), "cpu")
+    assert found.steps.tolist() == [0, 1, 2, 3, 4, 6]
+    assert found.time == pytest.approx(0.1 * found.steps)
+    task = FEW.build_task((0,), "permutation", "cpu", "float64")
+    for t in range(7):
+        gradient = task.gradients(t, 0, FEW.size)[0]
+        if t in (0, 6):
+            (model,), (x, y) = modules(task), training_data(task)
+            H = hessian(model, cross_entropy, x, y, l2=FEW.l2)
+            covariance = gradient_covariance(model, cross_entropy, x, y)
+            g = torch.cat([gradient[0, :, :-1].flatten(), gradient[0, :, -1]]).numpy()
+            values, basis = np.linalg.eigh(H)
+            noise = np.sum(basis * (covariance @ basis), 0)
+            at = found.steps.tolist().index(t)
+            assert found.G2[at] == pytest.approx(g @ g)
+            assert found.GHG[at] == pytest.approx(g @ H @ g)
+            for mine, exact in ((found.trace, noise.sum()), (found.Q, values @ noise)):
+                assert mine[at] == pytest.approx(exact)
+        task.parameters[0] -= 0.1 * gradient
+    wanted = predict(spec(FEW, Plan(1, 0.1), max_steps=6), "cpu")
+    assert found.noise(0.1)[1:] == pytest.approx(wanted.noise[found.steps[1:]], rel=0.1)
+
+
+def test_pairs_of_a_path_meet_the_target_at_any_lr():
+    found = local_path(spec(FEW, Plan(1, 0.2), max_steps=400), "cpu")
+    pairs = found.pairs(0.1, 1e-2).sort_values("batch_size")
+    wanted = predict_constant(spec(FEW, Plan(1, 0.1), max_steps=2000), [8, 32], [1e-2], "cpu")
+    steps = np.exp(np.interp(np.log([8, 32]), np.log(pairs["batch_size"]), np.log(pairs["steps"])))
+    assert steps == pytest.approx(wanted["steps"].to_numpy(), rel=0.15)
+
+
 def test_by_permutation_there_is_less_noise_and_a_short_batch_brings_it_back():
     """256 divides 797 into 3 batches and one of 29; 200 into 3 and one of 197."""
     drawn, permuted = (
@@ -169,11 +220,10 @@ def test_it_ends_where_the_run_would():
     assert samples == pytest.approx(64 * steps)
 
 
-def test_a_network_is_predicted_and_left_alone(monkeypatch):
-    monkeypatch.setattr(module, "_VECTORS", 2)
+def test_a_network_is_predicted_and_left_alone():
     asked = spec(Digits(model="cnn", holdout=1000), Plan(32, 0.05), max_steps=3, dtype="float32")
     state = torch.random.get_rng_state()
-    found = predict(asked, "cpu")
+    found = predict(asked, "cpu", vectors=2, sample=400)
     assert np.all(found.noise[1:] > 0)
     assert found.loss[-1] < found.loss[0]
     assert torch.equal(state, torch.random.get_rng_state())

@@ -115,7 +115,7 @@ def test_what_a_dry_run_cannot_know_it_says_and_tells_the_rest(tmp_path, monkeyp
         raise InputError("data_dir = 'data': no cifar100 there")
 
     monkeypatch.setattr(datasets, "load", absent)
-    known, unknown = (registry.planned(path, "paper", tmp_path) for path in (NOTEBOOKS[0], NOTEBOOKS[-1]))
+    known, unknown = (registry.planned(path, "paper", tmp_path) for path in (NOTEBOOKS[0], NOTEBOOKS[13]))
     lines = cost.table([known, unknown], 1).splitlines()
     assert lines[1].split()[:4] == ["00_derivations", "0", "0", "0"]
     assert lines[2].split(maxsplit=1) == ["13_cifar100", "not known: data_dir = 'data': no cifar100 there"]

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from sfolib.plotting import Band
-from sfolib.plotting.predicted import against_target, plane
+from sfolib.plotting.predicted import against_target, beside, factors, plane, ratios
 from sfolib.plotting.stage_lengths import allotments, budget_ends, exponents
 
 X = np.array([1e-2, 5e-3, 2.5e-3])
@@ -73,3 +73,21 @@ def test_budgets_are_the_ticks():
     figure = budget_ends({"digits": [Band("k = 0", "measured", x, 1 / x, 0.9 / x, 1.1 / x)]})
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["14", "56"]
     assert figure.axes[0].get_ylabel().startswith("$\\min")
+
+
+def test_bars_of_factors_end_at_their_product():
+    frame = pd.DataFrame({"a": [4.0, 2.0], "b": [0.5, 3.0]}, index=[1e-2, 1e-3])
+    (axis,) = factors(frame).axes
+    ends = [bar.get_x() + bar.get_width() for bar in axis.patches]
+    assert ends == pytest.approx([4.0, 2.0, 2.0, 6.0])
+    assert [text.get_text() for text in axis.texts] == [" × 2", " × 6"]
+
+
+def test_what_was_predicted_lies_on_what_was_measured():
+    panels = {"one": [Band("m", "measured", X, X, X / 2, 2 * X), Band("p", "predicted", X, X)], "none": []}
+    one, none = beside({"y": panels}).axes
+    assert one.lines[1].get_color() == "k" != one.lines[0].get_color()
+    assert len(one.collections) == 1
+    assert not none.get_visible()
+    (axis,) = ratios({"t": ("b", [Band("m", "measured", X, X, X, X)])}, 0.1).axes
+    assert axis.lines[1].get_ydata().tolist() == X.tolist()

@@ -221,15 +221,6 @@ def test_an_allocation_is_whole_and_within_one_of_its_shares(ratio, stages, tota
     assert all(abs(a - b) <= 1 + 1e-6 for a, b in zip(found, wanted, strict=True))
 
 
-def test_the_caps_of_a_stage_by_hand():
-    """δ = 4, γ = 2 (r = 2): both grow, then lr is at 0.4, then the batch at 500 and lr shrinks by r."""
-    found = [published.capped_stage(m, 4, 0.1, 4, 2, 0.4, 500) for m in range(7)]
-    assert [batch_size for batch_size, _ in found] == pytest.approx([4, 16, 64, 128, 256, 500, 500])
-    assert [lr for _, lr in found] == pytest.approx([0.1, 0.2, 0.4, 0.4, 0.4, 0.1 * 125 / 32, 0.1 * 125 / 64])
-    on_ray = [batch_size / lr / 2**m for m, (batch_size, lr) in enumerate(found)]  # b/η = 2 C2/ε_m²
-    assert on_ray == pytest.approx([40.0] * 7)
-
-
 PLANS = [
     published.increase_batch_size(7, SMITH, 0.5, max_batch_size=100),
     published.seesaw(7, s.cosine(1.0, 0.1, 900), max_batch_size=60),
