@@ -110,7 +110,7 @@ def recommend(
     if budget is not None:
         spec = spec.model_copy(update={"max_samples": whole("budget", budget)})
     top = min(max_batch_size or math.inf, math.inf if isinstance(spec.problem, Quadratic) else _size(spec))
-    stable = _stable_lr(spec, device)
+    stable = stable_lr(spec, device)
     lr = SAFETY * stable.lr
     if anytime:
         return _anytime(spec, lr, top, stable)
@@ -122,7 +122,8 @@ def _size(spec: Spec) -> int:
     return NoisyQuadratic.samples_per_epoch if isinstance(spec.problem, Quadratic) else spec.problem.size
 
 
-def _stable_lr(spec: Spec, device: str) -> StableLr:
+def stable_lr(spec: Spec, device: str = "auto") -> StableLr:
+    """`largest_stable_lr` at the start of `spec`'s first seed. Raises `InputError` for optimizers but SGD."""
     momentum = getattr(spec.optimizer, "momentum", None)
     require(momentum is not None, "optimizer", spec.optimizer.kind, "must be 'sgd': T15 is of SGD")
     if isinstance(spec.problem, Quadratic):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,6 +14,7 @@ from pydantic import PositiveFloat, PositiveInt
 from sfolib import plotting
 from sfolib._utils.errors import require
 from sfolib.analysis.claims import Check
+from sfolib.analysis.recommend import SAFETY, stable_lr
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.problems.specs import Problem, named
@@ -69,6 +71,7 @@ def schedules(p):
     return {
         "sfolib": {
             "late ramp": lambda b, lr, N: late_ramp(b, lr, N, **cap),
+            "late ramp, stable η": lambda b, lr, N: late_ramp(b, lr, N, **cap),  # where the lr is half of the largest
             "horizon ramp": lambda b, lr, N: HorizonRamp(b, lr, N, **cap),
             "horizon ramp for f": lambda b, lr, N: HorizonRamp(b, lr, N, "loss", **cap),
             "successive gradients": lambda b, lr, N: SuccessiveGradientTest(b, lr, **cap),
@@ -104,7 +107,8 @@ def schedules(p):
 
 CRITERIA = {"grad_sqnorm": r"$\mathbb{E}\|\nabla f\|^2$", "loss": "training loss", "test_error": "test error"}
 CONVERGENCE = ("grad_sqnorm", "loss")
-RAMPS = ("late ramp", "horizon ramp", "horizon ramp for f")
+STABLE = "late ramp, stable η"  # has an lr of its own, and no search
+RAMPS = ("late ramp", STABLE, "horizon ramp", "horizon ramp for f")
 PAPER = ("b × 2, η × 1.4", "b × 2")
 EARLY = ("b × 2", "cosine", "successive gradients", "norm test", "noise scale", "CABS")
 SHOWN = ("late ramp", "horizon ramp", "successive gradients", PAPER[0], "b₀", "cosine", "WSD")
@@ -117,15 +121,29 @@ def specs(
     makers = {name: make for group in schedules.values() for name, make in group.items()}
     for problem, factor, (method, make) in product(p.problems, p.factors, makers.items()):
         common = {"problem": _problem(p, problem), "max_samples": p.budget}
-        made = make(p.batch_size, p.lr * factor, p.budget)
+        lr = p.lr * factor
+        if method == STABLE:
+            if factor != p.factors[0]:
+                continue
+            lr = _stable_lr(common["problem"], p.device)
+        made = make(p.batch_size, lr, p.budget)
         if isinstance(made, Workers):
-            led = {"plan": Plan(made.scale * p.batch_size, p.lr * factor), "workers": made, "sampling": "replacement"}
+            led = {"plan": Plan(made.scale * p.batch_size, lr), "workers": made, "sampling": "replacement"}
         else:
             led = {"plan" if isinstance(made, Plan) else "policy": made}
         alone = "policy" in led  # each seed goes its own way
+        if alone:
+            common["log_train_metrics"] = made.signal in ("loss", "noise_and_loss")
         for seeds in [(s,) for s in range(p.policy_seeds)] if alone else [tuple(range(p.seeds))]:
             found[problem, method, factor, seeds[0]] = Spec(seeds=seeds, **led, **common)
     return found
+
+
+@lru_cache(maxsize=32)
+def _stable_lr(problem: Problem, device: str) -> float:
+    """Half of the largest that seed 0's start bears; the other half is what the run may need later."""
+    start = Spec(problem=problem, plan=Plan(1, 1.0), max_samples=1)
+    return SAFETY * stable_lr(start, device).lr
 
 
 def _problem(p: Parameters, name: str) -> Problem:
@@ -229,7 +247,7 @@ def figures(res: Results) -> notebook.Figures:
         ),
         "curves": (
             plotting.to_the_end(curves, {"batch_size": "batch size $b$"} | CRITERIA),
-            "Some of them at η₀, at the end of each epoch. Means over seeds; bands: from the lowest to the highest seed.",
+            "Some of them at η₀, at the end of each epoch. Means over seeds; bands: all seeds.",
         ),
     }
 
