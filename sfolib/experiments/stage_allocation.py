@@ -39,7 +39,7 @@ MODELS = ("softmax", "mlp", "cnn")
 class Parameters(notebook.Parameters):
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"models": ["softmax", "mlp"], "epochs": {"softmax": [14, 56], "mlp": [14]}, "seeds": 3},
-        "quick": {"models": ["softmax", "mlp"], "epochs": {"softmax": [14, 56, 420], "mlp": [14, 56]}, "seeds": 5},
+        "quick": {"models": ["softmax", "mlp"], "epochs": {"softmax": [14, 56, 420], "mlp": [14, 56]}, "seeds": 12},
         "paper": {
             "models": ["softmax", "mlp", "cnn"],
             "epochs": {"softmax": [14, 56, 140, 420, 1400], "mlp": [14, 56, 140, 420], "cnn": [14, 56, 140]},

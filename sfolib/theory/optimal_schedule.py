@@ -71,13 +71,7 @@ class _Problem:
     """Judges sequences of learning rates, (K,), for one target and one budget of steps."""
 
     def __init__(
-        self,
-        q: PowerLawQuadratic,
-        steps: int,
-        eps: float,
-        target: Target,
-        max_lr: float | None,
-        min_batch_size: float,
+        self, q: PowerLawQuadratic, steps: int, eps: float, target: Target, max_lr: float | None, min_batch_size: float
     ):
         require(isinstance(steps, int) and steps > 1, "steps", steps, "must be a whole number above 1")
         positive("eps", eps)

@@ -17,18 +17,7 @@ from hypothesis import strategies as st
 from benchmarks.mutations import row
 from sfolib._utils.errors import InputError
 from sfolib.theory.derivations import DerivationError, broken, evaluate, result, results
-from sfolib.theory.derivations.algebra import (
-    above,
-    anywhere,
-    at_least,
-    between,
-    eq,
-    ge,
-    gt,
-    has_sign,
-    le,
-    vanishes,
-)
+from sfolib.theory.derivations.algebra import above, anywhere, at_least, between, eq, ge, gt, has_sign, le, vanishes
 from sfolib.theory.derivations.derivation import Derivation
 from sfolib.theory.derivations.inference import BoundedSum, Combined, Instance, Mapped, Tangent
 from sfolib.theory.derivations.mutation import HARMLESS, mutants

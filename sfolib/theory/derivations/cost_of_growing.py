@@ -50,22 +50,21 @@ def _stages(proof) -> tuple:
     sums = proof.closed_sum(
         "a geometric sum", sp.Sum(r ** (2 * j), (j, 0, M)), (r ** (2 * M + 2) - 1) / (r**2 - 1), M, start=0
     )
-    most = proof.combine(
+    most = proof.state.combine(
         "at most",
         le(spent, stage.func(M) * r**2 / (r**2 - 1)),
         (total, -1),
         (sums, -4 * C1 * C2 / eps**4),
         on=growing,
         uses=(cost,),
-        stated=True,
     )
     return cost, known, most
 
 
 def _least(proof, worst, uses, least, at, name) -> None:
     """The global minimum of the worst case over r > 1."""
-    proof.sign("this is smallest", ge(worst, least), on=growing, uses=uses, stated=True)
-    proof.root("at one r only", worst - least, growing[0], at, name=name, uses=uses, stated=True)
+    proof.state.sign("this is smallest", ge(worst, least), on=growing, uses=uses)
+    proof.state.root("at one r only", worst - least, growing[0], at, name=name, uses=uses)
 
 
 def _finishing(proof, cost, known, most) -> None:
@@ -77,7 +76,7 @@ def _finishing(proof, cost, known, most) -> None:
         name=finish,
         uses=(cost, known),
     )
-    limit = proof.limit(
+    limit = proof.state.limit(
         "which grows with y, 1 ≤ y < r between two stages, to the worst case",
         finish,
         y,
@@ -85,20 +84,18 @@ def _finishing(proof, cost, known, most) -> None:
         r**4 / (r**2 - 1),
         side="-",
         uses=(over,),
-        stated=True,
     )
     named = proof.assume("the worst case of finishing the stage", eq(worst_finish, limit.fact.lhs))
     worst = proof.combine("that is", eq(worst_finish, limit.value), (named, 1), (limit, 1))
     inside = (between(y, 1, r, "[)"), *growing)
     below = proof.sign("no y is as bad", lt(finish, worst_finish), on=inside, uses=(over, worst))
-    proof.combine(
+    proof.state.combine(
         "so growth costs less than that times the best constant batch size",
         lt(spent, worst_finish * best),
         (most, 1),
         (below, best),
         on=inside,
         uses=(cost, known, over, worst),
-        stated=True,
     )
     _least(proof, worst_finish, (worst,), sp.Integer(4), sp.sqrt(2), sp.Symbol("r_finish", positive=True))
 
@@ -115,14 +112,13 @@ def _stopping(proof, cost, known, most) -> None:
         on=(above(x, sp.S.Half),),
     )
     inside = (between(x, 1, r, "[)"), *growing)
-    part = proof.identity(
+    part = proof.state.identity(
         "in gradient evaluations, a part 1/(2x − 1) of N_M",
         b_M * K_early,
         stage.func(M) / (2 * x - 1),
         name=N_early,
         on=(above(x, sp.S.Half),),
         uses=(size, run, cost),
-        stated=True,
     )
     over = proof.identity(
         "with the stages before it, N_M/(r² − 1) at most, over the best constant batch size",
@@ -131,23 +127,21 @@ def _stopping(proof, cost, known, most) -> None:
         name=early,
         uses=(cost, known),
     )
-    worst = proof.identity(
+    worst = proof.state.identity(
         "the worst case of stopping early is x → r",
         early.func(r),
         r**2 / (r**2 - 1) + r**2 / (2 * r - 1),
         name=worst_early,
         uses=(over,),
-        stated=True,
     )
     below = proof.sign("no x is as bad", lt(early, worst_early), on=inside, uses=(over, worst))
-    proof.combine(
+    proof.state.combine(
         "so growth costs less than that times the best constant batch size",
         lt(spent - stage.func(M) + N_early, worst_early * best.func(x)),
         (most, 1),
         (below, best.func(x)),
         on=inside,
         uses=(cost, known, over, worst, part),
-        stated=True,
     )
     _least(proof, worst_early, (worst,), sp.Rational(8, 3), sp.Integer(2), sp.Symbol("r_early", positive=True))
 
@@ -156,13 +150,11 @@ def _equal_steps(proof) -> None:
     """r in terms of δ and γ at equal steps a stage."""
     four, room = stagewise(), between(gamma_even * lr, 0, lr_max, "(]")
     steps = proof.cite("T4: the steps grow by", eq(tau, r / gamma), four)
-    even = proof.root(
-        "equal steps a stage, τ = 1", tau - 1, above(gamma, 0), r, name=gamma_even, uses=(steps,), stated=True
-    )
+    even = proof.state.root("equal steps a stage, τ = 1", tau - 1, above(gamma, 0), r, name=gamma_even, uses=(steps,))
     batch = proof.cite(
         "and the batch by", eq(delta_even, gamma_even * r), four, {gamma: gamma_even, delta: delta_even}, on=(room,)
     )
-    proof.combine("that is", eq(delta_even, r**2), (batch, 1), on=(room,), uses=(even,), stated=True)
+    proof.state.combine("that is", eq(delta_even, r**2), (batch, 1), on=(room,), uses=(even,))
 
 
 def _without_the_gap(proof) -> None:
@@ -190,13 +182,12 @@ def _without_the_gap(proof) -> None:
     v_sum = added("and to", V, pace * rate**2 / batch, C1 / C2, (size, steps))
     count = proof.closed_sum("the same in every stage", stages(C1 / C2), C1 / C2 * (M + 1), M, start=0)
     share = C1 * (M + 2) / (S * stages(part))
-    proof.combine(
+    proof.state.combine(
         "the same rate up to a factor that is linear in M",
         le(m, C1 * (M + 2) / stages(part)),
         (named_bound(proof, rate), 1),
         *((step, -C2 / S) for step in (*v_sum, count)),
         *((step, share) for step in s_sum),
-        stated=True,
     )
 
 

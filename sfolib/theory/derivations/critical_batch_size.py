@@ -27,37 +27,33 @@ N_low = sp.Symbol("N_0", positive=True)
 def critical_batch_size() -> Derivation:
     """T2: at constant η the fewest gradient evaluations are needed at b* = 2C2η/ε²."""
     proof = Proof("T2", "Critical batch size", UMEDA, ranges=(between(lr_max, 0, 2 / L), between(lr, 0, lr_max, "(]")))
-    constant = proof.combine(
+    constant = proof.state.combine(
         "the bound at T steps of (η, b)",
         le(m, C1 / (lr * T) + C2 * lr / size),
         (named_bound(proof, lr), 1),
         uses=constant_sums(proof, "SV"),
-        stated=True,
     )
     real = proof.assume(
         "b and the number of steps K are read as real numbers from here on, and ε is reached once the bound is: "
         "Q(K, b) is the bound",
         eq(bound_of, bound),
     )
-    proof.combine(
-        "it bounds min E‖∇f‖² at K = T", le(m, bound_of.func(T, size)), (constant, 1), uses=(real,), stated=True
-    )
+    proof.state.combine("it bounds min E‖∇f‖² at K = T", le(m, bound_of.func(T, size)), (constant, 1), uses=(real,))
     below = proof.sign(
         "with b at or below C2η/ε² no number of steps is enough",
         gt(bound_of, eps**2),
         on=(between(b, 0, floor, "(]"),),
         uses=(real,),
     )
-    proof.combine("written out", gt(bound, eps**2), (below, 1), (real, -1), on=below.on, stated=True)
+    proof.state.combine("written out", gt(bound, eps**2), (below, 1), (real, -1), on=below.on)
     beyond = (above(b, floor),)
-    proof.sign(
+    proof.state.sign(
         "above it the bound falls with every step, so ε is reached from the root on",
         lt(sp.Derivative(bound_of, K), 0),
         uses=(real,),
-        stated=True,
     )
-    steps = proof.root(
-        "the steps that are needed", bound_of - eps**2, above(K, 0), steps_to, on=beyond, uses=(real,), stated=True
+    steps = proof.state.root(
+        "the steps that are needed", bound_of - eps**2, above(K, 0), steps_to, on=beyond, uses=(real,)
     )
     product = proof.assume("a step costs b gradient evaluations: N(b) = K(b) b", eq(samples, K * b))
     needed = proof.combine("N(b)", eq(samples, b * steps_to), (product, 1), (steps, b), on=beyond)
@@ -69,40 +65,30 @@ def critical_batch_size() -> Derivation:
         uses=(needed,),
     )
     positive = proof.sign("which is above 0", gt(curved.rhs, 0), on=beyond)
-    proof.combine(
+    proof.state.combine(
         "so N(b) is strictly convex where ε can be reached",
         gt(sp.Derivative(samples, (b, 2)), 0),
         (curved, 1),
         (positive, 1),
         on=beyond,
-        stated=True,
     )
-    best = proof.root(
+    best = proof.state.root(
         "the stationary point beyond the noise floor",
         sp.Derivative(samples, b),
         beyond[0],
         2 * C2 * lr / eps**2,
         name=b_star,
         uses=(needed,),
-        stated=True,
     )
-    at_best = {"uses": (best, needed), "stated": True}
-    fewest = proof.identity("N there", samples.func(b_star), 4 * C1 * C2 / eps**4, name=N_star, **at_best)
-    proof.identity("K there", samples.func(b_star) / b_star, 2 * C1 / (lr * eps**2), name=K_star, **at_best)
-    proof.sign(
-        "no other batch size needs fewer gradient evaluations",
-        ge(samples, N_star),
-        on=beyond,
-        uses=(fewest, needed),
-        stated=True,
+    at_best = {"uses": (best, needed)}
+    fewest = proof.state.identity("N there", samples.func(b_star), 4 * C1 * C2 / eps**4, name=N_star, **at_best)
+    proof.state.identity("K there", samples.func(b_star) / b_star, 2 * C1 / (lr * eps**2), name=K_star, **at_best)
+    proof.state.sign(
+        "no other batch size needs fewer gradient evaluations", ge(samples, N_star), on=beyond, uses=(fewest, needed)
     )
-    proof.root("nor as few", samples - N_star, beyond[0], b_star, uses=(best, fewest, needed), stated=True)
-    proof.identity(
-        "N* depends on η through C1 and C2 only",
-        sp.Derivative(samples.func(best.value), lr),
-        sp.S.Zero,
-        uses=(needed,),
-        stated=True,
+    proof.state.root("nor as few", samples - N_star, beyond[0], b_star, uses=(best, fewest, needed))
+    proof.state.identity(
+        "N* depends on η through C1 and C2 only", sp.Derivative(samples.func(best.value), lr), sp.S.Zero, uses=(needed,)
     )
     return proof.done()
 
@@ -113,57 +99,46 @@ def price() -> Derivation:
     stable = (between(lr, 0, 2 / L),)
     proof = Proof("T3", "The price of parallelism", NEW, ranges=stable)
     two = critical_batch_size()
-    samples = proof.cite(
+    samples = proof.state.cite(
         "T2's gradient evaluations with C1 and C2 at η: the maximal learning rate is the one in use, η_max = η < 2/L",
         eq(N_of_lr, 8 * gap * L * sigma**2 / ((2 - L * lr) ** 2 * eps**4)),
         two,
         {C1: c1(lr), C2: c2(lr), lr_max: lr, N_star: N_of_lr},
         on=stable,
-        stated=True,
     )
-    steps = proof.cite(
+    steps = proof.state.cite(
         "and its steps",
         eq(K_of_lr, 4 * gap / ((2 - L * lr) * lr * eps**2)),
         two,
         {C1: c1(lr), lr_max: lr, K_star: K_of_lr},
         on=stable,
-        stated=True,
     )
-    low = proof.limit(
+    low = proof.state.limit(
         "small learning rates need the fewest gradient evaluations",
         N_of_lr,
         lr,
         sp.S.Zero,
         2 * gap * L * sigma**2 / eps**4,
         uses=(samples,),
-        stated=True,
     )
     named = proof.assume("a name for them", eq(N_low, low.fact.lhs))
     least = proof.combine("that is", eq(N_low, low.value), (named, 1), (low, 1))
-    factor = proof.identity(
-        "the price of a larger η",
-        ratio(N_of_lr, N_low),
-        4 / (2 - L * lr) ** 2,
-        name=price_of_lr,
-        uses=(least, samples),
-        stated=True,
+    factor = proof.state.identity(
+        "the price of a larger η", ratio(N_of_lr, N_low), 4 / (2 - L * lr) ** 2, name=price_of_lr, uses=(least, samples)
     )
-    proof.sign("the price rises with η", gt(sp.Derivative(price_of_lr, lr), 0), on=stable, uses=(factor,), stated=True)
-    fastest = proof.root(
+    proof.state.sign("the price rises with η", gt(sp.Derivative(price_of_lr, lr), 0), on=stable, uses=(factor,))
+    fastest = proof.state.root(
         "the learning rate of the fewest steps",
         sp.Derivative(K_of_lr, lr),
         stable[0],
         1 / L,
         name=sp.Symbol("eta_*", positive=True),
         uses=(steps,),
-        stated=True,
     )
-    fewest = proof.identity(
-        "steps there", K_of_lr.func(fastest.name), 4 * gap * L / eps**2, uses=(fastest, steps), stated=True
+    fewest = proof.state.identity(
+        "steps there", K_of_lr.func(fastest.name), 4 * gap * L / eps**2, uses=(fastest, steps)
     )
-    proof.sign("no other learning rate needs fewer", ge(K_of_lr, fewest.rhs), on=stable, uses=(steps,), stated=True)
-    proof.identity(
-        "the price there", price_of_lr.func(fastest.name), sp.Integer(4), uses=(fastest, factor), stated=True
-    )
-    proof.limit("without bound as η nears 2/L", N_of_lr, lr, 2 / L, sp.oo, side="-", uses=(samples,), stated=True)
+    proof.state.sign("no other learning rate needs fewer", ge(K_of_lr, fewest.rhs), on=stable, uses=(steps,))
+    proof.state.identity("the price there", price_of_lr.func(fastest.name), sp.Integer(4), uses=(fastest, factor))
+    proof.state.limit("without bound as η nears 2/L", N_of_lr, lr, 2 / L, sp.oo, side="-", uses=(samples,))
     return proof.done()

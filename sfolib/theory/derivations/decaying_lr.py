@@ -89,10 +89,8 @@ def _needed(proof, words, rate, power, D) -> None:
         "the bound is",
         eq(bound, (C1 / lr + D / b) / z),
     )
-    proof.combine(
-        "it bounds min E‖∇f‖² at K = T", le(m, bound.func(T**power)), (rate, 1), on=on, uses=(real,), stated=True
-    )
-    enough = proof.root(
+    proof.state.combine("it bounds min E‖∇f‖² at K = T", le(m, bound.func(T**power)), (rate, 1), on=on, uses=(real,))
+    enough = proof.state.root(
         "steps that are enough",
         bound - eps**2,
         above(z, 0),
@@ -100,13 +98,12 @@ def _needed(proof, words, rate, power, D) -> None:
         name=count**power,
         on=on,
         uses=(real,),
-        stated=True,
     )
     samples = proof.assume(
         "a step costs b gradient evaluations: N = bK, in logarithms",
         eq(log_samples, sp.log(b) + sp.log(count**power) / power),
     )
-    best = proof.root(
+    best = proof.state.root(
         "the stationary point of N",
         sp.Derivative(log_samples, b),
         above(b, 0),
@@ -114,11 +111,10 @@ def _needed(proof, words, rate, power, D) -> None:
         name=best_b,
         on=on,
         uses=(enough, samples),
-        stated=True,
     )
-    slope, known = sp.Derivative(log_samples, b), {"uses": (enough, samples), "stated": True}
-    proof.sign("N falls before it", lt(slope, 0), on=(between(b, 0, best.value), *on), **known)
-    proof.sign("and rises after it", gt(slope, 0), on=(above(b, best.value), *on), **known)
+    slope, known = sp.Derivative(log_samples, b), {"uses": (enough, samples)}
+    proof.state.sign("N falls before it", lt(slope, 0), on=(between(b, 0, best.value), *on), **known)
+    proof.state.sign("and rises after it", gt(slope, 0), on=(above(b, best.value), *on), **known)
 
 
 @cache
@@ -142,24 +138,18 @@ def decaying() -> Derivation:
     v_def = proof.assume("V of it at constant b", eq(V, lr**2 / b * _upto(k ** (-2 * a))))
 
     D = C2 * lr / s
-    plain = proof.combine(
+    plain = proof.state.combine(
         "a < 1/2",
         le(m, (C1 / lr + D / b * T**s) / T ** (1 - a)),
         (top, 1),
         (v_def, -C2 / scale),
         (slow, C2 * lr**2 / (b * scale)),
         on=(small,),
-        stated=True,
     )
     one = proof.sign("T is at least 1", ge(T, 1))
     power = proof.map("and so is T^(1−2a)", ge(T**s, 1), one, sp.Lambda(y, y**s), on=(small,))
-    slow_rate = proof.combine(
-        "so the rate is T^−a",
-        le(m, (C1 / lr + D / b) / T**a),
-        (plain, 1),
-        (power, C1 / scale),
-        on=(small,),
-        stated=True,
+    slow_rate = proof.state.combine(
+        "so the rate is T^−a", le(m, (C1 / lr + D / b) / T**a), (plain, 1), (power, C1 / scale), on=(small,)
     )
     _needed(proof, "a < 1/2", slow_rate, a, D)
 
@@ -167,54 +157,49 @@ def decaying() -> Derivation:
     D, Q_half, b_half, N_of = C2 * lr, *(sp.Function(name, positive=True)(K) for name in ("Q_half", "b_half", "N"))
     top_half = proof.instance("at a = 1/2", le(m, (C1 + C2 * V_half) / (lr * sp.sqrt(T))), top, half | {V: V_half})
     v_half = proof.instance("and V there", eq(V_half, lr**2 / b * _upto(1 / k)), v_def, half | {V: V_half})
-    rate = proof.combine(
+    rate = proof.state.combine(
         "a = 1/2: the rate is T^−1/2 up to a logarithm",
         le(m, (C1 / lr + D / b * (1 + sp.log(T))) / sp.sqrt(T)),
         (top_half, 1),
         (v_half, -C2 / (lr * sp.sqrt(T))),
         (even, C2 * lr / (b * sp.sqrt(T))),
-        stated=True,
     )
     real = proof.assume(
         "a = 1/2: K is read as a real number", eq(Q_half, (C1 / lr + D / b * (1 + sp.log(K))) / sp.sqrt(K))
     )
-    proof.combine("it bounds min E‖∇f‖² at K = T", le(m, Q_half.func(T)), (rate, 1), uses=(real,), stated=True)
-    matched = proof.root(
+    proof.state.combine("it bounds min E‖∇f‖² at K = T", le(m, Q_half.func(T)), (rate, 1), uses=(real,))
+    matched = proof.state.root(
         "K steps with √K > C1/(ηε²) are enough at",
         Q_half - eps**2,
         anywhere(b),
         D * (1 + sp.log(K)) / (eps**2 * sp.sqrt(K) - C1 / lr),
         name=b_half,
         uses=(real,),
-        stated=True,
     )
     samples = proof.assume("a step costs b gradient evaluations", eq(N_of, K * b_half))
-    proof.identity(
+    proof.state.identity(
         "at K = 4C1²/(η²ε⁴) this is T2's N* times a logarithm",
         N_of.func(4 * C1**2 / (lr**2 * eps**4)),
         4 * C1 * C2 / eps**4 * (1 + 2 * sp.log(2 * C1 / (lr * eps**2))),
         name=sp.Symbol("N_half", positive=True),
         uses=(matched, samples),
-        stated=True,
     )
 
     D = C2 * lr * 2 * a / (2 * a - 1)
-    fast_rate = proof.combine(
+    fast_rate = proof.state.combine(
         "a > 1/2: the rate is T^−(1−a)",
         le(m, (C1 / lr + D / b) / T ** (1 - a)),
         (top, 1),
         (v_def, -C2 / scale),
         (fast, C2 * lr**2 / (b * scale)),
         on=(large,),
-        stated=True,
     )
     _needed(proof, "a > 1/2", fast_rate, 1 - a, D)
 
-    proof.cite(
+    proof.state.cite(
         "a = 0, a constant η: ε is out of reach unless ε² > C2η/b",
         gt(C1 / (lr * K) + C2 * lr / b, eps**2),
         critical_batch_size(),
         on=(between(b, 0, C2 * lr / eps**2, "(]"),),
-        stated=True,
     )
     return proof.done()

@@ -81,34 +81,28 @@ def _batch_variance(proof) -> None:
         (mean, 1),
         (count, size**-2),
     )
-    apart = proof.instance(
+    apart = proof.state.instance(
         "with replacement the draws are independent and c = 0, v_R in place of v_B",
         eq(v_R, v / size),
         both,
         {c: 0, v_B: v_R},
-        stated=True,
     )
-    proof.combine("with replacement", le(v_R, sigma**2 / size), (apart, -1), (sample, 1 / size), stated=True)
+    proof.state.combine("with replacement", le(v_R, sigma**2 / size), (apart, -1), (sample, 1 / size))
     everything = proof.assume(
         "without replacement all n samples sum to 0: their n squares and n(n − 1) ordered pairs",
         eq(n * v + n * (n - 1) * c, 0),
     )
-    pair = proof.combine(
-        "so two draws are anticorrelated",
-        eq(c, -v / (n - 1)),
-        (everything, 1 / (n * (n - 1))),
-        on=(above(n, 1),),
-        stated=True,
+    pair = proof.state.combine(
+        "so two draws are anticorrelated", eq(c, -v / (n - 1)), (everything, 1 / (n * (n - 1))), on=(above(n, 1),)
     )
-    fresh = proof.combine(
+    fresh = proof.state.combine(
         "as a fresh uniform subset",
         eq(v_B, v * (n - size) / (size * (n - 1))),
         (both, 1),
         (pair, (size - 1) / size),
         on=(above(n, 1),),
-        stated=True,
     )
-    proof.combine(
+    proof.state.combine(
         "as a fresh uniform subset of 1 ≤ b ≤ n, drawn anew at each step given θ_t. Slices of one "
         "epoch's permutation are not that: θ_t depends on the earlier slices, and what is left for the "
         "later ones is not uniform given θ_t; for them the bound is not claimed",
@@ -116,7 +110,6 @@ def _batch_variance(proof) -> None:
         (fresh, -1),
         (sample, (n - size) / (size * (n - 1))),
         on=(between(size, 0, n, "(]"), above(n, 1)),
-        stated=True,
     )
 
 
@@ -184,13 +177,12 @@ def descent_bound() -> Derivation:
     )
     telescope = proof.closed_sum("the left-hand side telescopes", over(F[t] - F[t + 1]), F[0] - F[T], T)
     floor = proof.assume("f is bounded below by f*, and Δ = f(θ_0) − f*", le(F[0] - F[T], gap))
-    looking = proof.combine(
+    looking = proof.state.combine(
         "a schedule that looks at the run: its mean descents are no more than its mean noise allows",
         le(over(Xs[t]), gap + L * sigma**2 / 2 * over(Ys[t])),
         (added, 1),
         (telescope, -1),
         (floor, 1),
-        stated=True,
     )
     keep = lrs[t] * (1 - L * lrs[t] / 2)
     fixed = (
@@ -199,13 +191,12 @@ def descent_bound() -> Derivation:
         ),
         proof.assume("and", eq(Ys[t], lrs[t] ** 2 * omegas[t])),
     )
-    proof.combine(
+    proof.state.combine(
         "the descent of such a step",
         le(F[t + 1], F[t] - keep * H[t] + L * lrs[t] ** 2 * sigma**2 * omegas[t] / 2),
         (each, 1),
         (fixed[0], 1),
         (fixed[1], -L * sigma**2 / 2),
-        stated=True,
     )
     of_steps = [
         proof.total("over the steps", eq(over(side), over(value)), step, (t, 0, T - 1))
@@ -225,7 +216,7 @@ def descent_bound() -> Derivation:
         ),
         proof.assume("A = sum of the descent factors, positive since 0 < η_t < 2/L", eq(A, over(keep))),
     )
-    exact = proof.combine(
+    exact = proof.state.combine(
         "the bound with each step's own descent factor",
         le(m, (gap + L * sigma**2 * V / 2) / A),
         (looking, 1 / A),
@@ -234,7 +225,6 @@ def descent_bound() -> Derivation:
         (weights, 1 / A),
         (names[2], -m / A),
         (names[1], L * sigma**2 / (2 * A)),
-        stated=True,
     )
     cap = proof.sign("no learning rate exceeds η_max", le(lrs[t], lr_max), on=(below_cap,))
     factor = proof.combine(
@@ -252,13 +242,12 @@ def descent_bound() -> Derivation:
     )
     cleared = proof.combine("the bound cleared of its denominator", le(m * A, gap + L * sigma**2 * V / 2), (exact, A))
     scale = S * (1 - L * lr_max / 2)
-    proof.combine(
+    proof.state.combine(
         "the bound, with C1 = 2Δ/(2 − Lη_max) and C2 = Lσ²/(2 − Lη_max)",
         le(m, (c1(lr_max) + c2(lr_max) * V) / S),
         (cleared, 1 / scale),
         (enough, m / scale),
         on=(stable,),
-        stated=True,
     )
     return proof.done()
 

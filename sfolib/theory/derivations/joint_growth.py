@@ -32,7 +32,7 @@ def _criteria(proof) -> Step:
         linear_noise(),
         on=(stable,),
     )
-    proof.limit(
+    proof.state.limit(
         "the noise in f, λC/2, for small ηλ: blind to λ, summed η tr Σ/(4b)",
         lam * C_limit / (2 * lr),
         lr,
@@ -40,9 +40,8 @@ def _criteria(proof) -> Step:
         variance / (4 * b),
         on=(stable,),
         uses=(steady,),
-        stated=True,
     )
-    proof.limit(
+    proof.state.limit(
         "and in ‖∇f‖², λ²C: weighed by λ, summed ηQ/(2b)",
         lam**2 * C_limit / lr,
         lr,
@@ -50,7 +49,6 @@ def _criteria(proof) -> Step:
         lam * variance / (2 * b),
         on=(stable,),
         uses=(steady,),
-        stated=True,
     )
     return steady
 
@@ -58,26 +56,20 @@ def _criteria(proof) -> Step:
 def _in_steps(proof) -> None:
     """T13: along s = 0 gradient evaluations do not depend on η and steps do; growing η geometrically."""
     slope = proof.cite(
-        "T13: to leading order s = 0 keeps b/η at",
-        eq(sp.Limit(b_local / lr, lr, sp.S.Zero), Q / G2),
-        local_front(),
+        "T13: to leading order s = 0 keeps b/η at", eq(sp.Limit(b_local / lr, lr, sp.S.Zero), Q / G2), local_front()
     )
     along = proof.assume("ρ is what it keeps, a function of the place", eq(path, slope.fact.lhs))
     place = proof.combine("so it depends on the place alone", eq(path, Q / G2), (along, 1), (slope, 1))
     followed = proof.assume("a run that follows it, however its η grows, has", eq(batch, lr * path))
     pace = proof.assume("steps for one unit of progress Σ η", eq(steps, 1 / lr))
-    proof.identity(
+    proof.state.identity(
         "its gradient evaluations for one unit of progress do not depend on η",
         steps * batch,
         Q / G2,
         uses=(place, followed, pace),
-        stated=True,
     )
-    proof.sign(
-        "its steps do: joint growth from a low η costs steps",
-        lt(sp.Derivative(steps, lr), 0),
-        uses=(pace,),
-        stated=True,
+    proof.state.sign(
+        "its steps do: joint growth from a low η costs steps", lt(sp.Derivative(steps, lr), 0), uses=(pace,)
     )
 
     grows, k, x, up = (above(gamma, 1),), *sp.symbols("k x u", positive=True)
@@ -94,14 +86,13 @@ def _in_steps(proof) -> None:
     total = proof.combine(
         "the progress", eq(progress, k * lr_0 * closed.value), (made, 1), (closed, k * lr_0), on=grows
     )
-    over = proof.identity(
+    over = proof.state.identity(
         "joint growth takes more steps by the factor",
         ratio(K_joint, K_flat),
         (M + 1) * (gamma - 1) * gamma**M / (gamma ** (M + 1) - 1),
         name=sp.Function("overhead")(M),
         uses=(total, joint, flat),
         on=grows,
-        stated=True,
     )
     last = proof.sign("no stage is after the last", le(j + 1, M + 1), on=(at_least(M, j),))
     power = proof.map(
@@ -115,7 +106,7 @@ def _in_steps(proof) -> None:
         "summed", le(sp.Sum(gamma**j, (j, 0, M)), sp.Sum(gamma**M, (j, 0, M))), power, (j, 0, M), on=grows
     )
     count = proof.closed_sum("counting stages", sp.Sum(sp.S.One, (j, 0, M)), M + 1, M, start=0)
-    proof.combine(
+    proof.state.combine(
         "which is never below 1",
         le(K_flat, K_joint),
         (flat, -1),
@@ -124,17 +115,15 @@ def _in_steps(proof) -> None:
         (added, k / gamma**M),
         (count, -k),
         on=grows,
-        stated=True,
     )
     rate = proof.assume("with γ = 1 + u", eq(gamma, 1 + up))
-    proof.limit(
+    proof.state.limit(
         "and in the long run grows like the number of stages, times 1 − 1/γ",
         over.fact.lhs.func(x) / (x + 1),
         x,
         sp.oo,
         up / (1 + up),
         uses=(rate, over),
-        stated=True,
     )
 
 
@@ -161,21 +150,16 @@ def _in_evaluations(proof, steady) -> None:
     )
     named = proof.assume("a name for it", eq(rho_small, unit.fact.lhs))
     small_value = proof.combine("that is", eq(rho_small, unit.value), (named, 1), (unit, 1), on=(stable,))
-    price = proof.identity(
+    price = proof.state.identity(
         "at any η it is larger by",
         ratio(b_room / lr, rho_small),
         2 / (2 - lr * lam),
         name=sp.Function("price")(lr),
         uses=(needed, small_value),
         on=(stable,),
-        stated=True,
     )
-    proof.sign(
-        "which rises with η (T3 has its square)",
-        gt(sp.Derivative(price.name, lr), 0),
-        on=(stable,),
-        uses=(price,),
-        stated=True,
+    proof.state.sign(
+        "which rises with η (T3 has its square)", gt(sp.Derivative(price.name, lr), 0), on=(stable,), uses=(price,)
     )
 
 
@@ -187,20 +171,18 @@ def _any_time(proof) -> None:
         "any-time: after x steps ε² is what they can reach, β/(1 − p/(1 + p)) with β = c x^−p",
         eq(eps, sp.sqrt((1 + p) * scale * x**-p)),
     )
-    batch_at = proof.identity(
+    batch_at = proof.state.identity(
         "so the batch grows like",
         b_best,
         lr * Q * x**p / (2 * p * scale),
         name=sp.Function("b_any")(x),
         uses=(goal, best),
-        stated=True,
     )
-    proof.identity(
+    proof.state.identity(
         "any-time growth up to K needs 1/(1 + p) of the gradient evaluations of the constant batch that is best for K",
         sp.Integral(batch_at.name, (x, 0, K)),
         K * batch_at.name.func(K) / (1 + p),
         uses=(batch_at,),
-        stated=True,
     )
     kernel = sp.Function("kappa")(tau)
     family = proof.assume(
@@ -230,22 +212,15 @@ def _any_time(proof) -> None:
     named = proof.assume("a name for them", eq(ramp, T_b))
     ramped = proof.combine("that is", eq(ramp, roots**2 / room), (named, 1), (water, 1))
     constant = proof.assume("the constant batch that leaves R over K steps (T16)", eq(flat, K * squares / room))
-    part = proof.identity(
+    part = proof.state.identity(
         "the best schedule for a horizon needs the part",
         ratio(ramp, flat),
         4 * (1 + q) * tau0 / (q**2 * K),
         name=sp.Function("part")(K),
         uses=(root_sum, all_sum, ramped, constant),
-        stated=True,
     )
-    proof.limit(
-        "which any-time growth, a fixed part of it, cannot follow",
-        part.name,
-        K,
-        sp.oo,
-        sp.S.Zero,
-        uses=(part,),
-        stated=True,
+    proof.state.limit(
+        "which any-time growth, a fixed part of it, cannot follow", part.name, K, sp.oo, sp.S.Zero, uses=(part,)
     )
 
 

@@ -64,13 +64,12 @@ def _kernel(proof) -> None:
     )
     telescope = proof.closed_sum("the left-hand side telescopes", steps(left[t + 1] - left[t]), left[T] - left[0], T)
     start = proof.assume("the run starts at a point, C_0 = 0", eq(left[0], 0))
-    proof.combine(
+    proof.state.combine(
         "what the noise leaves at the end",
         eq(left[T], steps(kappas[t] / bs[t])),
         (total, 1),
         (telescope, -1),
         (start, 1),
-        stated=True,
     )
 
 
@@ -94,9 +93,7 @@ def _water_filling(proof) -> None:
         ),
         proof.sign("between the bounds no b has", ge(b + x**2 / b, 2 * x), on=(between(x, low, high),)),
         proof.sign(
-            "at the cap no smaller b has",
-            ge(b + x**2 / b, high + x**2 / high),
-            on=(at_least(x, high), below_cap),
+            "at the cap no smaller b has", ge(b + x**2 / b, high + x**2 / high), on=(at_least(x, high), below_cap)
         ),
     )
     any_b = proof.cases(
@@ -126,14 +123,13 @@ def _water_filling(proof) -> None:
     used = proof.assume(
         "and ν such that b* leaves just R (unless the floor leaves less)", eq(steps(kappas[t] / best[t]), room)
     )
-    proof.combine(
+    proof.state.combine(
         "needs at least as many gradient evaluations as water filling",
         ge(steps(bs[t]), steps(best[t])),
         (total, 1),
         (kept, level**2),
         (used, level**2),
         on=allowed,
-        stated=True,
     )
 
 
@@ -153,13 +149,12 @@ def _unbounded(proof) -> None:
     total = proof.total("Σ b*", eq(steps(best[t]), steps(level * sp.sqrt(kappas[t]))), free, (t, 0, T - 1))
     summed = proof.combine("in this sum", eq(steps(best[t]), level * roots), (total, 1), (root_sum, -level))
     at = proof.assume("at that level", eq(level, spent.name))
-    least = proof.combine(
+    least = proof.state.combine(
         "gradient evaluations of water filling",
         eq(steps(best[t]), roots**2 / room),
         (summed, 1),
         (at, roots),
         (spent, roots),
-        stated=True,
     )
     constant = proof.root(
         "a constant batch that leaves R",
@@ -180,13 +175,12 @@ def _unbounded(proof) -> None:
         (count, -(mean**2)),
     )
     tight = proof.instance("at the mean root", ge(squares, roots**2 / T), spread, {mean: roots / T})
-    proof.combine(
+    proof.state.combine(
         "and it needs at least as many, T b_flat",
         ge(T * constant.name, steps(best[t])),
         (constant, T),
         (tight, T / room),
         (least, -1),
-        stated=True,
     )
 
 
@@ -197,30 +191,27 @@ def _shape(proof) -> None:
     back = proof.assume(
         "at a constant η, τ steps before the end, M is", eq(sp.Function("M")(tau), lam**2 * (1 - lr * lam) ** (2 * tau))
     )
-    proof.limit(
+    proof.state.limit(
         "in units of Σ η: exponential forgetting, at a rate of twice the eigenvalue",
         sp.Function("M")(span / lr) / lam**2,
         lr,
         sp.S.Zero,
         sp.exp(-2 * lam * span),
         uses=(back,),
-        stated=True,
     )
     density = proof.assume("where λ²v has over λ a density that goes like", eq(sp.Function("w")(lam), lam ** (q - 1)))
-    proof.identity(
+    proof.state.identity(
         "the sum of that is a power",
         sp.Integral(sp.Function("w")(lam) * sp.exp(-2 * lam * span), (lam, 0, sp.oo)),
         sp.gamma(q) / (2 * span) ** q,
         uses=(density,),
-        stated=True,
     )
     family = proof.assume("so for a family: κ, τ steps before the end", eq(kernel, A * (tau + tau0) ** -q))
-    proof.identity(
+    proof.state.identity(
         "the ramp is a power of the steps that are left",
         level * sp.sqrt(kernel),
         level * sp.sqrt(A) * (tau + tau0) ** (-q / 2),
         uses=(family,),
-        stated=True,
     )
 
 

@@ -52,13 +52,12 @@ def recursion(proof) -> tuple:
         written,
         {square_next: C_next, square: C, mixed: cross, noise: spread},
     )
-    covariance = proof.combine(
+    covariance = proof.state.combine(
         "the recursion of the covariance",
         eq(C_next, keep**2 * C + lr**2 * variance / b),
         (mean, 1),
         (apart, -2 * lr * keep),
         (drawn, lr**2),
-        stated=True,
     )
     here, total = sp.symbols("g E_g", nonnegative=True)
     gradient = proof.assume("the squared gradient in this coordinate", eq(here, lam**2 * (mean_path + e) ** 2))
@@ -75,19 +74,18 @@ def recursion(proof) -> tuple:
         wide,
         {here: total, e: bias, square: C},
     )
-    proof.combine(
+    proof.state.combine(
         "E‖∇f‖², coordinate by coordinate, is that of the noise-free path plus λ²C",
         eq(total, lam**2 * mean_path**2 + lam**2 * C),
         (spread_path, 1),
         (centred, 2 * lam**2 * mean_path),
-        stated=True,
     )
     return covariance
 
 
 def _stationary(proof, covariance) -> None:
     """The limit of C at a constant pair, between its value for small ηλ and twice that."""
-    steady = proof.root(
+    steady = proof.state.root(
         "at a constant pair C settles where a step leaves it as it is",
         C - C_next,
         above(C, 0),
@@ -95,9 +93,8 @@ def _stationary(proof, covariance) -> None:
         name=C_limit,
         on=(between(lam, 0, 2 / lr),),
         uses=(covariance,),
-        stated=True,
     )
-    proof.limit(
+    proof.state.limit(
         "in ‖∇f‖², for small ηλ: half of ηλv/b",
         lam**2 * C_limit / lr,
         lr,
@@ -105,13 +102,12 @@ def _stationary(proof, covariance) -> None:
         lam * variance / (2 * b),
         on=(between(lam, 0, 2 / lr),),
         uses=(steady,),
-        stated=True,
     )
     for words, relation in (
         ("never less than that", ge(lam**2 * C_limit, lr * lam * variance / (2 * b))),
         ("and for η ≤ 1/λ at most twice that", le(lam**2 * C_limit, lr * lam * variance / b)),
     ):
-        proof.sign(words, relation, on=(slow,), uses=(steady,), stated=True)
+        proof.state.sign(words, relation, on=(slow,), uses=(steady,))
 
 
 def _best_batch(proof) -> None:
@@ -122,7 +118,7 @@ def _best_batch(proof) -> None:
         eq(expected, y + lr * Q / (2 * b)),
     )
     room = between(y, 0, eps**2)
-    needed = proof.root(
+    needed = proof.state.root(
         "the batch size that reaches ε where the noise-free path is at β",
         expected - eps**2,
         above(b, 0),
@@ -130,7 +126,6 @@ def _best_batch(proof) -> None:
         name=b_needed,
         on=(room,),
         uses=(model,),
-        stated=True,
     )
     family = proof.assume("after K steps β falls like", eq(beta, scale * K**-p))
     reachable = between(beta, 0, eps**2)
@@ -142,48 +137,30 @@ def _best_batch(proof) -> None:
         on=(reachable,),
         uses=(family, needed),
     )
-    best = proof.root(
-        "N is stationary at one K, where β is",
-        slope.name,
-        reachable,
-        eps**2 / (1 + p),
-        name=beta_best,
-        uses=(slope,),
-        stated=True,
+    best = proof.state.root(
+        "N is stationary at one K, where β is", slope.name, reachable, eps**2 / (1 + p), name=beta_best, uses=(slope,)
     )
-    proof.sign(
-        "before it N falls", lt(slope.name, 0), on=(between(beta, beta_best, eps**2),), uses=(best, slope), stated=True
-    )
-    proof.sign(
-        "and after it N rises", gt(slope.name, 0), on=(between(beta, 0, beta_best),), uses=(best, slope), stated=True
-    )
-    batch = proof.identity(
+    proof.state.sign("before it N falls", lt(slope.name, 0), on=(between(beta, beta_best, eps**2),), uses=(best, slope))
+    proof.state.sign("and after it N rises", gt(slope.name, 0), on=(between(beta, 0, beta_best),), uses=(best, slope))
+    batch = proof.state.identity(
         "so the best constant batch size is",
         b_needed.func(beta_best),
         (1 + p) * lr * Q / (2 * p * eps**2),
         name=b_best,
         uses=(best, needed),
-        stated=True,
     )
-    proof.identity(
-        "which leaves to noise the part p/(1 + p) of ε²",
-        lr * Q / (2 * b_best),
-        p / (1 + p) * eps**2,
-        uses=(batch,),
-        stated=True,
+    proof.state.identity(
+        "which leaves to noise the part p/(1 + p) of ε²", lr * Q / (2 * b_best), p / (1 + p) * eps**2, uses=(batch,)
     )
-    proof.instance("for p = 1, half of it, and", eq(b_one, lr * Q / eps**2), batch, {p: 1, b_best: b_one}, stated=True)
+    proof.state.instance("for p = 1, half of it, and", eq(b_one, lr * Q / eps**2), batch, {p: 1, b_best: b_one})
     last = (scale * (1 + p) / eps**2) ** (1 / p)
     count = proof.assume("a name", eq(K_best, last))
-    proof.identity(
-        "the steps to that β are K_best", beta.func(K_best), beta_best, uses=(best, count, family), stated=True
-    )
-    proof.identity(
+    proof.state.identity("the steps to that β are K_best", beta.func(K_best), beta_best, uses=(best, count, family))
+    proof.state.identity(
         "so N* = K b* grows like ε² to the −(1 + 1/p)",
         eps / 2 * sp.Derivative(sp.log(K_best * b_best), eps),
         -(1 + 1 / p),
         uses=(count, batch),
-        stated=True,
     )
 
 

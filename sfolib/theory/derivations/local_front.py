@@ -32,32 +32,30 @@ def local_front() -> Derivation:
         eq(square, GHG + Q / b),
     )
     named = proof.assume("D is the expected decrease", eq(decrease, start - end))
-    gain = proof.combine(
+    gain = proof.state.combine(
         "the expected decrease of one step",
         eq(decrease, lr * G2 - lr**2 / 2 * (GHG + Q / b)),
         (named, 1),
         (model, -1),
         (unbiased, lr),
         (spread, -(lr**2) / 2),
-        stated=True,
     )
-    best = proof.root(
+    best = proof.state.root(
         "its slope in η is 0 at one η",
         sp.Derivative(decrease, lr),
         above(lr, 0),
         G2 / (GHG + Q / b),
         name=lr_local,
         uses=(gain,),
-        stated=True,
     )
-    proof.sign("and it is concave in η", lt(sp.Derivative(decrease, (lr, 2)), 0), uses=(gain,), stated=True)
-    full = proof.limit("at a large batch that η is", lr_local, b, sp.oo, G2 / GHG, uses=(best,), stated=True)
+    proof.state.sign("and it is concave in η", lt(sp.Derivative(decrease, (lr, 2)), 0), uses=(gain,))
+    full = proof.state.limit("at a large batch that η is", lr_local, b, sp.oo, G2 / GHG, uses=(best,))
     names = (
         proof.assume("a name for it", eq(lr_full, full.value)),
         proof.assume("McCandlish et al.'s noise scale", eq(B, Q / GHG)),
     )
-    proof.identity("so their law is exact here", lr_local, lr_full / (1 + B / b), uses=(*names, best), stated=True)
-    critical = proof.root(
+    proof.state.identity("so their law is exact here", lr_local, lr_full / (1 + B / b), uses=(*names, best))
+    critical = proof.state.root(
         "the batch at which a fixed η is the best",
         sp.Derivative(decrease, lr),
         above(b, 0),
@@ -65,15 +63,13 @@ def local_front() -> Derivation:
         name=b_local,
         on=(stable,),
         uses=(gain,),
-        stated=True,
     )
-    proof.limit("to leading order in η", b_local / lr, lr, sp.S.Zero, Q / G2, uses=(critical,), stated=True)
-    proof.sign(
+    proof.state.limit("to leading order in η", b_local / lr, lr, sp.S.Zero, Q / G2, uses=(critical,))
+    proof.state.sign(
         "beyond η_full no batch makes η the best",
         lt(sp.Derivative(decrease, lr), 0),
         on=(above(lr, G2 / GHG),),
         uses=(gain,),
-        stated=True,
     )
     lr_worst = sp.Symbol("eta_worst", positive=True)
     worst = proof.instance(
@@ -82,5 +78,5 @@ def local_front() -> Derivation:
         best,
         {GHG: L * eps**2, Q: L * sigma**2, G2: eps**2, lr_local: lr_worst},
     )
-    proof.identity("it is T11's η*(b)", lr_worst, 1 / (L * (1 + sigma**2 / eps**2 / b)), uses=(worst,), stated=True)
+    proof.state.identity("it is T11's η*(b)", lr_worst, 1 / (L * (1 + sigma**2 / eps**2 / b)), uses=(worst,))
     return proof.done()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 from sfolib.theory.derivations.algebra import Range
 from sfolib.theory.derivations.derivation import Derivation
@@ -21,15 +22,15 @@ from sfolib.theory.derivations.steps import Assumed, Cited, ClosedSum, Identity,
 
 
 def _adds(kind: type[Step]) -> Callable[..., Step]:
-    def add(self, *args, stated: bool = False, **options) -> Step:
-        return self.add(kind(*args, **options), stated)
+    def add(self, *args, **options) -> Step:
+        return self.add(kind(*args, **options))
 
     add.__doc__ = f"{kind.__doc__}\n\nTakes the fields of `{kind.__name__}` in order."
     return add
 
 
 class Proof:
-    """Steps in order, of which those added with `stated` are what the result states.
+    """Steps in order; `proof.state.sign(…)` adds one as `proof.sign(…)` does, whose fact is part of the result.
 
     `on` and `uses` are keywords of every method (see `Step`); `ranges` are assumed throughout.
     """
@@ -38,11 +39,19 @@ class Proof:
         self.heading, self.ranges = (key, title, source), ranges
         self.steps: list[Step] = []
         self.conclusion: list = []
+        self.stating = False
 
-    def add(self, step: Step, stated: bool = False) -> Step:
-        """Append a step; `stated`: its fact is part of the result."""
+    @property
+    def state(self) -> Proof:
+        """The same proof, whose next step is part of what the result states."""
+        stating = copy(self)
+        stating.stating = True
+        return stating
+
+    def add(self, step: Step) -> Step:
+        """Append a step and hand it back."""
         self.steps.append(step)
-        if stated:
+        if self.stating:
             self.conclusion.append(step.fact)
         return step
 
@@ -51,9 +60,9 @@ class Proof:
     instance, average, integrate, total = (_adds(kind) for kind in (Instance, Averaged, Integrated, Summed))
     bounded_sum, map, tangent, cases = (_adds(kind) for kind in (BoundedSum, Mapped, Tangent, Cases))
 
-    def combine(self, claim: str, fact, *terms: tuple, stated: bool = False, **options) -> Step:
+    def combine(self, claim: str, fact, *terms: tuple, **options) -> Step:
         """`fact` as a sum of earlier steps, each given as (step, multiplier): see `Combined`."""
-        return self.add(Combined(claim, fact, terms, **options), stated)
+        return self.add(Combined(claim, fact, terms, **options))
 
     def done(self) -> Derivation:
         """The derivation, not yet verified."""

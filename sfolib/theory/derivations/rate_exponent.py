@@ -44,7 +44,7 @@ class _Cases(Proof):
         )
         self.geometric_sum()
         bound = self.assume("Q is the bound of T1 at the end of stage M", eq(Q, (C1 + C2 * V) / S))
-        self.combine("so it bounds min E‖∇f‖²", le(m, Q), (named_bound(self, lr), 1), uses=(bound,), stated=True)
+        self.state.combine("so it bounds min E‖∇f‖²", le(m, Q), (named_bound(self, lr), 1), uses=(bound,))
         self.balance = self.combine("cleared of its denominator", eq(Q * S, C1 + C2 * V), (bound, S))
         self.exponent = self.assume("the exponent of all cases", eq(p, sp.log(sp.Min(g, rho)) / (log_g + log_rho)))
         many, both = (above(g, 1),), (above(rho, 1), above(g, 1))
@@ -68,12 +68,11 @@ class _Cases(Proof):
         self.n_low = self.combine(
             "and no slower", ge(N, b0 * T0 * (g * rho) ** M), (self.n_sum, 1), (n_low, b0 * T0), on=both
         )
-        self.combine(
+        self.state.combine(
             "and before the next stage ends, N stays below a constant times that",
             le(N + b0 * T0 * (g * rho) ** (M + 1), (1 + g * rho) * N),
             (self.n_low, g * rho),
             on=both,
-            stated=True,
         )
 
     def geometric(self, symbol, words, term, first, base) -> Step:
@@ -111,7 +110,7 @@ class _Cases(Proof):
             "N to the power p", le(N**power, (R * (g * rho) ** M) ** power), self.n_end, sp.Lambda(y, y**power), on=on
         )
         same = self.identity("p turns (gρ)^M into what Q falls by", ((g * rho) ** M) ** power, base**M)
-        self.combine(
+        self.state.combine(
             "so Q falls like N^−p, without a logarithm",
             le(Q * N**p, const * R**p),
             (rate, N**power),
@@ -119,7 +118,6 @@ class _Cases(Proof):
             (same, -const * R**power / base**M),
             on=on,
             uses=(here,),
-            stated=True,
         )
 
     def below_half(self, small, large, here, on) -> None:
@@ -128,14 +126,7 @@ class _Cases(Proof):
         logs = self.map(
             "and so is its logarithm", gt(sp.log(large), sp.log(small)), apart, sp.Lambda(y, sp.log(y)), on=on[:1]
         )
-        self.combine(
-            "p is below 1/2",
-            lt(p, sp.S.Half),
-            (logs, 1 / (2 * (log_g + log_rho))),
-            on=on,
-            uses=(here,),
-            stated=True,
-        )
+        self.state.combine("p is below 1/2", lt(p, sp.S.Half), (logs, 1 / (2 * (log_g + log_rho))), on=on, uses=(here,))
 
     def fast(self) -> None:
         """δ > γ²τ: V stays bounded."""
@@ -177,29 +168,27 @@ class _Cases(Proof):
         self.decay(v_most, rho, rate, here, on)
         least = self.combine("from below: V", ge(V, weight * base**M), (self.v_sum, 1), (v_low, weight), on=on[:1])
         top = lr0 * T0 * g**M * g / (g - 1)
-        self.combine(
+        self.state.combine(
             "Q falls no faster than that",
             ge(Q, C2 * weight * base**M / top),
             (self.balance, 1 / top),
             (self.s_top, Q / top),
             (least, C2 / top),
             on=on,
-            stated=True,
         )
 
     def even(self) -> None:
         """δ = γ²τ: V grows by the same in every stage."""
         on, same = (above(g, 1),), {rho: g}
-        self.root(
+        self.state.root(
             "γτ = δ/γ is one surface",
             g - delta / gamma,
             above(g, 0),
             rho,
             name=sp.Symbol("g_even", positive=True),
             uses=(self.growth[1],),
-            stated=True,
         )
-        here = self.instance("on it p is", eq(p_even, sp.S.Half), self.exponent, same | {p: p_even}, stated=True)
+        here = self.state.instance("on it p is", eq(p_even, sp.S.Half), self.exponent, same | {p: p_even})
         flat = self.instance("V there", eq(V_flat, weight * _upto(sp.S.One)), self.v_sum, same | {V: V_flat})
         linear = self.combine("V counts the stages", eq(V_flat, weight * (M + 1)), (flat, 1), (self.count, weight))
         n_end = self.instance(
@@ -219,38 +208,35 @@ class _Cases(Proof):
         root = self.map(
             "the root of N", le(sp.sqrt(N_even), sp.sqrt(R_even) * g**M), n_end, sp.Lambda(y, sp.sqrt(y)), on=on
         )
-        self.combine(
+        self.state.combine(
             "so p = 1/2, with the factor M + 1, which is linear in ln N: the logarithm",
             le(Q_even * N_even**p_even, const * R_even**p_even),
             (rate, sp.sqrt(N_even)),
             (root, const / g**M),
             on=on,
             uses=(here,),
-            stated=True,
         )
 
     def floor(self) -> None:
         """What Q cannot fall below: for any growth, for γτ ≤ 1, and for δ ≤ γ."""
         top = lr0 * T0 * g**M * g / (g - 1)
-        self.combine(
+        self.state.combine(
             "Q falls no faster than g^−M: p cannot be larger in this bound",
             ge(Q, C1 / top),
             (self.balance, 1 / top),
             (self.s_top, Q / top),
             on=(above(g, 1),),
-            stated=True,
         )
         Q_flat = sp.Symbol("Q_flat", positive=True)
         flat = self.instance("γτ = 1", eq(S_flat, lr0 * T0 * _upto(sp.S.One)), self.s_sum, {g: sp.S.One, S: S_flat})
         linear = self.combine("S counts the stages", eq(S_flat, lr0 * T0 * (M + 1)), (flat, 1), (self.count, lr0 * T0))
         balance = self.instance("Q there", eq(Q_flat * S_flat, C1 + C2 * V), self.balance, {Q: Q_flat, S: S_flat})
         most = lr0 * T0 * (M + 1)
-        slow = self.combine(
+        slow = self.state.combine(
             "γτ = 1: Q falls no faster than 1/(M + 1)",
             ge(Q_flat, C1 / most),
             (balance, 1 / most),
             (linear, -Q_flat / most),
-            stated=True,
         )
         grow = (above(rho, 1),)
         n_flat = self.instance("N there", eq(N_flat, b0 * T0 * _upto(rho**j)), self.n_sum, {g: sp.S.One, N: N_flat})
@@ -264,24 +250,17 @@ class _Cases(Proof):
         power = self.map("and to any power", ge(N_flat**y, (b0 * T0 * rho**M) ** y), n_low, sp.Lambda(x, x**y), on=grow)
         least = sp.Function("Q_least")(x)
         named = self.assume("a function of the stages", eq(least, C1 * (b0 * T0 * rho**x) ** y / (lr0 * T0 * (x + 1))))
-        self.combine(
+        self.state.combine(
             "so Q·N^y is at least",
             ge(Q_flat * N_flat**y, least.func(M)),
             (slow, N_flat**y),
             (power, C1 / most),
             uses=(named,),
             on=grow,
-            stated=True,
         )
         grown = self.assume("ρ > 1, written", eq(rho, sp.exp(u)))
-        self.limit(
-            "which no power y > 0 of N keeps bounded, be it ever so small",
-            least,
-            x,
-            sp.oo,
-            sp.oo,
-            uses=(grown, named),
-            stated=True,
+        self.state.limit(
+            "which no power y > 0 of N keeps bounded, be it ever so small", least, x, sp.oo, sp.oo, uses=(grown, named)
         )
         short = (between(g, 0, 1),)
         s_end = self.combine(
@@ -291,13 +270,12 @@ class _Cases(Proof):
             (self.at(self.less, g, short), lr0 * T0),
             on=short,
         )
-        self.combine(
+        self.state.combine(
             "so Q does too, from below",
             ge(Q, C1 * (1 - g) / (lr0 * T0)),
             (self.balance, (1 - g) / (lr0 * T0)),
             (s_end, Q * (1 - g) / (lr0 * T0)),
             on=short,
-            stated=True,
         )
         epochs = self.root(
             "a fixed number of epochs a stage, τδ = 1, has γτ",
@@ -307,7 +285,7 @@ class _Cases(Proof):
             name=g_epochs,
             uses=self.growth,
         )
-        self.sign("and is such a case where γ < δ", lt(g_epochs, 1), on=grow, uses=(epochs,), stated=True)
+        self.state.sign("and is such a case where γ < δ", lt(g_epochs, 1), on=grow, uses=(epochs,))
         scaled = (between(rho, 0, 1, "(]"),)
         ratio = self.sign("δ ≤ γ, that is ρ ≤ 1", ge(g / rho, g), on=scaled)
         powers = self.map("powers", ge((g / rho) ** j, g**j), ratio, sp.Lambda(y, y**j), on=scaled)
@@ -320,13 +298,12 @@ class _Cases(Proof):
             (added, weight),
             on=scaled,
         )
-        self.combine(
+        self.state.combine(
             "so the noise term does not vanish (δ = γ is the linear scaling rule)",
             ge(Q, C2 * lr0 / b0),
             (self.balance, 1 / S),
             (noise, C2 / S),
             on=scaled,
-            stated=True,
         )
 
 

@@ -44,53 +44,35 @@ def stagewise() -> Derivation:
     n_then = proof.cite(
         "the next stage's gradient evaluations", eq(N_next, 4 * C1 * C2 * r**2 / eps**4), two, aim | {N_star: N_next}
     )
-    batch = proof.identity(
-        "growth of the batch", ratio(b_next, b_star), gamma * r, name=delta, uses=(here, then), stated=True
+    batch = proof.state.identity("growth of the batch", ratio(b_next, b_star), gamma * r, name=delta, uses=(here, then))
+    steps = proof.state.identity(
+        "growth of the number of steps", ratio(K_next, K_star), r / gamma, name=tau, uses=(k_here, k_then)
     )
-    steps = proof.identity(
-        "growth of the number of steps", ratio(K_next, K_star), r / gamma, name=tau, uses=(k_here, k_then), stated=True
+    epochs = proof.state.identity(
+        "growth of the gradient evaluations", ratio(N_next, N_star), r**2, name=e, uses=(n_here, n_then)
     )
-    epochs = proof.identity(
-        "growth of the gradient evaluations", ratio(N_next, N_star), r**2, name=e, uses=(n_here, n_then), stated=True
+    speed = proof.state.combine("in terms of δ and γ: r", eq(r, delta / gamma), (batch, -1 / gamma))
+    tau_of = proof.state.combine("so the steps grow by", eq(tau, delta / gamma**2), (steps, 1), (speed, 1 / gamma))
+    e_of = proof.state.combine(
+        "and the gradient evaluations by", eq(e, (delta / gamma) ** 2), (epochs, 1), (speed, r + delta / gamma)
     )
-    speed = proof.combine("in terms of δ and γ: r", eq(r, delta / gamma), (batch, -1 / gamma), stated=True)
-    tau_of = proof.combine(
-        "so the steps grow by", eq(tau, delta / gamma**2), (steps, 1), (speed, 1 / gamma), stated=True
+    proof.state.combine("which is batch growth times step growth", eq(e, delta * tau), (e_of, 1), (tau_of, -delta))
+    proof.state.root(
+        "equal numbers of steps a stage, τ = 1", tau - 1, above(delta, 0), gamma**2, name=delta_even, uses=(tau_of,)
     )
-    e_of = proof.combine(
-        "and the gradient evaluations by",
-        eq(e, (delta / gamma) ** 2),
-        (epochs, 1),
-        (speed, r + delta / gamma),
-        stated=True,
-    )
-    proof.combine(
-        "which is batch growth times step growth", eq(e, delta * tau), (e_of, 1), (tau_of, -delta), stated=True
-    )
-    proof.root(
-        "equal numbers of steps a stage, τ = 1",
-        tau - 1,
-        above(delta, 0),
-        gamma**2,
-        name=delta_even,
-        uses=(tau_of,),
-        stated=True,
-    )
-    even = proof.root(
+    even = proof.state.root(
         "equal gradient evaluations a stage, e = 1",
         e - 1,
         above(delta, 0),
         gamma,
         name=sp.Symbol("delta_e", positive=True),
         uses=(e_of,),
-        stated=True,
     )
-    proof.identity(
+    proof.state.identity(
         "which aims at the same ε in every stage: no progress in the bound",
         even.name / gamma,
         sp.S.One,
         name=sp.Symbol("r_e", positive=True),
         uses=(even,),
-        stated=True,
     )
     return proof.done()

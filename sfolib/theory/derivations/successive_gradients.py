@@ -118,7 +118,7 @@ def _independent(proof, centred, sums) -> Step:
     )
     total = proof.total("summed", eq(over(s_i), over(each.fact.rhs)), each, (i, 1, d))
     named = proof.assume("s = E[g_t·g_{t+1}]", eq(s, over(s_i)))
-    return proof.combine(
+    return proof.state.combine(
         "successive gradients",
         eq(s, G2 - lr * (GHG + Q / b)),
         (named, 1),
@@ -126,7 +126,6 @@ def _independent(proof, centred, sums) -> Step:
         (sums[0], -1),
         (sums[1], lr),
         (sums[2], lr / b),
-        stated=True,
     )
 
 
@@ -166,7 +165,7 @@ def _by_permutation(proof, centred, sums) -> None:
     )
     total = proof.total("summed", eq(over(s_i), over(each.fact.rhs)), each, (i, 1, d), on=more)
     named = proof.assume("s of the first two batches of an epoch", eq(s_perm, over(s_i)))
-    proof.combine(
+    proof.state.combine(
         "by permutation s is lower by tr Σ/(n − 1), and Q/b carries (n − b)/(n − 1)",
         eq(s_perm, G2 - lr * (GHG + Q / size * (n - size) / (n - 1)) - tr_sigma / (n - 1)),
         (named, 1),
@@ -176,7 +175,6 @@ def _by_permutation(proof, centred, sums) -> None:
         (sums[2], lr * (n - size) / (size * (n - 1))),
         (sums[3], 1 / (n - 1)),
         on=more,
-        stated=True,
     )
 
 
@@ -216,27 +214,21 @@ def _half_batches(proof, cross, square, unbiased, sums) -> None:
     each_e = proof.combine("with these", eq(e_i, variance / b), (mean_e, 1), (spread, sp.S.Half), (apart, -sp.S.Half))
     total_a = proof.total("summed", eq(over(a_i), over(grad**2)), each_a, (i, 1, d))
     total_e = proof.total("summed", eq(over(e_i), over(variance / b)), each_e, (i, 1, d))
-    proof.combine(
-        "half batches, for free: E[g_a·g_b] is ‖G‖²", eq(over(a_i), G2), (total_a, 1), (sums[0], -1), stated=True
-    )
-    proof.combine(
-        "and E‖g_a − g_b‖²/4 is tr Σ/b", eq(over(e_i), tr_sigma / b), (total_e, 1), (sums[3], -1 / b), stated=True
-    )
+    proof.state.combine("half batches, for free: E[g_a·g_b] is ‖G‖²", eq(over(a_i), G2), (total_a, 1), (sums[0], -1))
+    proof.state.combine("and E‖g_a − g_b‖²/4 is tr Σ/b", eq(over(e_i), tr_sigma / b), (total_e, 1), (sums[3], -1 / b))
 
 
 def _sign(proof, found) -> None:
     """s as the slope of the expected decrease, and where it is 0."""
     gain = proof.cite("T13's expected decrease", eq(decrease, lr * G2 - lr**2 / 2 * (GHG + Q / b)), local_front())
-    proof.identity(
-        "s is its slope in η: the hypergradient", s, sp.Derivative(decrease, lr), uses=(found, gain), stated=True
-    )
+    proof.state.identity("s is its slope in η: the hypergradient", s, sp.Derivative(decrease, lr), uses=(found, gain))
     critical = proof.cite(
         "T13's critical batch size", eq(b_local, lr * Q / (G2 - lr * GHG)), local_front(), on=(stable,)
     )
-    at = {"uses": (critical, found), "stated": True}
-    proof.root("s is 0 there and nowhere else", s, above(b, 0), b_local, on=(stable,), **at)
-    proof.sign("above 0 at larger batches", gt(s, 0), on=(stable, above(b, b_local)), **at)
-    proof.sign("and below 0 at smaller ones", lt(s, 0), on=(stable, between(b, 0, b_local)), **at)
+    at = {"uses": (critical, found)}
+    proof.state.root("s is 0 there and nowhere else", s, above(b, 0), b_local, on=(stable,), **at)
+    proof.state.sign("above 0 at larger batches", gt(s, 0), on=(stable, above(b, b_local)), **at)
+    proof.state.sign("and below 0 at smaller ones", lt(s, 0), on=(stable, between(b, 0, b_local)), **at)
 
 
 def _detection(proof, sums) -> None:
@@ -256,54 +248,44 @@ def _detection(proof, sums) -> None:
     rest = proof.assume("Var(g_t·g_{t+1}) to leading order in η", eq(spread_all, spread + 2 * gsg / b))
     largest = proof.assume("λ_Σ is the largest eigenvalue of Σ: GᵀΣG ≤ λ_Σ‖G‖²", le(gsg, lam_noise * G2))
     front = proof.assume("where b is critical to leading order in η", eq(lr * Q / b, G2))
-    few = proof.combine(
+    few = proof.state.combine(
         "the part of G·ξ' and G·ξ is at most",
         le(spread_all, S2 / b**2 + 2 * lam_noise * lr * Q / b**2),
         (rest, -1),
         (noisy, -1),
         (largest, 2 / b),
         (front, 2 * lam_noise / b),
-        stated=True,
     )
-    proof.limit(
-        "which next to the other one vanishes with η",
-        few.fact.rhs / spread,
-        lr,
-        sp.S.Zero,
-        sp.S.One,
-        uses=(noisy,),
-        stated=True,
+    proof.state.limit(
+        "which next to the other one vanishes with η", few.fact.rhs / spread, lr, sp.S.Zero, sp.S.One, uses=(noisy,)
     )
-    needed = proof.root(
+    needed = proof.state.root(
         "steps m after which the noise part ηQ/b of s is z standard errors of the mean of m products: b cancels",
         (lr * Q / b) ** 2 - z**2 * spread / m,
         above(m, 0),
         z**2 * S2 / (lr * Q) ** 2,
         name=m_sign,
         uses=(noisy,),
-        stated=True,
     )
     stage = proof.cite(
         "a stage at a fixed η takes T2's steps", eq(K_star, 2 * C1 / (lr * eps**2)), critical_batch_size()
     )
-    proof.limit(
+    proof.state.limit(
         "growing b at a fixed η: the test needs an ever smaller part of a stage",
         m_sign / K_star,
         eps,
         sp.S.Zero,
         sp.S.Zero,
         uses=(needed, stage),
-        stated=True,
     )
     held = proof.assume(
         "a fixed b, and η decays so that b stays T2's critical batch", eq(eps, sp.sqrt(2 * C2 * lr / b))
     )
-    proof.identity(
+    proof.state.identity(
         "decaying η at a fixed b: the same part at every η",
         ratio(m_sign, K_star),
         z**2 * S2 * C2 / (C1 * Q**2 * b),
         uses=(held, needed, stage),
-        stated=True,
     )
 
 
@@ -315,27 +297,23 @@ def _guard(proof, found, sums) -> None:
     total = proof.total("summed", le(over(lam * variance), over(lam_max * variance)), each, (i, 1, d))
     most = proof.combine("that is", le(Q, lam_max * tr_sigma), (total, 1), (sums[2], -1), (sums[3], lam_max))
     noisy = proof.assume("if noise alone is the reason for s ≤ 0", le(G2, lr * Q / b))
-    least = proof.combine(
+    least = proof.state.combine(
         "then it is at least",
         ge(tr_sigma / b, G2 / (lr * lam_max)),
         (noisy, 1 / (lr * lam_max)),
         (most, 1 / (b * lam_max)),
-        stated=True,
     )
     edge = proof.assume("below the edge of stability", le(lr * lam_max, 2))
-    proof.combine(
-        "and so", ge(tr_sigma / b, G2 / 2), (least, lr * lam_max / 2), (edge, tr_sigma / (2 * b)), stated=True
-    )
+    proof.state.combine("and so", ge(tr_sigma / b, G2 / 2), (least, lr * lam_max / 2), (edge, tr_sigma / (2 * b)))
     low = proof.assume("in any case of s ≤ 0", le(s, 0))
     little = proof.assume("with noise of a part x of that", eq(tr_sigma / b, share * G2 / (lr * lam_max)))
-    proof.combine(
+    proof.state.combine(
         "curvature makes up the rest, and a larger batch does not help: lower η",
         ge(lr * GHG, (1 - share) * G2),
         (low, 1),
         (found, 1),
         (most, lr / b),
         (little, -lr * lam_max),
-        stated=True,
     )
 
 
@@ -380,34 +358,31 @@ def _momentum(proof) -> None:
         (twice, lr * Q * mom / (b * (1 - mom))),
     )
     below_one = proof.assume("0 < μ < 1, written", eq(mom, 1 / (1 + gone)))
-    final = proof.limit(
+    final = proof.state.limit(
         "in the long run",
         (1 - mom) * buffer.func(x),
         x,
         sp.oo,
         G2 - lr * Q / (b * (1 - mom**2)),
         uses=(below_one, closed),
-        stated=True,
     )
     meant = proof.assume("(1 − μ)E[v·g] there", eq(s_momentum, final.fact.lhs))
-    value = proof.combine("is", eq(s_momentum, final.value), (meant, 1), (final, 1), stated=True)
+    value = proof.state.combine("is", eq(s_momentum, final.value), (meant, 1), (final, 1))
     critical = proof.assume(
         "momentum moves like η/(1 − μ) (T8), so the critical batch is, to leading order (T13)",
         eq(b_momentum, lr / (1 - mom) * Q / G2),
     )
-    proof.identity(
+    proof.state.identity(
         "the threshold: at the critical batch",
         s_momentum.func(b_momentum),
         mom / (1 + mom) * G2,
         uses=(critical, value),
-        stated=True,
     )
-    proof.sign(
+    proof.state.sign(
         "above it at larger batches",
         gt(s_momentum, mom / (1 + mom) * G2),
         on=(above(b, b_momentum),),
         uses=(below_one, critical, value),
-        stated=True,
     )
 
 
@@ -419,11 +394,7 @@ def _metric(proof, found) -> None:
     P = R * R
     there = sp.symbols("G'_2 G'_HG Q'", positive=True)
     here = sp.symbols("G_PG G_PHPG Q_P", positive=True)
-    moved = (
-        (R * G).dot(R * G),
-        ((R * G).T * (R * H * R) * (R * G))[0],
-        (R * H * R * R * C * R).trace(),
-    )
+    moved = ((R * G).dot(R * G), ((R * G).T * (R * H * R) * (R * G))[0], (R * H * R * R * C * R).trace())
     meant = ((G.T * P * G)[0], (G.T * P * H * P * G)[0], (P * H * P * C).trace())
     words = (
         "the step −ηPg is −ηg in coordinates P^{−1/2}θ, with gradient P^{1/2}G: its square, in two dimensions",
@@ -432,10 +403,7 @@ def _metric(proof, found) -> None:
     )
     same = [
         proof.identity(
-            "is " + names,
-            a,
-            c,
-            uses=(proof.assume(claim, eq(a, x)), proof.assume(f"for short {names}", eq(c, z))),
+            "is " + names, a, c, uses=(proof.assume(claim, eq(a, x)), proof.assume(f"for short {names}", eq(c, z)))
         )
         for claim, names, a, c, x, z in zip(
             words, ("GᵀPG", "GᵀPHPG", "tr(PHPΣ)"), there, here, moved, meant, strict=True
@@ -447,14 +415,13 @@ def _metric(proof, found) -> None:
         found,
         {s: s_metric, G2: there[0], GHG: there[1], Q: there[2]},
     )
-    proof.combine(
+    proof.state.combine(
         "so E[gᵀPg'] is",
         eq(s_metric, here[0] - lr * (here[1] + here[2] / b)),
         (found_there, 1),
         (same[0], 1),
         (same[1], -lr),
         (same[2], -lr / b),
-        stated=True,
     )
 
 

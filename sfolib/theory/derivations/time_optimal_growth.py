@@ -51,14 +51,13 @@ def _least_time(proof, eleven, steps, fewest) -> Step:
     samples = proof.combine("N there", eq(N, N_min * (1 + 1 / u)), (curve, N_min / u), uses=(steps, place))
     taken = proof.assume("a step of b gradient evaluations takes τ_0 + τ_1 b", eq(time_of, t0 * K + t1 * N))
     written = (steps, place, samples, taken)
-    stationary = proof.root(
+    stationary = proof.state.root(
         "the time is stationary at",
         sp.Derivative(time_of, u),
         above(u, 0),
         sp.sqrt(t1 * N_min / (t0 * K_min)),
         name=u_time,
         uses=written,
-        stated=True,
     )
     least = (sp.sqrt(t0 * K_min) + sp.sqrt(t1 * N_min)) ** 2
     over = proof.identity(
@@ -68,23 +67,17 @@ def _least_time(proof, eleven, steps, fewest) -> Step:
         uses=(*written, stationary),
     )
     never = proof.sign("which is never below 0", ge(over.rhs, 0))
-    proof.combine("so this is the least time", ge(time_of, least), (over, 1), (never, 1), stated=True)
-    best = proof.identity(
-        "in terms of ε",
-        u_time,
-        sp.sqrt(t1 / t0) * sigma / eps,
-        name=u_best,
-        uses=(steps, fewest, stationary),
-        stated=True,
+    proof.state.combine("so this is the least time", ge(time_of, least), (over, 1), (never, 1))
+    best = proof.state.identity(
+        "in terms of ε", u_time, sp.sqrt(t1 / t0) * sigma / eps, name=u_best, uses=(steps, fewest, stationary)
     )
     batch = proof.cite("T11's batch", eq(b_of_K, B_crit / (K / K_least - 1)), eleven, on=(above(K, K_least),))
-    size = proof.identity(
+    size = proof.state.identity(
         "there",
         b_of_K.func(K_min * (1 + u_best)),
         sp.sqrt(t0 / t1) * sigma / eps,
         name=b_time,
         uses=(batch, steps, best),
-        stated=True,
     )
     return size
 
@@ -102,67 +95,48 @@ def time_optimum() -> Derivation:
     scale = proof.cite("its critical batch size", eq(B_of, B_crit), eleven, {B: B_of})
 
     size = _least_time(proof, eleven, steps, fewest)
-    rate = proof.identity(
+    rate = proof.state.identity(
         "and the learning rate",
         lr_of_b.func(b_time),
         1 / (L * (1 + sp.sqrt(t1 / t0) * sigma / eps)),
         name=lr_time,
         uses=(rule, size),
-        stated=True,
     )
-    proof.identity(
+    proof.state.identity(
         "counting time: from ε² to ε²/r the batch grows by",
         ratio(b_time.func(finer), b_time),
         sp.sqrt(r),
         name=sp.Symbol("delta_time"),
         uses=(size,),
-        stated=True,
     )
-    proof.limit(
+    proof.state.limit(
         "and the learning rate shrinks, for small ε by (the direction of Seesaw, arXiv 2510.14717)",
         lr_time.func(finer) / lr_time,
         eps,
         sp.S.Zero,
         1 / sp.sqrt(r),
         uses=(rate,),
-        stated=True,
     )
 
     fixed = proof.assume("counting gradient evaluations: a fixed κ = b/B", eq(b_kappa, kappa * B_of))
-    proof.identity(
-        "b grows by",
-        ratio(b_kappa.func(finer), b_kappa),
-        r,
-        name=sp.Symbol("delta_samples"),
-        uses=(scale, fixed),
-        stated=True,
+    proof.state.identity(
+        "b grows by", ratio(b_kappa.func(finer), b_kappa), r, name=sp.Symbol("delta_samples"), uses=(scale, fixed)
     )
-    stays = proof.identity(
-        "and η stays",
-        lr_of_b.func(b_kappa),
-        1 / (L * (1 + 1 / kappa)),
-        name=lr_kappa,
-        uses=(rule, scale, fixed),
-        stated=True,
+    stays = proof.state.identity(
+        "and η stays", lr_of_b.func(b_kappa), 1 / (L * (1 + 1 / kappa)), name=lr_kappa, uses=(rule, scale, fixed)
     )
-    proof.identity(
-        "N/N_min there",
-        b_kappa * K_of_b.func(b_kappa) / N_min,
-        1 + kappa,
-        uses=(fewest, pace, scale, fixed),
-        stated=True,
+    proof.state.identity(
+        "N/N_min there", b_kappa * K_of_b.func(b_kappa) / N_min, 1 + kappa, uses=(fewest, pace, scale, fixed)
     )
-    proof.limit(
-        "counting steps only: b without bound, η to", lr_of_b, b, sp.oo, 1 / L, side="-", uses=(rule,), stated=True
-    )
-    proof.limit("and K to K_min", K_of_b - K_min, b, sp.oo, sp.S.Zero, side="-", uses=(steps, pace), stated=True)
+    proof.state.limit("counting steps only: b without bound, η to", lr_of_b, b, sp.oo, 1 / L, side="-", uses=(rule,))
+    proof.state.limit("and K to K_min", K_of_b - K_min, b, sp.oo, sp.S.Zero, side="-", uses=(steps, pace))
 
     paper = proof.cite("the published growth at equal steps a stage", eq(delta_even, gamma**2), four)
     follows = proof.cite(
         "along the critical batch size, δ = γr", eq(r_even, delta_even / gamma), four, {delta: delta_even, r: r_even}
     )
-    proof.combine("which makes it (r², r): γ there", eq(gamma, r_even), (follows, -1), uses=(paper,), stated=True)
-    own = proof.root(
+    proof.state.combine("which makes it (r², r): γ there", eq(gamma, r_even), (follows, -1), uses=(paper,))
+    own = proof.state.root(
         "the front's κ at learning rate η",
         lr - lr_kappa,
         above(kappa, 0),
@@ -170,7 +144,6 @@ def time_optimum() -> Derivation:
         name=kappa_front,
         on=(between(lr, 0, 1 / L),),
         uses=(stays,),
-        stated=True,
     )
     critical = proof.cite(
         "T2's critical batch size with η_max = η",
@@ -179,33 +152,23 @@ def time_optimum() -> Derivation:
         {lr_max: lr, C2: c2(lr)},
         on=stable,
     )
-    theirs = proof.identity(
+    theirs = proof.state.identity(
         "in units of B",
         ratio(b_star, B_of),
         2 * L * lr / (2 - L * lr),
         name=kappa_two,
         on=stable,
         uses=(scale, critical),
-        stated=True,
     )
-    proof.limit(
-        "joins the front while η ≪ 1/L",
-        kappa_two / kappa_front,
-        lr,
-        sp.S.Zero,
-        sp.S.One,
-        uses=(own, theirs),
-        stated=True,
+    proof.state.limit(
+        "joins the front while η ≪ 1/L", kappa_two / kappa_front, lr, sp.S.Zero, sp.S.One, uses=(own, theirs)
     )
     taken = proof.cite("T3's steps", eq(K_of_lr, 4 * gap / ((2 - L * lr) * lr * eps**2)), price(), on=stable)
-    proof.sign(
+    proof.state.sign(
         "walks towards fewer steps as η grows up to 1/L",
         lt(sp.Derivative(K_of_lr, lr), 0),
         on=(between(lr, 0, 1 / L),),
         uses=(taken,),
-        stated=True,
     )
-    proof.cite(
-        "and leaves it by", eq(over_of_lr, 1 + (L * lr) ** 2 / (2 - L * lr) ** 2), eleven, on=stable, stated=True
-    )
+    proof.state.cite("and leaves it by", eq(over_of_lr, 1 + (L * lr) ** 2 / (2 - L * lr) ** 2), eleven, on=stable)
     return proof.done()

@@ -79,14 +79,13 @@ def _constant_is_best(proof) -> None:
         "a schedule whose bound (exact form) reaches ε",
         le(gap + L * sigma**2 / 2 * over(lrs[t] ** 2 / bs[t]), eps**2 * over(keep)),
     )
-    proof.combine(
+    proof.state.combine(
         "then the constant pair of its means, with the same K and N, reaches ε too: "
         "for one fixed ε nothing is gained by varying η or b",
         le(gap + L * sigma**2 / 2 * T * mean_lr**2 / mean_b, eps**2 * T * mean_lr * (1 - L * mean_lr / 2)),
         (reached, 1),
         (noise, L * sigma**2 / 2),
         (drift, eps**2),
-        stated=True,
     )
 
 
@@ -104,58 +103,46 @@ def _front(proof) -> tuple:
         "(η, b) is",
         eq(bound_of, (gap + L * lr**2 * sigma**2 * K * z / 2) / (K * lr * (1 - L * lr / 2))),
     )
-    proof.combine(
+    proof.state.combine(
         "it bounds min E‖∇f‖² at K = T",
         le(m, bound_of.func(T, 1 / size, lr)),
         (general, 1),
         on=stable,
         uses=(real, *constant_sums(proof, "VA")),
-        stated=True,
     )
-    proof.sign(
+    proof.state.sign(
         "it rises with 1/b, so ε is reached for all 1/b up to a largest one",
         gt(sp.Derivative(bound_of, z), 0),
         on=stable,
         uses=(real,),
-        stated=True,
     )
-    largest = proof.root(
+    largest = proof.state.root(
         "the largest 1/b that reaches ε in K steps",
         bound_of - eps**2,
         anywhere(z),
         2 * (eps**2 * K * lr * (1 - L * lr / 2) - gap) / (L * lr**2 * sigma**2 * K),
         name=most,
         uses=(real,),
-        stated=True,
     )
     top = eps**2 * (eps**2 * K - 2 * gap * L) / (2 * gap * L * sigma**2)
-    highest = proof.sign(
-        "no learning rate allows a smaller batch in K steps", le(most, top), uses=(largest,), stated=True
-    )
-    best = proof.root(
-        "and one alone allows this one",
-        top - most,
-        above(lr, 0),
-        2 * gap / (eps**2 * K),
-        name=lr_of_K,
-        uses=(largest,),
-        stated=True,
+    highest = proof.state.sign("no learning rate allows a smaller batch in K steps", le(most, top), uses=(largest,))
+    best = proof.state.root(
+        "and one alone allows this one", top - most, above(lr, 0), 2 * gap / (eps**2 * K), name=lr_of_K, uses=(largest,)
     )
     short = (between(K, 0, K_least, "(]"),)
     none = proof.sign("which is no batch at all up to 2ΔL/ε² steps", le(top, 0), on=short)
-    proof.combine("so no pair reaches ε in these", le(most, 0), (highest, 1), (none, 1), on=short, stated=True)
-    steps = proof.root(
+    proof.state.combine("so no pair reaches ε in these", le(most, 0), (highest, 1), (none, 1), on=short)
+    steps = proof.state.root(
         "K_min, beyond which there is one",
         most.func(K, lr_of_K),
         above(K, 0),
         K_least,
         name=K_min,
         uses=(largest, best),
-        stated=True,
     )
     beyond = (above(K, K_least),)
-    proof.sign("that learning rate is below 1/L there", lt(lr_of_K, 1 / L), on=beyond, uses=(best,), stated=True)
-    batch = proof.root(
+    proof.state.sign("that learning rate is below 1/L there", lt(lr_of_K, 1 / L), on=beyond, uses=(best,))
+    batch = proof.state.root(
         "the batch on the front",
         b * most.func(K, lr_of_K) - 1,
         above(b, 0),
@@ -163,80 +150,55 @@ def _front(proof) -> tuple:
         on=beyond,
         name=b_of_K,
         uses=(largest, best),
-        stated=True,
     )
     samples = proof.assume("a step costs b gradient evaluations", eq(N_of_K, K * b_of_K))
     needed = proof.combine("N on the front", eq(N_of_K, K * batch.value), (samples, 1), (batch, K), on=beyond)
-    fewest = proof.limit(
-        "many steps need the fewest gradient evaluations",
-        N_of_K,
-        K,
-        sp.oo,
-        N_least,
-        side="-",
-        uses=(needed,),
-        stated=True,
+    fewest = proof.state.limit(
+        "many steps need the fewest gradient evaluations", N_of_K, K, sp.oo, N_least, side="-", uses=(needed,)
     )
-    proof.limit("near K_min they grow without bound", N_of_K, K, K_least, sp.oo, uses=(needed,), stated=True)
+    proof.state.limit("near K_min they grow without bound", N_of_K, K, K_least, sp.oo, uses=(needed,))
     named = proof.assume("a name for the fewest", eq(N_min, fewest.fact.lhs))
-    least = proof.combine("that is", eq(N_min, N_least), (named, 1), (fewest, 1), stated=True)
-    proof.identity(
-        "critical batch size of the front",
-        ratio(N_min, K_min),
-        B_crit,
-        name=B,
-        uses=(steps, least),
-        stated=True,
-    )
-    proof.identity(
+    least = proof.state.combine("that is", eq(N_min, N_least), (named, 1), (fewest, 1))
+    proof.state.identity("critical batch size of the front", ratio(N_min, K_min), B_crit, name=B, uses=(steps, least))
+    proof.state.identity(
         "the front is a hyperbola",
         (K / K_min - 1) * (N_of_K / N_min - 1),
         sp.S.One,
         on=beyond,
         uses=(steps, least, needed),
-        stated=True,
     )
-    steps_of = proof.root(
+    steps_of = proof.state.root(
         "the steps at a batch size b of the front",
         b_of_K - b,
         above(K, K_least),
         K_least * (1 + B_crit / b),
         name=K_of_b,
         uses=(batch,),
-        stated=True,
     )
-    rule = proof.identity(
-        "so its learning rate is",
-        lr_of_K.func(K_of_b),
-        1 / (L * (1 + B_crit / b)),
-        name=lr_of_b,
-        uses=(best, steps_of),
-        stated=True,
+    rule = proof.state.identity(
+        "so its learning rate is", lr_of_K.func(K_of_b), 1 / (L * (1 + B_crit / b)), name=lr_of_b, uses=(best, steps_of)
     )
     drop = eps**2 * lr * (1 - L * lr / 2) - L * lr**2 * sigma**2 / (2 * b)
-    other = proof.root(
+    other = proof.state.root(
         "the other way round: the steps at (η, b)",
         bound_of.func(K, 1 / b, lr) - eps**2,
         anywhere(K),
         gap / drop,
         name=fastest_of,
         uses=(real,),
-        stated=True,
     )
-    proof.root(
+    proof.state.root(
         "at any fixed b they are fewest at the same learning rate",
         sp.Derivative(1 / fastest_of, lr),
         above(lr, 0),
         rule.rhs,
         name=sp.Function("eta_fastest")(b),
         uses=(other,),
-        stated=True,
     )
-    proof.sign(
+    proof.state.sign(
         "their reciprocal is concave in η, so that is the only one",
         lt(sp.Derivative(1 / fastest_of, (lr, 2)), 0),
         uses=(other,),
-        stated=True,
     )
     return needed, steps, least
 
@@ -258,24 +220,19 @@ def front() -> Derivation:
     pace = proof.cite(
         "in so many steps", eq(K_two, 2 * K_least / ((2 - L * lr) * L * lr)), three, {K_of_lr: K_two}, on=stable
     )
-    over = proof.identity(
+    over = proof.state.identity(
         "over the front's N at the same number of steps",
         ratio(N_two, N_of_K.func(K_two)),
         1 + (L * lr) ** 2 / (2 - L * lr) ** 2,
         name=over_of_lr,
         on=stable,
         uses=(needed, samples, pace),
-        stated=True,
     )
-    known = {"uses": (over,), "stated": True}
-    proof.sign("so T2's critical batch is not on the front but for η → 0", gt(over_of_lr, 1), on=stable, **known)
-    proof.limit("where it joins it", over_of_lr, lr, sp.S.Zero, sp.S.One, **known)
-    proof.identity("at η = 1/L it is twice the front", over_of_lr.func(1 / L), sp.Integer(2), **known)
-    proof.identity(
-        "there K = 4ΔL/ε², and the front's N",
-        N_of_K.func(2 * K_min),
-        2 * N_min,
-        uses=(needed, steps, least),
-        stated=True,
+    known = {"uses": (over,)}
+    proof.state.sign("so T2's critical batch is not on the front but for η → 0", gt(over_of_lr, 1), on=stable, **known)
+    proof.state.limit("where it joins it", over_of_lr, lr, sp.S.Zero, sp.S.One, **known)
+    proof.state.identity("at η = 1/L it is twice the front", over_of_lr.func(1 / L), sp.Integer(2), **known)
+    proof.state.identity(
+        "there K = 4ΔL/ε², and the front's N", N_of_K.func(2 * K_min), 2 * N_min, uses=(needed, steps, least)
     )
     return proof.done()

@@ -28,14 +28,13 @@ def tests() -> Derivation:
     """T10: g_i are per-sample gradients of the whole model, ḡ is their mean, h = ‖ḡ‖² > 0."""
     proof = Proof("T10", "Adaptive tests", TESTS)
     norm, inner, orth = (
-        proof.root(
+        proof.state.root(
             f"{words}: from equality on",
             seen - allowed,
             above(b, 0),
             one / allowed,
             name=name,
             uses=(proof.assume(f"{words}: the variance of the mean of {what}, at most {most}", eq(seen, one / b)),),
-            stated=True,
         )
         for words, what, most, seen, one, allowed, name in (
             ("norm test", "g_i, v = Σ_j Var_i(g_ij)", "η_nt² h", seen_norm, v, eta_nt**2 * h, b_norm),
@@ -45,12 +44,8 @@ def tests() -> Derivation:
     )
     far, square, mean, second, mean_square = sp.symbols(r"d_i Q_i p_i s_i \bar{Q}", real=True)
     apart = proof.assume("d = ‖g_i − ḡ‖², with p = g_i·ḡ and Q = ‖g_i‖²", eq(far, square - 2 * mean + h))
-    proof.identity(
-        "Pythagoras: along ḡ and across it",
-        far,
-        (mean - h) ** 2 / h + (square - mean**2 / h),
-        uses=(apart,),
-        stated=True,
+    proof.state.identity(
+        "Pythagoras: along ḡ and across it", far, (mean - h) ** 2 / h + (square - mean**2 / h), uses=(apart,)
     )
     whole = proof.average(
         "its mean over i is v; that of p is h", eq(v, mean_square - h), apart, {far: v, square: mean_square, mean: h}
@@ -59,29 +54,27 @@ def tests() -> Derivation:
     across = proof.assume(
         "the part across has mean 0: its variance is its mean square", eq(v_orth, mean_square - second / h)
     )
-    split = proof.combine(
-        "so the variance splits", eq(v, v_ip / h + v_orth), (whole, 1), (along, -1 / h), (across, -1), stated=True
+    split = proof.state.combine(
+        "so the variance splits", eq(v, v_ip / h + v_orth), (whole, 1), (along, -1 / h), (across, -1)
     )
-    proof.combine(
+    proof.state.combine(
         "and so do the batch sizes, each weighed by its tolerance",
         eq(eta_nt**2 * b_norm, theta**2 * b_ip + nu**2 * b_orth),
         (norm, eta_nt**2),
         (inner, -(theta**2)),
         (orth, -(nu**2)),
         (split, 1 / h),
-        stated=True,
     )
     s11, s12, s22, m1, m2, v_p = sp.symbols("s_11 s_12 s_22 m_1 m_2 v_p", real=True)
     layers = proof.assume(
         "over two layers p = p_1 + p_2 (means m, second moments s): its variance",
         eq(v_p, s11 + 2 * s12 + s22 - (m1 + m2) ** 2),
     )
-    proof.identity(
+    proof.state.identity(
         "a sum of the layers' variances lacks the covariance",
         v_p,
         (s11 - m1**2) + (s22 - m2**2) + 2 * (s12 - m1 * m2),
         uses=(layers,),
-        stated=True,
     )
 
     stable = between(lr, 0, 2 / L)
@@ -96,7 +89,7 @@ def tests() -> Derivation:
     own = proof.assume(
         "a test that sees ḡ of its own batch, where ‖∇f‖² = ε² and v = σ²: E‖ḡ‖²", eq(h_own, eps**2 + sigma**2 / b)
     )
-    asked = proof.root(
+    asked = proof.state.root(
         "it asks for the tolerance w = η_nt² < 1 for",
         sigma**2 / b - w * h_own,
         above(b, 0),
@@ -104,9 +97,8 @@ def tests() -> Derivation:
         name=b_own,
         on=(tight,),
         uses=(own,),
-        stated=True,
     )
-    proof.root(
+    proof.state.root(
         "which is T2's critical batch size at one learning rate",
         b_own - b_star,
         stable,
@@ -114,17 +106,15 @@ def tests() -> Derivation:
         name=sp.Symbol("eta_own", positive=True),
         on=(tight,),
         uses=(asked, critical),
-        stated=True,
     )
-    at_eps = proof.instance(
+    at_eps = proof.state.instance(
         "a norm test that sees the true gradient, h = ‖∇f‖² = ε², asks for",
         eq(b_true, sigma**2 / (eta_nt**2 * eps**2)),
         norm,
         {v: sigma**2, h: eps**2, b_norm: b_true},
-        stated=True,
     )
     root = proof.assume("w = η_nt²", eq(eta_nt, sp.sqrt(w)))
-    proof.root(
+    proof.state.root(
         "that is the critical batch size for the tolerance",
         b_true - b_star,
         above(w, 0),
@@ -132,14 +122,12 @@ def tests() -> Derivation:
         name=eta_nt**2,
         on=(stable,),
         uses=(root, at_eps, critical),
-        stated=True,
     )
-    proof.root(
+    proof.state.root(
         "that is at one learning rate below 2/L",
         b_true - b_star,
         stable,
         2 / (L * (1 + 2 * eta_nt**2)),
         uses=(at_eps, critical),
-        stated=True,
     )
     return proof.done()
