@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
+from sympy.core.function import AppliedUndef
 from tqdm import tqdm
 
 from sfolib import plotting
@@ -97,7 +98,8 @@ def local_exponent(delta: float, gamma: float, tau: float, stages: int = 400) ->
 
 def decaying_bounds(p: Parameters, steps: np.ndarray) -> dict[float, tuple[np.ndarray, np.ndarray]]:
     """By exponent a: T1's bound with its sums evaluated, and T9's closed form, after each number of steps."""
-    relations = [bound.rhs for bound in result("T9").conclusion if bound.rel_op == "<=" and bound.lhs.name == "m"]
+    written_out = (bound for bound in result("T9").conclusion if not bound.has(AppliedUndef))
+    relations = [bound.rhs for bound in written_out if bound.rel_op == "<="]
     found = {}
     for a, rhs in zip((0.25, 0.5, 0.75), (relations[0], *relations[2:]), strict=True):
         values = known(p) | {"a": a, "b": BATCH_SIZE, "T": steps}
