@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from sfolib._utils import files
 from sfolib._utils.errors import require
 from sfolib.analysis.claims import KINDS, VERDICTS, chance, differences, outcome, values
+from sfolib.experiments.forked_kernels import ForkedKernelManager
 from sfolib.experiments.project import root
 
 if TYPE_CHECKING:
@@ -263,8 +264,6 @@ def execute(
 ) -> Outcome:  # fmt: skip
     """One notebook through papermill; what it published before is removed first, so that nothing stale is shown."""
     import papermill
-
-    from sfolib.experiments.forked_kernels import ForkedKernelManager
 
     for old in (out / path.stem, *out.glob(f".{path.stem}.*")):
         shutil.rmtree(old, ignore_errors=True)
