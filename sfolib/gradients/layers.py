@@ -162,7 +162,7 @@ def formed(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
 def formed_sum(layer: _ConvNd, g: Tensor) -> Tensor:
     """Σ_i g_i in the form of the weight."""
     weight = layer.weight
-    return g.sum(0).reshape(len(weight), *weight.shape[2:], weight.shape[1]).movedim(-1, 1).contiguous()
+    return g.sum(0).reshape(len(weight), *weight.shape[2:], weight.shape[1]).movedim(-1, 1)
 
 
 def formed_terms(layer: _ConvNd, g: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

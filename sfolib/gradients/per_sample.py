@@ -42,6 +42,7 @@ class _Call:
 
     layer: str
     a: Tensor
+    version: int  # of it, when it was seen
     edge: GradientEdge
     shape: torch.Size  # of its output
     dtype: torch.dtype
@@ -56,9 +57,9 @@ def _captured(layers: dict[str, nn.Module]) -> Iterator[list[_Call]]:
 
     def hook(name: str) -> Callable:
         def record(_module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
-            if output.requires_grad:
+            if isinstance(output, Tensor) and output.requires_grad:
                 a = (*args, *kwargs.values())[0].detach()
-                calls.append(_Call(name, a, get_gradient_edge(output), output.shape, output.dtype))
+                calls.append(_Call(name, a, a._version, get_gradient_edge(output), output.shape, output.dtype))
 
         return record
 
@@ -241,7 +242,9 @@ def _backward(
     scale = n if half else 1
     start = time.perf_counter()
     scaled = torch.full_like(loss, scale) if half else None
-    kept = {} if why else {layers[c.layer].weight: c for c in calls if _is_kept(layers[c.layer], c)}
+    times = Counter(c.layer for c in calls)
+    kept = [] if why else [c for c in calls if times[c.layer] == 1 and _is_kept(layers[c.layer], c)]
+    kept = {layers[c.layer].weight: c for c in kept}
     wanted = [p for p in named.values() if p not in kept]
     edges = [] if why else [c.edge for c in calls]
     found = torch.autograd.grad(loss, [*wanted, *edges], scaled, allow_unused=True)
@@ -259,8 +262,10 @@ def _backward(
 
 
 def _is_kept(layer: nn.Module, call: _Call) -> bool:
-    """Not where someone else's hook may have changed the output or is to see the weight's gradient."""
-    own = not (layer._forward_hooks or "forward" in layer.__dict__ or _global_forward_hooks)
+    """Not where someone else's hook may have changed the output or is to see the weight's gradient, nor where the input
+    has been changed in place, which the backward pass will refuse."""
+    own = call.a._version == call.version
+    own = own and not (layer._forward_hooks or "forward" in layer.__dict__ or _global_forward_hooks)
     weight = getattr(layer, "weight", None)
     own = own and weight is not None and weight.requires_grad and not weight._backward_hooks
     return own and is_formed(layer, call.a.shape, call.shape)

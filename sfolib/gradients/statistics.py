@@ -118,7 +118,8 @@ def _add_gradients(samples: PerSample, ranks: ProcessGroup) -> None:
     with torch.no_grad():
         for p, mean, there in zip(samples.parameters, samples.means, used, strict=True):
             if there and p.grad is None:
-                p.grad = mean.to(p.dtype)
+                same = mean.stride() == p.stride() and mean.dtype == p.dtype
+                p.grad = mean if same else torch.empty_like(p).copy_(mean)
             elif there:
                 p.grad += mean
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 import zoo
 from torch import nn
 from zoo import slowly, t10, values
@@ -95,6 +96,65 @@ def test_backward_does_what_the_losss_backward_does(name, l2):
             if p.grad is not None:
                 torch.testing.assert_close(p.grad, q.grad, rtol=1e-10, atol=1e-13)
                 assert p.grad.stride() == q.grad.stride()
+
+
+class Twice(nn.Module):
+    """A convolution of which one of two calls has no say in the loss."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.conv, self.head, self.last = nn.Conv2d(2, 3, 3, bias=False), nn.Linear(3, 5), last
+
+    def forward(self, x):
+        first = self.conv(x)
+        second = self.conv(2 * x)
+        return self.head((second if self.last else first).tanh().mean((2, 3)))
+
+
+@pytest.mark.parametrize("model", [Twice(True), Twice(False)])
+def test_a_layer_that_is_called_in_vain(model):
+    model, (_, x, y) = model.double(), some("cnn")
+    found = gradient_statistics(model, CE, x, y, backward=True)
+    assert values(found) == pytest.approx(t10(slowly(model, CE, x, y)), rel=1e-10)
+    (wanted,) = torch.autograd.grad(CE(model(x), y), [model.conv.weight])
+    torch.testing.assert_close(model.conv.weight.grad, wanted, rtol=1e-10, atol=1e-13)
+
+
+def test_an_input_that_is_changed_in_place_is_refused_as_autograd_does():
+    class Changes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(2, 3, 3, bias=False), nn.Linear(3, 5)
+
+        def forward(self, x):
+            x = x.clone()
+            h = self.conv(x)
+            x.zero_()
+            return self.head(h.tanh().mean((2, 3)))
+
+    _, x, y = some("cnn")
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        gradient_statistics(Changes().double(), CE, x, y)
+
+
+def test_checkpointed_layers():
+    class Checkpointed(WithSpare):
+        def forward(self, x):
+            return torch.utils.checkpoint.checkpoint_sequential(self.model, 2, x, use_reentrant=False)
+
+    model, x, y = some("cnn")
+    found = gradient_statistics(Checkpointed(model), CE, x, y, backward=True)
+    assert values(found) == pytest.approx(t10(slowly(model, CE, x, y)), rel=1e-10)
+
+
+def test_channels_last():
+    model, x, y = some("cnn")
+    wanted = torch.autograd.grad(CE(model(x), y), [*model.parameters()])
+    model = model.to(memory_format=torch.channels_last)
+    gradient_statistics(model, CE, x.to(memory_format=torch.channels_last), y, backward=True)
+    for p, g in zip(model.parameters(), wanted, strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=1e-10, atol=1e-13)
+        assert p.grad.stride() == p.stride()
 
 
 def test_a_refused_call_leaves_gradients_as_they_were():
