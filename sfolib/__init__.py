@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy(
         "analysis.fits": ["fit_exponent"],
         "analysis.predict": ["predict", "predict_constant"],
         "analysis.recommend": ["recommend"],
+        "gradients.statistics": ["gradient_statistics"],
         "problems.specs": ["Digits", "Quadratic"],
         "schedules.adaptive": [
             "AdaScale", "AugmentedInnerProductTest", "AutoWU", "CABS", "GradNormTrigger", "HorizonRamp",

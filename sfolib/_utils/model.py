@@ -19,6 +19,7 @@ class Model(BaseModel):
     def __init__(self, *args: Any, **kwargs: Any):
         names = [name for name in type(self).model_fields if name != "kind"]
         require(len(args) <= len(names), type(self).__name__, args, f"takes {names}")
+        args, kwargs = map(_plain, args), {name: _plain(value) for name, value in kwargs.items()}
         try:
             super().__init__(**dict(zip(names, args, strict=False)), **kwargs)
         except ValidationError as error:
@@ -66,6 +67,13 @@ def any_of(family: type[Family]) -> Any:
 
 def _plain(value: Any) -> Any:
     """A number of numpy's as Python's."""
+    return value.item() if isinstance(value, np.integer | np.floating) else value
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers as Python's."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(_plain, value)) if type(value) in (tuple, list) else value
     return value.item() if isinstance(value, np.integer | np.floating) else value
 
 

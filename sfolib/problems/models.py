@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -176,10 +177,14 @@ def build(name: str, classes: int, in_shape: tuple[int, ...], seed: int) -> nn.M
     known = isinstance(name, str) and _plain(name) in keys
     require(known, "model", name, f"must be one of {', '.join(MODELS)}")
     key = keys[_plain(name)]
-    require(isinstance(classes, int) and classes >= 2, "classes", classes, "must be an integer of at least 2")
-    require(isinstance(seed, int) and 0 <= seed < 2**63, "seed", seed, "must be an integer, 0 to 2**63 − 1")
+    require(
+        isinstance(classes, int | np.integer) and classes >= 2, "classes", classes, "must be an integer of at least 2"
+    )
+    require(
+        isinstance(seed, int | np.integer) and 0 <= seed < 2**63, "seed", seed, "must be an integer, 0 to 2**63 − 1"
+    )
     in_shape = tuple(in_shape)
-    sizes_ok = len(in_shape) > 0 and all(isinstance(size, int) and size > 0 for size in in_shape)
+    sizes_ok = len(in_shape) > 0 and all(isinstance(size, int | np.integer) and size > 0 for size in in_shape)
     require(sizes_ok, "in_shape", in_shape, "must be positive integers")
     if key not in _VECTOR_MODELS:
         spatial_ok = len(in_shape) == 3 and min(in_shape[1:]) >= 4

@@ -164,7 +164,7 @@ def stagewise(
     T7, see `bounds.capped_stage`.
     """
     for name, value in (("stages", stages), ("total", total)):
-        require(isinstance(value, int) and value > 0, name, value, "must be a whole number above 0")
+        whole(name, value)
     pairs = [bounds.capped_stage(m, batch_size, lr, delta, gamma, max_lr, max_batch_size) for m in range(stages)]
     lengths = allocation((delta / gamma) ** exponent, stages, total)
     sizes, rates, _ = zip(*pairs, strict=True)

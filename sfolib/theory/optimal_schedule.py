@@ -73,7 +73,7 @@ class _Problem:
     def __init__(
         self, q: PowerLawQuadratic, steps: int, eps: float, target: Target, max_lr: float | None, min_batch_size: float
     ):
-        require(isinstance(steps, int) and steps > 1, "steps", steps, "must be a whole number above 1")
+        require(isinstance(steps, int | np.integer) and steps > 1, "steps", steps, "must be a whole number above 1")
         positive("eps", eps)
         positive("min_batch_size", min_batch_size)
         self.max_lr = 1.99 / q.L if max_lr is None else max_lr
@@ -164,7 +164,9 @@ def optimum(
     """
     problem = _Problem(q, steps, eps, target, max_lr, min_batch_size)
     nodes = min(32, steps) if nodes is None else nodes
-    require(isinstance(nodes, int) and 1 < nodes <= steps, "nodes", nodes, f"must be in [2, steps = {steps}]")
+    require(
+        isinstance(nodes, int | np.integer) and 1 < nodes <= steps, "nodes", nodes, f"must be in [2, steps = {steps}]"
+    )
     at = np.linspace(0, 1, nodes)
     at = at if nodes == steps else np.sin(np.pi / 2 * at) ** 2
     spread = np.array([np.interp(np.linspace(0, 1, steps), at, unit) for unit in np.eye(nodes)]).T

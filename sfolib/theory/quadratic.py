@@ -121,7 +121,7 @@ class PowerLawQuadratic:
 
     def __post_init__(self) -> None:
         self.constants()  # validates L, sigma2 and gap
-        require(isinstance(self.d, int) and self.d > 0, "d", self.d, "must be a whole number above 0")
+        require(isinstance(self.d, int | np.integer) and self.d > 0, "d", self.d, "must be a whole number above 0")
         positive("lam_min", self.lam_min)
         require(self.lam_min <= self.L, "lam_min", self.lam_min, f"must be at most L = {self.L}")
         require(self.noise in ("white", "curvature"), "noise", self.noise, 'must be "white" or "curvature"')

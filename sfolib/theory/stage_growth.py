@@ -97,7 +97,7 @@ def critical_stages(
     """ε_m = eps0 r^(−m/2) and q's own critical batch size and steps for each, at constant lr (T4 with γ = 1)."""
     positive("eps0", eps0)
     require(r > 1, "r", r, "must be above 1")
-    require(isinstance(stages, int) and stages > 1, "stages", stages, "must be a whole number above 1")
+    require(isinstance(stages, int | np.integer) and stages > 1, "stages", stages, "must be a whole number above 1")
     eps = eps0 * r ** (-np.arange(stages) / 2)
     return eps, [q.best_constant_batch_size(lr, float(aim)) for aim in eps]
 
