@@ -66,14 +66,9 @@ def any_of(family: type[Family]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy's as Python's."""
-    return value.item() if isinstance(value, np.integer | np.floating) else value
-
-
-def _plain(value: Any) -> Any:
     """numpy's numbers as Python's."""
-    if isinstance(value, tuple | list):
-        return type(value)(map(_plain, value)) if type(value) in (tuple, list) else value
+    if type(value) in (tuple, list):
+        return type(value)(map(_plain, value))
     return value.item() if isinstance(value, np.integer | np.floating) else value
 
 

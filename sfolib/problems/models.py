@@ -190,7 +190,7 @@ def build(name: str, classes: int, in_shape: tuple[int, ...], seed: int) -> nn.M
         spatial_ok = len(in_shape) == 3 and min(in_shape[1:]) >= 4
         require(spatial_ok, "in_shape", in_shape, f"{key} needs (channels, height, width), at least 4×4")
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.random.default_generator.manual_seed(int(seed))
         return MODELS[key](classes, in_shape)
 
 
