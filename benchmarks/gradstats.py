@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 from benchmarks.measure import interleaved, report, row
 from sfolib.gradients.statistics import full_gradient_sqnorm, gradient_statistics
-from sfolib.problems.models import ResidualBlock, build, cnn
+from sfolib.problems.models import build, cnn
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -92,15 +92,13 @@ def statistics_rows(name: str, model: nn.Module, wanted: float, x: Tensor, y: Te
     ]
 
 
-def resnet8() -> nn.Module:
-    """Three residual blocks of 16, 32 and 64 channels on 32×32 images, with GroupNorm in place of BatchNorm."""
-    blocks = [ResidualBlock([a, b, b], [3, 3], [s, 1]) for a, b, s in [(16, 16, 1), (16, 32, 2), (32, 64, 2)]]
-    stem = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
-    model = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+def with_group_norm(name: str) -> nn.Module:
+    """A ResNet of `models` for CIFAR with GroupNorm in place of BatchNorm."""
+    model = build(name, 10, (3, 32, 32), seed=0)
     for module in [*model.modules()]:
-        for name, child in module.named_children():
+        for child_name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
-                setattr(module, name, nn.GroupNorm(4, child.num_features))
+                setattr(module, child_name, nn.GroupNorm(4, child.num_features))
     return model
 
 
@@ -129,7 +127,7 @@ def look_rows() -> list[dict]:
         *(("mlp 64-128-10", build("mlp", 10, (1, 8, 8), seed=0), (1, 8, 8), n) for n in (256, 1024)),
         ("mlp 784-128-10", build("mlp", 10, (1, 28, 28), seed=0), (1, 28, 28), 1024),
         ("cnn 16-32, GroupNorm", cnn(10, (1, 28, 28)), (1, 28, 28), 128),
-        ("resnet8, GroupNorm", resnet8(), (3, 32, 32), 128),
+        *((f"{name}, GroupNorm", with_group_norm(name), (3, 32, 32), 128) for name in ("resnet8", "resnet8_16")),
     ]
     return [look_row(name, model, torch.randn(n, *shape), torch.arange(n) % 10) for name, model, shape, n in cases]
 
