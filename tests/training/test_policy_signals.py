@@ -51,7 +51,7 @@ POLICIES = {
         "check_every": 3,
     },
     "successive": {"kind": "SuccessiveGradientTest", "batch_size": 20, "lr": 2.0, "error": 0.5, "memory": 2.0},
-    "cabs": {"kind": "CABS", "batch_size": 4, "lr": 4.0, "every": 3, "max_batch_size": 300},
+    "cabs": {"kind": "CABS", "batch_size": 2, "lr": 1.0, "every": 9, "max_batch_size": 300},
     "noise scale": {"kind": "NoiseScaleRule", "batch_size": 20, "lr": 0.5, "every": 3, "max_batch_size": 300},
     "autowu": {
         "kind": "AutoWU",
