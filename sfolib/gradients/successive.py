@@ -130,7 +130,7 @@ class SuccessiveGradients:
         self._parts, self._so_far, self._local = [], None, None
 
     @staticmethod
-    def hook(state: SuccessiveGradients, bucket: Any) -> Any:
+    def hook(state, bucket):  # torch refuses annotations that are strings
         """For `DistributedDataParallel.register_comm_hook(halves, SuccessiveGradients.hook)`: the parts are the ranks'.
 
         Equal shares of the batch on every rank; torch's own all-reduce, and one number more at `step`.
