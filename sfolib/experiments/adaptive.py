@@ -317,15 +317,17 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     )
     runs = trajectories(res.grown)
     one = res.free[0]
+    told = one.drop_duplicates("online_grad_sqnorm")  # once a look
+    known = told[np.isfinite(told["critical_batch_size_high"])]
     online = laws(
         {
             r"$\|\nabla f\|^2$": (
                 [
                     Band("exact", "bound", one["samples"], one["grad_sqnorm"]),
                     Band(
-                        "free, mean of the last half of a stage", "measured", one["samples"],
-                        one["online_grad_sqnorm"].where(one["online_grad_sqnorm"] > 0),
-                        one["online_grad_sqnorm_low"].clip(lower=p.eps2[-1] / 10), one["online_grad_sqnorm_high"],
+                        "free, mean of the last half of a stage", "measured", told["samples"],
+                        told["online_grad_sqnorm"].where(told["online_grad_sqnorm"] > 0),
+                        told["online_grad_sqnorm_low"].clip(lower=p.eps2[-1] / 10), told["online_grad_sqnorm_high"],
                     ),
                 ],
                 {"xlabel": "gradient evaluations", "ylim": (p.eps2[-1] / 10, None)},
@@ -334,9 +336,9 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
                 [
                     Band("in force", "bound", one["samples"], one["batch_size"]),
                     Band(
-                        "critical, free", "measured", one["samples"], one["critical_batch_size"],
-                        one["critical_batch_size_low"].clip(lower=1),
-                        one["critical_batch_size_high"].clip(upper=p.max_batch_size),
+                        "critical, free, where its interval ends", "measured", known["samples"],
+                        known["critical_batch_size"], known["critical_batch_size_low"].clip(lower=1),
+                        known["critical_batch_size_high"],
                     ),
                 ],
                 {"xlabel": "gradient evaluations", "ylim": (1, 4 * one["batch_size"].max())},
@@ -595,13 +597,19 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             figure="bars",
         ),
         Check(
-            "Its free estimate of ‖∇f‖² over the exact one, median over a run, each seed",
-            "equal",
-            measured=[float((f["online_grad_sqnorm"] / f["grad_sqnorm"]).median()) for f in res.free.values()],
-            theory=1.0,
-            tolerance=0.3,
+            "The exact ‖∇f‖² is outside of the 95 % interval of its free estimate at 20 % of a run's measuring points "
+            "at most, each seed",
+            "upper_bound",
+            measured=[
+                float((~f["grad_sqnorm"].between(f["online_grad_sqnorm_low"], f["online_grad_sqnorm_high"])).mean())
+                for f in res.free.values()
+            ],
+            theory=0.2,
+            exact=True,
             source="T14 [N]",
             figure="online",
+            explanation="The estimate is a mean over the last half of a stage, the exact one that of a step: where it "
+            "falls or fluctuates by more than the interval, they differ.",
         ),
         Check(
             "MLP: on a batch of b the norm test asks for σ²/(η²(‖∇f‖² + σ²/b))",
