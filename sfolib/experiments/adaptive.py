@@ -18,7 +18,13 @@ from sfolib.plotting import Band, costs, trajectories
 from sfolib.plotting.adaptive import laws
 from sfolib.problems.specs import named
 from sfolib.schedules import base
-from sfolib.schedules.adaptive import AugmentedInnerProductTest, GradNormTrigger, InnerProductTest, NormTest
+from sfolib.schedules.adaptive import (
+    AugmentedInnerProductTest,
+    GradNormTrigger,
+    InnerProductTest,
+    NormTest,
+    SuccessiveGradientTest,
+)
 from sfolib.schedules.plan import Plan
 from sfolib.theory.quadratic import PowerLawQuadratic
 from sfolib.theory.quadratic_policies import norm_tested_samples, stages_before_stalling, stages_of, tracking_price
@@ -93,7 +99,7 @@ QUADRATIC = PowerLawQuadratic(lam_min=1e-8, sigma2=1e4)
 EXCESS, MOST, EPS0 = [1.0, 2.0, 4.0, 8.0], 14, 0.1  # first batch over the critical one; stages; first ε
 NAMES = {"published": "published ε", "critical": "T4's ε"}
 T4_ALONE, T4_BOTH, PUBLISHED = "T4's ε, batch grows", "T4's ε, both grow", "published ε, both grow"
-FIXED = "fixed times, both grow"
+FIXED, FREE = "fixed times, both grow", "successive gradients, batch grows"
 U = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.25, 1.5, 1.7])  # tolerance over the one of T10, squared
 
 
@@ -112,6 +118,7 @@ def schedules(p):
             "T4's ε, batch grows": trigger(first, 1.0),
             "T4's ε, both grow": trigger(first, p.gamma, max_lr=top),
             "published ε, both grow": trigger(first, p.gamma, rule="published"),
+            "successive gradients, batch grows": SuccessiveGradientTest(first, p.lr, max_batch_size=p.max_batch_size),
         },
         "fixed times": lambda first: Plan(
             base.exponential(first, p.delta, p.every_epochs), base.exponential(p.lr, p.gamma, p.every_epochs), "epoch"
@@ -183,6 +190,12 @@ def reached(p: Parameters, run: Run, look: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("eps2")
 
 
+def free(run: Run) -> dict[int, pd.DataFrame]:
+    """By seed, where there is an estimate of ‖∇f‖² that cost nothing: it, its interval, the exact one and b."""
+    rows = run.rows.dropna(subset=["online_grad_sqnorm"])
+    return {int(seed): of_seed for seed, of_seed in rows.groupby("seed")}
+
+
 def settles(p: Parameters, run: Run, eta: float) -> tuple[np.ndarray, float]:
     """The norm test's own batch size along the run, from σ² and ‖∇f‖² as measured; and the run's over it, late on."""
     b, grad, sigma2 = (run.mean_ci(name).value for name in ("batch_size", "grad_sqnorm", "variance"))
@@ -197,20 +210,22 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     constant; spent, looked: evaluations to each ε², without and with looks; over: those over the best constant's.
     seen, asked, predicted: what the norm test sees on fresh batches, and theory; inner: the inner-product variance,
     share: that as summed over tensors, over it. done, base: runs under tests, and a constant batch; following:
-    `settles` of them."""
+    `settles` of them. free: `free` of the run by successive gradients."""
     q, eps2, lr = QUADRATIC, targets(p), p.quadratic_lr
     b0 = q.best_constant_batch_size(lr[0], EPS0).batch_size
     tolerance = np.sqrt(U * q.sigma2 / (2 * q.small_step_constants()[1] * lr[1]))
     digits, mlp = named("digits", "softmax", l2=p.l2), named("digits", "mlp", l2=p.l2)
     best = best_constant(p, runs)
     grown = {key[1]: run for key, run in runs.items() if key[0] == "trigger"}
-    triggers = [name for name in grown if name != FIXED]
+    triggers = [name for name in grown if name not in (FIXED, FREE)]
     goal_batch = int([start_of(best), *best["batch_size"][best.index >= p.goal].dropna()][-1])  # of what was reached
     constant = f"constant b = {goal_batch}"
     grown[constant] = runs["constant", goal_batch]
     spent = {name: reached(p, run) for name, run in grown.items()}
     looked = {name: reached(p, grown[name], digits.size) for name in triggers}
-    over = {name: spent[name] for name in triggers} | {f"{name}, with looks": looked[name] for name in triggers}
+    over = {name: spent[name] for name in (*triggers, FREE)} | {
+        f"{name}, with looks": looked[name] for name in triggers
+    }
     walk = {"plan": Plan(16, p.lr), "max_samples": 15_000, "eval_every": 1.1}
     marks = [16, mlp.size, 10 * mlp.size]
     seen = looks(Spec(problem=mlp, sampling="replacement", **walk), marks, [16, 32, 64], p.look_samples)
@@ -253,6 +268,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         grown=grown,
         spent=spent,
         looked=looked,
+        free=free(grown[FREE]),
         over={name: (frame["samples"] / best["samples"]).to_numpy() for name, frame in over.items()},
         mlp=mlp,
         seen=seen,
@@ -300,6 +316,36 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         height=3.9,
     )
     runs = trajectories(res.grown)
+    one = res.free[0]
+    told = one.drop_duplicates("online_grad_sqnorm")  # once a look
+    known = told[np.isfinite(told["critical_batch_size_high"])]
+    online = laws(
+        {
+            r"$\|\nabla f\|^2$": (
+                [
+                    Band("exact", "bound", one["samples"], one["grad_sqnorm"]),
+                    Band(
+                        "free, mean of the last half of a stage", "measured", told["samples"],
+                        told["online_grad_sqnorm"].where(told["online_grad_sqnorm"] > 0),
+                        told["online_grad_sqnorm_low"].clip(lower=p.eps2[-1] / 10), told["online_grad_sqnorm_high"],
+                    ),
+                ],
+                {"xlabel": "gradient evaluations", "ylim": (p.eps2[-1] / 10, None)},
+            ),
+            "batch size": (
+                [
+                    Band("in force", "bound", one["samples"], one["batch_size"]),
+                    Band(
+                        "critical, free, where its interval ends", "measured", known["samples"],
+                        known["critical_batch_size"], known["critical_batch_size_low"].clip(lower=1),
+                        known["critical_batch_size_high"],
+                    ),
+                ],
+                {"xlabel": "gradient evaluations", "ylim": (1, 4 * one["batch_size"].max())},
+            ),
+        },
+        height=3.6,
+    )  # fmt: skip
     panels = dict.fromkeys([p.goal, p.eps2[-1]])
     shown = [
         *((name, res.spent[name]) for name in res.grown if name != res.CONSTANT),
@@ -387,6 +433,12 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             f"{res.over[PUBLISHED][list(res.eps2).index(p.goal)]:.2g} at ε² = {p.goal:g} and "
             f"{res.over[PUBLISHED][-1]:.2g} at {res.eps2[-1]:.2g}, T4's with both growing "
             f"{res.over[T4_BOTH][list(res.eps2).index(p.goal)]:.2g} and {res.over[T4_BOTH][-1]:.2g}.",
+        ),
+        "online": (
+            online,
+            "Digits, softmax regression, one run under the test of successive gradients: what it tells free of charge, "
+            "with 95 % intervals, beside the exact ‖∇f‖² and the batch in force. The published trigger pays "
+            f"{res.digits.size:,} evaluations for every look at ‖∇f‖.",
         ),
         "statistics": (
             statistics,
@@ -527,6 +579,37 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             "evaluations, "
             f"{res.looked[PUBLISHED].loc[p.goal, 'samples'] / res.spent[PUBLISHED].loc[p.goal, 'samples'] - 1:.2g} "
             "times the training. The authors' SFO leaves them out.",
+        ),
+        Check(
+            "The test of successive gradients, which looks at nothing, needs fewer evaluations than the published "
+            "trigger with its looks",
+            "ordering",
+            source="T14 [N]",
+            figure="bars",
+            **at_goal(res.spent[FREE], res.looked[PUBLISHED]),
+        ),
+        Check(
+            "Digits: the test of successive gradients stays within 8/3 of the best constant batch size at every ε",
+            "upper_bound",
+            **ratios(res.spent[FREE], res.best.reindex(res.spent[FREE].index)),
+            theory=8 / 3,
+            source="T6 [N], T14 [N]",
+            figure="bars",
+        ),
+        Check(
+            "The exact ‖∇f‖² is outside of the 95 % interval of its free estimate at 20 % of a run's measuring points "
+            "at most, each seed",
+            "upper_bound",
+            measured=[
+                float((~f["grad_sqnorm"].between(f["online_grad_sqnorm_low"], f["online_grad_sqnorm_high"])).mean())
+                for f in res.free.values()
+            ],
+            theory=0.2,
+            exact=True,
+            source="T14 [N]",
+            figure="online",
+            explanation="The estimate is a mean over the last half of a stage, the exact one that of a step: where it "
+            "falls or fluctuates by more than the interval, they differ.",
         ),
         Check(
             "MLP: on a batch of b the norm test asks for σ²/(η²(‖∇f‖² + σ²/b))",

@@ -130,7 +130,7 @@ class SuccessiveGradients:
         self._parts, self._so_far, self._local = [], None, None
 
     @staticmethod
-    def hook(state: SuccessiveGradients, bucket: Any) -> Any:
+    def hook(state, bucket):  # torch refuses annotations that are strings
         """For `DistributedDataParallel.register_comm_hook(halves, SuccessiveGradients.hook)`: the parts are the ranks'.
 
         Equal shares of the batch on every rank; torch's own all-reduce, and one number more at `step`.
@@ -156,10 +156,10 @@ class SuccessiveGradients:
             over = seen / self.n
             returned = self._returned(sqnorm, lower, size, seen, *permuted)
         between = np.empty(len(size))
-        for t, now in enumerate(sqnorm):
+        for t, now in enumerate(sqnorm.tolist()):
             between[t] = (self.mean + now) / 2
             if not np.isnan(now):
-                self.mean = now if np.isnan(self.mean) else self.mean + newest[t] * (now - self.mean)
+                self.mean = now if np.isnan(self.mean) else self.mean + float(newest[t]) * (now - self.mean)
         return SuccessiveProducts(product, between, sqnorm, variance, returned, over)
 
     def _returned(
@@ -168,14 +168,14 @@ class SuccessiveGradients:
     ) -> np.ndarray:  # fmt: skip
         """ηQT_t/n; seen: samples of the epoch before each step."""
         found = np.zeros(len(sqnorm))
-        for t, now in enumerate(sqnorm):
+        for t, now in enumerate(sqnorm.tolist()):
             if seen[t]:
                 first = (self.last_sqnorm + now) / 2 - lag_one[t] - lower[t]
                 each = (seen[t] * now + self.epoch_sqnorm) / 2 - epoch[t] - seen[t] * lower[t]
                 found[t] = (2 * each - seen[t] * first) / self.n
             else:
                 self.epoch_sqnorm = 0.0
-            self.last_sqnorm, self.epoch_sqnorm = now, self.epoch_sqnorm + size[t] * now
+            self.last_sqnorm, self.epoch_sqnorm = now, self.epoch_sqnorm + float(size[t]) * now
         return found
 
     def _record(self, mean: list[Tensor], squares: Tensor, share: float, size: int, metric: Any) -> None:
@@ -183,7 +183,7 @@ class SuccessiveGradients:
         weight = 1 - nu**self.steps if self.steps else math.nan
         if not nu and self.before < self.largest:  # a shorter batch (an epoch's end) has more noise
             weight = math.nan
-        product = none if self.buffer is None else _dot(self.buffer, mean, metric) * ((1 - nu) / weight)
+        product = none + math.nan if self.buffer is None else _dot(self.buffer, mean, metric) * ((1 - nu) / weight)
         row = [product, _dot(mean, mean, metric), squares]
         if self.n is not None:
             row += [none if other is None else _dot(other, mean, metric) for other in (self.last, self.epoch)]

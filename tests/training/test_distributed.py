@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from sfolib import cli
 from sfolib._utils.distributed import SINGLE, ProcessGroup, joined
 from sfolib._utils.errors import ProcessLost
+from sfolib.gradients import SuccessiveGradients
 from sfolib.gradients.statistics import full_gradient_sqnorm, gradient_statistics
 from sfolib.problems import models
 from sfolib.problems.batches import crop_and_flip
@@ -37,6 +38,14 @@ POLICIES = {
     "epsilon": {"kind": "GradNormTrigger", "batch_size": 9, "lr": 0.3, "eps": 0.6, "delta": 2, "check_every": 5},
     "norm": {"kind": "NormTest", "eta": 0.7, "batch_size": 9, "lr": 0.3, "test_interval": 4, "max_batch_size": 300},
     "augmented": {"kind": "AugmentedInnerProductTest", "theta": 0.3, "nu": 1.0, "batch_size": 9, "lr": 0.3},
+    "successive": {
+        "kind": "SuccessiveGradientTest",
+        "batch_size": 9,
+        "lr": 3.0,
+        "error": 0.9,
+        "every": 8,
+        "memory": 2.0,
+    },
     "autowu": {
         "kind": "AutoWU",
         "total_steps": 60,
@@ -108,6 +117,25 @@ def statistics(ranks):
     return found
 
 
+def successive(ranks):
+    """What a loop of one's own collects: of two ranks under DistributedDataParallel, or of two halves."""
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(5, 3).double(), torch.randn(6, 8, 5, dtype=torch.float64), torch.arange(48).view(6, 8) % 3
+    halves, optimizer = SuccessiveGradients(), torch.optim.SGD(model.parameters(), lr=0.1)
+    wrapped = model if ranks.size == 1 else nn.parallel.DistributedDataParallel(model)
+    if ranks.size > 1:
+        wrapped.register_comm_hook(halves, SuccessiveGradients.hook)
+    for xb, yb in zip(x, y, strict=True):
+        optimizer.zero_grad()
+        for share in [slice(0, 4), slice(4, 8)] if ranks.size == 1 else [ranks.shard(8)]:
+            (cross_entropy(wrapped(xb[share]), yb[share]) / (2 if ranks.size == 1 else 1)).backward()
+            if ranks.size == 1:
+                halves.part(model.parameters(), 4)
+        halves.step(model.parameters(), 8)
+        optimizer.step()
+    return [each.tolist() for each in halves.take()]
+
+
 def everything(ranks, out):
     """All that is compared, into `out`."""
     for name, spec in specs():
@@ -123,6 +151,7 @@ def everything(ranks, out):
     for micro_batch in (None, 4):
         torch.save(bn_trajectory(ranks, micro_batch), out / f"bn{micro_batch}.{ranks.rank}.pt")
     (out / f"statistics.{ranks.rank}.json").write_text(json.dumps(statistics(ranks)))
+    (out / f"products.{ranks.rank}.json").write_text(json.dumps(successive(ranks)))
 
 
 def flat(trainer):
@@ -177,6 +206,14 @@ def test_batch_norm_sees_the_batches_of_all_ranks(both, micro_batch):
     for a, b, c in zip(two, again, one, strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(a, c, rtol=1e-10, atol=1e-12)
+
+
+def test_the_ranks_of_ddp_are_the_parts_of_a_batch(both):
+    two, again, one = (
+        json.loads((both[i] / f"products.{rank}.json").read_text()) for i, rank in ((0, 0), (0, 1), (1, 0))
+    )
+    np.testing.assert_array_equal(two, again)
+    same(np.array(two), np.array(one))
 
 
 def test_statistics_have_the_terms_across_ranks(both):

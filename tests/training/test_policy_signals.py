@@ -1,5 +1,7 @@
 """Policies in the training loop beside a plain loop by autograd, one sample at a time where it matters."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from sfolib._utils.errors import InputError
-from sfolib.gradients.statistics import GradientStatistics
+from sfolib.gradients import GradientStatistics, SuccessiveGradients
 from sfolib.problems.specs import Digits, Quadratic, split_digits
 from sfolib.schedules import base as s
+from sfolib.schedules.adaptive import NoiseAndLoss
 from sfolib.schedules.adaptive.base import Description
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.torch import PlanLR, ScheduledBatchSampler
@@ -47,6 +50,9 @@ POLICIES = {
         "n": N,
         "check_every": 3,
     },
+    "successive": {"kind": "SuccessiveGradientTest", "batch_size": 20, "lr": 2.0, "error": 0.5, "memory": 2.0},
+    "cabs": {"kind": "CABS", "batch_size": 2, "lr": 1.0, "every": 9, "max_batch_size": 300},
+    "noise scale": {"kind": "NoiseScaleRule", "batch_size": 20, "lr": 0.5, "every": 3, "max_batch_size": 300},
     "autowu": {
         "kind": "AutoWU",
         "total_steps": 80,
@@ -60,7 +66,7 @@ POLICIES = {
 
 def spec(name, **kwargs):
     told = {"problem": Digits(l2=L2, holdout=HOLDOUT), "policy": POLICIES[name], "dtype": "float64", "seeds": (7,)}
-    return Spec(**told | {"max_samples": 5 * N, "log_train_metrics": name == "autowu"} | kwargs)
+    return Spec(**told | {"max_samples": 5 * N, "log_train_metrics": name in ("autowu", "cabs")} | kwargs)
 
 
 def brute_force(model, x, y):
@@ -92,19 +98,31 @@ def plain_loop(name, seed, epochs):
     policy = Description.of(POLICIES[name]).build()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     scheduler, rows = PlanLR(optimizer, policy, N), []
+    halves = SuccessiveGradients(getattr(policy, "memory", 1.0), N)
     loader = DataLoader(TensorDataset(x, y), batch_sampler=ScheduledBatchSampler(N, policy, seed))
     for _ in range(epochs):
         for xb, yb in loader:
             rows.append((len(xb), optimizer.param_groups[0]["lr"]))
             due, signal = policy.needs_signal, None
-            if due and name not in ("epsilon", "autowu"):
+            if due and policy.signal in ("gradient_statistics", "second_moment"):
                 signal = brute_force(model, xb, yb)
             if due and name == "optimal":
                 signal = signal.mean_sqnorm + (signal.n - 1) / signal.n * signal.variance
-            loss = cross_entropy(model(xb), yb)
+            loss, before = cross_entropy(model(xb), yb), copy.deepcopy(model)
             optimizer.zero_grad()
-            f(xb, yb).backward()
+            for part in torch.arange(len(xb)).tensor_split([len(xb) // 2]):
+                if len(part):
+                    (f(xb[part], yb[part]) * len(part) / len(xb)).backward()
+                    halves.part(model.parameters(), len(part))
+            halves.step(model.parameters())
             optimizer.step()
+            if due and policy.signal in ("successive_gradients", "noise_and_loss"):
+                signal = halves.take()
+            if due and name == "cabs":
+                parts = [p for p in torch.arange(len(xb)).tensor_split([len(xb) // 2]) if len(p)]
+                with torch.no_grad():
+                    losses = [cross_entropy(before(xb[p]), yb[p]).item() for p in parts]
+                signal = NoiseAndLoss(np.nanmean(signal.variance), np.mean(losses))
             if due and name == "epsilon":
                 whole = torch.autograd.grad(f(x, y), list(model.parameters()))
                 signal = sum((g**2).sum() for g in whole).item() ** 0.5
@@ -171,7 +189,7 @@ def test_a_look_at_the_whole_data_set_is_the_gradient_itself():
     assert found["mean_sqnorm"].values == pytest.approx(found["grad_sqnorm"].values)
 
 
-@pytest.mark.parametrize("name", ["epsilon", "norm", "autowu"])
+@pytest.mark.parametrize("name", ["epsilon", "norm", "autowu", "successive"])
 def test_a_killed_run_goes_on_to_the_same_rows(name, tmp_path):
     class Killed(Exception):
         pass
@@ -195,6 +213,13 @@ def test_a_killed_run_goes_on_to_the_same_rows(name, tmp_path):
         (lambda: spec("norm", log_train_metrics=True), "log_train_metrics = True"),
         (lambda: spec("autowu", log_train_metrics=False), "log_train_metrics = False: must be true for AutoWU"),
         (lambda: spec("norm", problem=Quadratic(), sampling="replacement"), "policy = 'NormTest'"),
+        (lambda: spec("cabs", log_train_metrics=False), "log_train_metrics = False: must be true for CABS"),
+        (lambda: spec("successive", optimizer={"kind": "sgd", "momentum": 0.9}), "policy.momentum = 0.0: must be"),
+        (lambda: spec("successive", optimizer={"kind": "sgd", "weight_decay": 0.1}), "optimizer.weight_decay = 0.1"),
+        (
+            lambda: spec("successive", optimizer={"kind": "sgd", "momentum": 0.9, "nesterov": True}),
+            "optimizer.nesterov = True",
+        ),
         (lambda: spec("norm", plan=Plan(8, 0.1)), "either a plan or a policy"),
         (lambda: spec("norm", policy=None), "either a plan or a policy"),
         (lambda: spec("norm", policy={"kind": "Guess"}), "kind = 'Guess': must be one of"),
