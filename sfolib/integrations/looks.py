@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require
@@ -23,8 +24,8 @@ _BEFORE = ("gradient_statistics", "second_moment")  # signals of the parameters 
 class Looks:
     """Answers the looks of the policy of `sampler` in a loop that draws one batch ahead.
 
-    The batch that was drawn before a look has the size from before it, so a look takes effect a batch later; with
-    workers, which draw more, say `lookahead=` to the sampler.
+    The batch that was drawn before a look has the size from before it, so a look takes effect a batch later; or more,
+    with workers, which draw more.
 
     loss_fn: loss_fn(model(x), y), the mean over a batch (x, y), for policies that look at per-sample gradients; with
     several ranks these are those of all. signal: signal(model, batch) in its place, the same on every rank; called
@@ -79,6 +80,12 @@ class Looks:
         policy.update(taken, signal)
         if looked:
             group.agree("what the policy was told", policy.batch_size, policy.lr)
+
+
+def draws_ahead(sampler: ScheduledBatchSampler, loader: DataLoader) -> None:
+    """Before the first batch: how many batches a loop draws ahead by the workers of its loader."""
+    ahead = 1 + loader.num_workers * (loader.prefetch_factor or 0)
+    sampler.lookahead = max(sampler.lookahead, ahead)
 
 
 def ranks() -> ProcessGroup:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
 from sfolib._utils.errors import require
 from sfolib.gradients.per_sample import Loss
-from sfolib.integrations.looks import Looks, Measure, one_batch_a_step
+from sfolib.integrations.looks import Looks, Measure, draws_ahead, one_batch_a_step
 from sfolib.schedules.torch import ScheduledBatchSampler
 
 try:
@@ -37,8 +38,10 @@ class PolicyCallback(TrainerCallback):
         self._called: tuple[dict[str, Any], Any] = {}, None  # of the last forward pass in training
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: Any
-    ) -> None:
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module,
+        train_dataloader: DataLoader, **_: Any,
+    ) -> None:  # fmt: skip
+        draws_ahead(self._looks.sampler, train_dataloader)
         one_batch_a_step(args.gradient_accumulation_steps)
         skips = state.global_step > 0 and not args.ignore_data_skip
         require(not skips, "ignore_data_skip", False, "must be True to resume with a policy: its sampler goes on")

@@ -207,6 +207,23 @@ def test_accumulation(k, loader):
         next(iter(again))
 
 
+def test_steps_that_a_scaler_skips():
+    plan = Plan(10, s.exponential(0.1, 0.5), "step")
+    _, loader, optimizer, scheduler = parts(plan)
+    (weight,), scaler = optimizer.param_groups[0]["params"], torch.amp.GradScaler("cpu", init_scale=4.0)
+    seen = []
+    optimizer.register_step_post_hook(lambda *_: seen.append(None))
+    for i, x in enumerate(loader):
+        assert (len(x), lr_of(optimizer)) == plan.at(i)
+        optimizer.zero_grad()
+        scaler.scale(weight.sum() * (math.inf if i in (0, 3, 4, 7) else 1.0)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+    assert len(seen) == 4
+    assert lr_of(optimizer) == plan.lr(8)
+
+
 def test_the_batch_of_the_plan_by_micro_batches():
     sampler, loader, optimizer, scheduler = parts(max_micro_batch=16)
     seen, taken = [], 0
@@ -690,6 +707,13 @@ def test_policy_goes_on(stop, tmp_path):
         policies.trainer(
             "norm test", tmp_path / "b", resume=str(tmp_path / "a" / f"checkpoint-{stop}"), ignore_data_skip=False
         )
+
+
+def test_policy_with_a_worker_that_prefetches(tmp_path):
+    wanted = policies.plain("norm test", ahead=3)
+    policies.check(policies.lightning("norm test", workers=1, options={"lookahead": 3}), wanted)
+    policies.check(policies.trainer("norm test", tmp_path, workers=1, save_strategy="no"), wanted)
+    policies.check(policies.accelerated("norm test", workers=1), wanted)
 
 
 def test_policy_with_accumulation_is_refused(tmp_path):
