@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from sfolib._utils.distributed import SINGLE, ProcessGroup
@@ -59,10 +60,10 @@ class Looks:
             return
         x, y = batch
         group, second_moment = ranks(), self.policy.signal == "second_moment"
-        if group.size == len(x) == 1:  # twice the one, or with the sample before it
-            before = batch if second_moment else self._last
+        if self.sampler.taken == 1:  # twice the one, or with the sample before it
+            before = (x, y) if second_moment else self._last
             require(before is not None, "samples of the first look", 1, "must be 2 or more: one has no variance")
-            x, y = (torch.cat([a[-1:], b]) for a, b in zip(before, batch, strict=True))
+            x, y = tree_map(lambda a, b: torch.cat([a[-1:], b]), (before[0], before[1]), (x, y))
         found = gradient_statistics(model, self._loss_fn, x, y, ranks=group)
         self._found = found.second_moment if second_moment else found
 

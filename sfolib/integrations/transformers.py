@@ -27,8 +27,8 @@ class PolicyCallback(TrainerCallback):
     The loader comes from an overridden `get_train_dataloader`, TrainingArguments say `max_steps`, since a policy's
     epochs have no length, and `ignore_data_skip=True` to resume: the scheduler's state holds the policy, and the
     sampler goes on where it stands.
-    loss_fn, signal: see `Looks`; the batch is the dict of what the model was called with. For loss_fn it has two
-    entries, of which "labels" is y. A policy that looks at losses gets the model's own, output["loss"].
+    loss_fn, signal: see `Looks`; the batch is the dict of what the model was called with. For loss_fn y is its
+    entry "labels" and x the others: loss_fn(model(**x), y). A policy that looks at losses gets output["loss"].
     Raises `InputError` for gradient_accumulation_steps above 1.
     """
 
@@ -69,14 +69,12 @@ class PolicyCallback(TrainerCallback):
     ) -> None:
         output = self._called[1]
         self._measuring = True
-        self._looks.after(model, self._called[0], output["loss"] if isinstance(output, dict) else output[0])
+        self._looks.after(model, self._batch(), output["loss"] if isinstance(output, dict) else output[0])
         self._measuring = False
 
     def _batch(self) -> Any:
         inputs = self._called[0]
         if not self._by_loss_fn:
             return inputs
-        rest = [value for name, value in inputs.items() if name != "labels"]
-        ok = "labels" in inputs and len(rest) == 1
-        require(ok, "batch", [*inputs], "must be one input and labels for loss_fn; else say signal=")
-        return rest[0], inputs["labels"]
+        require("labels" in inputs, "batch", [*inputs], "must have labels for loss_fn; else say signal=")
+        return {name: value for name, value in inputs.items() if name != "labels"}, inputs["labels"]

@@ -735,7 +735,8 @@ def test_callbacks_say_what_they_need():
     ):
         with pytest.raises(InputError, match=named):
             looks.Looks(*arguments)
-    one = looks.Looks(ScheduledBatchSampler(N, NormTest(0.5, batch_size=1, lr=0.1)), nn.functional.mse_loss)
+    one = looks.Looks(sampler := ScheduledBatchSampler(N, NormTest(0.5, batch_size=1, lr=0.1)), nn.functional.mse_loss)
+    next(iter(sampler))
     with pytest.raises(InputError, match="samples of the first look = 1"):
         one.before(nn.Linear(1, 1), (torch.ones(1, 1), torch.ones(1, 1)))
 
