@@ -39,16 +39,19 @@ def make_model():
     return model
 
 
-def plain(kind, steps=STEPS, n=N, **options):
+def plain(kind, steps=STEPS, n=N, ahead=1, **options):
     """(x of the batch, lr) of each step of the twin."""
     make, loss_fn, signal = POLICIES[kind]
     policy, model = make(), make_model()
-    sampler = ScheduledBatchSampler(n, policy, lookahead=1, **options)
+    sampler = ScheduledBatchSampler(n, policy, lookahead=ahead, **options)
     optimizer = torch.optim.SGD(model.parameters(), policy.lr)
-    rows, batches = [], iter(sampler)
-    ahead = next(batches)
+    rows, batches, drawn = [], iter(()), []
     while len(rows) < steps:
-        indices, ahead = ahead, next(batches, None)
+        if not drawn:
+            batches = iter(sampler)
+            drawn = [batch for _, batch in zip(range(ahead), batches, strict=False)]
+        drawn += [batch for _, batch in zip(range(1), batches, strict=False)]
+        indices = drawn.pop(0)
         x, y = X[indices], Y[indices]
         for group in optimizer.param_groups:
             group["lr"] = policy.lr
@@ -68,9 +71,6 @@ def plain(kind, steps=STEPS, n=N, **options):
         elif due and policy.signal == "second_moment":
             found = found.second_moment
         policy.update(len(x), found if due else None)
-        if ahead is None:
-            batches = iter(sampler)
-            ahead = next(batches)
     return rows
 
 
@@ -79,7 +79,7 @@ def check(seen, wanted):
     assert [lr for _, lr in seen] == pytest.approx([lr for _, lr in wanted], rel=1e-6)  # losses are float32
 
 
-def lightning(kind, steps=STEPS, save=None, path=None, n=N, options=None, **arguments):
+def lightning(kind, steps=STEPS, save=None, path=None, n=N, options=None, workers=0, **arguments):
     lightning = pytest.importorskip("lightning")
     from sfolib.integrations.lightning import PolicyCallback
 
@@ -100,7 +100,7 @@ def lightning(kind, steps=STEPS, save=None, path=None, n=N, options=None, **argu
             return mse_loss(self(x), y)
 
         def train_dataloader(self):
-            return DataLoader(TensorDataset(X, Y), batch_sampler=sampler)
+            return DataLoader(TensorDataset(X, Y), batch_sampler=sampler, num_workers=workers)
 
         def configure_optimizers(self):
             optimizer = torch.optim.SGD(self.parameters(), 0.1)
@@ -118,7 +118,7 @@ def lightning(kind, steps=STEPS, save=None, path=None, n=N, options=None, **argu
     return seen
 
 
-def trainer(kind, output, steps=STEPS, resume=None, n=N, options=None, **more):
+def trainer(kind, output, steps=STEPS, resume=None, n=N, options=None, workers=0, **more):
     transformers = pytest.importorskip("transformers")
     from sfolib.integrations.transformers import PolicyCallback
 
@@ -138,7 +138,11 @@ def trainer(kind, output, steps=STEPS, resume=None, n=N, options=None, **more):
 
     class Trainer(transformers.Trainer):
         def get_train_dataloader(self):
-            return self.accelerator.prepare(DataLoader(data, batch_sampler=sampler))
+            loader = DataLoader(data, batch_sampler=sampler, collate_fn=collate, num_workers=workers)
+            return self.accelerator.prepare(loader)
+
+    def collate(items):
+        return {name: torch.stack([item[name] for item in items]) for name in ("x", "labels")}
 
     data = [{"x": x, "labels": y} for x, y in zip(X, Y, strict=True)]
     model = Model()
@@ -156,12 +160,11 @@ def trainer(kind, output, steps=STEPS, resume=None, n=N, options=None, **more):
         callbacks = [PolicyCallback(sampler, loss_fn, signal)]
         Trainer(
             model, arguments, train_dataset=data, optimizers=(optimizer, scheduler), callbacks=callbacks,
-            data_collator=lambda items: {k: torch.stack([i[k] for i in items]) for k in ("x", "labels")},
         ).train(resume_from_checkpoint=resume)  # fmt: skip
     return seen
 
 
-def accelerated(kind, folder=None, stop=None, n=N, options=None, **arguments):
+def accelerated(kind, folder=None, stop=None, n=N, options=None, workers=0, **arguments):
     """Of `stop` steps and a run that goes on from there, the second's."""
     accelerate = pytest.importorskip("accelerate")
     from sfolib.integrations.accelerate import PolicyCallback, prepare
@@ -173,7 +176,7 @@ def accelerated(kind, folder=None, stop=None, n=N, options=None, **arguments):
         callback = PolicyCallback(accelerator, sampler, loss_fn, signal)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         scheduler = PlanLR(optimizer, sampler)
-        loader = DataLoader(TensorDataset(X, Y), batch_sampler=sampler)
+        loader = DataLoader(TensorDataset(X, Y), batch_sampler=sampler, num_workers=workers)
         model, optimizer, loader, scheduler = prepare(accelerator, model, optimizer, loader, scheduler)
         if load:
             accelerator.load_state(folder)

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 
 from sfolib._utils.errors import require
 from sfolib.gradients.per_sample import Loss
-from sfolib.integrations.looks import Looks, Measure, one_batch_a_step
+from sfolib.integrations.looks import Looks, Measure, draws_ahead, one_batch_a_step
+from sfolib.schedules.adaptive.base import Policy
 from sfolib.schedules.torch import ScheduledBatchSampler
 
 try:
@@ -39,6 +40,8 @@ def prepare(accelerator: Accelerator, *objects: Any) -> Any:
 def _prepared(accelerator: Accelerator, loader: DataLoader, sampler: ScheduledBatchSampler) -> DataLoader:
     several = accelerator.num_processes > 1
     require(sampler.interleave or not several, "interleave", False, "must be True for a loader that is prepared")
+    if isinstance(sampler.plan, Policy):
+        draws_ahead(sampler, loader)
     own = accelerator.dataloader_config
     shard = prepare_data_loader(
         loader,

@@ -26,7 +26,8 @@ class PolicyCallback(lightning.Callback):
 
     `configure_optimizers` returns PlanLR(optimizer, sampler) with "interval": "step", as for a plan. It goes into
     checkpoints with the policy, and `ckpt_path` goes on with the next batch, inside an epoch too.
-    loss_fn, signal: see `Looks`; the batch is (x, y), the model the LightningModule.
+    loss_fn, signal: see `Looks`; the batch is (x, y), the model the LightningModule. With workers say to the sampler
+    lookahead=num_workers * prefetch_factor + 1: they draw before a callback sees the loader.
     Raises `InputError` for several optimizers and for accumulate_grad_batches above 1.
     """
 

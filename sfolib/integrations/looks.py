@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader
 
 from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require
@@ -23,8 +25,8 @@ _BEFORE = ("gradient_statistics", "second_moment")  # signals of the parameters 
 class Looks:
     """Answers the looks of the policy of `sampler` in a loop that draws one batch ahead.
 
-    The batch that was drawn before a look has the size from before it, so a look takes effect a batch later; with
-    workers, which draw more, say `lookahead=` to the sampler.
+    The batch that was drawn before a look has the size from before it, so a look takes effect a batch later; or more,
+    with workers, which draw more.
 
     loss_fn: loss_fn(model(x), y), the mean over a batch (x, y), for policies that look at per-sample gradients; with
     several ranks these are those of all. signal: signal(model, batch) in its place, the same on every rank; called
@@ -58,10 +60,10 @@ class Looks:
             return
         x, y = batch
         group, second_moment = ranks(), self.policy.signal == "second_moment"
-        if group.size == len(x) == 1:  # twice the one, or with the sample before it
-            before = batch if second_moment else self._last
+        if self.sampler.taken == 1:  # twice the one, or with the sample before it
+            before = (x, y) if second_moment else self._last
             require(before is not None, "samples of the first look", 1, "must be 2 or more: one has no variance")
-            x, y = (torch.cat([a[-1:], b]) for a, b in zip(before, batch, strict=True))
+            x, y = tree_map(lambda a, b: torch.cat([a[-1:], b]), (before[0], before[1]), (x, y))
         found = gradient_statistics(model, self._loss_fn, x, y, ranks=group)
         self._found = found.second_moment if second_moment else found
 
@@ -79,6 +81,12 @@ class Looks:
         policy.update(taken, signal)
         if looked:
             group.agree("what the policy was told", policy.batch_size, policy.lr)
+
+
+def draws_ahead(sampler: ScheduledBatchSampler, loader: DataLoader) -> None:
+    """Before the first batch: how many batches a loop draws ahead by the workers of its loader."""
+    ahead = 1 + loader.num_workers * (loader.prefetch_factor or 0)
+    sampler.lookahead = max(sampler.lookahead, ahead)
 
 
 def ranks() -> ProcessGroup:

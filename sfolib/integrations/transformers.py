@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
 from sfolib._utils.errors import require
 from sfolib.gradients.per_sample import Loss
-from sfolib.integrations.looks import Looks, Measure, one_batch_a_step
+from sfolib.integrations.looks import Looks, Measure, draws_ahead, one_batch_a_step
 from sfolib.schedules.torch import ScheduledBatchSampler
 
 try:
@@ -26,8 +27,8 @@ class PolicyCallback(TrainerCallback):
     The loader comes from an overridden `get_train_dataloader`, TrainingArguments say `max_steps`, since a policy's
     epochs have no length, and `ignore_data_skip=True` to resume: the scheduler's state holds the policy, and the
     sampler goes on where it stands.
-    loss_fn, signal: see `Looks`; the batch is the dict of what the model was called with. For loss_fn it has two
-    entries, of which "labels" is y. A policy that looks at losses gets the model's own, output["loss"].
+    loss_fn, signal: see `Looks`; the batch is the dict of what the model was called with. For loss_fn y is its
+    entry "labels" and x the others: loss_fn(model(**x), y). A policy that looks at losses gets output["loss"].
     Raises `InputError` for gradient_accumulation_steps above 1.
     """
 
@@ -37,8 +38,10 @@ class PolicyCallback(TrainerCallback):
         self._called: tuple[dict[str, Any], Any] = {}, None  # of the last forward pass in training
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: Any
-    ) -> None:
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module,
+        train_dataloader: DataLoader, **_: Any,
+    ) -> None:  # fmt: skip
+        draws_ahead(self._looks.sampler, train_dataloader)
         one_batch_a_step(args.gradient_accumulation_steps)
         skips = state.global_step > 0 and not args.ignore_data_skip
         require(not skips, "ignore_data_skip", False, "must be True to resume with a policy: its sampler goes on")
@@ -66,14 +69,12 @@ class PolicyCallback(TrainerCallback):
     ) -> None:
         output = self._called[1]
         self._measuring = True
-        self._looks.after(model, self._called[0], output["loss"] if isinstance(output, dict) else output[0])
+        self._looks.after(model, self._batch(), output["loss"] if isinstance(output, dict) else output[0])
         self._measuring = False
 
     def _batch(self) -> Any:
         inputs = self._called[0]
         if not self._by_loss_fn:
             return inputs
-        rest = [value for name, value in inputs.items() if name != "labels"]
-        ok = "labels" in inputs and len(rest) == 1
-        require(ok, "batch", [*inputs], "must be one input and labels for loss_fn; else say signal=")
-        return rest[0], inputs["labels"]
+        require("labels" in inputs, "batch", [*inputs], "must have labels for loss_fn; else say signal=")
+        return {name: value for name, value in inputs.items() if name != "labels"}, inputs["labels"]

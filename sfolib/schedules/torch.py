@@ -120,6 +120,8 @@ class _Pass(Iterator[list[int]]):
         sampler._passes.append((ref(self), self.record))
         if policy:
             self._step, self._samples = sampler._policy_start()
+        else:  # a batch too small for the ranks is said at once, not at the epoch's end
+            sampler._parts(min(sampler._table().batches(index), key=lambda batch: batch.stop - batch.start))
         if self._loaded:
             for _ in range(self._loaded["drawn"]):
                 next(self)

@@ -168,7 +168,7 @@ def test_ranks_take_parts_of_the_global_batch():
     each = ScheduledBatchSampler(N, Plan(10, 0.1), rank=1, num_replicas=2, per_replica=True)
     assert [len(batch) for batch in each] == [10] * 4
     with pytest.raises(InputError, match="too few for 2 ranks"):
-        list(ScheduledBatchSampler(3, Plan(2, 0.1), rank=1, num_replicas=2))
+        next(iter(ScheduledBatchSampler(3, Plan(2, 0.1), rank=1, num_replicas=2)))
 
 
 def test_the_last_batch_and_multiples():
@@ -205,6 +205,23 @@ def test_accumulation(k, loader):
             step(optimizer, untold)
     with pytest.raises(InputError, match="say accumulate="):
         next(iter(again))
+
+
+def test_steps_that_a_scaler_skips():
+    plan = Plan(10, s.exponential(0.1, 0.5), "step")
+    _, loader, optimizer, scheduler = parts(plan)
+    (weight,), scaler = optimizer.param_groups[0]["params"], torch.amp.GradScaler("cpu", init_scale=4.0)
+    seen = []
+    optimizer.register_step_post_hook(lambda *_: seen.append(None))
+    for i, x in enumerate(loader):
+        assert (len(x), lr_of(optimizer)) == plan.at(i)
+        optimizer.zero_grad()
+        scaler.scale(weight.sum() * (math.inf if i in (1, 3, 4, 7) else 1.0)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+    assert len(seen) == 4
+    assert lr_of(optimizer) == plan.lr(8)
 
 
 def test_the_batch_of_the_plan_by_micro_batches():
@@ -692,6 +709,13 @@ def test_policy_goes_on(stop, tmp_path):
         )
 
 
+def test_policy_with_a_worker_that_prefetches(tmp_path):
+    wanted = policies.plain("norm test", ahead=3)
+    policies.check(policies.lightning("norm test", workers=1, options={"lookahead": 3}), wanted)
+    policies.check(policies.trainer("norm test", tmp_path, workers=1, save_strategy="no"), wanted)
+    policies.check(policies.accelerated("norm test", workers=1), wanted)
+
+
 def test_policy_with_accumulation_is_refused(tmp_path):
     for run in (
         lambda: policies.lightning("losses", accumulate_grad_batches=2),
@@ -711,7 +735,8 @@ def test_callbacks_say_what_they_need():
     ):
         with pytest.raises(InputError, match=named):
             looks.Looks(*arguments)
-    one = looks.Looks(ScheduledBatchSampler(N, NormTest(0.5, batch_size=1, lr=0.1)), nn.functional.mse_loss)
+    one = looks.Looks(sampler := ScheduledBatchSampler(N, NormTest(0.5, batch_size=1, lr=0.1)), nn.functional.mse_loss)
+    next(iter(sampler))
     with pytest.raises(InputError, match="samples of the first look = 1"):
         one.before(nn.Linear(1, 1), (torch.ones(1, 1), torch.ones(1, 1)))
 
