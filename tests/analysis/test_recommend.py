@@ -83,7 +83,7 @@ def test_by_permutation_the_noise_of_an_epoch_is_less_its_mean():
 
 @pytest.mark.parametrize(
     ("own", "objective"),
-    [(spec(epochs=10), "grad_norm"), (QUADRATIC.model_copy(update={"seeds": tuple(range(99))}), "loss")],
+    [(spec(epochs=10), "grad_norm"), (QUADRATIC.model_copy(update={"seeds": tuple(range(999))}), "loss")],
 )
 def test_the_recommended_schedule_ends_at_or_below_the_configs_own_as_predicted(own, objective):
     found = recommend(own, objective=objective)
