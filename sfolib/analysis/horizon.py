@@ -27,6 +27,7 @@ from sfolib._utils.rng import generator
 from sfolib.gradients.curvature import eval_mode, noise_spectrum, trainable
 from sfolib.problems.execution import Execution
 from sfolib.problems.modules import modules, training_data
+from sfolib.problems.specs import Quadratic
 from sfolib.problems.stacked import NoisyQuadratic
 from sfolib.schedules.plan import Plan
 from sfolib.training import updates
@@ -35,6 +36,7 @@ from sfolib.training.optimizers import SGD
 from sfolib.training.spec import Spec
 
 LARGE, PILOT = 4096, 64
+_EFFORT, _EFFORT_LARGE = 100, 10  # gradient evaluations of a path over the budget's, at most
 _SAMPLE, _VECTORS, _PRODUCTS = 512, 8, 12  # of a noise spectrum
 _READ, _NODE = 1.15, 2.0  # ratios of the steps of successive readings and spectra
 _READ_LARGE, _NODE_LARGE, _SUBSET = 1.6, 4.0, 8192  # with a pilot: a reading is of so many samples
@@ -78,7 +80,8 @@ class Path:
         """(‖∇f‖², f) there, between points in logarithms of the time; and the nearest spectrum."""
         clock = np.log(np.maximum(self.time, self.time[1] / 10))
         where = math.log(max(time, self.time[1] / 10))
-        norm, loss = (float(np.exp(np.interp(where, clock, np.log(v)))) for v in (self.grad_sqnorm, self.loss))
+        values = (np.maximum(v, 1e-300) for v in (self.grad_sqnorm, self.loss))
+        norm, loss = (float(np.exp(np.interp(where, clock, np.log(v)))) for v in values)
         after = [abs(math.log((found.time + self.time[1]) / (time + self.time[1]))) for found in self.spectra]
         return norm, loss, self.spectra[int(np.argmin(after))]
 
@@ -102,6 +105,14 @@ class Path:
         norm += float(noise @ spectrum.eigenvalues**2)
         loss += 0.5 * float(noise @ spectrum.eigenvalues)
         return Ends(norm, loss, len(lr), int(batch_size.sum()))
+
+
+def most_steps(spec: Spec, samples_per_epoch: int) -> float:
+    """Of a path, for what it may cost."""
+    if isinstance(spec.problem, Quadratic):
+        return math.inf
+    large = samples_per_epoch > LARGE
+    return spec.max_samples * (_EFFORT_LARGE / PILOT if large else _EFFORT / samples_per_epoch) / MARGIN
 
 
 def steps_of(plan: Plan, max_samples: int, samples_per_epoch: int, permuted: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +143,7 @@ def noise_free_path(
     """
     require(isinstance(spec.optimizer, SGD), "optimizer", spec.optimizer.kind, "must be 'sgd': T15 is of SGD")
     how = Execution(channels_last=spec.channels_last, max_micro_batch=spec.max_micro_batch)
-    quadratic = spec.problem.kind == "quadratic"
+    quadratic = isinstance(spec.problem, Quadratic)
     problem = type(spec.problem)(**spec.problem.model_dump() | {"sigma2": 0.0}) if quadratic else spec.problem
     large = not quadratic and spec.problem.size > LARGE
     sampling = "replacement" if large or quadratic else "permutation"
@@ -240,7 +251,7 @@ def ramps(
     Only where the linear theory can be believed: the noise of b₀ adds no more than a tenth to f.
     """
     found, eta = [], lr / (1 - path.momentum)
-    for time in np.geomspace(8 * eta, path.time[-1] / MARGIN, 80):
+    for time in np.geomspace(8 * eta, path.time[-1] / MARGIN, 60):
         steps = time / eta
         bias, loss, spectrum = path.at(time)
         values, weights = spectrum.eigenvalues, spectrum.weights
@@ -273,30 +284,27 @@ def _log_factor(bent: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(np.abs(1 - bent), 1e-12))
 
 
-def _sum(values: np.ndarray, tau: np.ndarray) -> float:
-    """Over every whole τ from 0 to the last, of values at some of them."""
-    return float(np.trapezoid(values, tau) + (values[0] + values[-1]) / 2)
+def _level(
+    tau: np.ndarray, root: np.ndarray, kernels: tuple, floor: float, room: float, noise: float | None
+) -> tuple[np.ndarray, float, list[float]] | None:
+    """(b, Σ b, what noise they leave) of b = max(floor, ν root): of the sum `room`, or of the noise, root² its kernel.
 
-
-def _level(tau, root, kernels, floor, room, noise):
-    """Batch sizes max(floor, ν root), their sum and what noise they leave: of the sum `room`, or of the noise."""
-
-    def of(nu: float):
-        sizes = np.maximum(floor, nu * root)
-        return sizes, _sum(sizes, tau), [_sum(kappa / sizes, tau) for kappa in kernels]
-
-    if noise is not None:
-        if noise <= 0:
-            return None
-        below = lambda nu: of(nu)[2][0] > noise  # noqa: E731
+    root falls in τ, so the steps above the floor are the last ones; each number of them has its ν, and one fits.
+    """
+    if noise is not None and noise <= 0:
+        return None
+    # of the steps that each τ stands for: the sum over every whole τ is that over these, weighed
+    weights = np.concatenate([np.diff(tau), [0.0]]) / 2 + np.concatenate([[0.0], np.diff(tau)]) / 2
+    weights[[0, -1]] += 0.5
+    above, total = np.cumsum(weights * root), weights.sum()
+    rest = total - np.cumsum(weights)
+    if noise is None:
+        level = (room - floor * rest) / above
     else:
-        below = lambda nu: of(nu)[1] < room  # noqa: E731
-    low, high = 0.0, floor / root[0]
-    while below(high):
-        low, high = high, 2 * high
-        if high * root[0] > 1e12:
-            return None
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) else (low, middle)
-    return of(high)
+        behind = np.sum(weights * root**2) - np.cumsum(weights * root**2)
+        left = noise - behind / floor
+        level = np.where(left > 0, above / np.where(left > 0, left, 1.0), np.inf)
+    fits = np.flatnonzero((level > 0) & (level < np.inf) & (level * root >= floor))
+    nu = level[fits[-1]] if len(fits) else 0.0
+    sizes = np.maximum(floor, nu * root)
+    return sizes, float(weights @ sizes), [float(weights @ (kappa / sizes)) for kappa in kernels]

@@ -156,7 +156,9 @@ def _at_horizon(spec, lr, top, stable, eps, objective, device, progress) -> Reco
         best = best_of(path)
         return best is not None and 1.5 * horizon.MARGIN * best.steps * eta < path.time[-1]
 
-    longest = horizon.MARGIN * max(own_time, eta * spec.max_samples)
+    # no batch below 1; and no more than so many times the gradient evaluations of the budget
+    most = min(spec.max_samples, horizon.most_steps(spec, n))
+    longest = horizon.MARGIN * max(own_time, eta * most)
     path = horizon.noise_free_path(spec, lr, longest, device, progress, enough)
     own = path.judge(sizes, rates)
     timing = _timing(spec, device) if objective == "time" else None

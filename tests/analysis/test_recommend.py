@@ -81,14 +81,19 @@ def test_by_permutation_the_noise_of_an_epoch_is_less_its_mean():
     assert found == pytest.approx(lam**2 * np.mean(np.square(theta)), rel=0.05)
 
 
-@pytest.mark.parametrize("objective", ["grad_norm", "loss"])
-def test_the_recommended_schedule_ends_at_or_below_the_configs_own_as_predicted(objective):
-    own = spec(epochs=20)
+@pytest.mark.parametrize(
+    ("own", "objective"),
+    [(spec(epochs=10), "grad_norm"), (QUADRATIC.model_copy(update={"seeds": tuple(range(999))}), "loss")],
+)
+def test_the_recommended_schedule_ends_at_or_below_the_configs_own_as_predicted(own, objective):
     found = recommend(own, objective=objective)
     budget = own.max_samples
     assert found.spec.max_samples <= budget
     predicted = found.table.set_index("schedule")
-    ends = {name: run(s).rows.iloc[-1] for name, s in (("recommended", found.spec), ("config", own))}
+    ends = {
+        name: run(s).rows.groupby("samples").mean(numeric_only=True).reset_index().iloc[-1]
+        for name, s in (("recommended", found.spec), ("config", own))
+    }
     assert ends["recommended"].samples <= budget
     assert ends["recommended"].grad_sqnorm < ends["config"].grad_sqnorm
     assert ends["recommended"].loss < 1.01 * ends["config"].loss
@@ -107,15 +112,16 @@ def test_five_calls_agree():
 
 
 def test_timings_that_do_not_decide_are_said_not_to(machine, monkeypatch):
-    told = recommend(QUADRATIC, objective="time")
+    short = QUADRATIC.model_copy(update={"max_samples": 5000})
+    told = recommend(short, objective="time")
     assert not any("do not decide" in note for note in told.notes)
     assert "seconds" in told.table
     noisy = iter([(1e-3, 2e-5), (1e-6, 2e-5), (1e-2, 1e-7)] * 2)
     monkeypatch.setattr("sfolib.analysis.recommend._step_time", lambda *_: step_time.StepTime(*next(noisy)))
-    again = [recommend(QUADRATIC, objective="time", eps=0.02) for _ in range(2)]
+    again = [recommend(short, objective="time", eps=0.1) for _ in range(2)]
     for found in again:
         assert any("do not decide" in note for note in found.notes)
-        assert found.spec == recommend(QUADRATIC, eps=0.02).spec
+        assert found.spec == recommend(short, eps=0.1).spec
 
 
 def test_fewest_gradient_evaluations_to_a_target():
