@@ -187,7 +187,7 @@ class NetworkTask(Task):
     @contextmanager
     def _heap_trimmed(self) -> Iterator[None]:
         """glibc's freed blocks go back to the system before and after: measuring's are of other sizes than training's,
-        and the heap would hold both (ResNet-18 at b = 128: 2.0 in place of 1.6 GiB)."""
+        and the heap would hold both."""
         large = self.device == "cpu" and sys.platform == "linux" and sum(p.numel() for p in self.weights[0]) > _LARGE
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if large else None
         if trim:
