@@ -56,7 +56,7 @@ def _random(dataset: str, n: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
 
 
 def ours(model: str, batch_size: int, norms: str = "none") -> Trainer:
-    problem = RandomImages(dataset="fashion_mnist", model=model)
+    problem = RandomImages(dataset="fashion_mnist", model=model, images=N)
     return Trainer(Spec(problem=problem, plan=Plan(batch_size, LR), max_samples=10**12, grad_norms=norms), "cpu")
 
 

@@ -424,3 +424,10 @@ def test_timing_the_threads_leaves_the_run_as_it_is(cifar):
         trainer.advance()
         rows += trainer.rows()
     assert rows == expected
+
+
+def test_the_exact_norm_takes_a_chunk_at_once(cifar):
+    trainer, sizes = Trainer(Spec(problem=cifar(), plan=Plan(25, 0.1), max_samples=50), "cpu"), []
+    trainer.task.models[0].register_forward_hook(lambda _model, _inputs, logits: sizes.append(len(logits)))
+    trainer.rows()
+    assert sizes == [50, 20]  # the training set, the test set; images of bytes are no tokens
