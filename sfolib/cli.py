@@ -213,7 +213,8 @@ def _train(args: argparse.Namespace) -> int:
             require(mine, "out", str(out), "holds a run of another config, data set or seed")
         else:
             run_lock = records.run_lock(out, wait=False) if ranks.is_main else nullcontext()
-            with run_lock, _Progress(spec.max_samples, ranks.is_main) as progress:
+            chosen = args.threads is not None or device != "cpu" or ranks.size > 1
+            with run_lock, _Progress(spec.max_samples, ranks.is_main, not chosen) as progress:
                 run = run_in(out, spec, device, 10.0, progress, ranks, args.threads)
         if ranks.is_main:
             for mark in assumptions.beyond(run):
@@ -337,10 +338,11 @@ def _asked(config: Config, args: argparse.Namespace) -> Spec:
 
 
 class _Progress:
-    """A bar over gradient evaluations, with epoch, batch size, learning rate and loss."""
+    """A bar over gradient evaluations, with epoch, batch size, learning rate and loss; `timed`: a warning before the
+    first step where one CPU thread is faster than those there are."""
 
-    def __init__(self, total: int, shown: bool):
-        self.total, self.shown, self.bar = total, shown, None
+    def __init__(self, total: int, shown: bool, timed: bool):
+        self.total, self.shown, self.timed, self.bar = total, shown, timed, None
 
     def __enter__(self) -> _Progress:
         return self
@@ -349,6 +351,8 @@ class _Progress:
         from tqdm import tqdm
 
         last = rows[-1]
+        if self.timed and not trainer.step:
+            _warn_of_threads(trainer)
         if self.bar is None:  # a resumed run does not start at 0
             self.bar = tqdm(
                 total=self.total, initial=last["samples"], unit="SFO", unit_scale=True, disable=not self.shown
@@ -365,6 +369,18 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+def _warn_of_threads(trainer: Trainer) -> None:
+    """Rather than a choice: rounding, and so a run's last digits, depend on the number of threads."""
+    import torch
+
+    from sfolib.training.run import single_thread_gain
+
+    threads = torch.get_num_threads()
+    if threads > 1 and (gain := single_thread_gain(trainer)) > 1.1:
+        print(f"warning: a step on {threads} CPU threads takes {gain:.2g} times as long as on one; "
+              "add --threads 1", file=sys.stderr)  # fmt: skip
 
 
 def _sync(args: argparse.Namespace) -> int:

@@ -190,7 +190,8 @@ def full_gradient_sqnorm(
         with eval_mode(model):
             total = _mean_gradient(model, loss_fn, parts, n, check)
     else:
-        replica = copy.deepcopy(model).train()
+        # it has buffers of its own, and the same weights
+        replica = copy.deepcopy(model, {id(p): nn.Parameter(p.detach()) for p in parameters}).train()
         devices = [device(x)] if device(x).type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.random.default_generator.manual_seed(seed)
@@ -229,6 +230,7 @@ def _mean_gradient(
         gradient = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         gradient = [wide(g) if n == m else wide(g) * (m / n) for g in gradient]
         total = [a.add_(b) for a, b in zip(total, gradient, strict=True)] if total else gradient
+        del output, loss, gradient  # not beside the next batch's
     return total or [torch.zeros_like(wide(p)) for p in parameters]
 
 

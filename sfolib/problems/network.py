@@ -104,8 +104,8 @@ class NetworkTask(Task):
         self._exact = how.grad_norms in ("exact", "both") or (how.grad_norms == "published" and not self._own_published)
         self.probes = len(self.x) * (self._exact + self._own_published)
         self.micro_batch, self.largest, self.out_of_memory = how.max_micro_batch, 0, []
-        pieces = self.device == "cpu" and not self.batch_norm
-        self._piece = max(1, CHUNK["cpu"] // self.x[0].numel()) if pieces else None
+        self._chunk = max(1, CHUNK["cpu" if device == "cpu" else "cuda"] // self.x[0].numel())  # a byte is no token
+        self._piece = self._chunk if device == "cpu" and not self.batch_norm else None
         self.running_metrics = RunningMetrics(len(seeds), device) if how.log_train_metrics else None
 
     def batch_size(self, samples: int, nominal: int) -> int:
@@ -187,7 +187,7 @@ class NetworkTask(Task):
     @contextmanager
     def _heap_trimmed(self) -> Iterator[None]:
         """glibc's freed blocks go back to the system before and after: measuring's are of other sizes than training's,
-        and the heap would hold both (ResNet-18 at b = 128: 2.0 in place of 1.6 GiB)."""
+        and the heap would hold both."""
         large = self.device == "cpu" and sys.platform == "linux" and sum(p.numel() for p in self.weights[0]) > _LARGE
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if large else None
         if trim:
@@ -203,7 +203,7 @@ class NetworkTask(Task):
         elif self.how.grad_norms in ("published", "both"):
             found["published_sqnorm"] = found["grad_sqnorm"]
         if self.test:
-            test_scores, size = _Scores(), max(1, CHUNK["cpu" if self.device == "cpu" else "cuda"] // self.x[0].numel())
+            test_scores, size = _Scores(), self._chunk
             model.eval()
             with torch.no_grad():
                 share = self.ranks.shard(len(self.test[1]))
@@ -218,7 +218,8 @@ class NetworkTask(Task):
         """Of f itself."""
         scores, share = _Scores(), self.ranks.shard(len(self.x))
         data = (self.x[share], self.y[share])
-        sqnorm = full_gradient_sqnorm(model, scores, data, l2=self.l2, ranks=self.ranks, check=False)
+        options = {"chunk": self._chunk, "l2": self.l2, "ranks": self.ranks, "check": False}
+        sqnorm = full_gradient_sqnorm(model, scores, data, **options)
         loss, accuracy = scores.means(self.ranks)
         weights = [p.detach().double() for p in model.parameters()]
         loss += 0.5 * self.l2 * sum(p.square().sum().item() for p in weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -39,6 +40,27 @@ def _measuring_points(trainer: Trainer, watch: Watch | None = None) -> Iterator[
         if watch:
             watch(trainer, rows)
         yield rows
+
+
+def single_thread_gain(trainer: Trainer, seconds: float = 2.0) -> float:
+    """Seconds of a first step on the CPU threads of now over those on one thread, the least of each; the run stays as
+    it is. `seconds`: after which no further pair of steps is timed."""
+    task, threads, state = trainer.task, torch.get_num_threads(), copy.deepcopy(trainer.task.state_dict())
+    batch_size = task.batch_size(0, trainer.leader.at(trainer.leader.reading(0, 0, task.samples_per_epoch))[0])
+    times: dict[int, list[float]] = {threads: [], 1: []}
+    started = time.perf_counter()
+    try:
+        task.gradients(0, 0, batch_size)  # to warm up
+        while not times[1] or (len(times[1]) < 5 and time.perf_counter() - started < seconds):
+            for count, seen in times.items():
+                torch.set_num_threads(count)
+                begun = time.perf_counter()
+                task.gradients(0, 0, batch_size)
+                seen.append(time.perf_counter() - begun)
+    finally:
+        torch.set_num_threads(threads)
+        task.load_state_dict(state)
+    return min(times[threads]) / min(times[1])
 
 
 def run(

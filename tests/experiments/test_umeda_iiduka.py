@@ -1,6 +1,7 @@
 """The authors' files, in and out, and the commands that take them."""
 
 import csv
+import importlib
 import json
 import math
 
@@ -215,6 +216,22 @@ def test_a_killed_command_resumes(write, tmp_path, monkeypatch, capsys):
     assert files[0] == files[1]
     assert cli.main([*command, str(tmp_path / "run"), "--resume", "--seed", "1"]) == 1
     assert "another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "warned"), [([], True), (["--threads", "2"], False)])
+def test_a_run_that_one_thread_makes_faster_is_warned_of(arguments, warned, write, tmp_path, monkeypatch, capsys):
+    write_cifar(tmp_path / "data", monkeypatch, "cifar100", n_train=120, n_test=100)
+    datasets.load.cache_clear()
+    monkeypatch.setattr(importlib.import_module("sfolib.training.run"), "single_thread_gain", lambda trainer: 2.8)
+    command = ["train", str(write(CONST | {"bs": 120, "epochs": 1})), "--data-dir", str(tmp_path / "data")]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert cli.main([*command, "--device", "cpu", *arguments]) == 0
+    finally:
+        torch.set_num_threads(before)
+    told = "a step on 2 CPU threads takes 2.8 times as long as on one; add --threads 1"
+    assert (told in capsys.readouterr().err) == warned
 
 
 def test_train_on_cifar_as_the_authors_do(write, tmp_path, monkeypatch):

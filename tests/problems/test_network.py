@@ -21,7 +21,7 @@ from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.training.loop import Trainer
 from sfolib.training.optimizers import SGD
-from sfolib.training.run import run
+from sfolib.training.run import run, single_thread_gain
 from sfolib.training.spec import Spec
 
 
@@ -411,3 +411,23 @@ def test_convolutions_are_channels_last_on_the_cpu(model, convolves, cifar):
         spec = Spec(problem=cifar(model=model), plan=Plan(25, 0.1), max_samples=50, channels_last=asked)
         images = Trainer(spec, "cpu").task.models[0][0](torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
         assert images.is_contiguous(memory_format=torch.channels_last) == expected
+
+
+def test_timing_the_threads_leaves_the_run_as_it_is(cifar):
+    spec = Spec(problem=cifar(), plan=Plan(16, 0.1), max_samples=100, log_train_metrics=True)
+    _, expected = trained(spec)
+    trainer, threads = Trainer(spec, "cpu"), torch.get_num_threads()
+    rows = trainer.rows()
+    assert single_thread_gain(trainer, 0.0) > 0
+    assert torch.get_num_threads() == threads
+    while trainer.status == "running":
+        trainer.advance()
+        rows += trainer.rows()
+    assert rows == expected
+
+
+def test_the_exact_norm_takes_a_chunk_at_once(cifar):
+    trainer, sizes = Trainer(Spec(problem=cifar(), plan=Plan(25, 0.1), max_samples=50), "cpu"), []
+    trainer.task.models[0].register_forward_hook(lambda _model, _inputs, logits: sizes.append(len(logits)))
+    trainer.rows()
+    assert sizes == [50, 20]  # the training set, the test set; images of bytes are no tokens
