@@ -265,7 +265,7 @@ def points(problem: Digits, steps: Sequence[int], lr: float) -> list[Point]:
     """Of softmax regression's path of full gradients; each costs n gradient evaluations for every row of H."""
     task, n = problem.build_task((0,), "permutation", "cpu", "float64"), problem.size
     (theta,), found, passed = task.parameters, [], []
-    for step in range(max(steps) * 4):
+    for step in range(10 * max(steps) + 100):
         G2 = float(task.measure()["grad_sqnorm"])
         passed.append(G2)
         if step in steps:
