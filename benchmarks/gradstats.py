@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 from benchmarks.measure import interleaved, report, row
 from sfolib.gradients.statistics import full_gradient_sqnorm, gradient_statistics
-from sfolib.problems.models import build, cnn
+from sfolib.problems.models import ResidualBlock, build, cnn
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -92,6 +92,48 @@ def statistics_rows(name: str, model: nn.Module, wanted: float, x: Tensor, y: Te
     ]
 
 
+def resnet8() -> nn.Module:
+    """Three residual blocks of 16, 32 and 64 channels on 32×32 images, with GroupNorm in place of BatchNorm."""
+    blocks = [ResidualBlock([a, b, b], [3, 3], [s, 1]) for a, b, s in [(16, 16, 1), (16, 32, 2), (32, 64, 2)]]
+    stem = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
+    model = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    for module in [*model.modules()]:
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.GroupNorm(4, child.num_features))
+    return model
+
+
+def look_row(name: str, model: nn.Module, x: Tensor, y: Tensor) -> dict:
+    """A step of SGD that hands back the statistics of its batch, and a plain one."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9, momentum=0.9)
+
+    def step(look: bool) -> None:
+        optimizer.zero_grad()
+        if look:
+            gradient_statistics(model, F.cross_entropy, x, y, backward=True)
+        else:
+            F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    with_look, plain = interleaved(lambda: step(True), lambda: step(False))
+    return row(
+        f"a step with a look vs a plain one, {name}, n = {len(x)}", with_look, plain, with_look / plain, "<= 1.7"
+    )
+
+
+def look_rows() -> list[dict]:
+    """Images of the sizes of digits, Fashion-MNIST and CIFAR."""
+    torch.manual_seed(0)
+    cases = [
+        *(("mlp 64-128-10", build("mlp", 10, (1, 8, 8), seed=0), (1, 8, 8), n) for n in (256, 1024)),
+        ("mlp 784-128-10", build("mlp", 10, (1, 28, 28), seed=0), (1, 28, 28), 1024),
+        ("cnn 16-32, GroupNorm", cnn(10, (1, 28, 28)), (1, 28, 28), 128),
+        ("resnet8, GroupNorm", resnet8(), (3, 32, 32), 128),
+    ]
+    return [look_row(name, model, torch.randn(n, *shape), torch.arange(n) % 10) for name, model, shape, n in cases]
+
+
 def norm_row(name: str, wanted: float, x: Tensor, y: Tensor) -> dict:
     model = build(name, 10, (1, 8, 8), seed=0)
     ours, loader = interleaved(
@@ -108,6 +150,7 @@ def rows() -> list[dict]:
     for width in (16, 64):
         torch.manual_seed(0)
         found += statistics_rows(f"cnn {width}-{2 * width}", cnn(10, (1, 8, 8), width), 8, x[:256], y[:256])
+    found += look_rows()
     return found + [norm_row(name, wanted, x, y) for name, wanted in [("softmax", 20), ("mlp", 5), ("cnn", 1.5)]]
 
 

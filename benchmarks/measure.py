@@ -1,4 +1,5 @@
-"""Two sides in one process on one thread, timed in turn: medians of interleaved repetitions."""
+"""Two sides in one process on one thread, in turn: medians of interleaved repetitions, in CPU time, which neighbours on
+the machine change least."""
 
 from __future__ import annotations
 
@@ -12,20 +13,20 @@ REPEATS = 7
 
 
 def interleaved(*sides: Callable[[], object]) -> list[float]:
-    """Median seconds of each side; a repetition times all sides once, each for about 20 ms or one call."""
+    """Median CPU seconds of each side; a repetition times all sides once, each for about 20 ms or one call."""
     loops = []
     for side in sides:
         side()
-        start = time.perf_counter()
+        start = time.process_time()
         side()
-        loops.append(max(1, round(0.02 / (time.perf_counter() - start))))
+        loops.append(max(1, round(0.02 / (time.process_time() - start))))
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(REPEATS):
         for side, count, seen in zip(sides, loops, times, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             for _ in range(count):
                 side()
-            seen.append((time.perf_counter() - start) / count)
+            seen.append((time.process_time() - start) / count)
     return [statistics.median(seen) for seen in times]
 
 

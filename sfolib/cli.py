@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -50,11 +53,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m sfolib", description=sys.modules["sfolib"].__doc__)
+    parser = _Parser(prog="sfolib", description=sys.modules["sfolib"].__doc__)
+    parser.add_argument("--version", action="version", version=f"sfolib {version('sfolib')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     figures = commands.add_parser("figures", help="run notebooks through papermill and write the report page")
     figures.add_argument("names", nargs="*", metavar="NAME", help="notebooks, by name or its beginning (default: all)")
     figures.add_argument("--scale", choices=("smoke", "quick", "paper"), default="quick")
+    how = "a parameter of theirs, as in -p eps2 '[0.02]'; again for more"
+    figures.add_argument(
+        "-p", dest="given", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"), help=how
+    )
     figures.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     figures.add_argument("--out", type=Path, default=None, help="folder (default: the project's figures/)")
     how = "train the runs of all notebooks as one grid of tasks there, before any (default: each trains its own)"
@@ -94,9 +102,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--pilot", type=int, metavar="BATCH_SIZE", help=how)
     predict.add_argument("--out", type=Path, default=Path("prediction.png"), help="picture (default: prediction.png)")
     predict.set_defaults(command=_predict)
-    plan = commands.add_parser("plan", help="the schedule that the theory recommends for such a file and this machine")
+    plan = commands.add_parser("plan", help="the schedule to use for such a file, with its prediction; a ready config")
     _add_problem(plan)
-    plan.add_argument("--objective", choices=("time", "samples"), default="time", help="what to save (default: time)")
+    aim = plan.add_mutually_exclusive_group()
+    aim.add_argument("--budget", type=int, metavar="N", help="gradient evaluations (default: those of the file)")
+    aim.add_argument("--eps", type=float, metavar="E", help="fewest gradient evaluations to ‖∇f‖ ≤ E")
+    aim.add_argument("--anytime", action="store_true", help="good at every ‖∇f‖ on the way, adapts to the run")
+    told = "what is to be least (default: grad_norm); time measures this machine"
+    plan.add_argument("--objective", choices=("grad_norm", "loss", "time"), default="grad_norm", help=told)
+    plan.add_argument(
+        "--worst-case", action="store_true", help="stages from L, sigma2 and gap, the theory's worst case"
+    )
     plan.add_argument("--out", type=Path, default=Path("plan.json"), help="the spec of its run (default: plan.json)")
     plan.set_defaults(command=_plan)
     sync = commands.add_parser("sync", help="write the cells of notebooks that come from their experiments")
@@ -118,6 +134,16 @@ def _add_problem(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index> (default: auto)")
     parser.add_argument("--seed", type=int, help="(default: 0)")
+    how = "a module with schedules, policies or problems of your own that the file names"
+    parser.add_argument("--import", dest="modules", action="append", default=[], metavar="MODULE", help=how)
+
+
+def _value(text: str) -> Any:
+    """A parameter's value as JSON says it; what is no JSON is text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _figures(args: argparse.Namespace) -> int:
@@ -126,12 +152,22 @@ def _figures(args: argparse.Namespace) -> int:
 
     require(args.jobs >= 1, "jobs", args.jobs, "must be 1 or more")
     out, notebooks = args.out or root() / "figures", report.select(args.names)
+    given = {name: _value(text) for name, text in args.given}
+    for name in ("scale", "jobs", "out"):
+        require(name not in given, name, given.get(name), f"is said by --{name}")
+    for path in notebooks if given else ():
+        report.refuse(path, given)
+    if given or args.dry_run:
+        from sfolib.experiments import registry
+    if given:
+        for path in notebooks:  # before a kernel is started, and a notebook written
+            registry.parameters(path, args.scale, out, given)
     if args.dry_run:
-        from sfolib.experiments import cost, registry
+        from sfolib.experiments import cost
 
-        print(cost.table([registry.planned(path, args.scale, out) for path in notebooks], args.jobs))
+        print(cost.table([registry.planned(path, args.scale, out, given) for path in notebooks], args.jobs))
         return 0
-    due = [path for path in notebooks if args.again or not report.is_up_to_date(path, out, args.scale)]
+    due = [path for path in notebooks if args.again or not report.is_up_to_date(path, out, args.scale, given)]
     require(args.backend or not args.address, "address", args.address, "is of a cluster; add --backend dask or ray")
     lost = {}
     if args.backend:
@@ -139,11 +175,10 @@ def _figures(args: argparse.Namespace) -> int:
         from sfolib.training import executors
 
         with executors.backend(args.backend, args.address, args.jobs):
-            lost = registry.train_all(due, args.scale, out, args.jobs)
-    outcomes = report.figures(args.names, args.scale, args.jobs, out, args.again, lost)
+            lost = registry.train_all(due, args.scale, out, args.jobs, given)
+    outcomes = report.figures(args.names, args.scale, args.jobs, out, args.again, lost, given)
     turned = report.write(out, outcomes)
-    for line in turned:
-        print(line)
+    print("\n".join([*turned, *report.headlines(out)]))
     print(f"report: {out / 'index.html'}")
     return 1 if any(outcome.error for outcome in outcomes) or (args.strict and turned) else 0
 
@@ -216,16 +251,41 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from sfolib.analysis.recommend import recommend
+    from tqdm import tqdm
+
+    from sfolib import plotting
+    from sfolib.analysis.recommend import recommend, worst_case
     from sfolib.training import records
 
-    require(not args.out.exists(), "out", str(args.out), "exists; choose another file with --out")
+    picture = args.out.with_suffix(".png")
+    for path in (args.out, picture):
+        require(not path.exists(), "out", str(path), "exists; choose another file with --out")
     config, spec = _read(args)
-    found = recommend(spec, args.objective, max_batch_size=config.max_bs if config else None, device=args.device)
-    print(found.table)
-    records.write_json(args.out, found.spec.model_dump(mode="json"))
+    most = {"max_batch_size": config.max_bs if config else None, "device": args.device}
+    if args.worst_case:
+        aim = args.eps is None and not args.anytime and args.objective != "loss"
+        require(aim, "worst-case", True, "goes with --budget, and --objective grad_norm or time")
+        if args.budget is not None:
+            spec = type(spec).model_validate(spec.model_dump() | {"max_samples": args.budget})
+        worst = worst_case(spec, "time" if args.objective == "time" else "samples", **most)
+        text, found, paths = worst.table, worst.spec, {}
+    else:
+        aim = {"budget": args.budget, "eps": args.eps, "anytime": args.anytime, "objective": args.objective}
+        with tqdm(unit="step", desc="path without noise", leave=False) as bar:
+            best = recommend(spec, **aim, **most, progress=lambda step, total: _advance(bar, step, total))
+        text, found, paths = best, best.spec, best.paths
+    print(text)
+    records.write_json(args.out, found.model_dump(mode="json"))
+    if paths:
+        plotting.recommended(paths).savefig(picture, dpi=150)
+        print(f"picture: {picture}")
     print(f"spec: {args.out}; run it by: python -m sfolib train {args.out} --out DIR")
     return 0
+
+
+def _advance(bar: Any, step: int, total: int) -> None:
+    bar.total = total
+    bar.update(step - bar.n)
 
 
 def _read(args: argparse.Namespace) -> tuple[Config | None, Spec]:
@@ -235,6 +295,8 @@ def _read(args: argparse.Namespace) -> tuple[Config | None, Spec]:
     from sfolib.experiments import umeda_iiduka
     from sfolib.training.spec import Spec
 
+    for name in args.modules:
+        _import(name)
     data = umeda_iiduka.read_json(args.config)
     try:
         if "problem" not in data:
@@ -246,6 +308,16 @@ def _read(args: argparse.Namespace) -> tuple[Config | None, Spec]:
         return None, Spec.model_validate(data)
     except ValidationError as error:
         raise explain(error) from error
+
+
+def _import(name: str) -> None:
+    """A module of the user's, from where they are."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        import_module(name)
+    except ImportError as error:
+        raise InputError(f"import = {name!r}: {error}") from error
 
 
 def _asked(config: Config, args: argparse.Namespace) -> Spec:

@@ -10,6 +10,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from sfolib import load
+from sfolib.cli import main
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CONDA_NAMES = {"torch": "pytorch"}
@@ -29,7 +32,8 @@ def test_environment_yml_lists_what_pyproject_lists():
 
 # each package imports those after it, and itself
 FLOORS = (
-    "cli", "experiments", "plotting", "analysis", "training", "problems", "schedules", "gradients", "theory", "_utils",
+    "cli", "experiments", "plotting", "analysis", "training", "problems", "integrations", "schedules", "gradients",
+    "theory", "_utils",
 )  # fmt: skip
 
 
@@ -146,6 +150,18 @@ def test_readme_is_short_and_its_links_lead_somewhere():
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
+def test_every_client_in_the_docs_names_a_test_that_there_is():
+    tests = ast.parse((ROOT / "tests/schedules/test_clients.py").read_text(encoding="utf-8")).body
+    names = {test.name for test in tests if isinstance(test, ast.FunctionDef)}
+    rows = re.findall(r"^\| .*\|$", (ROOT / "docs/your_own_loop.md").read_text(encoding="utf-8"), flags=re.M)
+    tables = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+    assert len(tables) == 6 + 3 + 2  # clients, of plans and of policies; heads
+    for _, *cells in tables:
+        assert len(cells) == 4
+        named = [re.findall(r"`(test_\w+)(?:\[[^]`]*\])?`", cell) for cell in cells]
+        assert cells[0] == "one process" or all(found and set(found) <= names for found in named), cells
+
+
 def test_map_in_the_readme_is_the_tree():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = re.findall(r"^[├└] (\w+)/", readme, flags=re.M)
@@ -166,6 +182,21 @@ def test_core_install_suffices_for_schedules_in_ones_own_loop():
     subprocess.run([sys.executable, "-c", block + "import sfolib\n" + policies + loop], check=True)
     refused = subprocess.run([sys.executable, "-c", block + "from sfolib import run"], capture_output=True, text=True)
     assert "which is not installed: pip install 'sfolib[notebooks]'" in refused.stderr
+
+
+def test_a_schedule_of_ones_own_is_trained_as_its_page_says(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "your_own_schedule.md").read_text(encoding="utf-8")
+    first, module = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    exec(first, {})
+    (tmp_path / "my_schedules.py").write_text(module)
+    (tmp_path / "spec.json").write_text(re.search(r"^```json\n(.*?)^```", page, re.M | re.S)[1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    command = ["train", "spec.json", "--out", "mine"]
+    assert main(command) == 1
+    assert main([*command, "--import", "my_schedules"]) == 0
+    rows = load(tmp_path / "mine").rows
+    assert rows["batch_size"].iloc[-1] == round(16 * (1 + 11 // 1 / 5) ** 0.5)
 
 
 def test_readme_code_runs():

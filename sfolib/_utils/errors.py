@@ -53,10 +53,10 @@ def positive(field: str, value: object) -> None:
 
 
 def whole(field: str, value: object) -> int:
-    """The value, if it is a whole number above 0."""
-    ok = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    """The value as an int, if it is a whole number above 0, of Python's or numpy's."""
+    ok = isinstance(value, int | np.integer) and not isinstance(value, bool) and value > 0
     require(ok, field, value, "must be a whole number above 0")
-    return value
+    return int(value)
 
 
 def explain(error: ValidationError) -> InputError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
 
 from sfolib._utils.errors import explain, require
@@ -54,7 +55,7 @@ class Family(Model):
             return value
         kind = value.get("kind")
         known = isinstance(kind, str) and kind in cls.kinds
-        require(known, "kind", kind, f"must be one of {[*cls.kinds]}")
+        require(known, "kind", kind, f"must be one of {[*cls.kinds]}, or of a class that has been imported")
         return cls.kinds[kind](**{name: argument for name, argument in value.items() if name != "kind"})
 
 
@@ -63,7 +64,13 @@ def any_of(family: type[Family]) -> Any:
     return Annotated[SerializeAsAny[family], BeforeValidator(family.of)]
 
 
+def _plain(value: Any) -> Any:
+    """A number of numpy's as Python's."""
+    return value.item() if isinstance(value, np.integer | np.floating) else value
+
+
 def _number(value: Any) -> Any:
+    value = _plain(value)
     ok = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not ok:
         raise ValueError("must be a finite number")
@@ -72,6 +79,7 @@ def _number(value: Any) -> Any:
 
 def _at_least(least: int) -> BeforeValidator:
     def check(value: Any) -> Any:
+        value = _plain(value)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"must be a whole number, {least} or above")
         return value
@@ -80,7 +88,8 @@ def _at_least(least: int) -> BeforeValidator:
 
 
 def _above_0(value: Any) -> Any:
-    if not _number(value) > 0:
+    value = _number(value)
+    if not value > 0:
         raise ValueError("must be above 0")
     return value
 

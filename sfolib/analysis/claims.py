@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ VERDICTS: dict[str, str] = {
     "undecided": "none fails, and the intervals of some leave it open",
     "not reproduced": "some values fail, and none holds",
 }
+_MANY = 6  # a longer list is told by its range
 EXPONENT_TOLERANCE = 0.1  # one for all, lest it be chosen after looking
 _ERRORS = {"equal": 0.05, "upper_bound": 0.025, "exponent": 0.05, "ordering": 0.025}  # of a 95 % interval
 
@@ -123,6 +125,46 @@ class Check:
         return _plain(asdict(self) | {"verdict": self.verdict} | counts)
 
 
+class LeftOut(NamedTuple):
+    """A claim that cannot be judged with the parameters given, and what is missing for it."""
+
+    claim: str
+    missing: str
+
+
+def check(claim: str, kind: Kind, measured: Any, missing: str = "", **further: Any) -> Check | LeftOut:
+    """The `Check` of a claim whose values depend on parameters; `LeftOut` where too few of them were measured.
+
+    missing: what the claim needs, in words, told in place of the verdict. further: as for `Check`.
+    """
+    least, known = 2 if kind == "ordering" else 1, np.size(measured)
+    if known < least or np.isnan(np.asarray(measured, dtype=float)).all():
+        return LeftOut(claim, missing or f"{known} values were measured, and it needs {least} or more")
+    return Check(claim, kind, measured, **further)
+
+
+class Table(list):
+    """Published claims, a dict each, that show themselves whole: as a table in a notebook, as lines elsewhere."""
+
+    _COLUMNS = ("claim", "result", "kind", "measured", "theory", "verdict", "why not")
+
+    def _row(self, check: Mapping[str, Any]) -> tuple[str, ...]:
+        ends = check["interval"] or []
+        told = values(ends) if ends and isinstance(ends[0], list) else f"[{values(ends)}]" if ends else ""
+        measured = " ".join(filter(None, [values(check["measured"]), told]))
+        kind, theory = check["kind"].replace("_", " "), values(check["theory"])
+        why = check["explanation"] if check["verdict"] != "reproduced" else ""
+        return check["claim"], check["source"], kind, measured, theory, outcome(check), why
+
+    def _repr_html_(self) -> str:
+        rows = (self._COLUMNS, *map(self._row, self))
+        cells = ("".join(f'<td style="text-align: left">{escape(text)}</td>' for text in row) for row in rows)
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+
+    def __repr__(self) -> str:
+        return "\n".join(" | ".join(filter(None, row)) for row in map(self._row, self))
+
+
 def table(checks: Iterable[Check]) -> Any:
     """The checks as a DataFrame: claim, source, kind, measured, theory, interval, verdict."""
     import pandas as pd
@@ -130,6 +172,32 @@ def table(checks: Iterable[Check]) -> Any:
     columns = ["claim", "source", "kind", "measured", "theory", "interval", "verdict"]
     rows = [check.to_dict() for check in checks]
     return pd.DataFrame([check | {"verdict": outcome(check)} for check in rows], columns=columns)
+
+
+def values(value: Any) -> str:
+    """Numbers as people read them, to three digits. In a list, what has no number was not reached."""
+    if isinstance(value, list) and len(value) > _MANY and not isinstance(value[0], list):
+        numbers = [item for item in value if item is not None]
+        return f"{len(value)} values, {values(min(numbers))} … {values(max(numbers))}"
+    if isinstance(value, list) and len(value) > _MANY and all(len(pair) == 2 for pair in value):
+        low, high = zip(*value, strict=True)
+        ends = [end for end in (*low, *high) if end is not None]
+        return f"{len(value)} intervals, within [{values(min(ends))}, {values(max(ends))}]" if ends else "not reached"
+    if isinstance(value, list):
+        return ", ".join("not reached" if item is None else _bracketed(item) for item in value)
+    if value is None:
+        return "–"
+    if not isinstance(value, float):
+        return str(value)
+    if 1e3 <= abs(value) < 1e7:
+        return f"{float(f'{value:.3g}'):,.0f}"
+    return f"{value:.3g}"
+
+
+def _bracketed(item: Any) -> str:
+    if not isinstance(item, list):
+        return values(item)
+    return "not reached" if item == [None, None] else f"[{values(item)}]"
 
 
 def outcome(check: Mapping[str, Any]) -> str:

@@ -74,7 +74,7 @@ def minimizers(runs: Iterable[Run], eps2: Iterable[float], confidence: float = 0
             {"eps2": target, "batch_size": sizes[reached][found.argmin()], "batch_low": batch_low,
              "batch_high": batch_high, "samples": found.min(), "low": low, "high": high}
         )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["eps2", "batch_size", "batch_low", "batch_high", "samples", "low", "high"])
 
 
 def pareto(frame: pd.DataFrame) -> pd.DataFrame:
@@ -92,16 +92,19 @@ def ratios(frame: pd.DataFrame, other: pd.DataFrame) -> dict[str, np.ndarray]:
         return {"measured": mine[0] / theirs[0], "interval": np.transpose([mine[1] / theirs[2], mine[2] / theirs[1]])}
 
 
-def ratio_to(frame: pd.DataFrame, bound: pd.DataFrame) -> float:
+def ratio_to(frame: pd.DataFrame, bound: pd.DataFrame, default: float | None = None) -> float:
     """The largest ratio of frame's gradient evaluations to bound's at the same ε² and batch, where bound has a number.
 
     inf where what the bound promises was not reached, though the run spent as much. Where the run ended before, it
-    says nothing and is left out; a theory's curve (`predicted`) never ends.
+    says nothing and is left out; a theory's curve (`predicted`) never ends. default: where there is nothing to compare;
+    without one that raises `InputError`.
     """
     frame = frame if "spent" in frame else frame.assign(spent=np.inf)
     both = frame.merge(bound, on=["eps2", "batch_size"], suffixes=("", "_bound"))
     both = both[
         np.isfinite(both["samples_bound"]) & (np.isfinite(both["samples"]) | (both["spent"] >= both["samples_bound"]))
     ]
+    if default is not None and both.empty:
+        return default
     require(len(both) > 0, "bound", len(bound), "has no finite value where frame has one; nothing to compare")
     return float((both["samples"] / both["samples_bound"]).max())

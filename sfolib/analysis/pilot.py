@@ -93,6 +93,8 @@ def _pilot(runs: Sequence[Run], L: float, price: float, eps: float) -> Pilot:
     price += sum(min(spent, float(run.samples[-1])) for run, spent in zip(runs, samples, strict=True))
     got = [(*run.rows[["lr", "batch_size"]].iloc[0], count) for run, count in zip(runs, steps, strict=True)]
     lr, batch_size, steps = np.array([pair for pair in got if np.isfinite(pair[2])]).reshape(-1, 3).T
+    how = f"only {len(steps)} of {len(runs)} pilots reached this norm; two are needed: a larger eps2, or budget of them"
+    require(len(steps) > 1, "eps", eps, how)
     return Pilot(fitted_constants(L, batch_size, lr, steps, eps), price)
 
 

@@ -95,7 +95,7 @@ def compare(
     across = np.square(a[:, None] - a).mean(2)  # (seeds, seeds), 0 on the diagonal
     count = len(seeds)
     return RunDistance(
-        distance=Interval(*(float(part) ** 0.5 for part in estimates.mean(square))),
+        distance=Interval(*(float(np.sqrt(np.maximum(part, 0.0))) for part in estimates.mean(square))),
         seeds=float(np.sqrt(across.sum() / (count * (count - 1)))),
         shift=Interval(*map(float, estimates.mean((b - a).mean(1), log=False))),
         squares=square,

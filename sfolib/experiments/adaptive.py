@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
 
-from sfolib.analysis.claims import Check
+from sfolib.analysis.claims import Check, check
 from sfolib.analysis.crossings import cheapest, crossings, ratios
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
@@ -67,13 +67,13 @@ class Parameters(notebook.Parameters):
     )
     goal: PositiveFloat = Field(0.001, description="thresholds; the ε² at which systems are compared, of all scales")
     every_epochs: PositiveInt = Field(40, description="fixed times; epochs between growths, as in the authors' program")
-    eps2: list[PositiveFloat] = by_scale("thresholds; first and last target ε²")
+    eps2: notebook.FirstAndLast = by_scale("thresholds; first and last target ε²")
     max_samples: PositiveInt = by_scale("thresholds; budget of a run in gradient evaluations")
-    quadratic_lr: list[PositiveFloat] = Field(
+    quadratic_lr: notebook.of_length(2) = Field(
         [0.002, 0.02],
         description="quadratic with L of 1; η at the start (thresholds); constant (norm test)",
     )
-    eta: list[PositiveFloat] = by_scale("norm test; tolerances, largest first")
+    eta: notebook.Values = by_scale("norm test; tolerances, largest first")
     theta: PositiveFloat = Field(0.5, description="inner-product test")
     nu: PositiveFloat = Field(1.0, description="orthogonality test")
     optimizers: dict[str, PositiveFloat] = Field(
@@ -138,7 +138,7 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
         ("constant", b): Spec(plan=Plan(b, p.lr), max_steps=p.max_samples // 16, **softmax) for b in sizes
     }
     if found.keys() <= runs.keys():
-        first = int(best_constant(p, runs)["batch_size"].iloc[0])
+        first = start_of(best_constant(p, runs))
         for name, policy in schedules["triggers"](first).items():
             found["trigger", name] = Spec(policy=policy, **softmax)
         found["trigger", FIXED] = Spec(plan=schedules["fixed times"](first), **softmax)
@@ -166,6 +166,11 @@ def best_constant(p: Parameters, runs: Mapping[Hashable, Run]) -> pd.DataFrame:
     """The cheapest constant batch size for each ε²."""
     constant = [run for key, run in runs.items() if key[0] == "constant"]
     return cheapest(crossings(constant, targets(p)), unreached=True).set_index("eps2")
+
+
+def start_of(best: pd.DataFrame) -> int:
+    """The cheapest constant batch size for the largest ε² that was reached; 16 where none was."""
+    return int([*best["batch_size"].dropna(), 16][0])
 
 
 def reached(p: Parameters, run: Run, look: int = 0) -> pd.DataFrame:
@@ -200,7 +205,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     best = best_constant(p, runs)
     grown = {key[1]: run for key, run in runs.items() if key[0] == "trigger"}
     triggers = [name for name in grown if name != FIXED]
-    goal_batch = int(best["batch_size"][best.index >= p.goal].dropna().iloc[-1])  # of what was reached
+    goal_batch = int([start_of(best), *best["batch_size"][best.index >= p.goal].dropna()][-1])  # of what was reached
     constant = f"constant b = {goal_batch}"
     grown[constant] = runs["constant", goal_batch]
     spent = {name: reached(p, run) for name, run in grown.items()}
@@ -242,7 +247,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         digits=digits,
         eps2=eps2,
         best=best,
-        first=int(best["batch_size"].iloc[0]),
+        first=start_of(best),
         CONSTANT=constant,
         triggers=triggers,
         grown=grown,
@@ -403,7 +408,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     }
 
 
-def claims(res: SimpleNamespace) -> list[Check]:
+def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
     last = {
         name: (run.mean_ci("grad_sqnorm"), run.mean_ci("batch_size"))
@@ -557,14 +562,14 @@ def claims(res: SimpleNamespace) -> list[Check]:
             source="T10 [N]",
             figure="tolerances",
         ),
-        Check(
+        check(
             "MLP: at the end of the budget the batch is larger the smaller the tolerance",
             "ordering",
             source="T10 [S]",
             figure="tolerances",
             **at_end([*res.norm_specs], 1),
         ),
-        Check(
+        check(
             "MLP: at the end of the budget ‖∇f‖² is larger the smaller the tolerance, and least at constant b = 16",
             "ordering",
             source="T2 [S], T10 [N]",

@@ -42,7 +42,7 @@ class Parameters(notebook.Parameters):
     epochs: PositiveInt = by_scale("budget of a run")
     max_batch_size: PositiveInt = Field(512, description="cap of a growing batch")
     accuracy: PositiveFloat = Field(0.95, description="test accuracy to reach")
-    eps2: list[PositiveFloat] = by_scale("targets ε²")
+    eps2: notebook.Values = by_scale("targets ε²")
     seeds: PositiveInt = by_scale("independent runs")
 
 

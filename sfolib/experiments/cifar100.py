@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 
-from sfolib.analysis.claims import Check
+from sfolib.analysis.claims import Check, check
 from sfolib.experiments import cifar_stand_in, notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.experiments.project import root
@@ -208,14 +208,14 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         ),
         "norms": (
             norm_figure,
-            f"{res.name_of_data}, constant schedule. Left: ‖∇f‖² of f and as the authors' program takes it. Right: "
+            f"{res.name_of_data}, constant schedule. Left: ‖∇f‖ of f and as the authors' program takes it. Right: "
             "their ratio, with and without BatchNorm and augmentation. "
             "Geometric means and ranges over seeds.",
         ),
     }
 
 
-def claims(res: SimpleNamespace) -> list[Check]:
+def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
     grown = res.first["both grow"].rows.query("seed == 0")
     pairs = (grown["lr"] / grown["batch_size"]).to_numpy()[:: p.interval][: -(-p.epochs // p.interval)]
@@ -256,7 +256,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             source="SFO = Σ b_t",
             figure="counts",
         ),
-        Check(
+        check(
             "η/b from stage to stage: × γ/δ while the batch grows, × γ at its cap",
             "equal",
             measured=pairs[1:] / pairs[:-1],

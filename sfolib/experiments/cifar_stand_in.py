@@ -14,13 +14,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
-from torch import nn
 
 from sfolib._utils.errors import InputError
-from sfolib.problems import datasets, models
+from sfolib.problems import datasets
 from sfolib.problems.batches import crop_and_flip
 from sfolib.problems.execution import PLAIN, Execution
-from sfolib.problems.models import ResidualBlock, _conv
 from sfolib.problems.network import ImageData, NetworkTask
 from sfolib.problems.specs import Images, split_digits
 from sfolib.problems.stacked import Task
@@ -30,11 +28,7 @@ _TEST = 360  # the test split of the digits; the rest is for training
 
 
 class Handwriting(Images):
-    """The first `train_images` and `test_images` of the archive, classified by a network as `Images`.
-
-    model: of `models`, or "resnet8", a small one with BatchNorm: a stem of stride 2, three blocks of 8, 16 and 32
-    channels.
-    """
+    """The first `train_images` and `test_images` of the archive, classified by a network as `Images`."""
 
     threads: ClassVar[int | None] = 1  # too small to share
 
@@ -46,7 +40,6 @@ class Handwriting(Images):
     def build_task(
         self, seeds: tuple[int, ...], sampling: str, device: str, dtype: str, how: Execution = PLAIN
     ) -> Task:
-        models.MODELS.setdefault("resnet8", _resnet8)
         kind = datasets.KINDS["cifar100"]
         augment = None if self.augment is False else crop_and_flip
         data = ImageData(*self._load(), 10, kind.mean, kind.std, augment)
@@ -94,10 +87,3 @@ def read(folder: str) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
             f"data_dir = {folder!r}: no {FOLDER} there; write it by sfolib.problems.archive.write"
         ) from error
     return tuple((np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.asarray(part.targets)) for part in parts)
-
-
-def _resnet8(classes: int, in_shape: tuple[int, ...]) -> nn.Module:
-    layers: list[nn.Module] = [_conv(in_shape[0], 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU()]
-    for inputs, width, stride in ((8, 8, 1), (8, 16, 2), (16, 32, 2)):
-        layers.append(ResidualBlock([inputs, width, width], [3, 3], [stride, 1]))
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, classes))

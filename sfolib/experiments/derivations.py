@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
+from tqdm import tqdm
 
 from sfolib import plotting
 from sfolib.analysis.claims import Check
@@ -96,7 +97,7 @@ def local_exponent(delta: float, gamma: float, tau: float, stages: int = 400) ->
 
 def decaying_bounds(p: Parameters, steps: np.ndarray) -> dict[float, tuple[np.ndarray, np.ndarray]]:
     """By exponent a: T1's bound with its sums evaluated, and T9's closed form, after each number of steps."""
-    relations = [relation.rhs for relation in result("T9").conclusion if relation.rel_op == "<="]
+    relations = [bound.rhs for bound in result("T9").conclusion if bound.rel_op == "<=" and bound.lhs.name == "m"]
     found = {}
     for a, rhs in zip((0.25, 0.5, 0.75), (relations[0], *relations[2:]), strict=True):
         values = known(p) | {"a": a, "b": BATCH_SIZE, "T": steps}
@@ -131,7 +132,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
             "fails": fails(d),
             "altered steps that pass": survivors(d, p.altered),
         }
-        for d in derivations()
+        for d in tqdm(derivations(), desc="derivations", unit="")
     ]
     sizes = np.geomspace(1, 512, 2000), np.full(2000, 0.5)
     exact = np.minimum.accumulate(QUADRATIC.grad_sqnorm_path(*sizes)[:-1])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import AfterValidator, PositiveFloat, PositiveInt
 
-from sfolib.analysis.claims import Check
+from sfolib.analysis.claims import Check, check
 from sfolib.analysis.run_distance import compare, exponent, totals
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
@@ -27,6 +27,15 @@ from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
 
+def _rising(values: list[float]) -> list[float]:
+    if sorted(set(values)) != values:
+        raise ValueError("must rise")
+    return values
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
 class Parameters(notebook.Parameters):
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"epochs": 12, "seeds": 4},
@@ -37,18 +46,20 @@ class Parameters(notebook.Parameters):
     batch_size: PositiveInt = Field(16, description="initial batch size b")
     lr: PositiveFloat = Field(0.1, description="SGD; initial learning rate η")
     adam_lr: PositiveFloat = Field(0.001, description="Adam; initial learning rate")
-    alpha: PositiveFloat = Field(
+    alpha: notebook.Above1 = Field(
         3.0, description="factor of a decay; three of them grow the batch from 16 to 432, 0.3 of the training set"
     )
-    milestones: list[PositiveFloat] = Field(
+    milestones: Annotated[list[Share], Field(min_length=1), AfterValidator(_rising)] = Field(
         [0.3, 0.6, 0.8], description="where the decays are, as shares of the budget: epochs 60, 120, 160 of 200"
     )
-    momentum: list[PositiveFloat] = Field([0.5, 0.75, 0.9], description="momenta m that are put in the place of none")
-    scaling: PositiveFloat = Field(
+    momentum: Annotated[list[Share], Field(min_length=1), AfterValidator(_rising)] = Field(
+        [0.5, 0.75, 0.9], description="momenta m that are put in the place of none"
+    )
+    scaling: notebook.Above1 = Field(
         3.0,
         description="largest factor on the batch size for the scaling rules: from 432 to 1296, 0.9 of the data",
     )
-    short_memory: PositiveFloat = Field(0.9, description="Adam's β2 where its memory is short; the default is 0.999")
+    short_memory: Share = Field(0.9, description="Adam's β2 where its memory is short; the default is 0.999")
     late_batch_size: PositiveInt = Field(64, description="late switching; the large batch size")
     late_lr: PositiveFloat = Field(
         0.6, description="late switching; constant learning rate, large enough for its noise to be seen"
@@ -396,13 +407,15 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             run_distances(res.table.reset_index(), COLUMNS),
             "How far each run is from the one with decaying lr that it should be like (for the scaling rules under "
             "Adam: from the unscaled run), from the first milestone on, over the distance of two seeds of that run. "
-            "Dashed: as far as another seed. Bars: 95 % intervals over seeds of the distance. In brackets: "
+            "Shared out: both lr and batch change, by half each; hybrid: the batch grows up to a cap, then lr decays; "
+            "Seesaw: batch × α, lr / √α. Dashed: as far as another seed. Bars: 95 % intervals over seeds of the "
+            "distance. In brackets: "
             "how many times fewer updates.",
         ),
     }
 
 
-def claims(res: SimpleNamespace) -> list[Check]:
+def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
     table = res.table
     last_stage = (
@@ -531,7 +544,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             f"momentum (the next two checks). Momentum {p.momentum[-1]:g} acts over {1 / (1 - p.momentum[-1]):.0f} "
             f"steps, and the last stage of its run has {last_stage * (1 - p.momentum[-1]):.1f}.",
         ),
-        Check(
+        check(
             "SGD: the distance, in ‖∇f‖², grows with the momentum that is put in",
             "ordering",
             measured=res.by_memory[1].y,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
 
+from sfolib._utils.errors import require
 from sfolib.analysis.claims import Check
 from sfolib.analysis.crossings import cheapest, crossings, pareto
 from sfolib.analysis.fits import fit_exponent, fit_front
@@ -71,22 +72,22 @@ class Parameters(notebook.Parameters):
 
     lr: PositiveFloat = Field(0.1, description="digits: learning rate η")
     l2: PositiveFloat = Field(0.001, description="digits: ℓ2 coefficient")
-    eps2: list[PositiveFloat] = by_scale("softmax regression: targets ε², as are all of the following")
+    eps2: notebook.Values = by_scale("softmax regression: targets ε², as are all of the following")
     seeds: PositiveInt = by_scale("… independent runs of the search")
     largest_batch_size: PositiveInt = by_scale("… its batch sizes are 1, 2, 4, … this")
     max_steps: PositiveInt = by_scale("… budget of a run, in steps …")
     max_samples: PositiveInt = by_scale("… and in gradient evaluations")
-    tuned_eps2: list[PositiveFloat] = by_scale("… with tuned learning rates: targets")
-    tuned_lrs: list[PositiveFloat] = by_scale("… learning rates")
+    tuned_eps2: notebook.Values = by_scale("… with tuned learning rates: targets")
+    tuned_lrs: notebook.Values = by_scale("… learning rates")
     tuned_largest_batch_size: PositiveInt = by_scale("… batch sizes are 4, 8, … this")
     tuned_seeds: PositiveInt = by_scale("… independent runs")
     tuned_max_steps: PositiveInt = by_scale("… budget of a run, in steps …")
     tuned_max_samples: PositiveInt = by_scale("… and in gradient evaluations")
-    mlp_eps2: list[PositiveFloat] = by_scale("the network: targets ε²")
-    mlp_batch_sizes: list[PositiveInt] = by_scale("… smallest and largest batch size")
+    mlp_eps2: notebook.Values = by_scale("the network: targets ε²")
+    mlp_batch_sizes: notebook.of_length(2, int) = by_scale("… smallest and largest batch size")
     mlp_max_samples: PositiveInt = by_scale("… budget of a run in gradient evaluations")
     adam_lr: PositiveFloat = Field(0.01, description="softmax regression with Adam: learning rate")
-    adam_eps2: list[PositiveFloat] = by_scale("… targets ε²")
+    adam_eps2: notebook.Values = by_scale("… targets ε²")
     adam_seeds: PositiveInt = by_scale("… independent runs")
     adam_largest_batch_size: PositiveInt = by_scale("… batch sizes are 1, 2, 4, … this")
     adam_max_steps: PositiveInt = by_scale("… budget of a run, in steps …")
@@ -96,14 +97,14 @@ class Parameters(notebook.Parameters):
         "0:32 16K:64 32K:128 64K:256 128K:512 256K:1024",
         description="… batch sizes, from how many gradient evaluations on",
     )
-    watched_samples: list[PositiveInt] = by_scale("… gradient evaluations of quadratic, softmax and network")
+    watched_samples: notebook.of_length(3, int) = by_scale("… gradient evaluations of quadratic, softmax and network")
     tracking: str = Field("0:8 16K:16 64K:32 256K:128 1M:512", description="… the same, near the critical batch size")
-    tracking_samples: list[PositiveInt] = by_scale("… budgets of those, softmax regression and network")
+    tracking_samples: notebook.of_length(2, int) = by_scale("… budgets of those, softmax regression and network")
     decay: PositiveFloat = Field(0.99, description="… memory of the averages over steps")
     probe: PositiveInt = Field(256, description="… fresh samples for the per-sample statistics")
     quadratic_lr: PositiveFloat = Field(0.1, description="synthetic quadratic, L and σ² of 1: learning rate η")
-    quadratic_eps2: list[PositiveFloat] = Field([0.005, 0.002, 0.001], description="… targets ε²")
-    rest_steps: PositiveInt = by_scale("steps of the quadratic at rest")
+    quadratic_eps2: notebook.Values = Field([0.005, 0.002, 0.001], description="… targets ε²")
+    rest_steps: Annotated[int, Field(ge=200)] = by_scale("steps of the quadratic at rest")
 
 
 QUADRATIC = Quadratic(lam_min=1e-6)
@@ -315,6 +316,9 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     }
     tuned = pd.concat(searched("tuned", p.tuned_eps2, rate) for rate in p.tuned_lrs)
     front = {target: pareto(tuned[tuned["eps2"] == target]) for target in p.tuned_eps2}
+    reached = np.isfinite(found["Adam"]["steps"]).groupby(found["Adam"]["eps2"]).sum()
+    how = "each must be reached by three batch sizes; larger ones, or larger adam_max_steps and adam_max_samples"
+    require(bool((reached >= 3).all()), "adam_eps2", p.adam_eps2, how)
     fitted = {
         (name, target): critical_batch_size(f["batch_size"], f["steps"])
         for name, frame in found.items()

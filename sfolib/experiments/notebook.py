@@ -8,6 +8,9 @@ A notebook is the reader's view of an *experiment*: the module of its name in th
   tell. It is asked again with more of them until it asks for nothing new;
 - `results(p, runs)`: what is computed from them;
 - `figures(res)`: name → (figure, caption), and `claims(res)`: a list of `Check`; res is what `results` returned.
+
+Whatever passes `Parameters` and `specs` gives results, figures and claims: a claim that some parameters leave nothing
+to judge by is a `LeftOut` (see `claims.check`), which `publish` tells.
 """
 
 from __future__ import annotations
@@ -20,23 +23,48 @@ from collections.abc import Hashable, Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from sfolib._utils import files
 from sfolib._utils.errors import InputError, explain, require
-from sfolib.analysis.claims import Check, differences, table
+from sfolib.analysis.claims import Check, LeftOut, Table, differences
 from sfolib.experiments.project import root
 from sfolib.experiments.report import known_verdicts
 from sfolib.training.records import Run
 from sfolib.training.run import run_all
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 Figures = Mapping[str, tuple["Figure", str]]
+Claims = list[Check | LeftOut]
+
+
+def _falling(values: list[float]) -> list[float]:
+    if not values[0] > values[1]:
+        raise ValueError("must fall from the first to the last")
+    return values
+
+
+def _different(values: list[float]) -> list[float]:
+    if len(set(values)) < len(values):
+        raise ValueError("must differ from each other")
+    return values
+
+
+Above1 = Annotated[float, Field(gt=1)]  # a growth a stage
+FirstAndLast = Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), AfterValidator(_falling)]
+
+
+def of_length(n: int, kind: type = float) -> Any:
+    """The type of a list of n values above 0."""
+    return Annotated[list[Annotated[kind, Field(gt=0)]], Field(min_length=n, max_length=n)]
+
+
+Values = Annotated[list[PositiveFloat], Field(min_length=1), AfterValidator(_different)]
+Counts = Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1), AfterValidator(_different)]
 
 
 def by_scale(description: str) -> Any:
@@ -71,6 +99,12 @@ class Parameters(BaseModel):
         """What a scale sets, given the other parameters; one of `SCALES`."""
         return cls.SCALES[scale]
 
+    def changed(self) -> dict[str, Any]:
+        """The parameters that are not those of the scale."""
+        own = type(self)(scale=self.scale).model_dump() if type(self).SCALES else {}
+        given = self.model_dump(mode="json", exclude={"scale", "device", "jobs", "out"})
+        return {name: value for name, value in given.items() if value != own.get(name)}
+
     @property
     def folder(self) -> Path:
         return root() / "figures" if self.out is None else Path(self.out)
@@ -94,6 +128,13 @@ class ModelsParameters(Parameters):
     @classmethod
     def of_scale(cls, scale: str, data: dict[str, Any]) -> dict[str, Any]:
         return super().of_scale(scale, data) if data.get("dataset", "digits") == "digits" else cls.IMAGES[scale]
+
+    @model_validator(mode="after")
+    def _epochs_of_each(self) -> ModelsParameters:
+        require(self.model is not None, "model", None, f"say one or more models of {self.dataset}, by commas")
+        missing = set(self.models) - set(self.epochs) if isinstance(self.epochs, dict) else ()
+        require(not missing, "epochs", self.epochs, f"must say those of {', '.join(missing)} too, or one for all")
+        return self
 
     @property
     def models(self) -> list[str]:
@@ -145,12 +186,15 @@ def show(figures: Figures, *names: str) -> None:
         display(figure, Markdown(caption))
 
 
-def publish(experiment: ModuleType, p: Parameters, figures: Figures, checks: list[Check]) -> pd.DataFrame:
+def publish(experiment: ModuleType, p: Parameters, figures: Figures, claims: Claims) -> Table:
     """Write a notebook's figures (PNG and PDF) and checks to the folder of its name in `p.folder`, all or nothing.
 
-    A notebook's last line: tells the verdicts that turned, and returns the checks as a table.
+    A notebook's last line: tells the verdicts that turned and what was left out, and returns the checks as a table
+    that shows them whole.
     """
     name = notebook_name(experiment)
+    checks = [claim for claim in claims if isinstance(claim, Check)]
+    left_out = [claim for claim in claims if isinstance(claim, LeftOut)]
     for key in figures:
         require(re.fullmatch(r"\w[\w-]*", key) is not None, "name", key, "must be letters, digits, _ and -")
     for check in checks:
@@ -162,15 +206,19 @@ def publish(experiment: ModuleType, p: Parameters, figures: Figures, checks: lis
     for key, (figure, _) in figures.items():
         _draw(figure, new / key)
     captions = {key: caption for key, (_, caption) in figures.items()}
-    claims = [check.to_dict() | {"notebook": name} for check in checks]
-    files.write_json(new / "published.json", {"scale": p.scale, "figures": captions, "checks": claims})
+    published = [check.to_dict() | {"notebook": name} for check in checks]
+    content = {"scale": p.scale, "parameters": p.changed(), "figures": captions, "checks": published}
+    content["left_out"] = [claim._asdict() for claim in left_out]
+    files.write_json(new / "published.json", content)
     shutil.rmtree(folder, ignore_errors=True)
     new.replace(folder)
-    for line in differences(claims, known_verdicts(p.scale)):
+    for line in differences(published, known_verdicts(p.scale)):
         print(line)
-    reproduced = sum(claim["verdict"] == "reproduced" for claim in claims)
+    for claim in left_out:
+        print(f"left out: {claim.claim}: {claim.missing}")
+    reproduced = sum(check["verdict"] == "reproduced" for check in published)
     print(f"{reproduced} of {len(checks)} claims reproduced; figures and claims are in {folder}")
-    return table(checks)
+    return Table(published)
 
 
 def notebook_name(experiment: ModuleType) -> str:
@@ -218,6 +266,9 @@ def _show_as_saved() -> None:
     from matplotlib.figure import Figure
 
     if shell := get_ipython():
+        import pandas as pd
+
+        pd.set_option("display.float_format", "{:.4g}".format, "display.max_colwidth", None)
         plt.draw_if_interactive()  # loads the backend, which sets a formatter of its own
         formatter = shell.display_formatter.formatters["image/png"]
         if Figure in formatter.type_printers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -71,27 +71,27 @@ class Parameters(notebook.Parameters):
     }
 
     models: list[str] = by_scale('on digits: "softmax", "mlp", "cnn"')
-    eps2: dict[str, list[PositiveFloat]] = by_scale("for each model, first and last target ε²")
+    eps2: dict[str, notebook.FirstAndLast] = by_scale("for each model, first and last target ε²")
     max_samples: dict[str, PositiveInt] = by_scale("for each model, budget of a run in gradient evaluations …")
     max_steps: dict[str, PositiveInt] = by_scale("… and of a constant pair in steps")
     raw_samples: dict[str, PositiveInt] = by_scale("for each model, budget of the plan from definitions")
     seeds: PositiveInt = by_scale("independent runs")
-    r: PositiveFloat = Field(2.0, description="growth of 1/ε² a stage")
+    r: notebook.Above1 = Field(2.0, description="growth of 1/ε² a stage")
     lr: PositiveFloat = Field(0.1, description="where the published plan starts, and the search at one learning rate")
     pilot_lr: dict[str, PositiveFloat] = Field(
         {"quadratic": 0.1, "softmax": 0.1, "mlp": 0.1, "cnn": 0.02}, description="of the pilot, by problem"
     )
-    pilot_batch_sizes: list[PositiveInt] = Field([4, 16], description="of the pilot")
+    pilot_batch_sizes: Annotated[notebook.Counts, Field(min_length=2)] = Field([4, 16], description="of the pilot")
     lrs: dict[str, list[PositiveFloat]] = by_scale("for each model, all learning rates of the search")
-    batch_sizes: list[PositiveInt] = by_scale("batch sizes of the search")
-    published: list[PositiveFloat] = Field([16, 2.0, 1.4, 20], description="b₀, δ, γ, epochs a stage")
+    batch_sizes: notebook.Counts = by_scale("batch sizes of the search")
+    published: notebook.of_length(4) = Field([16, 2.0, 1.4, 20], description="b₀, δ, γ, epochs a stage")
     check_every: PositiveInt = Field(
         100, description="steps between two looks at ‖∇f‖, where the ends of stages are measured"
     )
     max_batch_size: PositiveInt = Field(1024, description="cap of all plans on digits")
     l2: PositiveFloat = Field(0.001, description="digits; ℓ2 coefficient")
     quadratic_sigma2: PositiveFloat = Field(4.0, description="synthetic quadratic with L and Δ of 1")
-    quadratic_eps2: list[PositiveFloat] = Field([0.01, 0.0003125], description="its first and last target")
+    quadratic_eps2: notebook.FirstAndLast = Field([0.01, 0.0003125], description="its first and last target")
 
 
 FRONT, FAST, SLOW = "front", r"critical, $\eta=1/L$", "critical, pilot's $\\eta$"
@@ -365,7 +365,9 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             promise,
             "What the front's plan promised before training (dashed) and what each target took (solid; band: 95 % "
             "interval over seeds): with constants from a pilot, and from their definitions. "
-            "A curve ends where the budget did.",
+            "A curve ends where the budget did. Front: the pairs of T11's hyperbola, a stage for each target, by a "
+            "pilot's L, σ² and Δ, by those of the definitions, or (ends measured) with stages that end when ‖∇f‖ is "
+            "seen to be there.",
         ),
         "price": (
             price,

@@ -101,7 +101,7 @@ PROBLEMS = {
     "softmax": Digits(),
     "mlp": Digits(model="mlp"),
     "cnn": Digits(model="cnn", holdout=1000),
-    "resnet8": Digits(model="resnet8", holdout=1000),
+    "resnet8": Digits(model="resnet8_16", holdout=1000),
 }
 PLANS = ["constant", "batch grows", "lr decays", "both grow", "late switch"]
 VECTORS = {"mlp": 32, "cnn": 8, "resnet8": 4}  # noise vectors of their predictions

@@ -14,4 +14,5 @@ def root() -> Path:
         for folder in (start, *start.parents):
             if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
                 return folder
-    raise InputError(f"working directory = {str(Path.cwd())!r}: not inside a checkout of sfolib; change into one")
+    how = "not inside a checkout of sfolib, which has the notebooks; change into one"
+    raise InputError(f"working directory = {str(Path.cwd())!r}: {how}")

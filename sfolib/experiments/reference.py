@@ -20,7 +20,7 @@ import pandas as pd
 
 from sfolib._utils import files
 from sfolib._utils.errors import one_line, require
-from sfolib.analysis.claims import outcome
+from sfolib.analysis.claims import outcome, values
 from sfolib.experiments import report
 from sfolib.experiments.project import root
 
@@ -65,9 +65,9 @@ def _table(checks: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _row(check: dict[str, Any]) -> list[str]:
-    measured = report.values(check["measured"])
-    measured += f" [{report.values(check['interval'])}]" if check["interval"] else ""
-    theory = report.values(check["theory"])
+    measured = values(check["measured"])
+    measured += f" [{values(check['interval'])}]" if check["interval"] else ""
+    theory = values(check["theory"])
     claim = check["claim"] + (" (a finding)" if check.get("prediction") == "none" else "")
     return [*map(_text, (claim, check["source"], check["kind"])), measured, theory, _text(outcome(check))]
 

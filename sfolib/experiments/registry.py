@@ -5,15 +5,16 @@ from __future__ import annotations
 import inspect
 import json
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Union, get_args, get_origin
 
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from sfolib._utils.errors import InputError, require
+from sfolib._utils.errors import InputError, explain, require
 from sfolib.training import records
 from sfolib.training.executors import TasksFailed
 from sfolib.training.run import alone, run_all
@@ -39,17 +40,25 @@ def experiment(notebook: Path) -> ModuleType:
     return import_module(f"sfolib.experiments.{notebook.stem.partition('_')[2]}")
 
 
-def planned(notebook: Path, scale: str, out: Path) -> Planned:
-    """The runs that a notebook will ask for at its default parameters, as far as what is on record lets it tell."""
+def parameters(notebook: Path, scale: str, out: Path, given: Mapping[str, Any]) -> Any:
+    """A notebook's parameters, validated; `InputError` names each that is not allowed."""
     try:
-        return _planned(notebook, scale, out)
+        return experiment(notebook).Parameters(scale=scale, out=str(out), **given)
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+def planned(notebook: Path, scale: str, out: Path, given: Mapping[str, Any] | None = None) -> Planned:
+    """The runs that a notebook will ask for at its default parameters, or those given, as far as what is on record lets
+    it tell."""
+    try:
+        return _planned(notebook, scale, out, given or {})
     except InputError as error:
         return Planned(notebook.stem, {}, 0, False, str(error))
 
 
-def _planned(notebook: Path, scale: str, out: Path) -> Planned:
-    module = experiment(notebook)
-    p = module.Parameters(scale=scale, out=str(out))
+def _planned(notebook: Path, scale: str, out: Path, given: Mapping[str, Any]) -> Planned:
+    module, p = experiment(notebook), parameters(notebook, scale, out, given)
     schedules, runs, store = module.schedules(p), {}, p.store.resolve()
     known: set[str] = set()
     while new := {k: spec for k, spec in module.specs(p, schedules, runs).items() if k not in runs}:
@@ -62,12 +71,14 @@ def _planned(notebook: Path, scale: str, out: Path) -> Planned:
     return Planned(notebook.stem, {}, len(known), True)
 
 
-def train_all(notebooks: Sequence[Path], scale: str, out: Path, jobs: int) -> dict[str, str]:
+def train_all(
+    notebooks: Sequence[Path], scale: str, out: Path, jobs: int, given: Mapping[str, Any] | None = None
+) -> dict[str, str]:  # fmt: skip
     """Train what all notebooks ask for as one grid of tasks, wherever `executors.backend` says, then what they ask for
     with these results, until nothing is missing. Returns the notebooks some of whose runs failed twice, with why."""
     failed: dict[str, str] = {}  # key -> why
     while True:
-        plans = [planned(path, scale, out) for path in notebooks]
+        plans = [planned(path, scale, out, given) for path in notebooks]
         missing = {k: asked for plan in plans for k, asked in plan.missing.items() if k not in failed}
         if not missing:
             break

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 import platform
 import re
+import shlex
 import shutil
+import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sfolib._utils import files
-from sfolib._utils.errors import InputError, require
-from sfolib.analysis.claims import VERDICTS, chance, differences, outcome
+from sfolib._utils.errors import require
+from sfolib.analysis.claims import KINDS, VERDICTS, chance, differences, outcome, values
 from sfolib.experiments.project import root
 
-_MANY = 6  # a longer list is told by its range
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
 _RAN, _PUBLISHED = "ran.json", "published.json"
 REFERENCE = Path("figures") / "reference"
 _SECONDS = REFERENCE / "seconds.json"  # how long each notebook took last
@@ -43,11 +49,32 @@ class Outcome:
 def select(names: Sequence[str]) -> list[Path]:
     """The notebooks with these names or first letters of a name; all where none is given."""
     known = sorted((root() / "notebooks").glob("*.ipynb"))
-    chosen = [path for path in known if not names or any(path.stem.startswith(name) for name in names)]
+    chosen = set() if names else {*known}
     for name in names:
-        if not any(path.stem.startswith(name) for path in known):
-            raise InputError(f"notebook = {name!r}: must begin one of {', '.join(path.stem for path in known)}")
-    return chosen
+        found = [path for path in known if path.stem.startswith(name)]
+        require(bool(found), "notebook", name, f"must begin one of {', '.join(path.stem for path in known)}")
+        require(len(found) == 1, "notebook", name, f"could be {', '.join(path.stem for path in found)}; say more of it")
+        chosen.add(found[0])
+    return sorted(chosen)
+
+
+def refuse(path: Path, given: Mapping[str, Any]) -> None:
+    """Raise `InputError` for parameters that a notebook does not know, or of another type than it says; for their
+    ranges its experiment must be imported, which takes seconds."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = next(("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])), "")
+    kinds = {
+        node.target.id: ast.unparse(node.annotation) for node in ast.parse(text).body if hasattr(node, "annotation")
+    }
+    for name, value in given.items():
+        require(name in kinds, name, value, f"unknown to {path.stem}; it has {', '.join(kinds)}")
+        basic, plain = kinds[name].split("[")[0], type(value).__name__
+        alike = {"float": ("float", "int"), "int": ("int", "dict"), "str": ("str",)}.get(basic, (basic,))
+        require(plain in (*alike, "NoneType"), name, value, f"must be {kinds[name]}, as in {_example(basic)}")
+
+
+def _example(kind: str) -> str:
+    return {"float": "0.1", "int": "3", "list": "[0.1, 0.2]", "dict": '{"mlp": 60}'}.get(kind, "text")
 
 
 def figures(
@@ -57,20 +84,21 @@ def figures(
     out: Path,
     again: bool = False,
     lost: Mapping[str, str] | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> list[Outcome]:
-    """Run notebooks, `jobs` at a time; write checks.json and index.html into `out`. A failure stops no other.
+    """Run notebooks, `jobs` at a time; write checks.json and index.html into `out`, from the first that ends on. A
+    failure stops no other.
 
     What ran well before, and would do the same now, is left as it is (see `fingerprint`), unless `again`. Interrupted,
     the page tells what did not end; the same again runs that, and trains what is not on record. lost: notebooks that
-    cannot be run, with why.
+    cannot be run, with why. given: their parameters, beside the scale.
     """
     from joblib import Parallel, delayed
-    from tqdm import tqdm
 
-    lost = lost or {}
+    lost, given = lost or {}, given or {}
     notebooks = [path for path in select(names) if path.stem not in lost]
     out = files.folder(out / "executed").resolve().parent
-    due = _longest_first([path for path in notebooks if again or not is_up_to_date(path, out, scale)])
+    due = _longest_first([path for path in notebooks if again or not is_up_to_date(path, out, scale, given)])
     for path in notebooks:
         if path not in due:
             print(f"{path.stem}: up to date")
@@ -78,44 +106,99 @@ def figures(
     inner = max(1, jobs // parallel)
     for name in lost:
         shutil.rmtree(out / name, ignore_errors=True)
-    tasks = (delayed(execute)(path, out, scale, inner) for path in due)
+    tasks = (delayed(execute)(path, out, scale, inner, given) for path in due)
     outcomes = [Outcome(name, 0.0, error) for name, error in lost.items()]
     try:
-        with tqdm(total=len(due), desc="notebooks", unit="notebook") as progress:
+        with _Progress([path.stem for path in due], out / "runs", parallel) as progress:
             for outcome in Parallel(n_jobs=parallel, return_as="generator_unordered")(tasks):
-                progress.write(outcome.line)
-                progress.update()
                 outcomes.append(outcome)
+                waiting = progress.ended(outcome)
+                if waiting:
+                    write(out, outcomes, waiting)
     finally:
         write(out, outcomes)
     return sorted(outcomes, key=lambda outcome: outcome.name)
 
 
+class _Progress:
+    """On a terminal one line with notebooks, runs and about how long it still takes; elsewhere a line a notebook."""
+
+    def __init__(self, due: Sequence[str], runs: Path, parallel: int):
+        from tqdm import tqdm
+
+        seconds = _seconds()
+        known = [seconds[name] for name in due if name in seconds] or [1.0]
+        self.left = {name: seconds.get(name, sum(known) / len(known)) for name in due}
+        self.total, self.runs, self.parallel = sum(self.left.values()), runs, parallel
+        self.count, self.before, self.started = len(due), self._on_record(), time.monotonic()
+        how = {"bar_format": "{desc} {n_fmt} of {total_fmt} |{bar:20}| {elapsed}{postfix}", "file": sys.stderr}
+        self.bar = tqdm(total=len(due), desc="notebooks", disable=not sys.stderr.isatty(), leave=False, **how)
+        self.stop = threading.Event()
+
+    def _on_record(self) -> int:
+        return sum(1 for _ in self.runs.glob("*/run.json"))
+
+    def _tick(self) -> None:
+        while not self.stop.wait(1.0):
+            self.bar.set_postfix_str(f"{self._on_record() - self.before} runs trained{self._time_left()}")
+
+    def _time_left(self) -> str:
+        """By how long each notebook took when the reference was made, once one has ended here."""
+        done = self.total - sum(self.left.values())
+        if not done:
+            return ""
+        minutes = (time.monotonic() - self.started) * sum(self.left.values()) / done / 60
+        return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
+
+    def ended(self, outcome: Outcome) -> list[str]:
+        """Tells of one, and returns those that have not ended."""
+        self.left.pop(outcome.name, None)
+        self.bar.write(outcome.line, file=sys.stdout) if not self.bar.disable else print(outcome.line, flush=True)
+        self.bar.update()
+        return [*self.left]
+
+    def __enter__(self) -> _Progress:
+        if not self.bar.disable:
+            threading.Thread(target=self._tick, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.bar.close()
+
+
+def _seconds() -> dict[str, float]:
+    path = root() / _SECONDS
+    return files.read_json(path, "restore it") if path.is_file() else {}
+
+
 def _longest_first(notebooks: Sequence[Path]) -> list[Path]:
     """So that none is left to run alone at the end; a notebook whose time is not known counts as long."""
-    path = root() / _SECONDS
-    seconds = files.read_json(path, "restore it") if path.is_file() else {}
+    seconds = _seconds()
     return sorted(notebooks, key=lambda notebook: -seconds.get(notebook.stem, float("inf")))
 
 
-def fingerprint(path: Path, scale: str) -> str:
-    """Of all that decides what a notebook publishes: itself, the scale, sfolib's sources, the packages' versions."""
+def fingerprint(path: Path, scale: str, given: Mapping[str, Any] | None = None) -> str:
+    """Of all that decides what a notebook publishes: itself, its parameters, sfolib's sources, the packages'
+    versions."""
     packages = sorted(f"{d.metadata['Name']} {d.version}" for d in metadata.distributions())
     sources = sorted(Path(__file__).parents[1].rglob("*.py"))
-    digest = hashlib.sha256("\n".join([scale, platform.python_version(), *packages]).encode())
+    told = [json.dumps(given, sort_keys=True)] if given else []
+    digest = hashlib.sha256("\n".join([scale, *told, platform.python_version(), *packages]).encode())
     for file in (path, *sources):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def is_up_to_date(path: Path, out: Path, scale: str) -> bool:
+def is_up_to_date(path: Path, out: Path, scale: str, given: Mapping[str, Any] | None = None) -> bool:
     """Whether what a notebook published in `out` is what it would publish now."""
     folder = out / path.stem
-    if not (folder / _RAN).is_file() or not (out / "executed" / path.name).is_file():
+    executed = out / "executed" / path.name
+    if not all(file.is_file() for file in (folder / _RAN, executed, executed.with_suffix(".html"))):
         return False
     ran, notebook = read_ran(folder), published(folder)
     shown = all((folder / f"{key}.{kind}").is_file() for key in notebook["figures"] for kind in ("png", "pdf"))
-    return shown and ran["fingerprint"] == fingerprint(path, scale)
+    return shown and ran["fingerprint"] == fingerprint(path, scale, given)
 
 
 def read_ran(folder: Path) -> dict[str, Any]:
@@ -175,22 +258,28 @@ def _remedy(folder: Path) -> str:
     return f"delete {folder} and run its notebook again"
 
 
-def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
+def execute(
+    path: Path, out: Path, scale: str, jobs: int, given: Mapping[str, Any] | None = None
+) -> Outcome:  # fmt: skip
     """One notebook through papermill; what it published before is removed first, so that nothing stale is shown."""
     import papermill
 
+    from sfolib.experiments.forked_kernels import ForkedKernelManager
+
     for old in (out / path.stem, *out.glob(f".{path.stem}.*")):
         shutil.rmtree(old, ignore_errors=True)
-    started, before = time.perf_counter(), fingerprint(path, scale)
+    started, before = time.perf_counter(), fingerprint(path, scale, given)
+    executed = out / "executed" / path.name
     error = None
     for attempt in (1, 2):
         try:
             papermill.execute_notebook(
                 path,
-                out / "executed" / path.name,
-                {"scale": scale, "jobs": jobs, "out": str(out)},
-                progress_bar={"desc": path.stem, "leave": False, "unit": "cell"},
+                executed,
+                {"scale": scale, "jobs": jobs, "out": str(out), **(given or {})},
+                progress_bar=False,
                 cwd=path.parent,
+                kernel_manager_class=ForkedKernelManager,
                 extra_arguments=["--log-level=CRITICAL"],  # of the kernel: on its end, and on its encryption
             )
         except papermill.exceptions.PapermillExecutionError as failure:
@@ -201,6 +290,7 @@ def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
                 continue
             error = f"{type(failure).__name__}: {failure}"
         break
+    _as_html(executed)
     if error is None and not (out / path.stem / _PUBLISHED).is_file():
         error = "published nothing; a notebook ends with notebook.publish"
     outcome = Outcome(path.stem, time.perf_counter() - started, error)
@@ -210,15 +300,31 @@ def execute(path: Path, out: Path, scale: str, jobs: int) -> Outcome:
     return outcome
 
 
-def write(out: Path, outcomes: Sequence[Outcome]) -> list[str]:
-    """checks.json and index.html from everything published in `out`, whenever it was run; returns the `differences`."""
+def _as_html(executed: Path) -> None:
+    """An executed notebook as a page, beside it."""
+    from nbconvert import HTMLExporter
+
+    if not executed.is_file():  # its kernel did not start
+        return
+    exporter = HTMLExporter()
+    exporter.log.setLevel("ERROR")  # it warns of pictures without a text
+    with files.replacing(executed.with_suffix(".html")) as file:
+        file.write(exporter.from_filename(str(executed))[0])
+
+
+def write(out: Path, outcomes: Sequence[Outcome], waiting: Sequence[str] = ()) -> list[str]:
+    """checks.json and index.html from everything published in `out`, whenever it was run; returns the `differences`.
+
+    waiting: notebooks that are still to end; the page says so and loads itself again.
+    """
     from jinja2 import Environment, PackageLoader
 
     ended = {outcome.name: outcome for outcome in outcomes}
     notebooks = [_notebook(path, out, ended.get(path.stem)) for path in select(())]
     notebooks = [notebook for notebook in notebooks if notebook["figures"] or notebook["error"]]
     checks = [check for notebook in notebooks for check in notebook["checks"]]
-    files.write_json(out / "checks.json", checks)
+    published_checks = [{k: v for k, v in check.items() if k != "anchor"} for check in checks]
+    files.write_json(out / "checks.json", published_checks)
     turned = [line for notebook in notebooks for line in notebook["turned"]]
     counts = {word: sum(check["verdict"] == word for check in checks) for word in VERDICTS}
     summary = (
@@ -227,35 +333,50 @@ def write(out: Path, outcomes: Sequence[Outcome]) -> list[str]:
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}."
     )
     environment = Environment(loader=PackageLoader("sfolib.experiments", "."), autoescape=True, trim_blocks=True)
-    environment.filters |= {"values": values, "outcome": outcome}
+    environment.filters |= {"values": values, "outcome": outcome, "marked": marked}
     page = environment.get_template("report.html.j2").render(
-        summary=summary, notebooks=notebooks, checks=checks, differences=turned, verdicts=VERDICTS
-    )
-    with files.replacing(out / "index.html") as file:
-        file.write(page)
+        summary=summary, notebooks=notebooks, checks=checks, differences=turned, verdicts=VERDICTS, kinds=KINDS,
+        waiting=[name for name in waiting if name not in ended],
+    )  # fmt: skip
+    gallery = environment.get_template("gallery.html.j2").render(notebooks=notebooks)
+    for name, text in (("index.html", page), ("gallery.html", gallery)):
+        with files.replacing(out / name) as file:
+            file.write(text)
     return turned
 
 
-def values(value: Any) -> str:
-    """Numbers as people read them, to three digits. In a list, what has no number was not reached."""
-    if isinstance(value, list) and len(value) > _MANY and not isinstance(value[0], list):
-        numbers = [item for item in value if item is not None]
-        return f"{len(value)} values, {values(min(numbers))} … {values(max(numbers))}"
-    if isinstance(value, list):
-        return ", ".join("not reached" if item is None else _bracketed(item) for item in value)
-    if value is None:
-        return "–"
-    if not isinstance(value, float):
-        return str(value)
-    if 1e3 <= abs(value) < 1e7:
-        return f"{float(f'{value:.3g}'):,.0f}"
-    return f"{value:.3g}"
+def headlines(out: Path) -> list[str]:
+    """The claims that are told first, a line each, of what was published in `out`."""
+    checks = files.read_json(out / "checks.json", "make it again")
+    return [f"  {check['notebook'][:2]} {outcome(check)}: {check['claim']}" for check in checks if check["headline"]]
 
 
-def _bracketed(item: Any) -> str:
-    if not isinstance(item, list):
-        return values(item)
-    return "not reached" if item == [None, None] else f"[{values(item)}]"
+_SIGNS = {
+    r"\varepsilon": "ε", r"\eta": "η", r"\delta": "δ", r"\gamma": "γ", r"\theta": "θ", r"\tau": "τ", r"\sigma": "σ",
+    r"\nabla": "∇", r"\|": "‖", r"\lVert": "‖", r"\rVert": "‖", r"\propto": "∝", r"\sqrt": "√", r"\star": "⋆",
+    r"\mathbb": "", "^2": "²", "^*": "*", "{": "", "}": "",
+}  # fmt: skip
+
+
+def marked(text: str) -> Markup:
+    """Words of ours as HTML: links, `code` and $formulas$ are what Markdown makes of them; all else is itself."""
+
+    from markupsafe import Markup, escape
+
+    def formula(found: re.Match) -> str:
+        told = re.sub(r"_(\{[^}]*\}|\w)", lambda index: f"<sub>{index[1].strip('{}')}</sub>", found[1])
+        for sign, plain in _SIGNS.items():
+            told = told.replace(sign, plain)
+        return f"<i>{told}</i>"
+
+    text = re.sub(r"\[`?([^\]`]+)`?\]\(([\w/]+)\.ipynb\)", r'<a href="#\2">\1</a>', str(escape(text)))
+    return Markup(re.sub(r"\$([^$]+)\$", formula, re.sub(r"`([^`]+)`", r"<code>\1</code>", text)))
+
+
+def _command(name: str, content: Mapping[str, Any]) -> str:
+    """What makes a notebook's figures again."""
+    given = (f"-p {key} {shlex.quote(json.dumps(value))}" for key, value in content.get("parameters", {}).items())
+    return " ".join(["python -m sfolib figures", name[:2], "--scale", content.get("scale", "quick"), *given])
 
 
 def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
@@ -266,6 +387,7 @@ def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
     text = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
     heading = re.match(r"#\s*(.+)", text)
     words = [f"scale {content['scale']}"] if "scale" in content else []
+    words += [f"{name} = {value}" for name, value in content.get("parameters", {}).items()]
     ended = (folder / _RAN).exists()
     if ended:
         words.append(f"ran in {read_ran(folder)['seconds']:.0f} s")
@@ -273,8 +395,10 @@ def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
         "name": path.stem,
         "title": heading[1] if heading else path.stem,
         "summary": " · ".join(words),
+        "command": _command(path.stem, content),
         "error": outcome.error if outcome else _UNFINISHED if began and not ended else None,
         "figures": content["figures"],
-        "checks": content["checks"],
+        "checks": [check | {"anchor": f"{path.stem}-claim-{i}"} for i, check in enumerate(content["checks"], 1)],
+        "left_out": content.get("left_out", []),
         "turned": differences(content["checks"], known_verdicts(content.get("scale", ""))),
     }

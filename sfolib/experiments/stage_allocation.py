@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import AfterValidator, PositiveFloat, PositiveInt, model_validator
 
-from sfolib.analysis.claims import Check
+from sfolib._utils.errors import require
+from sfolib.analysis.claims import Check, check
 from sfolib.analysis.pilot import local_smoothness
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band, trajectories
 from sfolib.plotting.stage_lengths import allotments, budget_ends, exponents
 from sfolib.problems.specs import named
-from sfolib.schedules.published import allocation, capped_stage, stagewise
+from sfolib.schedules.published import allocation, stagewise
 from sfolib.theory import bounds, stage_growth
 from sfolib.theory.quadratic import PowerLawQuadratic
 from sfolib.training.loop import Trainer
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
+
+
+def _growth(pair: list[float]) -> list[float]:
+    if not pair[0] > pair[1] >= 1:
+        raise ValueError("must be δ above γ, and that 1 or above")
+    return pair
+
+
+Growth = Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), AfterValidator(_growth)]
+MODELS = ("softmax", "mlp", "cnn")
 
 
 class Parameters(notebook.Parameters):
@@ -36,24 +47,30 @@ class Parameters(notebook.Parameters):
         },
     }
 
-    growths: list[list[PositiveFloat]] = Field(
+    growths: Annotated[list[Growth], Field(min_length=1)] = Field(
         [[2.0, 1.4], [2.0, 1.0], [3.0, 1.2], [4.0, 2.0]],
         description="(δ, γ) that are measured",
     )
-    k: list[PositiveFloat] = Field(
+    k: Annotated[list[notebook.Above1], Field(min_length=1)] = Field(
         [1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0], description="exponents of the allotment whose rates are measured"
     )
     batch_size: PositiveInt = Field(16, description="the first stage's batch size …")
     lr: PositiveFloat = Field(0.1, description="… and learning rate")
     stages: PositiveInt = Field(7, description="of the schedules with a given budget")
     quadratic_sigma2: PositiveFloat = Field(4.0, description="synthetic quadratic with L and Δ of 1")
-    quadratic_budgets: list[PositiveFloat] = Field(
+    quadratic_budgets: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = Field(
         [10000.0, 10000000.0], description="least and largest budget in gradient evaluations"
     )
-    models: list[str] = by_scale('on digits: "softmax", "mlp", "cnn"')
+    models: Annotated[list[Literal[MODELS]], Field(min_length=1)] = by_scale('on digits: "softmax", "mlp", "cnn"')
     epochs: dict[str, list[PositiveInt]] = by_scale("for each model, the budgets in epochs")
     seeds: PositiveInt = by_scale("independent runs")
     l2: PositiveFloat = Field(0.001, description="digits; ℓ2 coefficient")
+
+    @model_validator(mode="after")
+    def _epochs_of_each(self) -> Parameters:
+        missing = [model for model in self.models if not self.epochs.get(model)]
+        require(not missing, "epochs", self.epochs, f"must say the budgets of {', '.join(missing)} too")
+        return self
 
 
 TITLES = {"softmax": "softmax regression", "mlp": "a network of one hidden layer", "cnn": "a convolutional network"}
@@ -97,7 +114,7 @@ class GivenBudget:
     def __init__(self, p: Parameters):
         self.delta, self.gamma = p.growths[0]
         self.m = np.arange(p.stages)
-        pairs = [capped_stage(int(j), p.batch_size, p.lr, self.delta, self.gamma) for j in self.m]
+        pairs = [bounds.capped_stage(int(j), p.batch_size, p.lr, self.delta, self.gamma)[:2] for j in self.m]
         self.sizes, self.lrs = np.array(pairs).T
         self.q = PowerLawQuadratic(lam_min=1e-6, sigma2=p.quadratic_sigma2)
         self.noiseless = PowerLawQuadratic(lam_min=1e-6, sigma2=0.0)
@@ -188,6 +205,11 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     )
 
 
+def inside(at_end: pd.DataFrame, best: pd.Series) -> np.ndarray:
+    """The best exponents, nan where the best one tried is the least or the largest of all: it may lie beyond."""
+    return best.where((best > at_end.columns.min()) & (best < at_end.columns.max())).to_numpy()
+
+
 def figures(res: SimpleNamespace) -> notebook.Figures:
     p = res.p
     falling = [
@@ -206,7 +228,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     }
     labels = {"bound": "by T1's bound", "exact": "exact"}
     given = allotments(
-        [Band(labels[how], how, res.budgets, found.to_numpy()) for how, found in res.best.items()], named_ends
+        [Band(labels[how], how, res.budgets, inside(res.at_end[how], found)) for how, found in res.best.items()],
+        named_ends,
     )
     by_plan = {model: res.ended[res.ended["model"] == model].groupby("allotment", sort=False) for model in p.models}
     measured = budget_ends(
@@ -217,19 +240,19 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             for model, plans in by_plan.items()
         }
     )
-    shown = p.models[-1]
+    shown, pair = p.models[-1], f"δ = {p.growths[0][0]:g}, γ = {p.growths[0][1]:g}"
     curves = trajectories({name: res.runs[shown, p.epochs[shown][-1], name] for name in res.NAMED})
     return {
         "rates": (
             rates,
             "Left: the exponent of min E‖∇f‖² = O(N^−p) when stage m has a share (δ/γ)^(k m) of the gradient "
-            "evaluations. Dashed: T5. Dots: exact quadratic; squares: T1's bound. "
-            "Right: the exact path for δ = 2, γ = 1.4. Equal epochs stall; k = 2 falls fastest.",
+            "evaluations. Dashed: T5. Dots: exact quadratic; squares: T1's bound, pairs side by side. "
+            f"Right: the exact path for {pair}. Equal epochs stall; k = 2 falls fastest.",
         ),
         "given": (
             given,
-            "Seven stages and a given budget (quadratic, δ = 2, γ = 1.4). Left: the allotment that ends lowest, by "
-            "T1's bound and exactly; k was tried from −2 to 6. "
+            f"{p.stages} stages and a given budget (quadratic, {pair}). Left: the allotment that ends lowest, by "
+            "T1's bound and exactly; k was tried from −2 to 6, and where one of these ends was best nothing is drawn. "
             "Right: where each allotment ends, over the best one's end. By the bound, late stages need the more the "
             "larger the budget. In truth they never do.",
         ),
@@ -246,7 +269,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     }
 
 
-def claims(res: SimpleNamespace) -> list[Check]:
+def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
     off = res.tested["k"] != 2
     by_pair = res.tested.groupby(["delta", "gamma"], sort=False)
@@ -260,11 +283,12 @@ def claims(res: SimpleNamespace) -> list[Check]:
         for how, f in (("bound", res.given.bound), ("exact", res.given.exact))
     }
     preferred = over["bound"] < 1
-    print(
-        f"T1's bound prefers k = 2 to equal epochs from N = {res.budgets[preferred][0]:,.0f} on; exactly, k = 2 ends "
-        "at "
-        f"{over['exact'][preferred].min():.3f} to {over['exact'][preferred].max():.3f} times as much"
-    )
+    if preferred.any():
+        print(
+            f"T1's bound prefers k = 2 to equal epochs from N = {res.budgets[preferred][0]:,.0f} on; exactly, k = 2 "
+            f"ends at {over['exact'][preferred].min():.3f} to {over['exact'][preferred].max():.3f} times as much"
+        )
+    pair = f"δ = {p.growths[0][0]:g}, γ = {p.growths[0][1]:g}"
     why = (
         "For a given number of stages the noise at the end is that of the last stage, as long as it lasts some "
         "1/(ηλ) steps: what came before is forgotten (next claim), and T1 counts it in full. "
@@ -291,7 +315,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
         model: ", ".join(f"{x:.2g}" for x in ours["end"] / theirs["end"]) for model, (ours, theirs) in sides.items()
     }
     checks = [
-        Check(
+        check(
             "Exponents fitted from the bound are p(k) = min(1 − 1/k, 1/k), k ≠ 2, for every δ and γ",
             "equal",
             measured=res.tested["bound"][off],
@@ -311,17 +335,20 @@ def claims(res: SimpleNamespace) -> list[Check]:
             source="T5 [N]",
             figure="rates",
         ),
-        Check(
+        check(
             "Quadratic, every δ and γ: no other allotment falls as fast as e = (δ/γ)²",
             "upper_bound",
-            measured=[pair.loc[pair["k"] != 2, "exact"].max() for _, pair in by_pair],
+            measured=[pair.loc[pair["k"] != 2, "exact"].max() for _, pair in by_pair]
+            if 2 in p.k and len(p.k) > 1
+            else [],
+            missing="k = 2 and others must be among k",
             theory=[pair.loc[pair["k"] == 2, "exact"].min() for _, pair in by_pair],
             exact=True,
             source="T4 [S], T5 [N]",
             figure="rates",
         ),
         Check(
-            "Quadratic, δ = 2, γ = 1.4: the second half of the stages halves min E‖∇f‖² at e = δ/γ, and gains "
+            f"Quadratic, {pair}: the second half of the stages halves min E‖∇f‖² at e = δ/γ, and gains "
             "nothing with equal epochs",
             "equal",
             measured=[half[halving], half[equal]],
@@ -331,7 +358,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             source="T1 [S], T5 [N]",
             figure="rates",
         ),
-        Check(
+        check(
             "Quadratic, given budget: e = (δ/γ)² ends at most where equal epochs do, at every budget for which T1's "
             "bound says so",
             "upper_bound",

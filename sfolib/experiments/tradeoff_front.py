@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
 
 from sfolib import plotting
+from sfolib._utils.errors import require
 from sfolib.analysis.claims import Check
 from sfolib.analysis.crossings import crossings, pareto
 from sfolib.analysis.fits import Front, fit_front, power_law_scatter
@@ -65,12 +66,12 @@ class Parameters(notebook.Parameters):
         },
     }
 
-    quadratic_eps2: list[PositiveFloat] = Field(
+    quadratic_eps2: notebook.Values = Field(
         [0.01, 0.001], description="synthetic quadratic with L and σ² of 1; targets ε²"
     )
-    eps2: list[PositiveFloat] = by_scale("digits; targets ε²")
+    eps2: notebook.Values = by_scale("digits; targets ε²")
     l2: PositiveFloat = Field(0.001, description="digits; ℓ2 coefficient")
-    lrs: list[PositiveFloat] = by_scale("digits; learning rates")
+    lrs: notebook.Values = by_scale("digits; learning rates")
     largest_batch_size: PositiveInt = by_scale("digits; batch sizes are 4, 8, 16, … this")
     seeds: PositiveInt = by_scale("independent runs")
     max_steps: PositiveInt = by_scale("budget of a run, in steps …")
@@ -175,6 +176,12 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     grid = pd.concat([crossings([run], p.eps2, lr=lr, source="measured") for (_, lr), run in runs.items()])
     grid = grid[np.isfinite(grid["samples"])].reset_index(drop=True)
     measured = {target: pareto(grid[grid["eps2"] == target]) for target in p.eps2}
+    known = [target for target, frame in measured.items() if len(frame) > 2]
+    how = "none was reached by the three pairs that a front takes: larger ones, or larger max_steps and max_samples"
+    require(len(known) > 0, "eps2", p.eps2, how)
+    if len(known) < len(p.eps2):
+        print(f"left out: of eps2 = {p.eps2} fewer than three pairs reached {sorted({*p.eps2} - {*known})}")
+        p, measured = p.model_copy(update={"eps2": known}), {target: measured[target] for target in known}
     fits = {target: fit_front(frame["steps"], frame["samples"]) for target, frame in measured.items()}
     c, eps = PowerLawQuadratic().constants(), p.quadratic_eps2[0] ** 0.5
     steps = bounds.front_min_steps(c, eps) * np.geomspace(1.05, 40, 50)

@@ -1,5 +1,6 @@
 """Gradient variances without per-sample gradients, full gradients, curvature and its noise, of any model."""
 
+from sfolib.gradients.checks import Loss
 from sfolib.gradients.curvature import (
     CurvatureNoise,
     Hessian,
@@ -13,7 +14,7 @@ from sfolib.gradients.curvature import (
     smoothness,
 )
 from sfolib.gradients.layers import RULES
-from sfolib.gradients.per_sample import Loss
+from sfolib.gradients.stable_lr import StableLr, largest_stable_lr
 from sfolib.gradients.statistics import (
     CHUNK,
     GradientStatistics,
@@ -23,6 +24,7 @@ from sfolib.gradients.statistics import (
     measure_constants,
     population_variance,
 )
+from sfolib.gradients.successive import SuccessiveGradients, SuccessiveProducts
 
 __all__ = [
     "CHUNK",
@@ -33,12 +35,16 @@ __all__ = [
     "Loss",
     "NoiseSpectrum",
     "Population",
+    "StableLr",
+    "SuccessiveGradients",
+    "SuccessiveProducts",
     "curvature_noise",
     "full_gradient_sqnorm",
     "gradient_covariance",
     "gradient_statistics",
     "hessian",
     "largest_eigenvalue",
+    "largest_stable_lr",
     "measure_constants",
     "noise_spectrum",
     "noise_vectors",

@@ -21,11 +21,12 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
 from sfolib._utils.errors import require, whole
-from sfolib.gradients.per_sample import Loss
+from sfolib.gradients.batches import Batch, call, device, n_samples, take
+from sfolib.gradients.checks import Loss
+from sfolib.gradients.one_by_one import per_sample_gradients
 from sfolib.theory import local
 
 _AT_ONCE = 64  # rows of a Hessian in one pass
-_EACH = 256  # per-sample gradients in one pass
 
 
 @contextmanager
@@ -57,20 +58,21 @@ class Hessian:
     gradient: G, (parameters,). samples: gradient evaluations so far. The graph of the gradient over all of `x` is held.
     """
 
-    def __init__(self, model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, l2: float = 0.0):
-        require(len(x) == len(y) and len(x) > 0, "x", len(x), f"must be as many samples as labels ({len(y)}), not 0")
-        self.parameters, self.n, self.l2 = trainable(model), len(x), l2
+    def __init__(self, model: nn.Module, loss_fn: Loss, x: Batch, y: Batch, l2: float = 0.0):
+        self.n = n_samples(x, y)
+        require(self.n > 0, "x", self.n, "must be at least one sample")
+        self.parameters, self.l2 = trainable(model), l2
         with eval_mode(model), torch.enable_grad():
-            loss = loss_fn(model(x), y)
+            loss = loss_fn(call(model, x), y)
             self._gradient = torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True)
         self.gradient = _flat(self._gradient).detach() + l2 * _flat(self.parameters).detach()
-        self.size, self.samples = len(self.gradient), len(x)
+        self.size, self.samples = len(self.gradient), self.n
 
     def product(self, v: Tensor) -> Tensor:
         """H v, or H times each row of v (rows, parameters)."""
         rows, v = v.dim() > 1, v.to(self.gradient)
         parts = v.split([p.numel() for p in self.parameters], -1)
-        directions = [t.reshape(*v.shape[:-1], *p.shape) for t, p in zip(parts, self.parameters, strict=True)]
+        directions = [t.reshape((*v.shape[:-1], *p.shape)) for t, p in zip(parts, self.parameters, strict=True)]
         columns = torch.autograd.grad(
             self._gradient, self.parameters, directions,
             retain_graph=True, allow_unused=True, materialize_grads=True, is_grads_batched=rows,
@@ -79,7 +81,7 @@ class Hessian:
         return _flat(columns, len(v) if rows else 0) + self.l2 * v
 
 
-def smoothness(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, *, l2: float = 0.0) -> float:
+def smoothness(model: nn.Module, loss_fn: Loss, x: Batch, y: Batch, *, l2: float = 0.0) -> float:
     """λ_max, the largest eigenvalue of H at θ: the local L of A1. `largest_eigenvalue` tells the cost as well."""
     return largest_eigenvalue(Hessian(model, loss_fn, x, y, l2))
 
@@ -106,7 +108,7 @@ def largest_eigenvalue(hessian: Hessian, accuracy: float | None = None, vectors:
 
 
 # ------------------------------------------------------------------------------------------ whole matrices
-def hessian(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, *, l2: float = 0.0) -> np.ndarray:
+def hessian(model: nn.Module, loss_fn: Loss, x: Batch, y: Batch, *, l2: float = 0.0) -> np.ndarray:
     """H as a matrix, (parameters, parameters), float64. Costs (1 + 2 × parameters) n gradient evaluations."""
     products = Hessian(model, loss_fn, x, y, l2)
     unit = torch.eye(products.size, dtype=products.gradient.dtype, device=products.gradient.device)
@@ -114,44 +116,39 @@ def hessian(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, *, l2: float 
     return (rows + rows.T) / 2
 
 
-def gradient_covariance(model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor) -> np.ndarray:
+def gradient_covariance(model: nn.Module, loss_fn: Loss, x: Batch, y: Batch) -> np.ndarray:
     """Σ as a matrix, (parameters, parameters), float64, from per-sample gradients. Costs n gradient evaluations."""
-    values = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    require(bool(values), "model", type(model).__name__, "must have trainable parameters")
-
-    def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return loss_fn(torch.func.functional_call(model, values, x[None]), y[None])
-
-    each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))
-    second = mean = 0.0
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    require(bool(named), "model", type(model).__name__, "must have trainable parameters")
+    n, second, mean = n_samples(x, y), 0.0, 0.0
     with eval_mode(model):
-        for x_part, y_part in zip(x.split(_EACH), y.split(_EACH), strict=True):
-            rows = _flat([*each(values, x_part, y_part).values()], len(x_part)).double()
-            second, mean = second + rows.T @ rows, mean + rows.sum(0)
-    mean = mean / len(x)
-    return (second / len(x) - torch.outer(mean, mean)).cpu().numpy()
+        for each in per_sample_gradients(model, loss_fn, x, y, named):
+            g = _flat(each, len(each[0])).double()
+            second, mean = second + g.T @ g, mean + g.sum(0)
+    mean = mean / n
+    return (second / n - torch.outer(mean, mean)).cpu().numpy()
 
 
 # ---------------------------------------------------------------------------------------------- by probes
 def noise_vectors(
-    model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, count: int, sample: int | None = None, seed: int = 0
+    model: nn.Module, loss_fn: Loss, x: Batch, y: Batch, count: int, sample: int | None = None, seed: int = 0
 ) -> Tensor:
     """Independent v of mean 0 with E vvᵀ = Σ exactly, (count, parameters); each costs `sample` gradient evaluations.
 
     v = ½ √(m (n − 1)/n) (g_A − g_B), A and B the halves of m = `sample` different samples, drawn anew for each v. m is
     even, at most n; None: all samples (but one where n is odd), which varies least.
     """
-    n = len(x)
+    n = n_samples(x, y)
     require(n >= 2, "x", n, "must hold at least 2 samples")
     whole("count", count)
     size = n - n % 2 if sample is None else sample
-    even = isinstance(size, int) and size % 2 == 0 and 2 <= size <= n
+    even = isinstance(size, int | np.integer) and size % 2 == 0 and 2 <= size <= n
     require(even, "sample", sample, f"must be even, from 2 to the number of samples, {n}")
     parameters, rng, found = trainable(model), torch.Generator().manual_seed(seed), []
     for _ in range(count):
-        halves = torch.randperm(n, generator=rng)[:size].to(x.device).chunk(2)
+        halves = torch.randperm(n, generator=rng)[:size].to(device(x)).chunk(2)
         with eval_mode(model), torch.enable_grad():
-            first, second = (loss_fn(model(x[half]), y[half]) for half in halves)
+            first, second = (loss_fn(call(model, take(x, half)), take(y, half)) for half in halves)
             difference = torch.autograd.grad(first - second, parameters, allow_unused=True, materialize_grads=True)
         found.append(_flat(difference) * (0.5 * (size * (n - 1) / n) ** 0.5))
     return torch.stack(found)
@@ -178,8 +175,8 @@ class CurvatureNoise:
 def curvature_noise(
     model: nn.Module,
     loss_fn: Loss,
-    x: Tensor,
-    y: Tensor,
+    x: Batch,
+    y: Batch,
     *,
     l2: float = 0.0,
     vectors: int = 16,
@@ -194,7 +191,7 @@ def curvature_noise(
     require(whole("vectors", vectors) >= 3, "vectors", vectors, "must be 3 or more for an error of tr(Σ²)")
     products = Hessian(model, loss_fn, x, y, l2)
     v = noise_vectors(model, loss_fn, x, y, vectors, sample, seed)
-    spent = vectors * (len(x) - len(x) % 2 if sample is None else sample)
+    spent = vectors * (products.n - products.n % 2 if sample is None else sample)
     along = np.array([(products.product(row).double() @ row.double()).item() for row in v])
     gradient = products.gradient.double()
     squares = (v.double() @ v.double().T).square().cpu().numpy()
@@ -244,8 +241,8 @@ class NoiseSpectrum:
 def noise_spectrum(
     model: nn.Module,
     loss_fn: Loss,
-    x: Tensor,
-    y: Tensor,
+    x: Batch,
+    y: Batch,
     *,
     l2: float = 0.0,
     vectors: int = 4,
@@ -261,7 +258,7 @@ def noise_spectrum(
     whole("products", products)
     operator = Hessian(model, loss_fn, x, y, l2)
     v = noise_vectors(model, loss_fn, x, y, vectors, sample, seed)
-    spent = vectors * (len(x) - len(x) % 2 if sample is None else sample)
+    spent = vectors * (operator.n - operator.n % 2 if sample is None else sample)
     eigenvalues, weights = np.zeros((2, vectors, products))
     for i, start in enumerate(v):
         values, of_each = _quadrature(operator, start, products)

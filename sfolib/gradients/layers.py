@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 Terms = Iterator[tuple[str, Tensor, Tensor]]  # (parameter, ‖g_i‖² for each i, g_i·direction for each i)
 
+FORMED = 2**23  # elements of one layer's per-sample gradients that are kept
 SCRATCH = 2**19  # elements of a layer's temporaries; they should stay in a core's cache
 
 
@@ -29,9 +31,18 @@ def _sum(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1)
 
 
+def _squares(t: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(t.flatten(1), dim=1).square()
+
+
 def _vectors(name: str, g: Tensor, v: Tensor) -> tuple[str, Tensor, Tensor]:
     g = g.flatten(1)
-    return name, _sum(g.square()), g @ v.flatten()
+    return name, _squares(g), g @ v.flatten()
+
+
+def _is_smaller(fan_in: int, out: int, positions: int) -> bool:
+    """Whether a weight's gradient is smaller than what it is made of."""
+    return fan_in * out <= positions * (fan_in + out)
 
 
 def _repeated(a: Tensor, d: Tensor, v: Tensor, rows: Callable, apply: Callable) -> Terms:
@@ -40,7 +51,7 @@ def _repeated(a: Tensor, d: Tensor, v: Tensor, rows: Callable, apply: Callable) 
     d (n, groups, T, out), v (groups, out, in); `rows(a)` (n, groups, T, in); `apply(a)`, the layer of v, like d.
     """
     (groups, out, fan_in), positions = v.shape, d.shape[2]
-    formed = fan_in * out <= positions * (fan_in + out)
+    formed = _is_smaller(fan_in, out, positions)
     scratch = groups * (fan_in * positions + (fan_in * out if formed else 2 * positions**2))
     sqnorms, products = [], []
     for a_part, d_part in _chunks(scratch, a, d):
@@ -65,42 +76,97 @@ def _linear(layer: nn.Linear, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Ter
         if "bias" in v:
             yield _vectors("bias", d.sum(1), v["bias"])
         return
-    sqnorms = _sum(d.square())
+    sqnorms = _squares(d)
     if "weight" in v:
-        yield "weight", _sum(a.square()) * sqnorms, _sum(d * F.linear(a, v["weight"]))
+        yield "weight", _squares(a) * sqnorms, _sum(d * F.linear(a, v["weight"]))
     if "bias" in v:
         yield "bias", sqnorms, d @ v["bias"]
 
 
-def _conv2d(layer: nn.Conv2d, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:
+def _positions(t: Tensor, groups: int) -> Tensor:
+    """(n, groups × channels, *space) as (n, groups, positions, channels)."""
+    return t.flatten(2).unflatten(1, (groups, -1)).mT
+
+
+def _kernels(v: Tensor, groups: int) -> Tensor:
+    """A convolution's weight (out, in, *kernel) as (groups, out, kernel × in), like `_patches`."""
+    return v.movedim(1, -1).reshape(groups, len(v) // groups, -1)
+
+
+def _patches(layer: _ConvNd, a: Tensor, size: torch.Size) -> Tensor:
+    """What the kernel sees of (n, channels, *space) at `size` positions: (n, groups, positions, kernel × in), channels
+    innermost: copied in runs, where `F.unfold` goes element by element."""
+    if layer.transposed:
+        padding = [p for p in reversed(layer.padding) for _ in range(2)]
+    else:
+        padding = layer._reversed_padding_repeated_twice
+    if layer.padding_mode == "zeros":
+        a = F.pad(a.movedim(1, -1), (0, 0, *padding)).contiguous()
+    else:
+        a = F.pad(a, padding, layer.padding_mode).movedim(1, -1).contiguous()
+    n, per_group, space = len(a), a.shape[-1] // layer.groups, a.stride()[1:-1]
+    shape = (n, layer.groups, *size, *layer.kernel_size, per_group)
+    steps = [s * stride for s, stride in zip(space, layer.stride, strict=True)]
+    inside = [s * dilation for s, dilation in zip(space, layer.dilation, strict=True)]
+    patches = a.as_strided(shape, (a.stride(0), per_group, *steps, *inside, 1))
+    return patches.reshape(n, layer.groups, size.numel(), -1)
+
+
+def _convolved(layer: _ConvNd, a: Tensor, v: Tensor, size: torch.Size) -> Tensor:
+    if not layer.transposed:
+        return layer._conv_forward(a, v, None)
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(size) - 1]
+    found = convolve(a, v, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    for axis, length in enumerate(size, 2):  # output_padding may add positions
+        found = found.narrow(axis, 0, length)
+    return found
+
+
+def _conv(layer: _ConvNd, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:
+    """A transposed one's weight (in, out, *kernel) acts as that of a convolution of d with gradient a."""
     if "bias" in v:
-        yield _vectors("bias", d.flatten(2).sum(2), v["bias"])
+        yield _vectors("bias", _over_space(d), v["bias"])
     if "weight" not in v:
         return
-    weight, groups, size = v["weight"], layer.groups, d.shape[2:]
-    left, right, top, bottom = layer._reversed_padding_repeated_twice
+    weight, groups = v["weight"], layer.groups
+    source, at = (d, a) if layer.transposed else (a, d)
+    size = at.shape[2:]
 
-    def by_position(t: Tensor) -> Tensor:
-        return t.flatten(2).unflatten(1, (groups, -1)).mT
+    def rows(source: Tensor) -> Tensor:
+        return _patches(layer, source, size)
 
-    def rows(a: Tensor) -> Tensor:
-        """The patches, channels innermost: copied in runs, where `F.unfold` goes element by element."""
-        if layer.padding_mode == "zeros":
-            a = F.pad(a.permute(0, 2, 3, 1), (0, 0, left, right, top, bottom)).contiguous()
-        else:
-            a = F.pad(a, (left, right, top, bottom), layer.padding_mode).permute(0, 2, 3, 1).contiguous()
-        n, _, _, channels = a.shape
-        per_group = channels // groups
-        shape = (n, groups, *size, *layer.kernel_size, per_group)
-        (sh, sw), (dh, dw), (_, h, w, _) = layer.stride, layer.dilation, a.stride()
-        patches = a.as_strided(shape, (a.stride(0), per_group, h * sh, w * sw, h * dh, w * dw, 1))
-        return patches.reshape(n, groups, size.numel(), -1)
+    def apply(source: Tensor) -> Tensor:
+        return _positions(_convolved(layer, source, weight, size), groups)
 
-    def apply(a: Tensor) -> Tensor:
-        return by_position(layer._conv_forward(a, weight, None))
+    yield from _repeated(source, _positions(at, groups), _kernels(weight, groups), rows, apply)
 
-    direction = weight.permute(0, 2, 3, 1).reshape(groups, layer.out_channels // groups, -1)
-    yield from _repeated(a, by_position(d), direction, rows, apply)
+
+def is_formed(layer: nn.Module, a: torch.Size, d: torch.Size) -> bool:
+    """Whether per-sample gradients of this layer's weight are small enough to be kept: their mean is then the weight's
+    gradient, which the backward pass need not take. a, d: the shapes of its input and output."""
+    if type(layer) not in _CONVOLUTIONS:
+        return False
+    weight, at = layer.weight, a if layer.transposed else d
+    out, fan_in = len(weight) // layer.groups, weight[0].numel()
+    return _is_smaller(fan_in, out, at[2:].numel()) and at[0] * weight.numel() <= FORMED
+
+
+def formed(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
+    """g_i of its weight, (n, groups, out, kernel × in)."""
+    source, at = (d, a) if layer.transposed else (a, d)
+    size, at = at.shape[2:], _positions(at, layer.groups)
+    scratch = layer.weight.numel() + at.shape[2] * layer.weight[0].numel() * layer.groups
+    return torch.cat([d_part.mT @ _patches(layer, part, size) for part, d_part in _chunks(scratch, source, at)])
+
+
+def formed_sum(layer: _ConvNd, g: Tensor) -> Tensor:
+    """Σ_i g_i in the form of the weight."""
+    weight = layer.weight
+    return g.sum(0).reshape(len(weight), *weight.shape[2:], weight.shape[1]).movedim(-1, 1).contiguous()
+
+
+def formed_terms(layer: _ConvNd, g: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return _vectors("weight", g, _kernels(v, layer.groups))[1:]
 
 
 def _embedding(layer: nn.Embedding, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:
@@ -138,6 +204,12 @@ def _layer_norm(layer: nn.LayerNorm, a: Tensor, d: Tensor, v: dict[str, Tensor])
     return _affine(d, lambda: F.layer_norm(a, layer.normalized_shape, eps=layer.eps), pool, v)
 
 
+def _rms_norm(layer: nn.RMSNorm, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:
+    size = math.prod(layer.normalized_shape)
+    normalised = F.rms_norm(a, layer.normalized_shape, eps=layer.eps)
+    yield _vectors("weight", (d * normalised).reshape(len(d), -1, size).sum(1), v["weight"])
+
+
 def _batch_norm(layer: _BatchNorm, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:
     def normalised() -> Tensor:
         return F.batch_norm(a, layer.running_mean, layer.running_var, eps=layer.eps)
@@ -145,12 +217,18 @@ def _batch_norm(layer: _BatchNorm, a: Tensor, d: Tensor, v: dict[str, Tensor]) -
     return _affine(d, normalised, _over_space, v)
 
 
+_CONVOLUTIONS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
 RULES: dict[type[nn.Module], Callable[..., Terms]] = {
     nn.Linear: _linear,
-    nn.Conv2d: _conv2d,
+    **dict.fromkeys(_CONVOLUTIONS, _conv),
     nn.Embedding: _embedding,
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
+    nn.RMSNorm: _rms_norm,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
+    nn.BatchNorm3d: _batch_norm,
 }

@@ -1,54 +1,64 @@
 """One ordinary backward pass, its captures, and the linear pass over them that reads the per-sample terms.
 
-Hooks keep each layer's input a and the gradient d at its output; the rules of `layers` make of them ‖g_i‖² and
-g_i·direction for every sample i and parameter tensor. No hook stays, whatever is raised.
+Hooks keep each layer's input a, the backward pass gives the gradient d at its output; the rules of `layers` make of it
+‖g_i‖² and g_i·direction for every sample i and parameter tensor. Where a parameter has no rule, the model's per-sample
+gradients are formed (`one_by_one`), with a warning. Either way the mean of g_i·direction must be ḡ·direction. No hook
+stays, whatever is raised.
 """
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn.modules.module import _global_forward_hooks
+from torch.nn.parallel import DistributedDataParallel
 
 from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require
-from sfolib.gradients.layers import RULES
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+from sfolib.gradients.batches import Batch, call, device, mapped, n_samples, take, tensors, wide
+from sfolib.gradients.checks import Loss, check_layers, check_mean, samples_apart, tolerance, unmoved
+from sfolib.gradients.layers import RULES, formed, formed_sum, formed_terms, is_formed
+from sfolib.gradients.one_by_one import per_sample_gradients
 
 
 @dataclass
 class _Call:
-    """One call of a layer: its input and, after the backward pass, the gradient at its output."""
+    """One call of a layer: its input, where its output is in the graph, and after the backward pass the gradient there.
+
+    g: per-sample gradients of its weight, where `layers` forms them.
+    """
 
     layer: str
     a: Tensor
-    dtype: torch.dtype  # of its output
+    edge: GradientEdge
+    shape: torch.Size  # of its output
+    dtype: torch.dtype
     d: Tensor | None = None
-
-    def receive(self, d: Tensor) -> None:
-        self.d = d
+    g: Tensor | None = None
 
 
 @contextmanager
 def _captured(layers: dict[str, nn.Module]) -> Iterator[list[_Call]]:
-    """Record the calls of `layers`. A tensor's hook, unlike a module's, sees d before an in-place ReLU has."""
+    """Record the calls of `layers`. An edge is that of a layer's own output, whatever an in-place ReLU makes of it."""
     calls: list[_Call] = []
 
     def hook(name: str) -> Callable:
         def record(_module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
             if output.requires_grad:
-                calls.append(_Call(name, (*args, *kwargs.values())[0].detach(), output.dtype))
-                output.register_hook(calls[-1].receive)
+                a = (*args, *kwargs.values())[0].detach()
+                calls.append(_Call(name, a, get_gradient_edge(output), output.shape, output.dtype))
 
         return record
 
@@ -60,27 +70,15 @@ def _captured(layers: dict[str, nn.Module]) -> Iterator[list[_Call]]:
             handle.remove()
 
 
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules that own trainable parameters, by name; `InputError` where per-sample gradients make no sense."""
-    layers = {}
-    for name, module in model.named_modules():
-        what = f"{name or 'model'}: {type(module).__name__}"
-        if isinstance(module, _BatchNorm):
-            fixed = not module.training and module.track_running_stats
-            why = "batch statistics make a sample's loss depend on the others; use model.eval()"
-            require(fixed, "model", what, why)
-        if isinstance(module, _DropoutNd):
-            still = not module.training or module.p == 0
-            require(still, "model", what, "draws random numbers; use model.eval()")
-        if isinstance(module, nn.Embedding):
-            plain = module.max_norm is None and not module.sparse and not module.scale_grad_by_freq
-            require(plain, "model", what, "must have no max_norm, sparse or scale_grad_by_freq")
-        if any(p.requires_grad for p in module.parameters(recurse=False)):
-            known = ", ".join(rule.__name__ for rule in RULES)
-            require(type(module) in RULES, "model", what, f"trainable parameters must belong to {known}")
-            layers[name] = module
-    require(bool(layers), "model", type(model).__name__, "must have trainable parameters")
-    return layers
+def _owners(modules: dict[str, nn.Module]) -> tuple[dict[str, nn.Module], dict[str, nn.Parameter]]:
+    """The modules that own trainable parameters, and these, each once, by name as `named_parameters` has it."""
+    layers, parameters = {}, {}
+    for name, module in modules.items():
+        for key, p in module._parameters.items():
+            if p is not None and p.requires_grad:
+                layers[name] = module
+                parameters.setdefault(p, f"{name}.{key}" if name else key)
+    return layers, {name: p for p, name in parameters.items()}
 
 
 def _uses(loss: Tensor) -> Counter[Tensor]:
@@ -97,43 +95,52 @@ def _uses(loss: Tensor) -> Counter[Tensor]:
     return uses
 
 
-def check_mean(loss_fn: Loss, output: Tensor, y: Tensor) -> None:
-    """Require that the loss of a batch is the mean of the losses of its samples, each taken alone."""
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of one sample a loss may have no value; then it is no such mean
-        whole = loss_fn(output, y)
-        try:
-            single = torch.vmap(lambda o, t: loss_fn(o.unsqueeze(0), t.unsqueeze(0)))(output, y)
-        except Exception:  # what vmap cannot follow, it says in many ways
-            single = torch.stack([loss_fn(output[i : i + 1], y[i : i + 1]) for i in range(len(output))])
-    gap, size = (whole - single.mean()).abs().item(), single.abs().mean().item()
-    # a loss that is not a number is no proof, unless the batch's is one
-    other = bool(whole.isfinite()) and not gap <= size * torch.finfo(whole.dtype).eps ** 0.5
-    require(not other, "loss_fn", whole.item(), "must be the mean over the batch of losses of one sample each")
+def scalar_loss(loss_fn: Loss, output: Batch, y: Batch) -> Tensor:
+    loss = loss_fn(output, y)
+    ok = isinstance(loss, Tensor) and loss.dim() == 0 and loss.requires_grad
+    require(ok, "loss_fn", loss, "must return a scalar that depends on trainable parameters")
+    return loss
 
 
-def _random_states(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+def check_samples(
+    model: nn.Module, loss_fn: Loss, x: Batch, y: Batch, loss: Tensor, output: Batch, captures: tuple = ({}, [])
+) -> list[bool]:
+    """Require that the loss is a mean of samples' losses, and that samples are apart.
+
+    captures: layers, and their calls in the forward pass. Returns for each call whether samples are its input's first
+    dimension.
+    """
+    layers, calls = captures
+    n, output = n_samples(x, y), _detached(output)
+
+    def run(few: Batch, capture: bool) -> tuple[Batch, list[Tensor]]:
+        with torch.enable_grad(), _captured(layers if capture else {}) as again:  # torch may go another way without
+            alone = call(model, few)
+        return _detached(alone), [c.a for c in again]
+
+    def alone(i: int) -> Tensor:
+        one = slice(i, i + 1)
+        return loss_fn(call(model, take(x, one)), take(y, one))
+
+    gap = tolerance(device(x), [t.dtype for t in tensors(output)] + [c.dtype for c in calls])
+    apart, of_samples = samples_apart(run, x, n, output, [c.a for c in calls], gap)
+    check_mean(loss_fn, loss.detach(), output, y, n, None if apart else alone, gap)
+    return of_samples
 
 
-def _check_alone(model: nn.Module, x: Tensor, output: Tensor, calls: list[_Call]) -> None:
-    """Require that some samples' outputs are the same without the other samples."""
-    few = x[: min(8, len(x) - 1)]
-    dtypes = [output.dtype, *(call.dtype for call in calls)]
-    tolerance = 1e-2 if x.is_cuda else max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5
-    with torch.no_grad():
-        alone = model(few)
-    same = len(alone) == len(few) and alone.shape[1:] == output.shape[1:]
-    gap = (alone - output[: len(few)]).abs().max() if same else output.new_tensor(torch.inf)
-    mixes = not same or bool(gap > tolerance * output.abs().max())
-    require(not mixes, "model", type(model).__name__, "a sample's output depends on the others, or on random numbers")
+def _detached(output: Batch) -> Batch:
+    return mapped(Tensor.detach, output)
 
 
 class PerSample(NamedTuple):
-    """For t parameter tensors: ḡ, ‖ḡ‖² and ‖direction‖² (t,), and ‖g_i‖² and g_i·direction (t, n), in float64."""
+    """For t parameter tensors: ḡ, ‖ḡ‖² and ‖direction‖² (t,), and ‖g_i‖² and g_i·direction (t, n), in float64.
 
+    means: ḡ in float32 at least; 0 where the loss does not use the parameter, which `used` tells of this rank.
+    """
+
+    parameters: list[nn.Parameter]
     means: list[Tensor]
+    used: list[bool]
     mean_sqnorms: np.ndarray
     direction_sqnorms: np.ndarray
     sqnorms: np.ndarray
@@ -141,74 +148,225 @@ class PerSample(NamedTuple):
 
 
 def per_sample(
-    model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, l2: float, ranks: ProcessGroup = SINGLE, check: bool = True
+    model: nn.Module, loss_fn: Loss, x: Batch, y: Batch, l2: float, ranks: ProcessGroup = SINGLE, check: bool = True
 ) -> PerSample:
     """check: that the loss is a mean of samples' losses, and that samples are apart. The direction of the inner
     products is ḡ + l2·θ; g_i and ḡ are without l2. Of several ranks' samples `x`, `y` are this one's: n, g_i and the
     products are of these, ḡ and the direction of all."""
-    n = len(x)
+    n = n_samples(x, y)
     total = int(ranks.total(n))
-    require(total >= 2, "x", tuple(x.shape), "must hold at least 2 samples")
-    require(len(y) == n, "y", tuple(y.shape), f"must have x's leading dimension, {n}")
-    layers = _layers(model)
-    parameters = {
-        (name, key): p
-        for name, layer in layers.items()
-        for key, p in layer.named_parameters(recurse=False)
-        if p.requires_grad
-    }
-    calls, uses = [], Counter()
-    means = [torch.zeros_like(p) for p in parameters.values()]
-    if n:  # a rank may have no sample of its own
-        before = _random_states(x.device)
-        with torch.enable_grad(), _captured(layers) as calls:
-            output = model(x)
-            loss = loss_fn(output, y)
-        drawn = any(not torch.equal(a, b) for a, b in zip(before, _random_states(x.device), strict=True))
-        if drawn:
-            torch.set_rng_state(before[0])
-            if x.is_cuda:
-                torch.cuda.set_rng_state(before[1], x.device)
-        require(not drawn, "model", type(model).__name__, "draws random numbers; use model.eval()")
-        scalar = loss.dim() == 0 and loss.requires_grad
-        require(scalar, "loss_fn", loss, "must return a scalar that depends on trainable parameters")
-        if check and n > 1:
-            check_mean(loss_fn, output.detach(), y)
-            _check_alone(model, x, output.detach(), calls)
-        owners, uses = Counter(parameters.values()), _uses(loss)
-        for key, p in parameters.items():
-            require(owners[p] == 1 and uses[p] <= 1, "model", ".".join(key), "a parameter may be used only once")
-        means = list(torch.autograd.grad(loss, [*parameters.values()], allow_unused=True, materialize_grads=True))
-        del output, loss
-    means = ranks.mean(means, n / total)
+    require(total >= 2, "x", total, "must hold at least 2 samples")
+    wrapped = isinstance(model, DistributedDataParallel)
+    require(not wrapped, "model", type(model).__name__, "is a wrapper: give model.module, and ranks= for all processes")
+    model = getattr(model, "_orig_mod", model)  # hooks do not run in what torch.compile has made
+    modules = dict(model.named_modules())
+    check_layers(modules)
+    layers, named = _owners(modules)
+    require(bool(named), "model", type(model).__name__, "must have trainable parameters")
+    parameters, on = [*named.values()], device(x)
+    if n:
+        done = _backward(model, modules, loss_fn, x, y, layers, named, check)
+    else:  # a rank may have no sample of its own
+        done = _Backward([None] * len(named), [], Counter(), "", 1, 0.0)
     with torch.no_grad():
-        directions = [mean + l2 * p if l2 else mean for mean, p in zip(means, parameters.values(), strict=True)]
-        terms = _terms(layers, calls, dict(zip(parameters, directions, strict=True)), n)
-        for key, p in parameters.items():
-            require(key in terms or not uses[p], "model", ".".join(key), "is used outside its own layer")
-        none = (means[0].new_zeros(n),) * 2
-        sqnorms, products = (_numbers(t) for t in zip(*(terms.get(key, none) for key in parameters), strict=True))
+        local = [
+            torch.zeros_like(wide(p)) if g is None else wide(g) for p, g in zip(parameters, done.gradients, strict=True)
+        ]
+        if done.scale > 1:
+            torch._foreach_div_(local, done.scale)
+        means = ranks.mean(local, n / total)
+        directions = [mean + l2 * wide(p) for mean, p in zip(means, parameters, strict=True)] if l2 else means
         mean_sqnorms = _numbers([m.square().sum() for m in means])
         direction_sqnorms = _numbers([v.square().sum() for v in directions]) if l2 else mean_sqnorms
-    # d is of the mean loss, 1/n of what it is of the sample's own.
-    return PerSample(means, mean_sqnorms, direction_sqnorms, sqnorms * n**2, products * n)
+        along = mean_sqnorms
+        if l2 or ranks.size > 1:
+            along = _numbers([(a * v).sum() for a, v in zip(local, directions, strict=True)])
+        terms = np.zeros((2, len(named), 0))
+        if n:
+            gap = tolerance(on, [p.dtype for p in parameters] + [c.dtype for c in done.calls])
+            first_other, why = partial(_first_other, [*named], along, direction_sqnorms, gap), done.why
+            if not why:
+                terms, why = _by_rules(layers, done.calls, named, directions, done.uses, n)
+            if not why:
+                terms[0] *= (n / done.scale) ** 2  # d is of scale × the mean loss
+                terms[1] *= n / done.scale
+                other = first_other(*terms)
+                why = f"{other}: its layer is not what its rule is for" if other else ""
+            if why:
+                terms = _formed(model, loss_fn, x, y, named, directions, first_other, why, done.seconds)
+    used = [g is not None for g in done.gradients]
+    return PerSample(parameters, means, used, mean_sqnorms, direction_sqnorms, *terms)
 
 
-def _terms(layers: dict, calls: list[_Call], directions: dict, n: int) -> dict[tuple[str, str], tuple]:
-    """The linear pass. Each capture is let go as soon as it has been read."""
-    terms = {}
+class _Backward(NamedTuple):
+    """gradients: of scale × the loss; None where it does not use a parameter. why: there is no way by rules."""
+
+    gradients: list[Tensor | None]
+    calls: list[_Call]
+    uses: Counter[Tensor]
+    why: str
+    scale: int
+    seconds: float
+
+
+def _backward(
+    model: nn.Module,
+    modules: dict[str, nn.Module],
+    loss_fn: Loss,
+    x: Batch,
+    y: Batch,
+    layers: dict[str, nn.Module],
+    named: dict[str, nn.Parameter],
+    check: bool,
+) -> _Backward:
+    """The forward and backward pass, and what is to be seen of it."""
+    n, uses = n_samples(x, y), Counter()
+    why = next((f"{name or 'model'}: {type(m).__name__}" for name, m in layers.items() if type(m) not in RULES), "")
+    if why:
+        layers, why = {}, f"{why} has no rule"
+    start = time.perf_counter()
+    with torch.enable_grad(), unmoved(modules, device(x)), _captured(layers) as calls:
+        output = call(model, x)
+        loss = scalar_loss(loss_fn, output, y)
+    seconds = time.perf_counter() - start
+    of_samples = [c.a.shape[:1] == (n,) for c in calls]
+    if check and n > 1:
+        of_samples = check_samples(model, loss_fn, x, y, loss, output, (layers, calls))
+    if not why:
+        uses = _uses(loss)
+        other = [c.layer for c, ok in zip(calls, of_samples, strict=True) if not ok]
+        why = _shared(layers, uses) or (f"{other[0]}: samples are not the first dimension" if other else "")
+    # a sample's part of a mean could be below what float16 holds
+    half = torch.float16 in (*(c.dtype for c in calls), *(p.dtype for p in named.values()))
+    scale = n if half else 1
+    start = time.perf_counter()
+    scaled = torch.full_like(loss, scale) if half else None
+    kept = {} if why else {layers[c.layer].weight: c for c in calls if _is_kept(layers[c.layer], c)}
+    wanted = [p for p in named.values() if p not in kept]
+    edges = [] if why else [c.edge for c in calls]
+    found = torch.autograd.grad(loss, [*wanted, *edges], scaled, allow_unused=True)
+    gradients = dict(zip(wanted, found, strict=False))
+    with torch.no_grad():
+        for c, d in zip(calls if edges else [], found[len(wanted) :], strict=True):
+            c.d = d
+        for weight, c in kept.items():
+            layer = layers[c.layer]
+            if c.d is not None:
+                c.g = formed(layer, *(t.to(wide(weight).dtype) for t in (c.a, c.d)))
+                gradients[weight] = formed_sum(layer, c.g)
+    gradients = [gradients.get(p) for p in named.values()]
+    return _Backward(gradients, calls, uses, why, scale, seconds + time.perf_counter() - start)
+
+
+def _is_kept(layer: nn.Module, call: _Call) -> bool:
+    """Not where someone else's hook may have changed the output or is to see the weight's gradient."""
+    own = not (layer._forward_hooks or "forward" in layer.__dict__ or _global_forward_hooks)
+    weight = getattr(layer, "weight", None)
+    own = own and weight is not None and weight.requires_grad and not weight._backward_hooks
+    return own and is_formed(layer, call.a.shape, call.shape)
+
+
+def _shared(layers: dict[str, nn.Module], uses: Counter[Tensor]) -> str:
+    """The first parameter that the loss goes through more than once."""
+    owners: Counter[Tensor] = Counter()
+    for name, layer in layers.items():
+        for key, p in layer._parameters.items():
+            owners[p] += 1
+            if p is not None and p.requires_grad and (owners[p] > 1 or uses[p] > 1):
+                return f"{name}.{key} is used more than once"
+    return ""
+
+
+def _by_rules(
+    layers: dict[str, nn.Module],
+    calls: list[_Call],
+    named: dict[str, nn.Parameter],
+    directions: list[Tensor],
+    uses: Counter[Tensor],
+    n: int,
+) -> tuple[np.ndarray, str]:
+    """The linear pass: ‖g_i‖² and g_i·direction, (2, t, n), or why there are none. Each capture is let go as soon as it
+    has been read."""
+    of, found = dict(zip(named.values(), directions, strict=True)), {}
     while calls:
         call = calls.pop()
         if call.d is None:
             continue
+        if call.d.shape[:1] != (n,):
+            return np.empty(0), f"{call.layer}: samples are not the first dimension"
         layer = layers[call.layer]
-        require(len(call.a) == len(call.d) == n, "model", call.layer, "must keep the samples as first dimension")
-        wanted = {key: v for (name, key), v in directions.items() if name == call.layer}
+        wanted = {key: of[p] for key, p in layer._parameters.items() if p in of}
+        if call.g is not None:
+            found[layer.weight] = formed_terms(layer, call.g, wanted.pop("weight"))
+        if not wanted:
+            continue
         dtype = next(iter(wanted.values())).dtype  # under autocast the captures are of another
         a = call.a.to(dtype) if call.a.is_floating_point() else call.a
-        for key, sqnorms, products in RULES[type(layer)](layer, a, call.d.to(dtype), wanted):
-            terms[call.layer, key] = sqnorms, products
-    return terms
+        for key, *terms in RULES[type(layer)](layer, a, call.d.to(dtype), wanted):
+            found[layer._parameters[key]] = terms
+    outside = next((name for name, p in named.items() if uses[p] and p not in found), "")
+    if outside:
+        return np.empty(0), f"{outside} is used outside its own layer"
+    none = [directions[0].new_zeros(n)] * 2
+    both = zip(*(found.get(p, none) for p in named.values()), strict=True)
+    return _numbers([t for terms in both for t in terms]).reshape(2, len(named), n), ""
+
+
+def _formed(
+    model: nn.Module,
+    loss_fn: Loss,
+    x: Batch,
+    y: Batch,
+    named: dict[str, nn.Parameter],
+    directions: list[Tensor],
+    other: Callable[[np.ndarray, np.ndarray], str],
+    why: str,
+    taken: float,
+) -> np.ndarray:
+    """The same from the per-sample gradients themselves. taken: seconds of a forward and backward pass."""
+    apart = ""
+    torch.func.grad(torch.square)(torch.zeros(()))  # the first call takes seconds, to import
+    for vectorised in (True, False):
+        start, parts = time.perf_counter(), []
+        try:
+            for chunk in per_sample_gradients(model, loss_fn, x, y, named, vectorised):
+                flat = [wide(g).reshape(len(g), -1) for g in chunk]
+                squares = torch.stack([g.square().sum(1) for g in flat])
+                products = torch.stack([g @ v.flatten() for g, v in zip(flat, directions, strict=True)])
+                parts.append(torch.stack([squares, products]).cpu().double())
+        except Exception:  # of what torch.func cannot follow, it says so in many ways
+            if not vectorised:
+                raise
+            continue
+        terms = torch.cat(parts, 2).numpy()
+        apart = other(*terms)
+        if not apart:
+            times = 2 ** max(0, round(math.log2((time.perf_counter() - start) / taken)))  # few different texts
+            how = "by torch.func" if vectorised else "by a backward pass for each"
+            what = f"per-sample gradients are formed, {how}: some {times} times a forward and backward pass"
+            warnings.warn(f"{why}: {what}", stacklevel=4)
+            return terms
+    what = "the batch's gradient is not the mean of its samples' own: they are mixed, or the loss is no mean over them"
+    require(False, "model", apart, what)
+
+
+def _first_other(
+    names: list[str],
+    along: np.ndarray,
+    direction_sqnorms: np.ndarray,
+    gap: float,
+    sqnorms: np.ndarray,
+    products: np.ndarray,
+) -> str:
+    """The first parameter for which the mean of g_i·direction is not ḡ·direction; nan says nothing."""
+    n = sqnorms.shape[1]
+    with np.errstate(all="ignore"):
+        squares = sqnorms.sum(1) * direction_sqnorms * n
+        off = np.abs(products.sum(1) - n * along)
+        # a gradient that is 0, as an attention's key bias has it, is rounding of the others'
+        whole = (squares.sum() * len(squares)) ** 0.5
+        there = np.flatnonzero(off > gap * np.sqrt(squares) + gap**2 * whole)
+    return names[there[0]] if len(there) else ""
 
 
 def _numbers(tensors: Iterable[Tensor]) -> np.ndarray:

@@ -1,11 +1,11 @@
 """What the adaptive tests and the constants need of the gradients, measured without a trace on the model.
 
 `gradient_statistics` gets the variances of the whole model's per-sample gradients out of one forward and
-backward pass (`persample`) and one linear pass by the rules of `layers`; per-sample gradients of the
-model are never formed.
+backward pass (`per_sample`) and one linear pass by the rules of `layers`; per-sample gradients of the
+model are formed only where a rule is missing (`one_by_one`).
 
-Nothing of the model moves: no `.grad`, no buffer, no RNG state, no hook stays, whatever is raised.
-Work is in the parameters' dtype; sums over samples are in float64.
+Nothing of the model moves: no `.grad` unless asked, no buffer, no RNG state, no hook stays, whatever is raised.
+Work is in the parameters' dtype, float32 at least; sums over samples are in float64.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Literal, NamedTuple
@@ -22,12 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from sfolib._utils.distributed import SINGLE, ProcessGroup
-from sfolib._utils.errors import require
+from sfolib._utils.errors import require, whole
+from sfolib.gradients.batches import Batch, call, device, n_samples, rows, take, wide
+from sfolib.gradients.checks import Loss, unmoved
 from sfolib.gradients.curvature import eval_mode, smoothness, trainable
-from sfolib.gradients.per_sample import Loss, check_mean, per_sample
+from sfolib.gradients.per_sample import PerSample, check_samples, per_sample, scalar_loss
 from sfolib.theory.bounds import Constants
 
-CHUNK = {"cpu": 2**18, "cuda": 2**21}  # elements of x in one chunk of a full gradient; more no longer pays
+# elements of x in one chunk of a full gradient, the fastest seen: on the CPU 255 images of 28×28, 65 of 32×32×3
+CHUNK = {"cpu": 200_000, "cuda": 2**21}
+_TOKEN = 256  # elements that an integer of x counts for
 
 
 @dataclass(frozen=True)
@@ -61,31 +66,43 @@ class Population(NamedTuple):
 def gradient_statistics(
     model: nn.Module,
     loss_fn: Loss,
-    x: Tensor,
-    y: Tensor,
+    x: Batch,
+    y: Batch,
     *,
     l2: float = 0.0,
     per_tensor: bool = False,
     ranks: ProcessGroup = SINGLE,
     check: bool = True,
+    backward: bool = False,
 ) -> GradientStatistics:
     """The statistics of T10 [S] for samples `x`, `y` (leading dimension n ≥ 2), the model in the mode it is in.
 
     `loss_fn(model(x), y)` must be the mean over the batch of losses of one sample each. With `check` this is seen on
-    every sample alone, which takes calls of loss_fn and a pass of eight samples: not for a loss that keeps a tally.
+    every sample alone, which takes calls of loss_fn and two passes of three samples: not for a loss that keeps a tally.
+    `x`, `y` and the model's output are tensors, or dicts, tuples or dataclasses of tensors, every one with the samples
+    as its first dimension; of `x`, a dict is passed as keyword arguments and a tuple as positional ones where the
+    model's `forward` takes them so.
     `l2` adds (l2/2)‖θ‖² to every one. `per_tensor=True` takes inner products parameter tensor by parameter tensor and
     adds up their variances, as AdAdaGrad's published code does: the covariance between tensors is lost, and it is
     another quantity. `ranks`: the statistics of all ranks' samples together, of which `x`, `y` are this one's,
     exactly; every rank gets the same.
 
-    Raises `InputError` for a loss that is no such mean, a trainable parameter of a layer type that is not in
-    `RULES`, or used more than once or outside its layer, BatchNorm on batch statistics, Dropout in train mode.
+    `backward=True` also does what `loss_fn(model(x), y).backward()` does: adds ḡ (without l2; of all ranks) to every
+    used parameter's `.grad`, or makes it that where there is none. A step that looks then costs no second pass. ḡ is
+    not scaled for a GradScaler. Otherwise no `.grad` changes.
+
+    A trainable parameter of a layer type that is not in `RULES`, or used more than once or outside its layer, is no
+    error: every sample's gradient is then formed, which is as exact and slow, and a warning says how slow.
+    Raises `InputError` for a loss that is no such mean and for a forward pass that mixes samples (BatchNorm on batch
+    statistics), draws random numbers (Dropout in train mode) or changes buffers.
     """
     samples = per_sample(model, loss_fn, x, y, l2, ranks, check)
-    n = int(ranks.total(len(x)))
-    _, mean, direction, sqnorms, products = samples
+    n = int(ranks.total(samples.sqnorms.shape[1]))
+    if backward:
+        _add_gradients(samples, ranks)
+    mean, direction, sqnorms, products = samples[3:]
     if not per_tensor:
-        mean, direction, sqnorms, products = (t.sum(0, keepdims=True) for t in samples[1:])
+        mean, direction, sqnorms, products = (t.sum(0, keepdims=True) for t in samples[3:])
     # Rounding alone can take these sums of squares below 0.
     variance = np.maximum((ranks.total(sqnorms.sum(1)) - n * mean) / (n - 1), 0.0)
     centred = products - ranks.total(products.sum(1, keepdims=True)) / n
@@ -96,17 +113,28 @@ def gradient_statistics(
     return GradientStatistics(n, *(float(t.sum()) for t in (direction, variance, inner, orthogonal)))
 
 
+def _add_gradients(samples: PerSample, ranks: ProcessGroup) -> None:
+    used = ranks.total(np.array(samples.used, dtype=float)) > 0
+    with torch.no_grad():
+        for p, mean, there in zip(samples.parameters, samples.means, used, strict=True):
+            if there and p.grad is None:
+                p.grad = mean.to(p.dtype)
+            elif there:
+                p.grad += mean
+
+
 def population_variance(
-    model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, *, chunk: int = 1024, check: bool = True
+    model: nn.Module, loss_fn: Loss, x: Batch, y: Batch, *, chunk: int = 1024, check: bool = True
 ) -> Population:
     """Exact ‖∇f‖² and σ²(θ) of the data set `x`, `y`, `chunk` samples at a time, joined by Chan's formula.
 
     Costs n gradient evaluations. Conditions and errors as for `gradient_statistics`; chunk ≥ 2.
     """
-    require(isinstance(chunk, int) and chunk >= 2, "chunk", chunk, "must be an integer of at least 2")
+    require(whole("chunk", chunk) >= 2, "chunk", chunk, "must be an integer of at least 2")
     n, squares, mean = 0, 0.0, np.zeros(())
-    for x_part, y_part in _parts(x, y, chunk):
-        m, samples = len(x_part), per_sample(model, loss_fn, x_part, y_part, 0.0, check=check)
+    for part in _parts(n_samples(x, y), chunk):
+        samples = per_sample(model, loss_fn, take(x, part), take(y, part), 0.0, check=check)
+        m = samples.sqnorms.shape[1]
         step = torch.cat([t.flatten() for t in samples.means]).cpu().double().numpy() - mean
         squares += samples.sqnorms.sum() - m * samples.mean_sqnorms.sum() + step.dot(step) * n * m / (n + m)
         n += m
@@ -114,11 +142,10 @@ def population_variance(
     return Population(n, float(mean.dot(mean)), float(max(squares, 0.0) / n))
 
 
-def _parts(x: Tensor, y: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _parts(n: int, chunk: int) -> Iterator[slice]:
     """Slices of `chunk` samples; a last one of a single sample joins the one before."""
-    count = max(1, math.ceil(len(x) / chunk) - (len(x) % chunk == 1))
-    ends = [chunk * i for i in range(count)] + [len(x)]
-    return ((x[a:b], y[a:b]) for a, b in pairwise(ends))
+    pieces = max(1, math.ceil(n / chunk) - (n % chunk == 1))
+    return (slice(a, b) for a, b in pairwise([chunk * i for i in range(pieces)] + [n]))
 
 
 # --- the full gradient and the constants ---
@@ -127,7 +154,7 @@ def _parts(x: Tensor, y: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
 def full_gradient_sqnorm(
     model: nn.Module,
     loss_fn: Loss,
-    data: tuple[Tensor, Tensor],
+    data: tuple[Batch, Batch],
     mode: Literal["exact", "as_published"] = "exact",
     *,
     l2: float = 0.0,
@@ -145,65 +172,67 @@ def full_gradient_sqnorm(
     augmentation). Run on a copy, torch's RNG seeded by `seed` and then put back.
     ranks: the gradient over all ranks' data, of which `data` is this one's part; "as_published" wants the whole data
     on every rank, and they take its batches in turn.
-    check: "exact" calls loss_fn on single samples too, to see that it is a mean; not for one that keeps a tally.
-    Raises `InputError` for an unknown mode, no data, a loss that is no mean over samples ("exact"),
-    a chunk below 1, or `augment` with "exact".
+    check: "exact" sees what `gradient_statistics` sees with its `check`, in every chunk; not for a loss with a tally.
+    Raises `InputError` for an unknown mode, no data, a loss that is no mean over samples or a model that mixes them,
+    draws random numbers or changes buffers ("exact"), a chunk below 1, or `augment` with "exact".
     """
     require(mode in ("exact", "as_published"), "mode", mode, "must be 'exact' or 'as_published'")
     x, y = data
-    n = len(x) if mode == "as_published" else int(ranks.total(len(x)))
-    require(len(x) == len(y) and n > 0, "data", (len(x), len(y)), "must be as many labels as samples, at least one")
+    here = n_samples(x, y)
+    n = here if mode == "as_published" else int(ranks.total(here))
+    require(n > 0, "data", here, "must be at least one sample")
     parameters = trainable(model)
     if mode == "exact":
         require(augment is None, "augment", augment, "must be None in mode 'exact'")
-        if chunk is None:
-            chunk = max(1, CHUNK.get(x.device.type, CHUNK["cuda"]) // max(1, x.shape[1:].numel()))
-        require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "must be an integer of at least 1")
+        chunk = _chunk(x) if chunk is None else whole("chunk", chunk)
+        parts = ((take(x, part), take(y, part)) for part in _slices(here, chunk))
         with eval_mode(model):
-            total = _mean_gradient(
-                model, loss_fn, zip(x.split(chunk), y.split(chunk), strict=True), n, check_mean if check else None
-            )
+            total = _mean_gradient(model, loss_fn, parts, n, check)
     else:
         replica = copy.deepcopy(model).train()
-        devices = [x.device] if x.device.type == "cuda" else []
+        devices = [device(x)] if device(x).type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.random.default_generator.manual_seed(seed)
-            for device in devices:
-                torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-            order = torch.randperm(len(x)).to(x.device).split(100)
-            batches = ((augment(x[i]) if augment else x[i], y[i]) for i in order)
+            for gpu in devices:
+                torch.cuda.default_generators[gpu.index or 0].manual_seed(seed)
+            order = torch.randperm(n).to(device(x)).split(100)
+            batches = ((augment(take(x, i)) if augment else take(x, i), take(y, i)) for i in order)
             total = _mean_gradient(replica, loss_fn, islice(batches, ranks.rank, None, ranks.size), n)
     ranks.all_reduce_(total)
     gradient = [g + l2 * p.detach() for g, p in zip(total, parameters, strict=True)] if l2 else total
     return sum(g.double().square().sum() for g in gradient).item()
 
 
+def _chunk(x: Batch) -> int:
+    """A default for `chunk`; a token counts as the vector that a model makes of it."""
+    widths = (t[0].numel() * (1 if t.is_floating_point() else _TOKEN) for t in rows(x) if len(t))
+    return max(1, CHUNK.get(device(x).type, CHUNK["cuda"]) // max(1, sum(widths)))
+
+
+def _slices(n: int, chunk: int) -> Iterator[slice]:
+    return (slice(start, min(n, start + chunk)) for start in range(0, n, chunk))
+
+
 def _mean_gradient(
-    model: nn.Module,
-    loss_fn: Loss,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    n: int,
-    check: Callable[[Loss, Tensor, Tensor], None] | None = None,
+    model: nn.Module, loss_fn: Loss, batches: Iterable[tuple[Batch, Batch]], n: int, check: bool = False
 ) -> list[Tensor]:
-    """Mean of the batches' gradients, weighted by their sizes over n."""
-    parameters, total = trainable(model), []
+    """Mean of the batches' gradients, weighted by their sizes over n; in float32 at least."""
+    parameters, modules, total = trainable(model), dict(model.named_modules()), []
     for x, y in batches:
-        if not len(x):
-            continue
-        with torch.enable_grad():
-            output = model(x)
-            loss = loss_fn(output, y)
-            if check is not None:
-                check(loss_fn, output.detach(), y)
-            if n != len(x):
-                loss = loss * (len(x) / n)
+        m = n_samples(x, y)
+        with torch.enable_grad(), unmoved(modules, device(x)) if check else nullcontext():
+            output = call(model, x)
+            loss = scalar_loss(loss_fn, output, y)
+        if check and m > 1:
+            check_samples(model, loss_fn, x, y, loss, output)
         gradient = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        total = [a.add_(b) for a, b in zip(total, gradient, strict=True)] if total else list(gradient)
-    return total or [torch.zeros_like(p) for p in parameters]
+        gradient = [wide(g) if n == m else wide(g) * (m / n) for g in gradient]
+        total = [a.add_(b) for a, b in zip(total, gradient, strict=True)] if total else gradient
+    return total or [torch.zeros_like(wide(p)) for p in parameters]
 
 
 def measure_constants(
-    model: nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, *, f_star: float = 0.0, l2: float = 0.0
+    model: nn.Module, loss_fn: Loss, x: Batch, y: Batch, *, f_star: float = 0.0, l2: float = 0.0
 ) -> Constants:
     """L, σ² and Δ of A1–A3 as they are at this θ: `smoothness`, `population_variance`, and f(θ) − `f_star`.
 
@@ -213,5 +242,5 @@ def measure_constants(
         variance = population_variance(model, loss_fn, x, y).variance
         with torch.no_grad():
             weights = sum(p.double().square().sum().item() for p in trainable(model))
-            loss = loss_fn(model(x), y).item() + l2 / 2 * weights
+            loss = loss_fn(call(model, x), y).item() + l2 / 2 * weights
     return Constants(L=smoothness(model, loss_fn, x, y, l2=l2), sigma2=variance, gap=loss - f_star)

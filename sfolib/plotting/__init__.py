@@ -2,9 +2,10 @@
 
 from sfolib.plotting.against_batch_size import against_batch_size
 from sfolib.plotting.claims import proofs, ratios
+from sfolib.plotting.ends import ends, to_the_end
 from sfolib.plotting.front import best_lr, family_costs, front_paths, fronts, optimal_schedules
 from sfolib.plotting.growth import anytime, overheads, rate_exponents
-from sfolib.plotting.prediction import prediction
+from sfolib.plotting.prediction import prediction, recommended
 from sfolib.plotting.runs import against_clocks, costs, trajectories
 from sfolib.plotting.style import Band, Curve, power_laws
 
@@ -16,6 +17,7 @@ __all__ = [
     "anytime",
     "best_lr",
     "costs",
+    "ends",
     "family_costs",
     "front_paths",
     "fronts",
@@ -26,5 +28,7 @@ __all__ = [
     "proofs",
     "rate_exponents",
     "ratios",
+    "recommended",
+    "to_the_end",
     "trajectories",
 ]

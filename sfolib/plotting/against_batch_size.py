@@ -15,12 +15,12 @@ from sfolib.plotting.style import LINES, NAMES, colours, style
 
 
 def against_batch_size(panels: Mapping[str, pd.DataFrame], quantity: str) -> Figure:
-    """Gradient evaluations ("sfo") or steps ("steps") to ε against the batch size, a panel for each problem.
+    """Gradient evaluations ("samples") or steps ("steps") to ε against the batch size, a panel for each problem.
 
-    Each panel's frame has columns source ("bound", "predicted", "exact", "measured", "permutation"), eps2, batch, sfo,
-    steps and, where there is an interval of sfo, low and high. A value of inf is one that was not reached: a cross at
-    the top.
-    The least sfo of the bound is a star, of the measured curve a large ring.
+    Each panel's frame has columns source ("bound", "predicted", "exact", "measured", "permutation"), eps2,
+    batch_size, samples, steps and, where there is an interval of samples, low and high. A value of inf is one that was
+    not reached: a cross at the top, the rows of different ε apart. The least samples of the bound are a star, of the
+    measured curve a large ring.
     """
     with style():
         figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 4.0), squeeze=False)
@@ -36,8 +36,13 @@ def against_batch_size(panels: Mapping[str, pd.DataFrame], quantity: str) -> Fig
 
 def _batch_panel(axis: Axes, frame: pd.DataFrame, quantity: str) -> None:
     palette = colours(frame["eps2"].unique())
-    measured = frame[frame["source"].isin(["measured", "permutation"]) & np.isfinite(frame[quantity])]
+    tried = frame[frame["source"].isin(["measured", "permutation"])]
+    finite = frame[np.isfinite(frame[quantity])]
+    measured = finite[finite["source"].isin(["measured", "permutation"])]
+    measured = measured if len(measured) else finite if len(finite) else frame.assign(**{quantity: 1.0})
     top = measured[quantity].max() * 8
+    rows = {eps2: 0.985 - 0.03 * k for k, eps2 in enumerate(palette)}  # of what was not reached, each ε in its own
+    above = axis.get_xaxis_transform()  # heights as shares of the axis
     for (source, eps2), curve in frame.groupby(["source", "eps2"], sort=False):
         curve = curve.sort_values("batch_size")
         reached = curve[np.isfinite(curve[quantity])]
@@ -45,7 +50,7 @@ def _batch_panel(axis: Axes, frame: pd.DataFrame, quantity: str) -> None:
         axis.plot(reached["batch_size"], reached[quantity], color=colour, **LINES[source])
         if source == "measured":
             missed = curve.loc[~np.isfinite(curve[quantity]), "batch_size"]
-            axis.plot(missed, np.full(len(missed), top), "x", color=colour, markersize=4)
+            axis.plot(missed, np.full(len(missed), rows[eps2]), "x", color=colour, markersize=4, transform=above)
         if quantity == "samples" and reached["low"].notna().any():
             high = reached["high"].where(np.isfinite(reached["high"]), top)
             axis.fill_between(reached["batch_size"], reached["low"], high, color=colour, alpha=0.25, linewidth=0)
@@ -54,7 +59,7 @@ def _batch_panel(axis: Axes, frame: pd.DataFrame, quantity: str) -> None:
             marker = "*" if source == "bound" else "o"
             if best["samples"] < top:
                 axis.plot(best["batch_size"], best["samples"], marker, color=colour, fillstyle="none", markersize=9)
-    axis.set_xlim(0.8, measured["batch_size"].max() * 1.6)
+    axis.set_xlim(0.8, tried["batch_size"].max() * 1.6)
     axis.set_ylim(measured[quantity].min() / 2, top * 1.5)
     handles = [Line2D([], [], color=palette[e], linewidth=2, label=f"{e:.0e}".replace("e-0", "e-")) for e in palette]
     axis.legend(
@@ -63,7 +68,7 @@ def _batch_panel(axis: Axes, frame: pd.DataFrame, quantity: str) -> None:
         fontsize=7.5,
         title_fontsize=8,
         # where no curve goes: steps fall with b, and what was not reached stands at the top
-        **({"loc": "lower right"} if quantity == "samples" else {"loc": "upper left", "bbox_to_anchor": (0, 0.92)}),
+        **({"loc": "lower right"} if quantity == "samples" else {"loc": "upper left", "bbox_to_anchor": (0, 0.86)}),
         handlelength=1.0,
         labelspacing=0.25,
     )

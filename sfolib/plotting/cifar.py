@@ -14,25 +14,25 @@ from sfolib.training.records import Run
 
 
 def norms(run: Run, variants: Mapping[str, Run]) -> Figure:
-    """Left: ‖∇f‖² of one run, exact and as published. Right: their ratio in each of the variants. Against epochs;
+    """Left: ‖∇f‖ of one run, exact and as published. Right: their ratio in each of the variants. Against epochs;
     means over seeds (of the logarithm, on the right) and the range of the seeds."""
     look = {"exact": "measured", "published": "permutation"}
     columns = {"exact": "grad_sqnorm", "published": "published_sqnorm"}
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.4))
         for (name, column), colour in zip(columns.items(), sns.color_palette("colorblind"), strict=False):
-            curves = run.curves(column)
+            curves = run.curves(column) ** 0.5
             label = "of f, exact" if name == "exact" else "as published"
             left.plot(run.epochs, np.exp(np.log(curves).mean(0)), color=colour, label=label, **LINES[look[name]])
             left.fill_between(run.epochs, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
         bands = []
         for label, of in variants.items():
-            ratio = of.curves("published_sqnorm") / of.curves("grad_sqnorm")
+            ratio = (of.curves("published_sqnorm") / of.curves("grad_sqnorm")) ** 0.5
             mean = np.exp(np.log(ratio).mean(0))
             bands.append(Band(label, "measured", of.epochs, mean, ratio.min(0), ratio.max(0)))
         lines(right, bands, xlabel="epochs", yscale="log")
-        left.set(xlabel="epochs", yscale="log", ylabel=r"$\|\nabla f\|^2$")
-        right.set_ylabel(r"$\|\nabla f\|^2$ as published / of f")
+        left.set(xlabel="epochs", yscale="log", ylabel=r"$\|\nabla f\|$")
+        right.set_ylabel(r"$\|\nabla f\|$ as published / of f")
         left.legend(fontsize=7.5)
         right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
         log_ticks(left.yaxis, right.yaxis)
@@ -45,6 +45,8 @@ def nominal_counts(panels: Mapping[str, Sequence[Band]]) -> Figure:
         figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.0), squeeze=False)
         for axis, (title, bands) in zip(axes[0], panels.items(), strict=True):
             lines(axis, bands, title=title, xlabel="epoch")
-            axis.legend(fontsize=7, loc="upper left")
+            for line, width in zip(axis.get_lines(), np.linspace(2.4, 1.2, len(bands)), strict=True):
+                line.set(drawstyle="steps-mid", marker="", linewidth=width)  # one count an epoch, nothing between two
+            axis.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
         axes[0, 0].set_ylabel("steps × nominal batch / samples")
     return figure

@@ -10,9 +10,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
 
-from sfolib.plotting.runs import CLOCKS, COLUMNS
-from sfolib.plotting.style import LINES, Band, lines, log_ticks, style
+from sfolib.plotting.runs import CLOCKS, COLUMNS, MARKS, marks
+from sfolib.plotting.style import LINES, Band, lines, log_ticks, looks, style
 from sfolib.training.records import Run
 
 
@@ -35,7 +37,7 @@ def schedules(panels: Sequence[Panel]) -> Figure:
     neighbouring steps would span more epochs of a grown batch than of a decayed lr.
     """
     labels = list(dict.fromkeys(label for panel in panels for label in panel.runs))
-    palette = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
+    look = looks(labels)
     rows = -(-len(panels) // 2)
     with style():
         figure, axes = plt.subplots(rows, 2, figsize=(7.2, 2.15 * rows + 0.4), squeeze=False)
@@ -43,25 +45,32 @@ def schedules(panels: Sequence[Panel]) -> Figure:
             axis.set_visible(False)
         for axis, panel in zip(axes.flat, panels, strict=False):
             for label, run in panel.runs.items():
-                _curve(axis, run, panel, palette[label], label)
+                _curve(axis, run, panel, look[label], label)
             axis.set(yscale="log", xlabel=CLOCKS[panel.clock], ylabel=COLUMNS[panel.column], title=panel.title)
             log_ticks(axis.yaxis)
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         handles = {label: h for axis in axes.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-        columns = len(labels) if len(labels) <= 4 else 3
+        drawn = {line.get_marker() for axis in axes.flat for line in axis.get_lines()}
+        plain = {"linestyle": "none", "color": "0.3", "markersize": 7, "fillstyle": "none"}
+        handles |= {words: Line2D([], [], marker=mark, **plain) for mark, words in MARKS.items() if mark in drawn}
+        columns = len(handles) if len(handles) <= 4 else 3
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
     return figure
 
 
-def _curve(axis: Axes, run: Run, panel: Panel, colour: tuple, label: str) -> None:
+def _curve(axis: Axes, run: Run, panel: Panel, look: dict[str, object], label: str) -> None:
     error = panel.column == "test_error"
     values = 1 - run.rows["test_accuracy"] if error else run.rows[panel.column]
     mean, low, high = Run(run.spec, run.provenance, run.rows.assign(shown=values)).mean_ci("shown")
     x = run.steps if panel.clock == "steps" else run.samples
     post = panel.column in ("batch_size", "lr")
     at = x >= (panel.start if post else max(1.0, panel.start))
-    axis.plot(x[at], mean[at], color=colour, label=label, drawstyle="steps-post" if post else "default",
-              **LINES["measured"], markevery=max(1, at.sum() // 12))  # fmt: skip
-    axis.fill_between(x[at], low[at], high[at], color=colour, alpha=0.2, linewidth=0, step="post" if post else None)
+    drawn = {"drawstyle": "steps-post" if post else "default", "markevery": max(1, at.sum() // 12), "label": label}
+    axis.plot(x[at], mean[at], **LINES["measured"] | look | drawn)
+    marks(axis, run, panel.column, x, mean, look["color"])
+    axis.fill_between(
+        x[at], low[at], high[at], color=look["color"], alpha=0.2, linewidth=0, step="post" if post else None
+    )
 
 
 def exact_equality(paths: Mapping[str, Sequence[Band]], floors: Sequence[Band]) -> Figure:
@@ -72,7 +81,8 @@ def exact_equality(paths: Mapping[str, Sequence[Band]], floors: Sequence[Band]) 
         for (title, bands), colour in zip(paths.items(), sns.color_palette("colorblind"), strict=False):
             for band in bands:
                 path.plot(band.x, band.y, color=colour, label=f"{title}: {band.label}", **LINES[band.source])
-        path.set(yscale="log", xlabel="gradient evaluations", ylabel=r"$\mathbb{E}\|\nabla f\|^2$, exact")
+        path.set(yscale="log", xlabel="gradient evaluations", ylabel=r"$\mathrm{E}\,\|\nabla f\|^2$, exact")
+        path.xaxis.set_major_formatter(EngFormatter(sep=""))
         path.legend(fontsize=7)
         lines(floor, floors, yscale="log", xlabel=r"$L\eta$ before the first decay")
         floor.set_ylabel("noise floor: batch grown / lr decayed")

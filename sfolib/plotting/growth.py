@@ -37,7 +37,7 @@ def rate_exponents(gamma: np.ndarray, delta: np.ndarray, p: np.ndarray, tested: 
             ylabel=r"batch growth a stage $\delta$",
         )
         map_.legend(loc="upper left", fontsize=7.5, labelcolor="white")
-        figure.colorbar(mesh, ax=map_, label=r"exponent $p$ of $\min\mathbb{E}\|\nabla f\|^2=O(N^{-p})$", pad=0.02)
+        figure.colorbar(mesh, ax=map_, label=r"exponent $p$ of $\min\mathrm{E}\,\|\nabla f\|^2=O(N^{-p})$", pad=0.02)
         parity.plot([0, 0.5], [0, 0.5], color="0.3", label="theory (T5)", **LINES["bound"])
         plain = {"linestyle": "none", "markersize": 4.5}
         dark, light = sns.color_palette("colorblind")[:2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
-from sfolib.plotting.style import LINES, NAMES, Band, colours, lines, log_ticks, style
+from sfolib.plotting.style import LINES, NAMES, Band, colours, lines, log_ticks, looks, style
 
 MARKERS = "osD^vPX*"
 
@@ -26,7 +26,7 @@ def against_target(rows: Mapping[str, Mapping[str, Sequence[Band]]], level: floa
     level: a line across the last row.
     """
     bands = [band for row in rows.values() for panel in row.values() for band in panel]
-    looks = _looks(band.label for band in bands)
+    look_of = looks(band.label for band in bands)
     shape = len(rows), max(map(len, rows.values()))
     with style():
         figure, axes = plt.subplots(
@@ -37,9 +37,9 @@ def against_target(rows: Mapping[str, Mapping[str, Sequence[Band]]], level: floa
         for line, (ylabel, row) in zip(axes, rows.items(), strict=True):
             for axis, panel in zip(line, row.values(), strict=True):
                 for label, source, x, y, low, high in panel:
-                    axis.plot(x, y, **LINES[source] | looks[label] | {"markersize": 4})
+                    axis.plot(x, y, **LINES[source] | look_of[label] | {"markersize": 4})
                     if low is not None:
-                        axis.fill_between(x, low, high, color=looks[label]["color"], alpha=0.2, linewidth=0)
+                        axis.fill_between(x, low, high, color=look_of[label]["color"], alpha=0.2, linewidth=0)
                 axis.set(xscale="log", yscale="log")
             line[0].set_ylabel(ylabel)
             log_ticks(line[0].yaxis)
@@ -52,7 +52,7 @@ def against_target(rows: Mapping[str, Mapping[str, Sequence[Band]]], level: floa
             axis.invert_xaxis()
             if level is not None:
                 axis.axhline(level, color="0.5", linewidth=0.8, zorder=0)
-        handles = [Line2D([], [], label=label, markersize=4, **look) for label, look in looks.items()]
+        handles = [Line2D([], [], label=label, markersize=4, **look) for label, look in look_of.items()]
         sources = dict.fromkeys(band.source for band in bands if band.source != "measured")
         handles += [Line2D([], [], color="0.3", label=NAMES[source], **LINES[source]) for source in sources]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
@@ -65,7 +65,7 @@ def plane(panels: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, Sequence[Band]]
     cloud, front: frames of columns steps and sfo. A plan is a `Band` whose x is K and whose y, low, high are N, each
     of one value.
     """
-    looks = _looks(band.label for _, _, plans in panels.values() for band in plans)
+    look_of = looks(band.label for _, _, plans in panels.values() for band in plans)
     with style():
         figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.5), squeeze=False)
         for axis, (title, (cloud, front, plans)) in zip(axes[0], panels.items(), strict=True):
@@ -73,13 +73,13 @@ def plane(panels: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, Sequence[Band]]
             axis.plot(front["steps"], front["samples"], color="0.3", linewidth=0.8, zorder=1)
             for label, _, steps, samples, low, high in plans:
                 if low is not None:
-                    axis.vlines(steps, low, high, color=looks[label]["color"], linewidth=1.2)
-                axis.plot(steps, samples, linestyle="none", markersize=6, **looks[label])
+                    axis.vlines(steps, low, high, color=look_of[label]["color"], linewidth=1.2)
+                axis.plot(steps, samples, linestyle="none", markersize=6, **look_of[label])
             axis.set(title=title, xscale="log", yscale="log", xlabel=r"steps $K$ to $\varepsilon$")
             log_ticks(axis.xaxis, axis.yaxis)
         axes[0, 0].set_ylabel(r"gradient evaluations $N$ to $\varepsilon$")
         plain = {"linestyle": "none", "markersize": 6}
-        handles = [Line2D([], [], label=label, **plain, **look) for label, look in looks.items()]
+        handles = [Line2D([], [], label=label, **plain, **look) for label, look in look_of.items()]
         handles.append(Line2D([], [], color="0.7", linestyle="none", marker=".", label="constant pairs"))
         handles.append(Line2D([], [], color="0.3", linewidth=0.8, label="the best of them"))
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
@@ -203,13 +203,3 @@ def factors(frame: pd.DataFrame) -> Figure:
         handles = [Patch(color=colour, label=name) for name, colour in zip(frame.columns, palette, strict=True)]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7.5)
     return figure
-
-
-def _looks(labels: Iterable[str]) -> dict[str, dict[str, object]]:
-    """A colour and a marker for each different label, in order."""
-    different = list(dict.fromkeys(labels))
-    palette = sns.color_palette("colorblind", len(different))
-    return {
-        label: {"color": colour, "marker": MARKERS[i % len(MARKERS)]}
-        for i, (label, colour) in enumerate(zip(different, palette, strict=True))
-    }

@@ -42,3 +42,27 @@ def prediction(run: pd.DataFrame, constant: pd.DataFrame | None = None) -> Figur
             axes[2].legend(title=r"$\varepsilon^2$", fontsize=7, title_fontsize=7)
             log_ticks(axes[2].xaxis)
     return figure
+
+
+def recommended(paths: dict[str, pd.DataFrame]) -> Figure:
+    """Schedules and what they are predicted to do: batch size and lr, E‖∇f‖², E f, against gradient evaluations.
+
+    paths: by name, columns samples, batch_size, lr, grad_sqnorm, loss.
+    """
+    with style():
+        figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.7))
+        for (name, path), colour in zip(paths.items(), ("C0", "0.4"), strict=False):
+            for ax, column in zip(axes, ("batch_size", "lr", "grad_sqnorm", "loss"), strict=True):
+                steps = "steps-post" if column in ("batch_size", "lr") else "default"
+                ax.plot(path["samples"], path[column], color=colour, label=name, linewidth=1.3, drawstyle=steps)
+        titles = ("batch size $b$", r"learning rate $\eta$", r"predicted $E\|\nabla f\|^2$", r"predicted $E f$")
+        for ax, title in zip(axes, titles, strict=True):
+            ax.set(title=title, xlabel="gradient evaluations")
+            ax.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
+        for ax in axes[:3]:
+            ax.set_yscale("log")
+        end = [path["loss"].iloc[len(path) // 3 :] for path in paths.values()]
+        low, high = min(e.min() for e in end), max(e.max() for e in end)
+        axes[3].set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))
+        axes[0].legend(fontsize=7)
+    return figure

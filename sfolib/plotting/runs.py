@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,10 +10,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from sfolib.analysis.assumptions import beyond
-from sfolib.plotting.style import LINES, Band, log_ticks, style
+from sfolib.plotting.style import LINES, NAMES, Band, log_ticks, looks, style
 from sfolib.training.records import Run
 
 CLOCKS = {"samples": "gradient evaluations", "steps": "steps", "epochs": "epochs"}
@@ -21,9 +22,10 @@ COLUMNS = {
     "batch_size": "batch size $b$",
     "lr": r"learning rate $\eta$",
     "loss": "training loss",
-    "grad_sqnorm": r"$\mathbb{E}\|\nabla f\|^2$",
+    "grad_sqnorm": r"$\mathrm{E}\,\|\nabla f\|^2$",
     "test_error": "test error",
 }
+MARKS = {"H": "leaves what the theory assumes", "X": "diverged"}
 
 
 def trajectories(
@@ -36,26 +38,27 @@ def trajectories(
 
     Curves are means over seeds, bands 95 % intervals over seeds; a batch size or lr is a mean of steps.
     theory: further curves of a column, in the colour of the run with the same label.
-    Where a run left what the theory assumes (`assumptions.beyond`) the legend says so and a triangle marks it; a cross
+    Where a run left what the theory assumes (`assumptions.beyond`) the legend says so and a hexagon marks it; a cross
     is where it diverged.
     """
     rows = -(-len(columns) // 2)
-    palette = dict(zip(runs, sns.color_palette("colorblind", len(runs)), strict=True))
+    look = looks(runs)
     with style():
         figure, axes = plt.subplots(rows, 2, figsize=(7.2, 2.55 * rows + 0.25), sharex=True, squeeze=False)
         for axis, column in zip(axes.flat, columns, strict=False):
             for label, run in runs.items():
-                _curve(axis, run, column, clock, color=palette[label], label=_warned(label, run))
+                _curve(axis, run, column, clock, look[label], _warned(label, run))
             for band in (theory or {}).get(column, ()):
-                axis.plot(band.x, band.y, color=palette.get(band.label, "0.3"), **LINES[band.source])
+                axis.plot(band.x, band.y, color=look.get(band.label, {}).get("color", "0.3"), **LINES[band.source])
             axis.set(xscale="log", yscale="log", ylabel=COLUMNS[column])
-            log_ticks(axis.yaxis)
+            _within(axis, runs.values(), column)
+            log_ticks(axis.xaxis, axis.yaxis)
         for axis in axes.flat[len(columns) :]:
             axis.set_visible(False)
         for axis in axes.flat[: len(columns)][-2:]:  # the lowest of each column, where the last row has but one
             axis.set_xlabel(CLOCKS[clock])
             axis.tick_params(labelbottom=True)
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(runs)))
+        _legend(figure, axes, [band for of_column in (theory or {}).values() for band in of_column])
     return figure
 
 
@@ -64,28 +67,30 @@ def against_clocks(
     columns: Sequence[str] = ("grad_sqnorm", "loss", "test_error"),
     theory: Mapping[tuple[str, str], Sequence[Band]] | None = None,
 ) -> Figure:
-    """The same runs against gradient evaluations, steps and epochs: a row for each of `columns`, as `trajectories`.
+    """The same runs against gradient evaluations (epochs are proportional) and steps: a row for each of `columns`, as
+    `trajectories`.
 
     theory: further curves of a (column, clock).
     """
-    palette = dict(zip(runs, sns.color_palette("colorblind", len(runs)), strict=True))
+    look, clocks = looks(runs), ("samples", "steps")
     with style():
-        shape = (len(columns), len(CLOCKS))
+        shape = (len(columns), len(clocks))
         figure, axes = plt.subplots(
             *shape, figsize=(7.2, 2.1 * len(columns) + 0.5), sharex="col", sharey="row", squeeze=False
         )
         for row, column in zip(axes, columns, strict=True):
-            for axis, clock in zip(row, CLOCKS, strict=True):
+            for axis, clock in zip(row, clocks, strict=True):
                 for label, run in runs.items():
-                    _curve(axis, run, column, clock, color=palette[label], label=_warned(label, run))
+                    _curve(axis, run, column, clock, look[label], _warned(label, run))
                 for band in (theory or {}).get((column, clock), ()):
-                    axis.plot(band.x, band.y, color=palette.get(band.label, "0.3"), **LINES[band.source])
+                    axis.plot(band.x, band.y, color=look.get(band.label, {}).get("color", "0.3"), **LINES[band.source])
                 axis.set(xscale="log", yscale="log")
-                log_ticks(axis.yaxis)
+                _within(axis, runs.values(), column)
+                log_ticks(axis.xaxis, axis.yaxis)
             row[0].set_ylabel(COLUMNS[column])
-        for axis, clock in zip(axes[-1], CLOCKS, strict=True):
+        for axis, clock in zip(axes[-1], clocks, strict=True):
             axis.set_xlabel(CLOCKS[clock])
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(runs)))
+        _legend(figure, axes, [band for of_panel in (theory or {}).values() for band in of_panel])
     return figure
 
 
@@ -95,8 +100,7 @@ def costs(frame: pd.DataFrame, groups: Sequence[str], xlabel: str = "gradient ev
     frame: columns group, system, sfo, low, high, in the order of drawing; inf is what was not reached: a cross at the
     right.
     """
-    systems = list(dict.fromkeys(frame["system"]))
-    palette = dict(zip(systems, sns.color_palette("husl", len(systems)), strict=True))
+    systems, colour = list(dict.fromkeys(frame["system"])), sns.color_palette("colorblind")[0]
     with style():
         figure, axes = plt.subplots(
             1, len(groups), figsize=(7.2, 0.9 + 0.24 * len(systems)), sharey=True, squeeze=False
@@ -104,38 +108,72 @@ def costs(frame: pd.DataFrame, groups: Sequence[str], xlabel: str = "gradient ev
         for axis, group in zip(axes[0], groups, strict=True):
             part = frame[frame["group"] == group].set_index("system").reindex(systems)
             top = 2 * part["samples"].replace(np.inf, np.nan).max()
-            for y, (system, row) in enumerate(part.iterrows()):
-                if not np.isfinite(row["samples"]):
-                    axis.plot(top, y, "x", color=palette[system], markersize=5)
+            for y, row in enumerate(part.itertuples()):
+                if not np.isfinite(row.samples):
+                    axis.plot(top, y, "x", color="0.3", markersize=5)
                     continue
-                axis.plot([row["low"], min(row["high"], top)], [y, y], color=palette[system], linewidth=2, alpha=0.6)
-                axis.plot(row["samples"], y, "o", color=palette[system], markersize=4)
+                axis.plot([row.low, min(row.high, top)], [y, y], color=colour, linewidth=2, alpha=0.6)
+                axis.plot(row.samples, y, "o", color=colour, markersize=4)
             axis.set(xscale="log", title=group, yticks=range(len(systems)))
             log_ticks(axis.xaxis)
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=3 + 4 // len(groups)))
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k: in narrow panels there is no room for more
             axis.tick_params(axis="x", labelsize=7.5)
         figure.supxlabel(xlabel, fontsize="medium")
         axes[0, 0].set_yticklabels(systems)
         axes[0, 0].invert_yaxis()
+        if not np.isfinite(frame["samples"]).all():
+            cross = Line2D([], [], marker="x", color="0.3", linestyle="none", markersize=5, label="not reached")
+            figure.legend(handles=[cross], loc="outside upper right", fontsize=7.5)
     return figure
 
 
-def _curve(axis: Axes, run: Run, column: str, clock: str, **look: object) -> None:
+def _legend(figure: Figure, axes: np.ndarray, theory: Sequence[Band] = ()) -> None:
+    """Below the figure: the runs, then whatever else is drawn."""
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    handles += [
+        Line2D([], [], color="0.3", label=NAMES[s], **LINES[s]) for s in dict.fromkeys(b.source for b in theory)
+    ]
+    drawn = {line.get_marker(): line.get_label() for axis in axes.flat for line in axis.get_lines()}
+    for mark, words in MARKS.items():
+        if drawn.get(mark, "").startswith("_"):  # a mark, not a run's own
+            plain = {"marker": mark, "linestyle": "none", "color": "0.3", "markersize": 7, "fillstyle": "none"}
+            handles.append(Line2D([], [], label=words, **plain))
+    labels = [*labels, *(h.get_label() for h in handles[len(labels) :])]
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(handles)))
+
+
+def _within(axis: Axes, runs: Iterable[Run], column: str) -> None:
+    """Keep what diverged from flattening the others: no higher than ten times where any began."""
+    if column in ("loss", "grad_sqnorm"):
+        means = [run.mean_ci(column).value for run in runs]
+        begun = 10 * max(float(mean[0]) for mean in means)
+        if any((mean[np.isfinite(mean)] > begun).any() for mean in means):
+            axis.set_ylim(None, begun)
+
+
+def marks(axis: Axes, run: Run, column: str, x: np.ndarray, mean: np.ndarray, colour: object) -> None:
+    """Where the run left what the theory assumes in this column, and where it diverged."""
+    for mark in beyond(run):
+        if column == mark.column and mark.short != "diverged" and x[mark.point] > 0:
+            axis.plot(x[mark.point], mean[mark.point], "H", color=colour, markersize=8, fillstyle="none", zorder=4)
+    finite = np.flatnonzero((x > 0) & np.isfinite(mean))
+    if run.status == "diverged" and len(finite):
+        axis.plot(x[finite[-1]], mean[finite[-1]], "X", color=colour, markersize=7, fillstyle="none", zorder=4)
+
+
+def _curve(axis: Axes, run: Run, column: str, clock: str, look: dict[str, object], label: str) -> None:
     x = {"samples": run.samples, "steps": run.steps, "epochs": run.epochs}[clock]
     if column == "test_error":
         mean, high, low = (1 - part for part in run.mean_ci("test_accuracy"))
     else:
         mean, low, high = run.mean_ci(column)
     shown = x > 0
-    for mark in beyond(run):
-        if column == mark.column and mark.short != "diverged" and x[mark.point] > 0:
-            axis.plot(x[mark.point], mean[mark.point], "^", color=look["color"], markersize=7, fillstyle="none")
-    finite = np.flatnonzero(shown & np.isfinite(mean))
-    if run.status == "diverged" and len(finite):
-        axis.plot(x[finite[-1]], mean[finite[-1]], "X", color=look["color"], markersize=7)
+    marks(axis, run, column, x, mean, look["color"])
     schedule = column in ("batch_size", "lr")
     settings = {"drawstyle": "steps-post"} if schedule else {}
-    axis.plot(x[shown], mean[shown], **LINES["measured"], markevery=max(1, shown.sum() // 12), **settings, **look)
+    every = {"markevery": max(1, shown.sum() // 12), "label": label}
+    axis.plot(x[shown], mean[shown], **LINES["measured"] | look | settings | every)
     filled = {"step": "post"} if schedule else {}
     axis.fill_between(x[shown], low[shown], high[shown], color=look["color"], alpha=0.2, linewidth=0, **filled)
 

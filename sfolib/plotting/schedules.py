@@ -11,8 +11,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from sfolib._utils.errors import require
-from sfolib.analysis.claims import Check
-from sfolib.plotting.style import LINES, log_ticks, style
+from sfolib.analysis.claims import Check, LeftOut, check
+from sfolib.plotting.style import LINES, log_ticks, looks, style
 from sfolib.schedules.base import piecewise
 from sfolib.schedules.plan import Plan
 from sfolib.theory.quadratic import StagePath
@@ -30,10 +30,10 @@ def value_at(run: Run, column: str, step: float | None = None) -> Interval:
     return Interval(*(float(part[point]) for part in run.mean_ci(column)))
 
 
-def rising(claim: str, values: Sequence[Interval], source: str, figure: str, **known: str) -> Check:
+def rising(claim: str, values: Sequence[Interval], source: str, figure: str, **known: str) -> Check | LeftOut:
     """The claim that each value exceeds the one before it, beyond their intervals. known: as in `Check`."""
     means, intervals = [v.value for v in values], [v[1:] for v in values]
-    return Check(claim, "ordering", measured=means, interval=intervals, source=source, figure=figure, **known)
+    return check(claim, "ordering", means, interval=intervals, source=source, figure=figure, **known)
 
 
 def at_step(run: Run, column: str, step: float) -> float:
@@ -79,21 +79,20 @@ def spending(
     return [(float(b), lr, float(k)) for b, k in zip(np.asarray(batches)[fits], steps[fits], strict=True)]
 
 
-def exact_paths(panels: Mapping[str, tuple[str, Mapping[str, StagePath]]]) -> Figure:
-    """E‖∇f‖² of exact paths at the ends of their stages: a panel for each title, against its clock, "sfo" or "steps".
-    A label has one colour in all panels."""
+def exact_paths(panels: Mapping[str, tuple[str, Mapping[str, StagePath]]], most: float = np.inf) -> Figure:
+    """E‖∇f‖² of exact paths at the ends of their stages, up to `most` of the clock: a panel for each title, against its
+    clock, "samples" or "steps". A label has one colour in all panels."""
     labels = list(dict.fromkeys(label for _, paths in panels.values() for label in paths))
-    palette = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
+    look = {label: of | {"marker": ""} for label, of in looks(labels).items()}
     with style():
         figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.5), squeeze=False)
         for axis, (title, (clock, paths)) in zip(axes[0], panels.items(), strict=True):
             for label, path in paths.items():
-                axis.plot(
-                    getattr(path, clock)[1:], path.grad_sqnorm[1:], color=palette[label], label=label, linewidth=1.2
-                )
+                x = getattr(path, clock)[1:]
+                axis.plot(x[x <= most], path.grad_sqnorm[1:][x <= most], label=label, **look[label])
             axis.set(xscale="log", yscale="log", title=title, xlabel=_CLOCKS[clock])
-            log_ticks(axis.yaxis)
-        axes[0, 0].set_ylabel(r"$\mathbb{E}\|\nabla f\|^2$")
+            log_ticks(axis.xaxis, axis.yaxis)
+        axes[0, 0].set_ylabel(r"$\mathrm{E}\,\|\nabla f\|^2$")
         handles = {h.get_label(): h for axis in axes[0] for h in axis.get_lines()}
         figure.legend(handles=[handles[label] for label in labels], loc="outside lower center", ncols=3, fontsize=7.5)
     return figure
@@ -117,10 +116,4 @@ def readable(figure: Figure) -> Figure:
     for axis in figure.axes:
         if axis.get_xscale() == "log":
             log_ticks(axis.xaxis)
-            axis.xaxis.set_major_formatter(_tick)
     return figure
-
-
-def _tick(x: float, _: int) -> str:
-    power = np.log10(x)
-    return f"$10^{{{power:.0f}}}$" if x >= 1e5 and np.isclose(power, round(power)) else f"{x:g}"

@@ -11,10 +11,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sfolib.plotting.style import LINES, NAMES, Band, log_ticks, style
+from sfolib.plotting.style import LINES, NAMES, Band, log_ticks, looks, style
 
 EXPONENT = r"$k$ of $e=(\delta/\gamma)^k$"
-ENDS = r"$\min\mathbb{E}\|\nabla f\|^2$"
+ENDS = r"$\min\mathrm{E}\,\|\nabla f\|^2$"
 
 
 def exponents(tested: pd.DataFrame, paths: Sequence[Band], span: tuple[float, float]) -> Figure:
@@ -27,15 +27,17 @@ def exponents(tested: pd.DataFrame, paths: Sequence[Band], span: tuple[float, fl
         figure, (rate, path) = plt.subplots(1, 2, figsize=(7.2, 3.6))
         rate.plot(k, np.maximum(0, np.minimum(1 - 1 / k, 1 / k)), color="0.3", label="T5", **LINES["bound"])
         pairs = tested.groupby(["delta", "gamma"], sort=False)
-        for ((delta, gamma), of_pair), colour in zip(pairs, sns.color_palette("colorblind"), strict=False):
+        apart = np.linspace(-0.06, 0.06, len(pairs))  # or they would cover each other
+        for ((delta, gamma), of_pair), colour, x in zip(pairs, sns.color_palette("colorblind"), apart, strict=False):
             label = rf"$\delta={delta:g}$, $\gamma={gamma:g}$"
             plain = {"color": colour, "linestyle": "none"}
-            rate.plot(of_pair["k"], of_pair["exact"], "o", label=label, markersize=4, **plain)
-            rate.plot(of_pair["k"], of_pair["bound"], "s", fillstyle="none", markersize=7, **plain)
+            rate.plot(of_pair["k"] + x, of_pair["exact"], "o", label=label, markersize=4, **plain)
+            rate.plot(of_pair["k"] + x, of_pair["bound"], "s", fillstyle="none", markersize=6.5, **plain)
         rate.set(xlabel=EXPONENT, ylabel=r"exponent $p$ of $O(N^{-p})$", title="rate; dots: quadratic, squares: bound")
         rate.legend(fontsize=7.5, loc="lower right")
-        for (label, source, x, y, *_), colour in zip(paths, sns.color_palette("colorblind"), strict=False):
-            path.plot(x, y, color=colour, label=label, **LINES[source] | {"linewidth": 1.4})
+        look = looks(band.label for band in paths)
+        for label, source, x, y, *_ in paths:
+            path.plot(x, y, label=label, **LINES[source] | look[label] | {"marker": ""})
         path.set(
             xscale="log",
             yscale="log",

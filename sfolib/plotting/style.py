@@ -6,8 +6,9 @@ shaded; colour-blind safe.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -116,9 +117,27 @@ def lines(axis: Axes, bands: Sequence[Band], **settings: object) -> None:
 
 
 def log_ticks(*axes: Axis) -> None:
-    """Ticks as plain numbers, at 1, or 1 and 3, or 1, 2 and 5 times the powers of ten, as the axis has room."""
+    """Ticks at 1, or 1 and 3, or 1, 2 and 5 times the powers of ten, as the axis has room; see `tick`."""
     for axis in axes:
         decades = np.ptp(np.log10(axis.get_view_interval()))
         axis.set_major_locator(LogLocator(subs=(1,) if decades > 2.2 else (1, 3) if decades > 1.7 else (1, 2, 5)))
         axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter("{x:g}")
+        axis.set_major_formatter(tick)
+
+
+def tick(x: float, _: int = 0) -> str:
+    """0.001 to 50000 as they are, all else by its power of ten."""
+    if x == 0 or 1e-3 <= abs(x) < 1e5:
+        return f"{x:g}"
+    digits, power = f"{x:e}".split("e")
+    times = "" if float(digits) == 1 else rf"{float(digits):g}\cdot"
+    return f"${times}10^{{{int(power)}}}$"
+
+
+def looks(labels: Iterable[str]) -> dict[str, dict[str, object]]:
+    """Colour, width and marker of each label's curves, in the order of drawing: what a later one covers is wider, and
+    shows on both of its sides."""
+    names = list(dict.fromkeys(labels))
+    widths = np.linspace(1.2 + 0.45 * min(len(names), 5), 1.2, len(names))
+    each = zip(names, sns.color_palette("colorblind", len(names)), widths, cycle("osDv^P"), strict=False)
+    return {name: {"color": colour, "linewidth": width, "marker": mark} for name, colour, width, mark in each}

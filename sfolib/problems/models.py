@@ -2,7 +2,8 @@
 
 The small ones (softmax, MLP, CNNs) have no batch statistics: their loss is one fixed function of the weights.
 ResNet (He et al., "Deep Residual Learning for Image Recognition") and WideResNet (Zagoruyko & Komodakis,
-"Wide Residual Networks") stand in their 32×32 variant: a 3×3 stem of stride 1, no max pool, BatchNorm.
+"Wide Residual Networks") stand in their 32×32 variant: a 3×3 stem of stride 1, no max pool, BatchNorm. `cnn` and, with
+BatchNorm, `resnet8` are small enough for 28×28 images on a CPU.
 
 Initial weights are torch's defaults, uniform within ±1/√fan_in for weights and biases alike, but for WideResNets, where
 convolutions are normal with variance 2/fan_out and the last bias is 0. Both are as Umeda & Iiduka's program has them.
@@ -96,6 +97,14 @@ def resnet(
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
+def resnet8(classes: int, in_shape: tuple[int, ...]) -> nn.Module:
+    """A small one with BatchNorm: a stem of stride 2, three blocks of 8, 16 and 32 channels, mean pool, Linear."""
+    layers: list[nn.Module] = [_conv(in_shape[0], 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU()]
+    for inputs, width, stride in ((8, 8, 1), (8, 16, 2), (16, 32, 2)):
+        layers.append(ResidualBlock([inputs, width, width], [3, 3], [stride, 1]))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, classes))
+
+
 class WideBlock(nn.Module):
     """BN-ReLU-conv twice (pre-activation).
 
@@ -141,7 +150,8 @@ MODELS: dict[str, Callable[[int, tuple[int, ...]], nn.Module]] = {
     "mlp": mlp,
     "cnn": cnn,
     "mnist_cnn": mnist_cnn,
-    "resnet8": lambda classes, shape: resnet(classes, shape, [1, 1, 1], stem=16),
+    "resnet8": resnet8,
+    "resnet8_16": lambda classes, shape: resnet(classes, shape, [1, 1, 1], stem=16),
     "resnet18": lambda classes, shape: resnet(classes, shape, [2, 2, 2, 2]),
     "resnet34": lambda classes, shape: resnet(classes, shape, [3, 4, 6, 3]),
     "resnet50": lambda classes, shape: resnet(classes, shape, [3, 4, 6, 3], bottleneck=True),

@@ -48,15 +48,15 @@ class Digits(Problem):
 
     hidden: widths of the ReLU layers; () is softmax regression. l2: ℓ2 coefficient.
     holdout: images kept for testing (a fixed stratified split); the theory's f is over the others.
-    model: "cnn" and "resnet8" are those of `models`. As input, "softmax" means hidden = () and "mlp" hidden = (128,) or
-    what `hidden` says.
+    model: "cnn" and "resnet8_16" are those of `models`. As input, "softmax" means hidden = () and "mlp" hidden =
+    (128,) or what `hidden` says.
     """
 
     kind: Literal["digits"] = "digits"
     hidden: tuple[Annotated[int, Field(ge=1, le=2**16)], ...] = Field((), strict=False)
     l2: float = Field(1e-3, ge=0, le=1e30)
     holdout: int = Field(0, ge=0, le=1000)
-    model: Literal["cnn", "resnet8"] | None = None
+    model: Literal["cnn", "resnet8_16"] | None = None
 
     @field_validator("holdout")
     @classmethod
@@ -69,12 +69,12 @@ class Digits(Problem):
     @classmethod
     def _dense(cls, data: Any) -> Any:
         model = data.get("model") if isinstance(data, dict) else None
-        if model not in ("softmax", "mlp", "cnn", "resnet8"):
+        if model not in ("softmax", "mlp", "cnn", "resnet8_16"):
             return data
         hidden = data.get("hidden", (128,) if model == "mlp" else ())
         if bool(hidden) != (model == "mlp"):
             raise ValueError(f"hidden = {hidden!r} does not go with model = {model!r}")
-        return data | {"hidden": hidden, "model": model if model in ("cnn", "resnet8") else None}
+        return data | {"hidden": hidden, "model": model if model in ("cnn", "resnet8_16") else None}
 
     @property
     def size(self) -> int:
@@ -210,7 +210,7 @@ def named(
     that the data set does not have."""
     if dataset != "digits":
         return Images(dataset=dataset, model=model, l2=l2, data_dir=data_dir, download=download)
-    known = ("softmax", "mlp", "cnn", "resnet8")
+    known = ("softmax", "mlp", "cnn", "resnet8_16")
     require(model in known, "model", model, f"must be one of {known} on digits")
     return Digits(model=model, l2=l2, holdout=holdout)
 

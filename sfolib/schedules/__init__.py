@@ -7,9 +7,17 @@ __getattr__, __dir__, __all__ = lazy(
     {
         "diagnostics": ["validity"],
         "plan": ["Plan"],
-        "published": ["at_momentum", "increase_batch_size", "late_switch", "scaled", "seesaw", "stagewise"],
+        "published": [
+            "at_momentum",
+            "increase_batch_size",
+            "late_ramp",
+            "late_switch",
+            "scaled",
+            "seesaw",
+            "stagewise",
+        ],
         "theoretical": ["critical_plan", "front_plan"],
-        "torch": ["PlanLR", "ScheduledBatchSampler"],
+        "torch": ["PlanLR", "ScheduledBatchSampler", "StreamDataset"],
     },
     ["adaptive", "base"],
-)
+)  # fmt: skip

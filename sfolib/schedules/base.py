@@ -13,11 +13,13 @@ import math
 import operator
 import re
 from bisect import bisect_right
+from collections.abc import Callable
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, SerializeAsAny, field_serializer, model_validator
 
 from sfolib._utils.errors import require
 from sfolib._utils.model import Count, Family, Index, Number, Positive, any_of
@@ -42,10 +44,16 @@ class Schedule(Family):
 
 
 AnySchedule = any_of(Schedule)
+AnyFunction = Annotated[SerializeAsAny[Schedule] | Callable[[int], float], BeforeValidator(Schedule.of)]
 NumberOrSchedule = Annotated[
     int | float | SerializeAsAny[Schedule],
     BeforeValidator(lambda value: Schedule.of(value) if isinstance(value, dict) else value),
 ]
+
+
+def _stored(value: Any) -> dict[str, Any]:
+    require(isinstance(value, Schedule), "f", value, "must be a Schedule to be stored")
+    return value.model_dump()
 
 
 class Constant(Schedule):
@@ -147,6 +155,148 @@ class Cosine(Schedule):
         return self.end + (self.v0 - self.end) * (1 + math.cos(math.pi * min(t / self.duration, 1.0))) / 2
 
 
+class Ramp(Schedule):
+    """v0 up to start, end from duration on, and v^order linear in t between; order 0: the logarithm is."""
+
+    kind: Literal["ramp"] = "ramp"
+    v0: Positive
+    end: Positive
+    start: Index
+    duration: Count
+    order: Number = 0.0
+
+    @model_validator(mode="after")
+    def _lasts(self) -> Ramp:
+        require(self.duration > self.start, "duration", self.duration, f"must be above start = {self.start}")
+        return self
+
+    def _value(self, t: int) -> float:
+        share = min(1.0, max(0, t - self.start) / (self.duration - self.start))
+        ratio = self.end / self.v0
+        if self.order == 0:
+            return self.v0 * ratio**share
+        return self.v0 * (1 + share * (ratio**self.order - 1)) ** (1 / self.order)
+
+
+class Interpolated(Schedule):
+    """values[k] at times[k], all above 0, geometric between two of them; the first before, the last after them all."""
+
+    kind: Literal["interpolated"] = "interpolated"
+    values: tuple[Positive, ...]
+    times: tuple[Index, ...]
+
+    @model_validator(mode="after")
+    def _rising(self) -> Interpolated:
+        rising = all(a < b for a, b in pairwise(self.times))
+        require(rising and len(self.times) == len(self.values) > 0, "times", self.times, "must rise, one a value")
+        return self
+
+    def _value(self, t: int) -> float:
+        right = bisect_right(self.times, t)
+        if right in (0, len(self.times)):
+            return self.values[min(right, len(self.times) - 1)]
+        (v0, v1), (t0, t1) = self.values[right - 1 : right + 1], self.times[right - 1 : right + 1]
+        return v0 * (v1 / v0) ** ((t - t0) / (t1 - t0))
+
+
+class Fitted(Schedule):
+    """schedule(t), rounded, made a little smaller where steps of that size would not end at `total` exactly.
+
+    For a batch size on the sample clock: R = total − t are left for k = ⌈R/b⌉ steps, of ⌈R/k⌉ samples the next. From
+    total on it is schedule(total).
+    """
+
+    kind: Literal["fitted"] = "fitted"
+    schedule: AnySchedule
+    total: Count
+
+    def _value(self, t: int) -> float:
+        batch_size = max(1, math.floor(self.schedule(min(t, self.total)) + 0.5))
+        left = self.total - t
+        return -(-left // -(-left // batch_size)) if left > 0 else batch_size
+
+
+class Cyclic(Schedule):
+    """v0 + (end − v0) w(s) cycle_factor^c step_factor^t, from v0 to end in `duration` and back in `back` readings.
+
+    c = ⌊t/(duration + back)⌋ is the cycle and s the reading in it; u = s/duration on the way there,
+    1 − (s − duration)/back on the way back (back: as long as there, by default), and w = u, or (1 − cos(πu))/2 with
+    shape="cosine". Smith 2017 (arXiv 1506.01186): triangular2 is cycle_factor=0.5, exp_range a step_factor.
+    """
+
+    kind: Literal["cyclic"] = "cyclic"
+    v0: Number
+    end: Number
+    duration: Count
+    back: Count | None = None
+    shape: Literal["linear", "cosine"] = "linear"
+    cycle_factor: Positive = 1.0
+    step_factor: Positive = 1.0
+
+    def _value(self, t: int) -> float:
+        back = self.duration if self.back is None else self.back
+        cycle, s = divmod(t, self.duration + back)
+        u = s / self.duration if s <= self.duration else 1 - (s - self.duration) / back
+        w = u if self.shape == "linear" else (1 - math.cos(math.pi * u)) / 2
+        scale = float(self.cycle_factor) ** cycle * float(self.step_factor) ** t
+        return self.v0 + (self.end - self.v0) * w * scale
+
+
+class WarmRestarts(Schedule):
+    """end + (v0 − end)(1 + cos(πs/T))/2 for s = 0 … T, then again from v0 with T factor times as long; T = duration
+    at first. Loshchilov & Hutter 2017 (arXiv 1608.03983), with the end of each cycle taken once."""
+
+    kind: Literal["warm_restarts"] = "warm_restarts"
+    v0: Number
+    end: Number
+    duration: Count
+    factor: Count = 1
+
+    def _value(self, t: int) -> float:
+        length = self.duration
+        if self.factor == 1:
+            t %= length + 1
+        while t > length:
+            t, length = t - length - 1, length * self.factor
+        return self.end + (self.v0 - self.end) * (1 + math.cos(math.pi * t / length)) / 2
+
+
+class Function(Schedule):
+    """v0 f(t), of a schedule or of any function; the latter cannot be stored."""
+
+    kind: Literal["function"] = "function"
+    f: AnyFunction
+    v0: Number = 1.0
+
+    @field_serializer("f")
+    def _stored(self, value: Any) -> dict[str, Any]:
+        return _stored(value)
+
+    def _value(self, t: int) -> float:
+        return self.v0 * self.f(t)
+
+
+class Multiplicative(Schedule):
+    """v0 f(1) f(2) … f(t), of a schedule or of any function; the latter cannot be stored."""
+
+    kind: Literal["multiplicative"] = "multiplicative"
+    v0: Number
+    f: AnyFunction
+
+    @field_serializer("f")
+    def _stored(self, value: Any) -> dict[str, Any]:
+        return _stored(value)
+
+    @cached_property
+    def _products(self) -> list[float]:  # kept, so that a run costs a call a step
+        return [1.0]
+
+    def _value(self, t: int) -> float:
+        while len(self._products) <= t:
+            self._products.append(self._products[-1] * self.f(len(self._products)))
+        return self.v0 * self._products[t]
+
+
 class Warmup(Schedule):
     """schedule(t) (t + 1)/duration while t < duration, schedule(t) from there on."""
 
@@ -186,6 +336,17 @@ class Capped(Schedule):
         return min(self.schedule(t), self.maximum)
 
 
+class Floored(Schedule):
+    """The larger of schedule(t) and minimum."""
+
+    kind: Literal["floored"] = "floored"
+    schedule: AnySchedule
+    minimum: Number
+
+    def _value(self, t: int) -> float:
+        return max(self.schedule(t), self.minimum)
+
+
 class Power(Schedule):
     """factor schedule(t)^exponent, factor > 0; inf for a negative power of 0. Needs schedule(t) ≥ 0."""
 
@@ -210,15 +371,15 @@ class Product(Schedule):
         return math.prod(schedule(t) for schedule in self.schedules)
 
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
-_ENTRY = re.compile(r"(\d+(?:\.\d+)?)([KMB]?):(\S+)", re.IGNORECASE)
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_ENTRY = re.compile(r"(\d+(?:\.\d+)?)([KMBT]?):(\S+)", re.IGNORECASE)
 
 
 def parse(text: str) -> Piecewise:
     """The piecewise schedule that a string such as "0:16 50K:32 1.5M:64" says: threshold:value, by blanks apart.
 
-    Thresholds are readings of the clock (samples, as a rule) with K, M or B for a thousand, a million, a billion;
-    the first is 0 and they rise. Raises `InputError` that names the entry at fault.
+    Thresholds are readings of the clock (samples, as a rule) with K, M, B or T for a thousand, a million, a billion,
+    a trillion; the first is 0 and they rise. Raises `InputError` that names the entry at fault.
     """
     thresholds, values = [], []
     for entry in text.split():
@@ -245,5 +406,7 @@ def _check_boundaries(boundaries: tuple[int, ...], pieces: int) -> None:
 
 
 constant, linear, exponential, milestones = Constant, Linear, Exponential, Milestones
-piecewise, polynomial, cosine, warmup, join, capped = Piecewise, Polynomial, Cosine, Warmup, Join, Capped
-power, product = Power, Product
+piecewise, interpolated, polynomial, cosine = Piecewise, Interpolated, Polynomial, Cosine
+cyclic, warm_restarts, ramp, warmup = Cyclic, WarmRestarts, Ramp, Warmup
+join, capped, floored, fitted, power, product = Join, Capped, Floored, Fitted, Power, Product
+function, multiplicative = Function, Multiplicative

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Literal
 
-from sfolib._utils.errors import positive, require
-from sfolib.schedules.base import Schedule, Warmup, capped, piecewise, power, product
+from sfolib._utils.errors import positive, require, whole
+from sfolib.schedules.base import Ramp, Schedule, Warmup, capped, fitted, piecewise, power, product
 from sfolib.schedules.plan import Clock, Plan
+from sfolib.theory import bounds
 
 
 def increase_batch_size(
@@ -102,6 +103,47 @@ def late_switch(batch_size: int, large: int, at: int, lr: float | Schedule, *, c
     return Plan(piecewise([batch_size, large], [at]), lr, clock)
 
 
+def late_ramp(
+    batch_size: int,
+    lr: float,
+    budget: int,
+    *,
+    start: float = 0.8,
+    growth: float = 32.0,
+    q: float = 2.0,
+    share: float = 1.0,
+    max_batch_size: int | None = None,
+) -> Plan:
+    """T16 [N]: (batch_size, lr) held for `start` of the budget, then η/b falls by `growth` to its end.
+
+    budget: gradient evaluations, all of them spent and none beyond: the last steps are evened out to end there. Run it
+    with max_samples = budget.
+    share: 1 ramps the batch, 0 is the mirror, lr cooled down at a fixed batch; between them batch × g^share and
+    lr × g^(share − 1), with the same η/b after as many gradient evaluations. The noise of a step goes with η²/b, what
+    it leaves for the progress Σ η that the step makes with η/b; the same η/b costs as much and leaves as much (T8),
+    and the batch takes fewer steps. Once the batch is at max_batch_size the rest of the ramp goes to lr. With momentum
+    m all of it holds, at η/(1 − m).
+    q: how the noise of a step is forgotten, κ ∝ τ^−q at τ steps before the end. b ∝ √κ ∝ (τ + τ0)^(−q/2) at a fixed
+    lr is b^(1 − 2/q) linear in the gradient evaluations, from batch_size to growth × batch_size: q = 2, the default,
+    is a geometric ramp; q = 1 is the linear lr cool-down and what mirrors it. For noise along H (Σ ∝ H) and
+    eigenvalues λ_i ∝ 1/i, ‖∇f‖² has q = 2 and f has q = 1. Late switching is Wang et al. 2026, arXiv 2602.14208;
+    the cool-down that of warmup-stable-decay (Hu et al. 2024, arXiv 2404.06395).
+    """
+    whole("budget", budget)
+    require(0 <= start < 1, "start", start, "must be in [0, 1)")
+    require(growth > 1, "growth", growth, "must be above 1")
+    for name, value in (("lr", lr), ("growth", growth), ("q", q)):
+        positive(name, value)
+    cooled = Ramp(lr, lr / growth, math.floor(start * budget), budget, 2 / q - 1)
+    return in_budget(batch_size, cooled, budget, share, max_batch_size)
+
+
+def in_budget(batch_size: int, lr: Schedule, budget: int, share: float, max_batch_size: int | None) -> Plan:
+    """`increase_batch_size` on the clock of gradient evaluations, its last steps evened out to end at the budget."""
+    plan = increase_batch_size(batch_size, lr, share, max_batch_size=max_batch_size, clock="sample")
+    return Plan(fitted(plan.batch_size, budget), plan.lr, "sample")
+
+
 def stagewise(
     batch_size: int,
     lr: float,
@@ -119,13 +161,13 @@ def stagewise(
 
     exponent = 2 is what following the critical batch size asks for (Umeda & Iiduka 2025, arXiv 2508.05297); 0 gives
     equal stages. Ends of stages are rounded to whole clock readings; `InputError` where one would be empty. Caps as in
-    T7, see `capped_stage`.
+    T7, see `bounds.capped_stage`.
     """
     for name, value in (("stages", stages), ("total", total)):
         require(isinstance(value, int) and value > 0, name, value, "must be a whole number above 0")
-    pairs = [capped_stage(m, batch_size, lr, delta, gamma, max_lr, max_batch_size) for m in range(stages)]
+    pairs = [bounds.capped_stage(m, batch_size, lr, delta, gamma, max_lr, max_batch_size) for m in range(stages)]
     lengths = allocation((delta / gamma) ** exponent, stages, total)
-    sizes, rates = zip(*pairs, strict=True)
+    sizes, rates, _ = zip(*pairs, strict=True)
     ends = [*accumulate(lengths)][:-1]
     return Plan(piecewise(sizes, ends), piecewise(rates, ends), clock)
 
@@ -139,27 +181,3 @@ def allocation(ratio: float, stages: int, total: int) -> Sequence[int]:
     lengths = [b - a for a, b in pairwise(ends)]
     require(min(lengths) > 0, "total", total, f"is too little for {stages} stages: they would last {lengths}")
     return lengths
-
-
-def capped_stage(
-    m: int,
-    batch_size: float,
-    lr: float,
-    delta: float,
-    gamma: float,
-    max_lr: float = math.inf,
-    max_batch_size: float | None = None,
-) -> tuple[float, float]:
-    """(batch, lr) of stage m of T4 [S] with the caps of T7 [N]; batch is not rounded.
-
-    η_m = min(η₀γ^m, max_lr, max_batch_size η₀/(b₀ r^m)) and b_m = b₀ (η_m/η₀) r^m with r = δ/γ: both grow, then the
-    batch alone by r, then lr shrinks by r at max_batch_size. The critical batch size is followed throughout.
-    """
-    for name, value in (("batch_size", batch_size), ("lr", lr), ("delta", delta), ("gamma", gamma)):
-        positive(name, value)
-    require(max_lr >= lr, "max_lr", max_lr, f"must be at least lr = {lr}")
-    top = math.inf if max_batch_size is None else max_batch_size
-    require(top >= batch_size, "max_batch_size", max_batch_size, f"must be at least batch_size = {batch_size}")
-    r = delta / gamma
-    eta = min(lr * gamma**m, max_lr, lr * top / (batch_size * r**m))
-    return min(top, batch_size * (eta / lr) * r**m), eta

@@ -47,11 +47,12 @@ def critical_plan(
     require(lr <= max_lr, "lr", lr, f"must be at most max_lr = {max_lr:.6g}")
     top = math.inf if max_batch_size is None else whole("max_batch_size", max_batch_size)
 
+    first = bounds.critical_batch_size(constants, lr, eps0, max_lr)
+    start = min(first, top)
+
     def pair(eps: float, m: int) -> tuple[int, float, str]:
-        free, full = lr * lr_growth**m, top * max_lr / bounds.critical_batch_size(constants, max_lr, eps)
-        eta = min(free, max_lr, full)
-        phase = "decay lr" if eta == full else "grow both" if eta == free and lr_growth > 1 else "grow batch"
-        return rounded(bounds.critical_batch_size(constants, eta, eps, max_lr)), eta, phase
+        stage = bounds.capped_stage(m, start, lr * start / first, lr_growth * r, lr_growth, max_lr, max_batch_size)
+        return rounded(stage.batch_size), stage.lr, stage.phase
 
     def steps(batch_size: int, eta: float, eps: float) -> float:
         return bounds.steps_to(constants, batch_size, eta, eps, max_lr)

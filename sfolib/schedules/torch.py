@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Literal, NamedTuple, Protocol
 from weakref import WeakValueDictionary, ref
 
 import torch.distributed as dist
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from sfolib._utils.distributed import ProcessGroup
 from sfolib._utils.errors import positive, require, whole
@@ -109,12 +110,15 @@ class _Pass(Iterator[list[int]]):
 
     def _begin(self) -> None:
         sampler = self.sampler
+        policy = isinstance(sampler.plan, Policy)
+        if self._loaded and policy:  # whose own clock says it
+            self._loaded = None
         index, first, whole_pass = sampler._position()
         if self._loaded:
             index, first = self._loaded["pass"], 0
         self.record = _Record(index, first, whole_pass or self._loaded is not None)
         sampler._passes.append((ref(self), self.record))
-        if isinstance(sampler.plan, Policy):
+        if policy:
             self._step, self._samples = sampler._policy_start()
         if self._loaded:
             for _ in range(self._loaded["drawn"]):
@@ -143,7 +147,7 @@ class _Pass(Iterator[list[int]]):
         record.taken += 1
         if record.complete:
             sampler._finished(record)
-        return [sampler._order(batch.epoch)[part] for part in sampler._parts(batch)]
+        return [list(sampler._order(batch.epoch)[part]) for part in sampler._parts(batch)]
 
     def state_dict(self) -> dict[str, int]:
         """The pass and what was drawn of it; for loaders that know what they have handed out."""
@@ -161,7 +165,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
 
     n: samples of the data set. plan: a `Plan`, or a policy. The indices are those of `epoch_order` by permutation, so
     that they are a function of n, seed and plan alone: the batches are `plan.table(n, epochs)` exactly, whatever
-    workers prefetch.
+    workers prefetch. shuffle=False: 0, 1, 2 …
 
     Which epoch an iteration is, in this order: what `load_state_dict` said; the epoch of the `PlanLR` that is tied to
     the sampler (made from it, or of the same plan object and n); `set_epoch`; with none of these, one more than the
@@ -174,8 +178,9 @@ class ScheduledBatchSampler(Sampler[list[int]]):
     Accelerate's `prepare` does.
     max_micro_batch: hand a part out in pieces of about the same size, at most that many samples; one optimizer step is
     for all of them (`PlanLR.batch_size` samples).
-    multiple_of: batches are rounded down to a multiple, at least one. drop_last: leave out an epoch's last batch if it
-    is incomplete. min_last_batch: one below that joins the batch before it.
+    multiple_of: batches are rounded down to a multiple, at least one; "ranks": of the number of ranks. What is left at
+    an epoch's end need not be one. drop_last: leave it out if it is incomplete. min_last_batch: if it is below that, it
+    joins the batch before it (default 1; 2 with a policy that looks at per-sample gradients: one has no variance).
     epochs: how many epochs an iteration is, for clients that take all iterations to be of one length.
     lookahead: by how many batches a client draws ahead of the updates of a policy; its looks take effect as much later.
     """
@@ -191,14 +196,15 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         per_replica: bool = False,
         interleave: bool = False,
         max_micro_batch: int | None = None,
-        multiple_of: int = 1,
+        multiple_of: int | Literal["ranks"] = 1,
         drop_last: bool = False,
-        min_last_batch: int = 1,
+        min_last_batch: int | None = None,
         epochs: int = 1,
         lookahead: int = 0,
+        shuffle: bool = True,
     ):
         require(hasattr(plan, "after"), "plan", plan, "must be a Plan or a policy")
-        self.n, self.plan, self.seed = whole("n", n), plan, seed
+        self.n, self.plan, self.seed, self.shuffle = whole("n", n), plan, seed, shuffle
         require((rank is None) == (num_replicas is None) or interleave, "rank", rank, "goes with num_replicas")
         if num_replicas is not None:
             whole("num_replicas", num_replicas)
@@ -208,25 +214,28 @@ class ScheduledBatchSampler(Sampler[list[int]]):
             require(ok, "rank", rank, f"must be a whole number from 0 to {num_replicas - 1}")
         if max_micro_batch is not None:
             whole("max_micro_batch", max_micro_batch)
+        if min_last_batch is None:
+            min_last_batch = 2 if getattr(plan, "signal", None) in ("gradient_statistics", "second_moment") else 1
         for name, value in (("multiple_of", multiple_of), ("min_last_batch", min_last_batch), ("epochs", epochs)):
-            whole(name, value)
+            if (name, value) != ("multiple_of", "ranks"):
+                whole(name, value)
         ok = isinstance(lookahead, int) and lookahead >= 0
         require(ok, "lookahead", lookahead, "must be a whole number, 0 or above")
         policy = isinstance(plan, Policy)
         require(not (policy and (drop_last or epochs > 1)), "plan", plan, "drop_last and epochs need a Plan")
         require(policy or not lookahead, "lookahead", lookahead, "is for policies; a plan is known ahead")
         self._rank, self._replicas, self.per_replica, self.interleave = rank, num_replicas, per_replica, interleave
-        self._micro, self._rules = max_micro_batch, (multiple_of, drop_last, min_last_batch)
-        self._epochs, self._lookahead = epochs, lookahead
-        self._clock: PlanLR | None = None
+        self.max_micro_batch, self._rules = max_micro_batch, (multiple_of, drop_last, min_last_batch)
+        self._epochs, self.lookahead = epochs, lookahead
+        self._sizes: dict[int, int] = {}  # of a policy's batches, by step, from the next to be trained on
+        self._clock: PlanLR | _OptimizerClock | None = None
         self._set: int | None = None  # by set_epoch
         self._next = self._complete = 0  # the pass after the last complete one; how many have been completed
         self._resume: tuple[int, int] | None = None  # by load_state_dict: pass and batches of it, or steps and samples
         self._passes: list[tuple[ref[_Pass], _Record]] = []
         self._cached: tuple[int, _Passes] | None = None
         self._permutation: tuple[int, list[int]] = (-1, [])
-        if isinstance(plan, Plan):
-            _tie(self, PlanLR)
+        _tie(self, PlanLR)
 
     # --- what the batches are ---
 
@@ -245,12 +254,16 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         return ProcessGroup(dist.get_rank(), dist.get_world_size())
 
     def _table(self) -> _Passes:
-        factor = self.group().size if self.per_replica else 1
-        if self._cached is None or self._cached[0] != factor:
-            self._cached = factor, _Passes(self.n, self.plan, self._epochs, factor, *self._rules)
+        ranks = self.group().size
+        if self._cached is None or self._cached[0] != ranks:
+            factor, (multiple_of, *rules) = ranks if self.per_replica else 1, self._rules
+            multiple_of = ranks if multiple_of == "ranks" else multiple_of
+            self._cached = ranks, _Passes(self.n, self.plan, self._epochs, factor, multiple_of, *rules)
         return self._cached[1]
 
-    def _order(self, epoch: int) -> list[int]:
+    def _order(self, epoch: int) -> Sequence[int]:
+        if not self.shuffle:
+            return range(self.n)
         if self._permutation[0] != epoch:
             self._permutation = epoch, epoch_order(self.n, self.seed, epoch, "permutation").tolist()
         return self._permutation[1]
@@ -264,7 +277,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         parts = []
         for rank in ranks:
             part = ProcessGroup(rank, group.size).shard(size)
-            pieces = math.ceil((part.stop - part.start) / (self._micro or size))
+            pieces = math.ceil((part.stop - part.start) / (self.max_micro_batch or size))
             for piece in range(pieces):
                 inner = ProcessGroup(piece, pieces).shard(part.stop - part.start)
                 offset = batch.start + part.start
@@ -278,7 +291,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         if isinstance(self.plan, Policy):
             return self._policy_start()[1] // self.n, 0, True
         self._passes = [(p, r) for p, r in self._passes if p() is not None or (r.complete and r.trained)]
-        if self._clock is not None and self._clock.last_epoch < 0:  # so SequentialLR leaves it until its turn
+        if isinstance(self._clock, PlanLR) and self._clock.last_epoch < 0:  # so SequentialLR leaves it until its turn
             self._clock._part()
         resume, clock = self._resume, self._clock
         if clock is None:
@@ -289,7 +302,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         index, done = self._table().locate(clock.batches)
         if self._set is not None and self._set != index:
             why = f"but the scheduler is in iteration {index}; load its state too, or train each iteration to its end"
-            require(self._set <= self._complete, "epoch", self._set, why)
+            require(self._set <= self._complete or self._set < self._next, "epoch", self._set, why)
         if resume and resume[0] == index:
             require(
                 resume[1] <= done, "step", clock.batches, "of the scheduler is behind the sampler; load its state too"
@@ -309,25 +322,50 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         return self._resume or (self.plan.step, self.plan.samples)
 
     def _policy_batch(self, step: int, samples: int) -> Batch:
-        row = self.plan.after(step, samples, self.n, self._lookahead)
         epoch, start = divmod(samples, self.n)
-        multiple_of, _, least = self._rules
-        factor = self.group().size if self.per_replica else 1
-        rules = _Passes(self.n, self.plan, 1, factor, multiple_of, False, least)
+        self._sizes = {at: size for at, size in self._sizes.items() if at >= self.plan.step}
+        if step not in self._sizes:  # decided once, so that other passes and resumed runs see the same batches
+            row = self.plan.after(step, samples, self.n, self.lookahead)
+            self._sizes[step] = self._table().size(row.batch_size, self.n - start)
         self._resume = None
-        return Batch(epoch, step, samples, start, start + rules.size(row.batch_size, self.n - start))
+        return Batch(epoch, step, samples, start, start + self._sizes[step])
 
-    def _check_step(self, index: int, last: int) -> None:
-        """Raise unless some iteration has handed out batch `last` of pass `index`, to be trained on."""
-        alive = [(p() is not None, r) for p, r in self._passes if r.index == index and r.whole and r.taken > last]
+    @property
+    def taken(self) -> int:
+        """Samples, on all ranks, of the step that a policy has to be told of next; for its `update`."""
+        require(self.plan.step in self._sizes, "step", self.plan.step, "of the policy has not been handed out")
+        return self._sizes[self.plan.step]
+
+    def _taken(self, batches: int, accumulate: int) -> int:
+        """Batches of the step that follows `batches`. Raises unless some iteration has handed them out."""
+        index, done = self._table().locate(batches)
+        left = len(self._table().batches(index)) - done
+        taken = min(accumulate, left)
+        alive = [(p() is not None, r) for p, r in self._passes if r.index == index and r.whole]
+        ahead = _drawn_ahead()
+        if ahead is not None and [living for living, _ in alive] == [True]:  # skipped steps are not told a scheduler
+            taken = max(taken, min(left, alive[0][1].taken - done - ahead))
+        alive = [(living, r) for living, r in alive if r.taken >= done + taken]
         why = (
-            f"batch {last} of iteration {index} has not been handed out since the iteration began: the loop stepped "
-            "the scheduler more often than it drew batches, or left an iteration before its end and began another; "
-            "to go on inside one, load the sampler's state (for a resumed loader: StatefulDataLoader)"
+            f"batch {done + taken - 1} of iteration {index} has not been handed out since the iteration began: the "
+            "loop stepped the scheduler more often than it drew batches, or left an iteration before its end and began "
+            "another; to go on inside one, load the sampler's state (for a resumed loader: StatefulDataLoader)"
         )
-        require(bool(alive), "step", self._clock.batches + 1, why)
+        require(bool(alive), "step", batches + 1, why)
         for living, record in alive:
             record.trained |= living
+        return taken
+
+    def _left_over(self, batches: int) -> int:
+        """Batches that the iteration has left after `batches`, if it was trained on to its end; else 0."""
+        index, done = self._table().locate(batches)
+        passes = [(p, r) for p, r in self._passes if r.index == index and r.trained]
+        if not (done and passes and all(p() is None and r.complete for p, r in passes)):
+            return 0
+        count = len(self._table().batches(index))
+        few = f"in an iteration of {count}; call step() after every optimizer step, and say accumulate="
+        require(2 * done > count, "batches that the scheduler has counted", done, few)
+        return count - done
 
     # --- what clients ask for ---
 
@@ -340,7 +378,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
             raise TypeError("the number of batches is the policy's to decide")
         index, first, _ = self._position()
         batches = self._table().batches(index)[first:]
-        if not self._micro and self.group().size == 1:
+        if not self.max_micro_batch and self.group().size == 1:
             return len(batches)
         return sum(len(self._parts(batch)) for batch in batches)
 
@@ -370,7 +408,8 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         """
         state = {"n": self.n, "seed": self.seed, "step": None, "samples": None}
         if isinstance(self.plan, Policy):
-            return state | {"step": self.plan.step, "samples": self.plan.samples}
+            sizes = [self._sizes[at] for at in sorted(self._sizes) if at >= self.plan.step]
+            return state | {"step": self.plan.step, "samples": self.plan.samples, "drawn": sizes}
         if step is None and self._clock is not None:
             step = self._clock.batches
         if step is None and not any(p() is not None for p, _ in self._passes):
@@ -385,7 +424,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there. Raises `InputError` for the state of something else, or of another order of samples."""
         names = {"n", "seed", "step", "samples"}
-        require(set(state) == names, "state", [*state], f"entries must be {sorted(names)}")
+        require(set(state) - {"drawn"} == names, "state", [*state], f"entries must be {sorted(names)}")
         for name in ("n", "seed"):
             require(state[name] == getattr(self, name), name, getattr(self, name), f"must be {state[name]} as saved")
         self._passes, self._resume = [], None
@@ -393,11 +432,45 @@ class ScheduledBatchSampler(Sampler[list[int]]):
             self._resume = _Unknown()
         elif isinstance(self.plan, Policy):
             self._resume = state["step"], state["samples"]
+            self._sizes = dict(enumerate(state.get("drawn", ()), state["step"]))
         else:
             self._resume = self._table().locate(state["step"])
             index, done = self._resume
             samples = self._table().batches(index)[done].samples
             require(samples == state["samples"], "plan", self.plan, f"makes {samples} samples, not those of the state")
+
+
+class StreamDataset(Dataset):
+    """The samples of an `IterableDataset`, or of any iterable, for batches by plan.
+
+        DataLoader(StreamDataset(stream), batch_sampler=ScheduledBatchSampler(n, plan, shuffle=False))
+
+    An epoch is the first n samples that iter(stream) yields; a stream with fewer raises `InputError`. Samples of other
+    ranks, and those before a resumed run's first batch, are read and left out, so every process reads the same stream.
+    At most one worker, which alone can read in order.
+    """
+
+    def __init__(self, stream: Iterable[Any]):
+        self.stream = stream
+        self._samples: Iterator[Any] | None = None
+        self._read = 0
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        info = get_worker_info()
+        require(info is None or info.num_workers == 1, "num_workers", info and info.num_workers, "must be 0 or 1")
+        first, last = indices[0], indices[-1]
+        in_order = indices == list(range(first, last + 1))
+        require(in_order, "indices", indices, "must be in order: say shuffle=False to the sampler")
+        if self._samples is None or first < self._read:
+            self._samples, self._read = iter(self.stream), 0
+        found = list(islice(self._samples, first - self._read, last + 1 - self._read))
+        enough = len(found) == len(indices)
+        require(enough, "n", last + 1, f"samples are more than the stream's {self._read + len(found)}")
+        self._read = last + 1
+        return found
+
+    def __getitem__(self, index: int) -> Any:
+        return self.__getitems__([index])[0]
 
 
 class _Unknown(tuple):
@@ -435,9 +508,9 @@ class PlanLR(LRScheduler):
     exists or is made; alone it counts the batches that the plan makes of `samples_per_epoch` samples. With a policy,
     update the policy first.
 
-    accumulate: loader batches to one optimizer step. An optimizer step that ends an epoch may have fewer; and batches
-    at an epoch's end that no step followed, or whose step was skipped (GradScaler under Accelerate), are counted when
-    the next iteration begins.
+    accumulate: loader batches to one optimizer step. An optimizer step that ends an epoch may have fewer; batches at an
+    epoch's end that no step followed are counted when the next iteration begins. Call step() after steps that a
+    GradScaler skipped, too; Accelerate and Trainer do not, and those are counted with the next one.
 
     Every parameter group's lr is lr·base/reference: base is its lr when the scheduler was made, reference the largest
     of them, or that of the group number or group "name" `reference`. A group that is added later has as base the lr
@@ -466,20 +539,21 @@ class PlanLR(LRScheduler):
         positive("lr of the reference group", self._reference)
         self.batches = 0  # of the plan, trained on
         self.sampler: ScheduledBatchSampler | None = None
-        self._calls = self._since = 0  # step() calls of an interleaved batch; optimizer steps since the last of step()
+        self._since = 0  # optimizer steps since the last call of step()
         self._loaded: int | None = None  # batches that a state said
+        self._run: _OptimizerClock | None = None  # in SequentialLR
         self._own: _Passes | None = None
         if isinstance(plan, Plan):
             self._own = _Passes(self.samples_per_epoch, plan, 1, 1, 1, False, 1)
         super().__init__(optimizer)
         optimizer.register_step_post_hook(_Count(self))
-        if sampler is not None and isinstance(plan, Plan):
+        if sampler is not None:
             for key, found in [*_untied.items()]:
                 if found is sampler:
                     del _untied[key]
             require(sampler._clock is None, "plan", sampler, "is tied to another scheduler")
             self._follow(sampler)
-        elif isinstance(plan, Plan):
+        else:
             _tie(self, ScheduledBatchSampler)
 
     @staticmethod
@@ -498,9 +572,10 @@ class PlanLR(LRScheduler):
         super()._initial_step()
 
     def _part(self) -> None:
-        """Composed by SequentialLR, it counts some of the run's steps only: the sampler's clock is its own again."""
-        if self.sampler is not None:
-            self.sampler._clock = self.sampler = None
+        """Composed by SequentialLR, it counts some of the run's steps only: the optimizer's are the sampler's clock."""
+        if self.sampler is not None and self._own is not None:
+            self._run = self.sampler._clock = _OptimizerClock(self.sampler, self.accumulate)
+            self.sampler = None
 
     def _table(self) -> _Passes:
         return self._own if self.sampler is None else self.sampler._table()
@@ -514,11 +589,13 @@ class PlanLR(LRScheduler):
     def batch_size(self) -> int:
         """Samples of the next batch, in micro-batches or not: on this rank of a tied sampler, or in all."""
         if self._own is None:
-            return self.plan.batch_size
-        batch = self._batch()
-        part = slice(batch.start, batch.stop)
+            drawn = self.sampler is not None and self.sampler._sizes.get(self.plan.step)
+            part = slice(0, drawn or self.plan.batch_size)
+        else:
+            batch = self._batch()
+            part = slice(batch.start, batch.stop)
         if self.sampler is not None and not self.sampler.interleave:
-            part = self.sampler.group().shard(batch.stop - batch.start)
+            part = self.sampler.group().shard(part.stop - part.start)
         return part.stop - part.start
 
     def _batch(self) -> Batch:
@@ -539,28 +616,20 @@ class PlanLR(LRScheduler):
             self.batches += 1
             return
         positive(f"lr of batch {self.batches}", self._lr())
-        if self.sampler is not None and self.sampler.interleave:  # Accelerate steps a scheduler once for each rank
-            self._calls = (self._calls + 1) % self.sampler.group().size
-            if self._calls:
-                return
-        index, done = self._table().locate(self.batches)
-        taken = min(self.accumulate, len(self._table().batches(index)) - done)
+        if self.sampler is not None and self.sampler.interleave and not self._since:
+            return  # Accelerate's prepared scheduler calls once for each rank
         if self.sampler is not None:
-            self.sampler._check_step(index, done + taken - 1)
-        self.batches += taken
+            self.batches += self.sampler._taken(self.batches, self.accumulate)
+        else:
+            index, done = self._table().locate(self.batches)
+            self.batches += min(self.accumulate, len(self._table().batches(index)) - done)
 
     def _catch_up(self) -> None:
         """Before an iteration begins: count what the last one left over, if it was trained on to its end."""
         often = "times since the scheduler's last step: call its step() after every one"
         require(self._since <= 1, "optimizer.step() was called", self._since, often)
-        index, done = self._table().locate(self.batches)
-        passes = [(p, r) for p, r in self.sampler._passes if r.index == index and r.trained]
-        if done and passes and all(p() is None and r.complete for p, r in passes):
-            batches = len(self._table().batches(index))
-            few = f"in an iteration of {batches}; call step() after every optimizer step, and say accumulate="
-            require(2 * done > batches, "batches that the scheduler has counted", done, few)
-            self.batches += batches - done
-            self._calls = 0
+        if left := self.sampler._left_over(self.batches):
+            self.batches += left
             super().step()
 
     def _lr(self) -> float:
@@ -577,21 +646,62 @@ class PlanLR(LRScheduler):
         return [lr * (base / self._reference) for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps and samples so far: the plan is not stored."""
-        return {"step": self.last_epoch, "batches": self.batches, "samples": self.samples}
+        """Steps and samples so far: the plan is not stored. A policy is, with the batches that a tied sampler has drawn
+        ahead of it."""
+        state = {"step": self.last_epoch, "batches": self.batches, "samples": self.samples}
+        if self._own is None:
+            return state | {
+                "policy": self.plan.state_dict(),
+                "sampler": None if self.sampler is None else self.sampler.state_dict(),
+            }
+        return state if self._run is None else state | {"run": self._run.batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there. Raises `InputError` for the state of another scheduler, or of another plan."""
-        names = {"step", "batches", "samples"}
-        require(set(state_dict) == names, "state", [*state_dict], f"must be a PlanLR's, with entries {sorted(names)}")
+        names = {"step", "batches", "samples"} | ({"policy", "sampler"} if self._own is None else set())
+        known = set(state_dict) - {"run"} == names
+        require(known, "state", [*state_dict], f"must be a PlanLR's, with entries {sorted(names)}")
+        if "run" in state_dict:
+            self._part()
+            if self._run is not None:
+                self._run.batches = self._run._loaded = state_dict["run"]
+        if self._own is None:
+            self.plan.load_state_dict(state_dict["policy"])
+            if self.sampler is not None and state_dict["sampler"]:
+                self.sampler.load_state_dict(state_dict["sampler"])
         before, self.batches = self.batches, state_dict["batches"]
         if self._own is not None and self.samples != state_dict["samples"]:
             samples, self.batches = self.samples, before
             require(False, "plan", self.plan, f"makes {samples} samples, not {state_dict['samples']} as saved")
-        self.last_epoch, self._loaded, self._calls, self._since = state_dict["step"], self.batches, 0, 0
+        self.last_epoch, self._loaded, self._since = state_dict["step"], self.batches, 0
+        if "run" in state_dict or self.last_epoch < 0:  # in SequentialLR, which may be elsewhere
+            return
         self._last_lr = self.get_lr()
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = lr
+
+
+class _OptimizerClock:
+    """Counts the steps of the optimizer of a `PlanLR` that SequentialLR composes, as the sampler's clock."""
+
+    def __init__(self, sampler: ScheduledBatchSampler, accumulate: int):
+        self.sampler, self.accumulate, self.batches = sampler, accumulate, 0
+        self._loaded: int | None = None
+
+    def advance(self) -> None:
+        self.batches += self.sampler._taken(self.batches, self.accumulate)
+
+    def _catch_up(self) -> None:
+        self.batches += self.sampler._left_over(self.batches)
+
+
+def _drawn_ahead() -> int | None:
+    """Batches that Accelerate's loader, if it is what is iterated over, has drawn beyond the one that it gave out."""
+    state = sys.modules.get("accelerate.state")
+    loader = state and state.GradientState().active_dataloader
+    if type(loader).__name__ != "DataLoaderShard":
+        return None
+    return 1 + loader.num_workers * (loader.prefetch_factor or 0)
 
 
 class _Count:
@@ -603,3 +713,5 @@ class _Count:
     def __call__(self, *_: Any) -> None:
         if (scheduler := self._scheduler()) is not None:
             scheduler._since += 1
+            if scheduler._run is not None:
+                scheduler._run.advance()

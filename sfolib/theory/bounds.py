@@ -12,6 +12,7 @@ Sources: [S] = Umeda & Iiduka 2025, arXiv 2508.05297, and the papers that it bui
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,6 +48,14 @@ class Growth(NamedTuple):
     r: Numbers
     tau: Numbers
     epochs: Numbers
+
+
+class StagePair(NamedTuple):
+    """What a stage of T4 runs at: batch size (not rounded), lr, and its phase of T7."""
+
+    batch_size: float
+    lr: float
+    phase: str
 
 
 def _array(field: str, value: ArrayLike) -> np.ndarray:
@@ -209,6 +218,32 @@ def stagewise_bound(eps: ArrayLike) -> np.ndarray:
     """
     eps = np.atleast_1d(_target(eps))
     return np.arange(2, len(eps) + 2) / np.cumsum(2 / eps**2)
+
+
+def capped_stage(
+    m: int,
+    batch_size: float,
+    lr: float,
+    delta: float,
+    gamma: float,
+    max_lr: float = math.inf,
+    max_batch_size: float | None = None,
+) -> StagePair:
+    """Stage m of T4 [S] with the caps of T7 [N], from the first stage's pair on.
+
+    η_m = min(η₀γ^m, max_lr, max_batch_size η₀/(b₀ r^m)) and b_m = b₀ (η_m/η₀) r^m with r = δ/γ: "grow both", then
+    "grow batch" by r alone, then "decay lr" by r at max_batch_size. The critical batch size is followed throughout.
+    """
+    for name, value in (("batch_size", batch_size), ("lr", lr), ("delta", delta), ("gamma", gamma)):
+        positive(name, value)
+    require(max_lr >= lr, "max_lr", max_lr, f"must be at least lr = {lr}")
+    top = math.inf if max_batch_size is None else max_batch_size
+    require(top >= batch_size, "max_batch_size", max_batch_size, f"must be at least batch_size = {batch_size}")
+    r = delta / gamma
+    free, full = lr * gamma**m, lr * (top / (batch_size * r**m))
+    eta = min(free, max_lr, full)
+    phase = "decay lr" if eta == full else "grow both" if eta == free and gamma > 1 else "grow batch"
+    return StagePair(min(top, batch_size * (eta / lr) * r**m), eta, phase)
 
 
 def stage_ends(

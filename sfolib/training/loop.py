@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from sfolib._utils import interrupt
 from sfolib._utils.distributed import SINGLE, ProcessGroup
-from sfolib._utils.errors import require
+from sfolib._utils.errors import InputError, require
 from sfolib.problems.execution import Execution
 from sfolib.schedules.plan import Plan
 from sfolib.training import policy_signals, updates
@@ -40,6 +41,8 @@ class Trainer:
             self.task = ProbedTask(self.task, spec.noise_probes, spec.seeds)
         if spec.workers:
             self.task = WorkersTask(self.task, spec.workers, *spec.plan.at(0), len(spec.seeds))
+        self.leader = spec.leader
+        self.task = policy_signals.halved(self.task, self.leader, spec)
         self.update = updates.build(spec.optimizer, self.task.parameters)
         self.step = self.samples = self.probes = self.true_batch_size = self.below = 0
         self.measured = 0  # measuring points so far
@@ -47,8 +50,7 @@ class Trainer:
         self.status, self._finite = "running", True
         self._max_steps = spec.max_steps or math.inf
         self._largest = torch.finfo(getattr(torch, spec.dtype)).max
-        self.leader = spec.leader
-        self.signals = policy_signals.source(self.leader, self.task, spec.seeds)
+        self.signals = policy_signals.source(self.leader, self.task, spec.seeds, self.update)
         self._check_ends()
 
     def advance(self) -> None:
@@ -83,8 +85,10 @@ class Trainer:
         measured = {name: value.tolist() for name, value in self.task.measure().items()}
         self.probes += self.task.probes
         self.measured += 1
+        over = self.samples >= self.spec.max_samples or self.step >= self._max_steps or self.task.finished
         if self._finite:  # else the leader was not told of the last step
-            self._pair = self.leader.at(self.leader.reading(self.step, self.samples, self.task.samples_per_epoch))
+            with suppress(InputError) if over else nullcontext():  # a decay that ends here may be at 0: no step uses it
+                self._pair = self.leader.at(self.leader.reading(self.step, self.samples, self.task.samples_per_epoch))
         batch_size, lr = self._pair
         at = {
             "epoch": self.samples / self.task.samples_per_epoch,
@@ -107,7 +111,7 @@ class Trainer:
             self.diverged = {"step": self.step, "seeds": np.array(self.spec.seeds)[lost].tolist() or [*self.spec.seeds]}
         elif self.below == _SETTLED:
             self.status = "reached"
-        elif self.samples >= self.spec.max_samples or self.step >= self._max_steps or self.task.finished:
+        elif over:
             self.status = "finished"
         values = zip(*measured.values(), strict=True)
         rows = [

@@ -13,6 +13,7 @@ from sfolib._utils.model import Model
 from sfolib.problems.specs import PLACE, AnyProblem
 from sfolib.schedules import adaptive  # noqa: F401  whose policies are known by their kinds
 from sfolib.schedules.adaptive.base import Description, Policy
+from sfolib.schedules.adaptive.horizon_ramp import HorizonRamp
 from sfolib.schedules.base import Schedule
 from sfolib.schedules.plan import Plan
 from sfolib.training.optimizers import SGD, AnyOptimizer
@@ -97,8 +98,12 @@ class Spec(Model):
     @model_validator(mode="after")
     def _led(self) -> Spec:
         require((self.plan is None) == (self.policy is not None), "plan", self.plan, "either a plan or a policy")
-        if self.policy is not None:
-            self.policy.build()
+        if self.policy is not None and isinstance(policy := self.policy.build(), HorizonRamp):
+            budget, most = policy.budget, self.max_samples
+            require(budget == most, "policy.budget", budget, f"must be max_samples = {most}")
+            looks = isinstance(self.optimizer, SGD) and policy.momentum == self.optimizer.momentum
+            why = "must be sgd, of the policy's momentum, where it looks"
+            require(looks or not policy.needs_looks, "optimizer", self.optimizer, why)
         for name in ("batch_size", "lr") if self.plan else ():
             value = getattr(self.plan, name)
             require(isinstance(value, Schedule), f"plan.{name}", value, "must be a Schedule, for the run to be stored")

@@ -22,6 +22,9 @@ class Update(Protocol):
 
     def __call__(self, gradients: list[Tensor], lr: float) -> None: ...
 
+    def metric(self) -> list[Tensor] | None:
+        """The diagonal of P, a tensor a parameter, in the step −lr Pv; None where it is 1, or not known yet."""
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -49,6 +52,9 @@ class PlainSGD:
     def __call__(self, gradients: list[Tensor], lr: float) -> None:
         torch._foreach_add_(self.parameters, gradients, alpha=-lr)
 
+    def metric(self) -> None:
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 
@@ -71,6 +77,16 @@ class FromTorch:
         self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.step()
 
+    def metric(self) -> list[Tensor] | None:
+        state = [self.optimizer.state.get(parameter, {}) for parameter in self.parameters]
+        if "sum" in state[0]:  # Adagrad: it has a sum from the start, of nothing
+            return [1 / (s["sum"].sqrt() + _TINY) for s in state]
+        if "exp_avg_sq" not in state[0]:
+            return None
+        group = self.optimizer.param_groups[0]
+        correction = 1 - group["betas"][1] ** float(state[0]["step"])
+        return [1 / ((s["exp_avg_sq"] / correction).sqrt() + group["eps"]) for s in state]
+
 
 class NormUpdate:
     """AdaGrad-Norm: a² ← a² + ‖g‖², θ ← θ − lr g/a, from a² = 0 (Ward, Wu & Bottou,
@@ -87,6 +103,10 @@ class NormUpdate:
         step = -lr / (self.sqsum.sqrt() + _TINY)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.addcmul_(gradient, step.view(-1, *[1] * (gradient.dim() - 1)))
+
+    def metric(self) -> list[Tensor]:
+        scale = 1 / (self.sqsum.sqrt() + _TINY)
+        return [scale.view(-1, *[1] * (p.dim() - 1)).expand_as(p) for p in self.parameters]
 
     def state_dict(self) -> dict[str, Any]:
         return {"sqsum": self.sqsum}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from sfolib._utils.errors import require
 from sfolib.training import policy_signals
@@ -34,7 +35,7 @@ def looks(
     try:
         trainer = Trainer(spec, "cpu")
         first = _ELSEWHERE * trainer.task.samples_per_epoch
-        for mark in marks:
+        for mark in tqdm(marks, desc=f"statistics of {spec.problem.kind}", unit="point"):
             while trainer.samples < mark:
                 trainer.advance()
             grad_sqnorm = trainer.task.measure()["grad_sqnorm"].item()

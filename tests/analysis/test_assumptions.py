@@ -9,8 +9,7 @@ from archives import write_cifar
 from sfolib import plotting
 from sfolib.analysis import assumptions, crossings
 from sfolib.analysis.claims import Check
-from sfolib.experiments import cifar_stand_in
-from sfolib.problems import datasets, models
+from sfolib.problems import datasets
 from sfolib.problems.specs import Digits, Images, Quadratic
 from sfolib.schedules import diagnostics
 from sfolib.schedules.adaptive import GradNormTrigger
@@ -135,7 +134,6 @@ def test_numbers_do_not_depend_on_the_number_of_threads(problem):
 
 def test_on_images_they_do_not_beyond_rounding(tmp_path, monkeypatch):
     """They run on all threads, which take sums in another order: nothing else shows in double precision."""
-    monkeypatch.setitem(models.MODELS, "resnet8", cifar_stand_in._resnet8)
     write_cifar(tmp_path / "data", monkeypatch)
     datasets.load.cache_clear()
     problem = Images(dataset="cifar10", model="resnet8", data_dir=str(tmp_path / "data"))

@@ -1,12 +1,13 @@
 """Every kind of claim: shown to hold, and shown to fail."""
 
 import json
+from html import escape
 
 import numpy as np
 import pytest
 
 from sfolib._utils.errors import InputError
-from sfolib.analysis.claims import KINDS, VERDICTS, Check, chance, differences, outcome, table
+from sfolib.analysis.claims import KINDS, VERDICTS, Check, LeftOut, Table, chance, check, differences, outcome, table
 from sfolib.analysis.fits import fit_exponent, fit_front, power_law_scatter
 from sfolib.training import estimates
 
@@ -171,3 +172,20 @@ def test_power_law_scatter_is_the_distance_from_a_line_in_logarithms():
 def test_a_front_that_cannot_be_fitted_is_named(points):
     with pytest.raises(InputError, match="steps = "):
         fit_front(*points)
+
+
+def test_a_claim_without_values_is_left_out_with_a_word():
+    assert check("a", "upper_bound", [], "none was reached", theory=1.0) == LeftOut("a", "none was reached")
+    assert check("a", "ordering", [1.0]).missing == "1 values were measured, and it needs 2 or more"
+    assert isinstance(check("a", "upper_bound", [np.nan], theory=1.0), LeftOut)
+    assert check("a", "upper_bound", [0.5], theory=1.0, exact=True).verdict == "reproduced"
+
+
+def test_the_table_shows_claims_whole_and_escapes_them():
+    long = "a <b>claim</b> " * 20
+    shown = Table([Check(long, "upper_bound", [2.0] * 9, 1.0, exact=True, explanation="why").to_dict()])
+    assert escape(long) in shown._repr_html_()
+    for text in (shown._repr_html_(), repr(shown)):
+        assert "9 values, 2 … 2" in text
+        assert "why" in text
+        assert "None" not in text

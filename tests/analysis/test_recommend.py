@@ -1,4 +1,5 @@
-"""The recommended plan: on the front that the measured constants give, within its budget, ready to run."""
+"""The schedule to use: predicted, the same at every call, at or below what it is compared with when it is trained; and
+worst-case plans on the front that the measured constants give."""
 
 import json
 
@@ -6,20 +7,29 @@ import numpy as np
 import pytest
 
 from sfolib import cli
-from sfolib.analysis import constants, step_time
-from sfolib.analysis.recommend import recommend
-from sfolib.problems.specs import named
+from sfolib._utils.errors import InputError
+from sfolib.analysis import constants, horizon, step_time
+from sfolib.analysis.recommend import recommend, worst_case
+from sfolib.problems.specs import Quadratic, named
 from sfolib.schedules.plan import Plan
+from sfolib.schedules.published import late_ramp
 from sfolib.theory import bounds
+from sfolib.theory.local import best_batch_sizes, noise_kernel
 from sfolib.training import records
 from sfolib.training.loop import Trainer
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
 
 
-def spec(model="softmax", epochs=200):
+def spec(model="softmax", epochs=200, **how):
     problem = named("digits", model, l2=1e-3)
-    return Spec(problem=problem, plan=Plan(16, 0.1), max_samples=epochs * problem.size, seeds=(2,))
+    settings = {"plan": Plan(16, 0.1), "max_samples": epochs * problem.size, "seeds": (2,), "eval_every": 1e9}
+    return Spec(problem=problem, **settings | how)
+
+
+QUADRATIC = Spec(
+    problem=Quadratic(d=40, lam_min=1e-3, sigma2=30.0), plan=Plan(8, 0.2), max_samples=60_000, sampling="replacement"
+)
 
 
 @pytest.fixture
@@ -28,38 +38,124 @@ def machine(monkeypatch):
     monkeypatch.setattr(step_time, "measure_step_time", lambda _, batches, **__: 1e-3 + 2e-5 * np.array(batches))
 
 
-@pytest.mark.parametrize("objective", ["time", "samples"])
-def test_every_stage_is_on_the_front(objective, machine):
-    found = recommend(spec(), objective, max_batch_size=100)
-    c = constants.as_constants(found.estimates)
-    assert found.step_time == pytest.approx((1e-3, 2e-5))
-    start = Trainer(spec()).task.measure()["grad_sqnorm"].item()
-    assert found.first_eps**2 == pytest.approx(start / 2)
-    for m, row in enumerate(found.spec.plan.rows):
-        assert row.eps**2 == pytest.approx(start / 2 ** (m + 1))
-        if objective == "time":
-            wanted = bounds.time_optimal_batch_size(c, row.eps, 1e-3, 2e-5)
-        else:
-            wanted = bounds.noise_scale(c, row.eps)
-        assert row.batch_size == round(min(wanted, 100))
-        assert row.lr == pytest.approx(bounds.optimal_lr(c, row.batch_size, row.eps))
+# ------------------------------------------------------------------------------------------- the schedule to use
+def test_what_is_predicted_for_the_quadratic_is_exact():
+    """By the recursion of the second moments, step by step."""
+    q, lr = QUADRATIC.problem.exact, 0.3
+    path = horizon.noise_free_path(QUADRATIC, lr, 1500.0)
+    sizes, rates = horizon.steps_of(late_ramp(8, lr, 30_000), 30_000, 1024, False)
+    m = q.theta0**2
+    for b, eta in zip(sizes, rates, strict=True):
+        m = (1 - eta * q.eigenvalues) ** 2 * m + eta**2 * q.noise_variance / b
+    found = path.judge(sizes, rates)
+    assert found.grad_sqnorm == pytest.approx(np.sum(q.eigenvalues**2 * m), rel=0.02)
+    assert found.loss == pytest.approx(np.sum(q.eigenvalues * m) / 2, rel=0.02)
+    assert (found.steps, found.samples) == (len(sizes), 30_000)
 
 
-def test_as_many_stages_as_the_budget_holds(machine):
-    few, many = (recommend(spec(epochs=epochs)) for epochs in (1, 2000))
-    assert len(few.spec.plan.rows) == 1
-    spent = [row.samples for row in many.spec.plan.rows]
-    assert len(spent) > 1
-    assert sum(spent) <= many.spec.max_samples < 4 * sum(spent) + sum(spent)
+def test_ramps_are_water_filling_where_nothing_bounds_them():
+    q, lr = QUADRATIC.problem.exact, 0.3
+    path = horizon.noise_free_path(QUADRATIC, lr, 1500.0)
+    made = max(horizon.ramps(path, lr, 2, lambda steps: 60_000), key=lambda ramp: ramp.sizes.max())
+    kappa = noise_kernel(np.full(round(made.steps), lr), q.eigenvalues, q.noise_variance)
+    noise = made.grad_sqnorm - path.at(made.steps * lr)[0]
+    best = best_batch_sizes(kappa, noise, minimum=made.batch_size)
+    assert best.sum() == pytest.approx(60_000, rel=0.03)
 
 
-def test_a_plan_from_the_command_line_is_ready_to_train(machine, tmp_path, monkeypatch, capsys):
+def test_by_permutation_the_noise_of_an_epoch_is_less_its_mean():
+    """A mode, two epochs and a half of 12 samples in batches of 4, drawn many times."""
+    lam, variance, lr, n = 0.3, 2.0, 0.5, 12
+    spectrum = horizon.Spectrum(1.0, np.array([lam]), np.array([variance]))
+    ones = np.ones(3)
+    path = horizon.Path(np.array([0.0, 1.0, 99.0]), 1e-12 * ones, 1e-12 * ones, [spectrum], 0, n, 0.0)
+    sizes = np.array([4, 4, 4, 4, 4, 4, 4, 2.0])
+    rng, runs = np.random.default_rng(0), 20_000
+    samples = rng.standard_normal(n)
+    samples = (samples - samples.mean()) / samples.std() * variance**0.5
+    draws = np.concatenate([rng.permuted(np.tile(samples, (runs, 1)), axis=1) for _ in range(3)], 1)
+    theta = np.zeros(runs)
+    for b, end in zip(sizes.astype(int), np.cumsum(sizes).astype(int), strict=True):
+        theta -= lr * (lam * theta + draws[:, end - b : end].mean(1))
+    found = path.judge(sizes, np.full(8, lr)).grad_sqnorm
+    assert found == pytest.approx(lam**2 * np.mean(np.square(theta)), rel=0.05)
+
+
+@pytest.mark.parametrize("objective", ["grad_norm", "loss"])
+def test_the_recommended_schedule_ends_at_or_below_the_configs_own_as_predicted(objective):
+    own = spec(epochs=20)
+    found = recommend(own, objective=objective)
+    budget = own.max_samples
+    assert found.spec.max_samples <= budget
+    predicted = found.table.set_index("schedule")
+    ends = {name: run(s).rows.iloc[-1] for name, s in (("recommended", found.spec), ("config", own))}
+    assert ends["recommended"].samples <= budget
+    assert ends["recommended"].grad_sqnorm < ends["config"].grad_sqnorm
+    assert ends["recommended"].loss < 1.01 * ends["config"].loss
+    assert ends["recommended"].grad_sqnorm == pytest.approx(predicted.grad_sqnorm["recommended"], rel=0.8)
+    for name, end in ends.items():
+        assert end.loss == pytest.approx(predicted.loss[name], rel=0.03)
+        assert end.step == predicted.steps[name]
+        assert found.paths[name].samples.iloc[-1] == predicted.samples[name]
+
+
+def test_five_calls_agree():
+    for own, calls in ((QUADRATIC, 5), (spec(epochs=1), 2)):
+        found = [recommend(own) for _ in range(calls)]
+        assert len({r.spec.key for r in found}) == 1
+        assert len({str(r) for r in found}) == 1
+
+
+def test_timings_that_do_not_decide_are_said_not_to(machine, monkeypatch):
+    told = recommend(QUADRATIC, objective="time")
+    assert not any("do not decide" in note for note in told.notes)
+    assert "seconds" in told.table
+    noisy = iter([(1e-3, 2e-5), (1e-6, 2e-5), (1e-2, 1e-7)] * 2)
+    monkeypatch.setattr("sfolib.analysis.recommend._step_time", lambda *_: step_time.StepTime(*next(noisy)))
+    again = [recommend(QUADRATIC, objective="time", eps=0.02) for _ in range(2)]
+    for found in again:
+        assert any("do not decide" in note for note in found.notes)
+        assert found.spec == recommend(QUADRATIC, eps=0.02).spec
+
+
+def test_fewest_gradient_evaluations_to_a_target():
+    found = recommend(QUADRATIC, eps=0.02)
+    end = run(found.spec.model_copy(update={"seeds": tuple(range(200))})).rows.groupby("samples").grad_sqnorm.mean()
+    assert end.iloc[-1] == pytest.approx(0.02**2, rel=0.1)
+    best = QUADRATIC.problem.exact.best_constant_batch_size(0.2, 0.02)
+    assert end.index[-1] < 0.5 * best.samples
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: recommend(spec(), budget=100, eps=0.1), "budget and eps = True: one of them at most"),
+        (lambda: recommend(spec(), budget=0.5), "budget = 0.5"),
+        (lambda: recommend(spec(), eps=-1.0), "eps = -1.0"),
+        (lambda: recommend(spec(), objective="steps"), "objective = 'steps'"),
+        (
+            lambda: recommend(spec(), objective="loss", eps=0.1),
+            "objective = 'loss': must be grad_norm or time with eps",
+        ),
+        (lambda: recommend(spec(optimizer="adam")), "optimizer = 'adam': must be 'sgd'"),
+        (lambda: recommend(QUADRATIC, eps=1e-9), "eps = 1e-09: is not reached"),
+    ],
+)
+def test_bad_input_names_the_field_and_the_value(call, named):
+    with pytest.raises(InputError) as caught:
+        call()
+    assert named in str(caught.value)
+
+
+def test_a_plan_from_the_command_line_is_ready_to_train(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     told = {"model": "softmax", "bs": 16, "bs_method": "constant", "lr": 0.1, "lr_method": "constant", "epochs": 3}
     (tmp_path / "config.json").write_text(json.dumps(told | {"csv_path": "csv"}))
     arguments = ["plan", "config.json", "--dataset", "digits"]
     assert cli.main(arguments) == 0
-    assert "stage" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "recommended" in out
+    assert (tmp_path / "plan.png").exists()
     assert cli.main(arguments) == 1
     assert "plan.json" in capsys.readouterr().err
     assert cli.main(["train", "plan.json"]) == 1
@@ -73,3 +169,34 @@ def test_a_plan_from_the_command_line_is_ready_to_train(machine, tmp_path, monke
     (tmp_path / "bad.json").write_text(json.dumps(kept.model_dump(mode="json") | {"max_samples": -1}))
     assert cli.main(["train", "bad.json", "--out", "other"]) == 1
     assert "max_samples = -1" in capsys.readouterr().err
+    assert cli.main([*arguments, "--out", "worst.json", "--worst-case", "--budget", "2000"]) == 0
+    assert "stage" in capsys.readouterr().out
+    assert Spec.model_validate_json((tmp_path / "worst.json").read_text()).max_samples == 2000
+    assert cli.main([*arguments, "--out", "more.json", "--worst-case", "--eps", "0.1"]) == 1
+    assert "worst-case = True" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------- worst cases
+@pytest.mark.parametrize("objective", ["time", "samples"])
+def test_every_stage_is_on_the_front(objective, machine):
+    found = worst_case(spec(), objective, max_batch_size=100)
+    c = constants.as_constants(found.estimates)
+    assert found.step_time == (pytest.approx((1e-3, 2e-5)) if objective == "time" else None)
+    start = Trainer(spec()).task.measure()["grad_sqnorm"].item()
+    assert found.first_eps**2 == pytest.approx(start / 2)
+    for m, row in enumerate(found.spec.plan.rows):
+        assert row.eps**2 == pytest.approx(start / 2 ** (m + 1))
+        if objective == "time":
+            wanted = bounds.time_optimal_batch_size(c, row.eps, 1e-3, 2e-5)
+        else:
+            wanted = bounds.noise_scale(c, row.eps)
+        assert row.batch_size == round(min(wanted, 100))
+        assert row.lr == pytest.approx(bounds.optimal_lr(c, row.batch_size, row.eps))
+
+
+def test_as_many_stages_as_the_budget_holds(machine):
+    few, many = (worst_case(spec(epochs=epochs), "time") for epochs in (1, 2000))
+    assert len(few.spec.plan.rows) == 1
+    spent = [row.samples for row in many.spec.plan.rows]
+    assert len(spent) > 1
+    assert sum(spent) <= many.spec.max_samples < 4 * sum(spent) + sum(spent)

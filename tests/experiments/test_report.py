@@ -73,7 +73,24 @@ def test_the_report_in_a_browser(page, width):
 def test_the_report_counts_verdicts_by_notebook(page):
     rows = re.findall(r"<tr><td><a href=\"#([^\"]+)\">.*?</tr>", page.read_text(encoding="utf-8"), re.S)
     assert rows[0] == report.select(())[0].stem
+    assert f'<a href="#{rows[0]}-claim-2">a headline</a>' in page.read_text(encoding="utf-8")
     assert '<td class="n" data-label="reproduced">1</td>' in page.read_text(encoding="utf-8")
+
+
+def test_the_page_of_a_report_that_is_not_complete_says_so_and_loads_itself_again(page):
+    report.write(page.parent, [], ["02_growth_rates"])
+    assert "Still running: 02_growth_rates" in page.read_text(encoding="utf-8")
+    assert 'http-equiv="refresh"' in page.read_text(encoding="utf-8")
+    report.write(page.parent, [])
+    assert 'http-equiv="refresh"' not in page.read_text(encoding="utf-8")
+    gallery = (page.parent / "gallery.html").read_text(encoding="utf-8")
+    assert gallery.count("python -m sfolib figures 00 --scale smoke</code>") == 2
+
+
+def test_words_are_rendered_and_stay_text():
+    assert report.marked("[`08_a`](08_a.ipynb) <b> $b^2=\\eta_{nt}$ `x`") == (
+        '<a href="#08_a">08_a</a> &lt;b&gt; <i>b²=η<sub>nt</sub></i> <code>x</code>'
+    )
 
 
 def test_headlines_come_first_and_what_is_undecided_says_how_much_of_it(page):

@@ -1,5 +1,9 @@
 """Losses and models of which per-sample gradients make no sense are refused, whatever the batch."""
 
+import copy
+import random
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,20 +41,135 @@ class Between(nn.Module):
         return self.b(self.f(self.a(x)))
 
 
+class Running(nn.Module):
+    """Centred by a running mean, in place or by a new buffer."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place = in_place
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, h):
+        mean = 0.9 * self.mean + 0.1 * h.detach().mean(0)
+        if self.in_place:
+            self.mean.copy_(mean)
+        else:
+            self.mean = mean
+        return h
+
+
+def pairs(h):
+    return h + h.view(-1, 2, 6).mean(1).repeat_interleave(2, 0)
+
+
+def ghost(h):
+    return (h.view(-1, 4, 6) - h.view(-1, 4, 6).mean(1, keepdim=True)).reshape(-1, 6)
+
+
+GENERATOR = torch.Generator()
+
+
+@pytest.mark.parametrize("n", [8, 4, 24])
 @pytest.mark.parametrize(
     "f",
     [
         lambda h: F.batch_norm(h, None, None, training=True),
         lambda h: h - h.mean(0),
+        lambda h: h / h.abs().max(),
+        lambda h: h + 0.1 * h.roll(1, 0),
+        lambda h: h + h[:1],
+        lambda h: h * len(h),
+        lambda h: F.scaled_dot_product_attention(h[None], h[None], h[None])[0],
+        pairs,
+        ghost,
         F.dropout,
         lambda h: F.rrelu(h, training=True),
+        lambda h: h * torch.bernoulli(torch.full_like(h, 0.5), generator=GENERATOR),
+        lambda h: h * (random.random() < 0.99),
+        lambda h: h * (np.random.rand() < 0.99),  # noqa: NPY002
+        Running(in_place=True),
+        Running(in_place=False),
     ],
 )
-def test_samples_that_are_mixed_and_random_numbers(f):
+def test_samples_that_are_mixed_and_random_numbers(f, n):
     torch.manual_seed(0)
-    x, y = torch.randn(8, 4), torch.randint(3, (8,))
-    with pytest.raises(InputError, match=r"depends on the others|random numbers"):
-        gradient_statistics(Between(f), F.cross_entropy, x, y)
+    x, y, model = torch.randn(n, 4), torch.randint(3, (n,)), Between(f)
+    buffers, states = copy.deepcopy(model.state_dict()), (random.getstate(), np.random.get_state()[2])  # noqa: NPY002
+    said = r"depends on the others|without the others|random numbers|changes its buffers"
+    for call in (
+        lambda: gradient_statistics(model, F.cross_entropy, x, y, backward=True),
+        lambda: full_gradient_sqnorm(model, F.cross_entropy, (x, y)),
+    ):
+        with pytest.raises(InputError, match=said):
+            call()
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(buffers.values(), model.state_dict().values(), strict=True))
+    assert states == (random.getstate(), np.random.get_state()[2])  # noqa: NPY002
+
+
+def test_power_iteration_in_train_mode():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), nn.Tanh())
+    with pytest.raises(InputError, match="changes its buffers"):
+        gradient_statistics(model, F.cross_entropy, torch.randn(6, 4), torch.randint(4, (6,)))
+
+
+def _token_losses():
+    """Of (n, T, classes) and labels (n, T): a loss, the labels, and whether it is a mean over samples."""
+    y = torch.randint(4, (64, 7), generator=torch.Generator().manual_seed(0))
+    one, even = y.clone(), y.clone()
+    one[0, 0], even[:, 0] = -100, -100
+    flat = lambda o, t: F.cross_entropy(o.flatten(0, 1), t.flatten())  # noqa: E731
+    turned = lambda o, t: F.cross_entropy(o.mT, t)  # noqa: E731
+    total = lambda o, t: F.cross_entropy(o.mT, t, reduction="sum")  # noqa: E731
+    means = [(flat, y, True), (turned, y, True), (flat, even, True)]
+    return [*means, (flat, one, False), (turned, one, False), (total, y, False)]
+
+
+@pytest.mark.parametrize(("loss", "y", "mean"), _token_losses())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_token_means(loss, y, mean, dtype):
+    """One label of 448 that is left out is seen."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(5, 4).to(dtype), torch.randn(64, 7, 5).to(dtype)
+    for call in (lambda: gradient_statistics(model, loss, x, y), lambda: full_gradient_sqnorm(model, loss, (x, y))):
+        if mean:
+            call()
+        else:
+            with pytest.raises(InputError, match="must be the mean over the batch"):
+                call()
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize(
+    ("loss", "features", "y"),
+    [
+        (F.mse_loss, 1, torch.randn(12)),  # (12, 1) against (12,): every sample with every label
+        (lambda o, t: F.kl_div(o.log_softmax(1), t, reduction="sum"), 3, torch.rand(12, 3)),
+        (lambda o, t: F.cross_entropy(o @ o.T, torch.arange(len(o))), 3, torch.zeros(12)),
+        (lambda o, t: F.cross_entropy(o, t, reduction="sum") / 64, 3, torch.arange(12) % 3),
+        (lambda o, t: F.cross_entropy(o[:, 0], t), 3, torch.rand(12)),  # the scores of one sample
+        (nn.CrossEntropyLoss(ignore_index=2), 3, torch.arange(12) % 3),
+        (nn.CrossEntropyLoss(torch.tensor([1.0, 1.01, 1.0])), 3, torch.arange(12) % 3),
+    ],
+)
+def test_more_losses_that_are_no_mean(loss, features, y):
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, features), torch.randn(12, 4)
+    for call in (lambda: gradient_statistics(model, loss, x, y), lambda: full_gradient_sqnorm(model, loss, (x, y))):
+        with pytest.raises(InputError, match="must be the mean over the batch"):
+            call()
+
+
+def test_wrappers():
+    """What torch.compile made is measured as the module in it; DDP would lose its all-reduce."""
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4, 3), torch.randn(6, 4), torch.arange(6) % 3
+    wanted = gradient_statistics(model, F.cross_entropy, x, y)
+    assert gradient_statistics(torch.compile(model, backend="eager"), F.cross_entropy, x, y) == wanted
+    ddp = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    with pytest.raises(InputError, match=r"model\.module"):
+        gradient_statistics(ddp, F.cross_entropy, x, y)
 
 
 def test_autocast_inside_the_model():

@@ -45,8 +45,10 @@ def test_a_likeness_stands_in_the_row_of_its_system():
 
 
 def test_norms_show_the_ratio_of_each_variant():
-    plain, other = made([[1.0, 2.0, 4.0]] * 2, published=1.0), made([[1.0, 2.0, 4.0]] * 2)
+    plain, other = made([[1.0, 4.0, 16.0]] * 2, published=1.0), made([[1.0, 4.0, 16.0]] * 2)
     left, right = norms(plain, {"plain": plain, "other": other}).axes
     assert list(left.lines[0].get_ydata()) == pytest.approx([1, 2, 4])
     assert list(left.lines[1].get_ydata()) == pytest.approx([1, 1, 1])
-    assert np.array([line.get_ydata() for line in right.lines]) == pytest.approx(np.array([[1, 0.5, 0.25], [2, 2, 2]]))
+    assert np.array([line.get_ydata() for line in right.lines]) == pytest.approx(
+        np.array([[1, 0.5, 0.25], [2**0.5] * 3])
+    )

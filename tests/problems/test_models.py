@@ -9,7 +9,7 @@ from torch import nn
 from sfolib._utils.errors import InputError
 from sfolib.problems.models import MODELS, build
 
-SMALL = {"softmax", "logistic", "mlp", "cnn", "mnist_cnn", "resnet8"}
+SMALL = {"softmax", "logistic", "mlp", "cnn", "mnist_cnn", "resnet8", "resnet8_16"}
 LARGE = {"resnet50", "resnet101", "resnet152", "WideResNet28_10", "WideResNet28_12"}
 # Norm of all convolutions' initial weights in the authors' program after torch.manual_seed(0), 100 classes.
 PUBLISHED_NORM = {
@@ -100,7 +100,12 @@ def test_small_counts():
     assert count(build("cnn", 10, (1, 8, 8), 0)) == 9 * 16 + 2 * 16 + 9 * 16 * 32 + 2 * 32 + 32 * 4 * 10 + 10
     stages = [(16, 16), (16, 32), (32, 64)]
     blocks = [conv_bn(a, b, 3) + conv_bn(b, b, 3) + (conv_bn(a, b, 1) if a != b else 0) for a, b in stages]
-    assert count(build("resnet8", 10, (1, 8, 8), 0)) == conv_bn(1, 16, 3) + sum(blocks) + 64 * 10 + 10
+    assert count(build("resnet8_16", 10, (1, 8, 8), 0)) == conv_bn(1, 16, 3) + sum(blocks) + 64 * 10 + 10
+    blocks = [
+        conv_bn(i, o, 3) + conv_bn(o, o, 3) + (conv_bn(i, o, 1) if i != o else 0)
+        for i, o in ((8, 8), (8, 16), (16, 32))
+    ]
+    assert count(build("resnet8", 10, (1, 28, 28), 0)) == conv_bn(1, 8, 3) + sum(blocks) + 33 * 10
     assert count(build("mnist_cnn", 10, (1, 28, 28), 0)) == 26 * 16 + (25 * 16 + 1) * 32 + 32 * 49 * 10 + 10
 
 

@@ -83,7 +83,9 @@ def test_augmentation_does_not_depend_on_batches_or_company():
 
 
 @pytest.mark.parametrize("sampling", ["permutation", "replacement"])
-def test_cnn_follows_its_naive_twin(sampling):
+def test_cnn_follows_its_naive_twin(sampling, monkeypatch):
+    """Also where its batches are taken in pieces of 46 images."""
+    monkeypatch.setitem(network.CHUNK, "cpu", 3000)
     problem = Digits(model="cnn", l2=1e-2, holdout=1000)
     plan = Plan(exponential(100, 1.5, 1), exponential(0.05, 1.4, 1), "epoch")
     spec = Spec(problem=problem, plan=plan, seeds=(3, 11), sampling=sampling, max_samples=1800, dtype="float64")

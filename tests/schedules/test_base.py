@@ -19,9 +19,17 @@ ALL = [
     s.piecewise([1.0, 2.5, 0.5], [3, 7]),
     s.polynomial(1.0, 0.1, 10, 2),
     s.cosine(1.0, 0.2, 8),
+    s.ramp(1.0, 8.0, 3, 9, -0.5),
+    s.interpolated([1.0, 8.0, 2.0], [3, 6, 9]),
+    s.fitted(s.linear(4, 1, 3), 50),
     s.warmup(s.constant(0.4), 4),
     s.join([s.constant(1.0), s.linear(5, 1, 1), s.exponential(2, 2, 1)], [2, 6]),
     s.capped(s.exponential(8, 2, 1), 100),
+    s.floored(s.cosine(8, 2, 10), 3),
+    s.cyclic(8, 2, 3, 2, "cosine", 0.5, 0.9),
+    s.warm_restarts(8, 32, 2, 2),
+    s.function(s.linear(1, 1, 2), 3.0),
+    s.multiplicative(2.0, s.piecewise([1.0, 1.5, 1.0], [2, 5])),
     s.power(s.linear(4, 1, 2), -0.5, 3.0),
     s.product([s.constant(3.0), s.linear(1, 1, 1)]),
 ]
@@ -37,6 +45,13 @@ ALL = [
         (s.piecewise([1.0, 2.5, 0.5], [3, 7]), {0: 1, 2: 1, 3: 2.5, 6: 2.5, 7: 0.5, 99: 0.5}),
         (s.polynomial(1.0, 0.2, 10, 2), {0: 1, 5: 0.2 + 0.8 / 4, 10: 0.2, 11: 0.2}),
         (s.cosine(1.0, 0.2, 8), {0: 1, 4: 0.6, 8: 0.2, 9: 0.2}),
+        (s.ramp(2, 32, 4, 12), {0: 2, 4: 2, 6: 4, 8: 8, 10: 16, 12: 32, 99: 32}),
+        (s.ramp(2, 32, 4, 12, 1), {4: 2, 6: 9.5, 12: 32}),
+        (s.ramp(2, 32, 4, 12, -1), {4: 2, 10: 1 / (0.25 / 2 + 0.75 / 32), 12: 32}),
+        (s.ramp(0.5, 0.1, 0, 4, 1), {0: 0.5, 1: 0.4, 3: 0.2, 4: 0.1}),
+        (s.interpolated([1, 8, 2], [3, 6, 8]), {0: 1, 3: 1, 4: 2, 5: 4, 6: 8, 7: 4, 8: 2, 99: 2}),
+        (s.fitted(s.constant(8), 30), {0: 8, 8: 8, 16: 7, 23: 7, 30: 8, 99: 8}),
+        (s.fitted(s.linear(3.4, 10, 6), 20), {0: 3, 6: 7, 13: 7, 19: 1, 20: 33}),
         (s.warmup(s.linear(4, 4, 2), 4), {0: 1, 1: 2, 2: 6, 3: 8, 4: 12}),
         (s.join([s.constant(1), s.linear(5, 1, 1), s.constant(0)], [2, 6]), {1: 1, 2: 5, 5: 8, 6: 0, 99: 0}),
         (s.capped(s.exponential(8, 2, 1), 100), {0: 8, 3: 64, 4: 100, 10**6: 100}),
@@ -47,6 +62,15 @@ ALL = [
         (s.parse("0:16 50K:32 1M:64"), {0: 16, 49_999: 16, 50_000: 32, 999_999: 32, 10**6: 64, 10**12: 64}),
         (s.parse(" 0:0.5  1.001k:1e-3\n2b:7"), {0: 0.5, 1000: 0.5, 1001: 1e-3, 2 * 10**9 - 1: 1e-3, 2 * 10**9: 7}),
         (s.parse("0:8"), {0: 8, 10**9: 8}),
+        (s.parse("0:8 1T:16 2.5t:32"), {10**12 - 1: 8, 10**12: 16, 25 * 10**11: 32}),
+        (s.floored(s.capped(s.linear(0, 3, 1), 10), 5), {0: 5, 1: 5, 2: 6, 3: 9, 4: 10, 9: 10}),
+        (s.cyclic(2, 8, 3), {0: 2, 1: 4, 3: 8, 4: 6, 6: 2, 8: 6, 9: 8}),
+        (s.cyclic(8, 0, 2, 4, cycle_factor=0.5), {0: 8, 1: 4, 2: 0, 3: 2, 6: 8, 8: 4, 9: 5, 14: 6}),
+        (s.cyclic(2, 8, 4, shape="cosine", step_factor=0.5), {0: 2, 2: 2 + 3 / 4, 4: 2 + 6 / 16, 8: 2}),
+        (s.warm_restarts(2, 8, 2), {0: 2, 1: 5, 2: 8, 3: 2, 4: 5, 5: 8, 300: 2}),
+        (s.warm_restarts(2, 8, 2, 2), {2: 8, 3: 2, 5: 5, 7: 8, 8: 2, 12: 5, 16: 8, 17: 2}),
+        (s.function(lambda t: t * t, 3), {0: 0, 2: 12}),
+        (s.multiplicative(3, lambda t: t), {4: 72, 0: 3, 1: 3, 3: 18}),
     ],
 )
 def test_values(schedule, values):
@@ -62,6 +86,7 @@ def test_a_schedule_is_a_value(schedule):
     stored = json.loads(schedule.model_dump_json())
     assert s.Schedule.of(stored) == schedule
     assert [s.Schedule.of(stored)(t) for t in range(20)] == [schedule(t) for t in range(20)]
+    assert s.Schedule.of(stored) == schedule
     assert schedule(np.int64(3)) == schedule(3)
     with pytest.raises(ValidationError, match="frozen"):
         schedule.kind = 1.0
@@ -92,8 +117,18 @@ def test_a_clock_is_a_whole_number(schedule, t):
         (lambda: s.join([s.constant(1)] * 3, [4, 4]), "boundaries = (4, 4)"),
         (lambda: s.polynomial(1, 0, 10, 0), "power = 0"),
         (lambda: s.cosine(1, 0, -1), "duration = -1"),
+        (lambda: s.ramp(1, 2, 5, 5), "duration = 5: must be above start = 5"),
+        (lambda: s.ramp(0, 2, 1, 5), "v0 = 0"),
+        (lambda: s.interpolated([1, 2], [3]), "times = (3,): must rise, one a value"),
+        (lambda: s.interpolated([1, 2], [3, 3]), "times = (3, 3)"),
+        (lambda: s.fitted(s.constant(1), 0), "total = 0"),
         (lambda: s.warmup(s.constant(1), 0), "duration = 0"),
         (lambda: s.capped(s.constant(1), math.inf), "maximum = inf"),
+        (lambda: s.floored(s.constant(1), math.nan), "minimum = nan"),
+        (lambda: s.cyclic(1, 2, 0), "duration = 0"),
+        (lambda: s.cyclic(1, 2, 3, shape="round"), "shape = 'round'"),
+        (lambda: s.warm_restarts(1, 2, 3, 1.5), "factor = 1.5"),
+        (lambda: s.function(3), "f"),
         (lambda: s.warmup(0.1, 5), "schedule = 0.1"),
         (lambda: s.capped(8, 16), "schedule = 8"),
         (lambda: s.join([8, 16], [3]), "schedules.0 = 8"),

@@ -1,11 +1,16 @@
 """One plan in other people's loops: what is trained on, and at which lr, is the plan's table in each of them."""
 
+import importlib
+import math
 import os
 import socket
+import sys
+import traceback
 import warnings
 from itertools import islice
 from types import SimpleNamespace
 
+import policies_in_clients as policies
 import pytest
 import torch
 import torch.distributed as dist
@@ -17,7 +22,9 @@ from sfolib._utils.errors import InputError
 from sfolib.schedules import base as s
 from sfolib.schedules.adaptive import NormTest
 from sfolib.schedules.plan import Plan
-from sfolib.schedules.torch import PlanLR, ScheduledBatchSampler
+from sfolib.schedules.torch import PlanLR, ScheduledBatchSampler, StreamDataset
+
+pytestmark = pytest.mark.long
 
 N, EPOCHS = 80, 3
 PLAN = Plan(s.exponential(10, 2.0), s.exponential(0.1, 0.5))
@@ -60,8 +67,9 @@ def test_exactly_len_batches(loader):
     assert seen == table()
 
 
-@pytest.mark.parametrize("loader", WORKERS[:2])
-@pytest.mark.parametrize("made", ["sampler", "plan", "scheduler first"])
+@pytest.mark.parametrize(
+    ("made", "loader"), [("sampler", WORKERS[0]), ("plan", WORKERS[1]), ("scheduler first", WORKERS[0])]
+)
 def test_other_passes_do_not_move_the_plan(made, loader):
     """Case 08: a pass after every epoch, a look and a pass within."""
     plan, optimizer = PLAN.model_copy(), torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
@@ -106,8 +114,9 @@ def test_a_loop_that_drifts_raises():
         next(iter(loader))
 
 
-@pytest.mark.parametrize("loader", WORKERS[:2])
-@pytest.mark.parametrize("stop", [1, 3, 8, 9, 12, 13])
+@pytest.mark.parametrize(
+    ("stop", "loader"), [*((stop, WORKERS[0]) for stop in (1, 3, 8, 9, 12, 13)), (3, WORKERS[1]), (12, WORKERS[1])]
+)
 def test_resume_by_state_and_by_skipping(stop, loader):
     """Case 21 and state_dict without arguments: what prefetching has drawn is left out."""
     sampler, data, optimizer, scheduler = parts(loader=loader)
@@ -168,14 +177,14 @@ def test_the_last_batch_and_multiples():
     assert sizes(min_last_batch=2) == [10, 11]
     assert sizes(drop_last=True) == [10, 10]
     assert sizes(multiple_of=8) == [8, 8, 5]
+    assert sizes(multiple_of="ranks", rank=0, num_replicas=3) == [3, 3, 1]
     sampler = ScheduledBatchSampler(21, PLAN, drop_last=True, epochs=2)
     assert [len(b) for b in sampler] == [10, 10, 20]
     with pytest.raises(InputError, match="leaves no batch"):
         list(sampler)
 
 
-@pytest.mark.parametrize("loader", WORKERS[:2])
-@pytest.mark.parametrize("k", [3, 4])
+@pytest.mark.parametrize(("k", "loader"), [(3, WORKERS[0]), (4, WORKERS[0]), (3, WORKERS[1])])
 def test_accumulation(k, loader):
     """Case 09; with k = 3 the last two of an epoch's eight batches have no step of their own."""
     plan = Plan(10, s.exponential(0.1, 0.5, 80), clock="sample")
@@ -214,6 +223,48 @@ def test_the_batch_of_the_plan_by_micro_batches():
     assert [len(x) for x in sampler] == [16] * 5
 
 
+def test_set_epoch_after_resuming_and_another_pass():
+    sampler, loader, optimizer, scheduler = parts()
+    scheduler.load_state_dict({"step": 8, "batches": 8, "samples": 80})
+    sampler.set_epoch(1)
+    for x in loader:
+        assert len(x) == 20
+        step(optimizer, scheduler)
+    assert sum(len(x) for x in loader) == N  # of epoch 2, though the loop has not said so yet
+    sampler.set_epoch(2)
+    assert [len(x) for x in loader] == [40, 40]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_of_a_stream(workers):
+    """In order, on one rank and on two, on after a resume; a stream that is too short is named."""
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(range(N + 5))
+
+    def batches(**options):
+        sampler = ScheduledBatchSampler(N, PLAN.model_copy(), shuffle=False, **options)
+        loader = DataLoader(StreamDataset(Stream()), batch_sampler=sampler, num_workers=workers)
+        return sampler, [x.tolist() for _ in range(EPOCHS) for x in loader]
+
+    sampler, whole = batches()
+    assert [len(x) for x in whole] == [b for b, _ in table()]
+    assert [i for x in whole for i in x] == [*range(N)] * EPOCHS
+    ranks = [batches(rank=rank, num_replicas=2)[1] for rank in range(2)]
+    assert [a + b for a, b in zip(*ranks, strict=True)] == whole
+    sampler.load_state_dict({"n": N, "seed": 0, "step": 10, "samples": 120})
+    loader = DataLoader(StreamDataset(Stream()), batch_sampler=sampler, num_workers=workers)
+    assert [x.tolist() for x in loader] == whole[10:12]
+    for stream, plan, named in ((range(9), {"shuffle": False}, "n = 10"), (range(N), {}, "shuffle=False")):
+        sampler = ScheduledBatchSampler(N, PLAN.model_copy(), **plan)
+        with pytest.raises(InputError, match=named):
+            next(iter(DataLoader(StreamDataset(stream), batch_sampler=sampler)))
+    sampler = ScheduledBatchSampler(N, PLAN.model_copy(), shuffle=False)
+    with pytest.raises(InputError, match="num_workers = 2: must be 0 or 1"):
+        next(iter(DataLoader(StreamDataset(Stream()), batch_sampler=sampler, num_workers=2)))
+
+
 # ------------------------------------------------------------------------------------------------------- rates
 def test_a_plan_may_end_at_zero():
     """Case 03; a step at lr 0 is an error."""
@@ -250,19 +301,31 @@ def test_a_foreign_state_is_refused_by_name():
         scheduler.load_state_dict({"step": 8, "batches": 8, "samples": 88})
 
 
-def test_warm_up_by_sequential_lr():
-    plan = PLAN.model_copy()
-    sampler, optimizer = ScheduledBatchSampler(N, plan), torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
-    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.25, total_iters=10)
-    both = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, PlanLR(optimizer, plan, N)], [10])
-    seen = []
-    for _ in range(EPOCHS):
-        for x in sampler:
+@pytest.mark.parametrize("stop", [None, 3, 11, 13])
+def test_warm_up_by_sequential_lr(stop):
+    """The plan's clock begins after the warm-up; the sampler's is the run's, whatever else is read, resumed or not."""
+
+    def make():
+        _, loader, optimizer, scheduler = parts()
+        warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.25, total_iters=10)
+        return loader, optimizer, torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, scheduler], [10])
+
+    (loader, optimizer, both), seen, skip = make(), [], 0
+    while len(seen) < 14:
+        for x in islice(loader, skip, None):
             seen.append((len(x), lr_of(optimizer)))
             optimizer.step()
             both.step()
+            if len(seen) == stop:
+                states = optimizer.state_dict(), both.state_dict()
+                loader, optimizer, both = make()
+                optimizer.load_state_dict(states[0])
+                both.load_state_dict(states[1])
+                break
+        skip = stop - (0 if stop < 8 else 8 if stop < 12 else 12) if len(seen) == stop else 0
+        assert sum(len(x) for x in loader) == N
     assert [b for b, _ in seen] == [b for b, _ in table()]
-    assert [lr for _, lr in seen[10:]] == pytest.approx([0.1] * 4)  # the plan's clock begins after the warm-up
+    assert [lr for _, lr in seen] == pytest.approx([0.025 + 0.0075 * i for i in range(10)] + [0.1] * 4)
 
 
 # ------------------------------------------------------------------------------------------------------- policies
@@ -289,23 +352,46 @@ def test_a_look_that_is_not_due_does_not_block():
 
 
 # ------------------------------------------------------------------------------------------------------- clients
-@pytest.mark.parametrize("loader", WORKERS)
-def test_ignite(loader):
+def _ignite(loader, stop=14, states=None, k=1):
+    """(samples, lr) of each batch from the states on, and with `stop` below the run's batches the states then."""
     ignite = pytest.importorskip("ignite.engine")
-    _, data, optimizer, scheduler = parts(loader=loader)
+    sampler, data, optimizer, scheduler = parts(loader=loader)
+    scheduler.accumulate = k
+    if states:
+        sampler.load_state_dict(states[0])
+        scheduler.load_state_dict(states[1])
     seen = []
 
-    def update(_, x):
-        seen.append((len(x), lr_of(optimizer)))
-        step(optimizer, scheduler)
+    def update(engine, x):
+        seen.append((x.tolist(), lr_of(optimizer)))
+        if engine.state.iteration % k == 0:
+            step(optimizer, scheduler)
 
-    ignite.Engine(update).run(data, max_iters=14)
-    assert seen == table()
+    ignite.Engine(update).run(data, max_iters=stop)
+    return seen if states or stop == 14 else (sampler.state_dict(), scheduler.state_dict())
+
+
+@pytest.mark.parametrize("loader", WORKERS[::2])
+def test_ignite(loader):
+    seen = _ignite(loader)
+    assert [(len(x), lr) for x, lr in seen] == table()
+    assert [x for x, _ in seen] == WHOLE_RUN
+
+
+def test_ignite_accumulates():
+    assert [(len(x), lr) for x, lr in _ignite({}, k=2)] == in_steps_of(2)
+
+
+@pytest.mark.parametrize("stop", [3, 8, 10])
+def test_ignite_goes_on(stop):
+    """From the states of sampler and scheduler."""
+    seen = _ignite({}, states=_ignite({}, stop), stop=14 - stop)
+    assert [x for x, _ in seen] == WHOLE_RUN[stop:]
+    assert [(len(x), lr) for x, lr in seen] == table()[stop:]
 
 
 @STATEFUL
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("tied", "workers"), [(False, 0), (True, 0), (True, 2)])
 def test_stateful_dataloader(tied, workers):
     """Case 07."""
     torchdata = pytest.importorskip("torchdata.stateful_dataloader")
@@ -338,6 +424,25 @@ def test_stateful_dataloader(tied, workers):
         assert list(train(*again, epochs)) == WHOLE_RUN[stop:]
 
 
+def _stateful(k=1):
+    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    sampler, _, optimizer, scheduler = parts()
+    scheduler.accumulate, seen = k, []
+    for _ in range(EPOCHS):
+        for i, x in enumerate(stateful(range(N), batch_sampler=sampler)):
+            seen.append((x.tolist(), lr_of(optimizer)))
+            if i % k == k - 1:
+                step(optimizer, scheduler)
+    return seen
+
+
+@STATEFUL
+def test_stateful_dataloader_accumulates():
+    seen = _stateful(2)
+    assert [(len(x), lr) for x, lr in seen] == in_steps_of(2)
+    assert [x for x, _ in seen] == WHOLE_RUN
+
+
 @pytest.mark.parametrize("loader", WORKERS[:2])
 def test_accelerate(loader):
     accelerate = pytest.importorskip("accelerate")
@@ -355,7 +460,81 @@ def test_accelerate(loader):
     accelerate.state.AcceleratorState._reset_state(True)
 
 
-def _lightning(path=None, save=None, max_steps=-1, stateful=False, workers=0, accumulate=1):
+def _accelerate(k=1, stop=None, overflows=(), plan=PLAN, folder=None):
+    """(batch size, lr) of each batch; after `stop` of them saved, loaded into new objects and gone on with."""
+    accelerate = pytest.importorskip("accelerate")
+    seen = []
+
+    def make():
+        accelerate.state.AcceleratorState._reset_state(True)
+        accelerate.state.GradientState._reset_state()
+        accelerator, model = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=k), nn.Linear(1, 1)
+        if overflows:
+            accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        sampler = ScheduledBatchSampler(N, plan.model_copy())
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        objects = (
+            model,
+            optimizer,
+            DataLoader(range(N), batch_sampler=sampler),
+            PlanLR(optimizer, sampler, accumulate=k),
+        )
+        return accelerator, *accelerator.prepare(*objects)
+
+    accelerator, model, optimizer, loader, scheduler = make()
+    batches = [len([row for row in plan.walk(N, EPOCHS) if row.epoch == epoch]) for epoch in range(EPOCHS)]
+    epoch = taken = 0
+    while epoch < EPOCHS:
+        for x in accelerator.skip_first_batches(loader, taken) if taken else loader:
+            with accelerator.accumulate(model):
+                seen.append((len(x), lr_of(optimizer)))
+                taken += 1
+                loss = model(x.float()[:, None]).mean()
+                accelerator.backward(loss * (math.inf if len(seen) in overflows else 1.0))
+                step(optimizer, scheduler)
+                optimizer.zero_grad()
+            if len(seen) == stop:
+                accelerator.save_state(folder)
+                accelerator, model, optimizer, loader, scheduler = make()
+                accelerator.load_state(folder)
+                break
+        if taken == batches[epoch]:
+            epoch, taken = epoch + 1, 0
+    accelerator.free_memory()
+    accelerate.state.AcceleratorState._reset_state(True)
+    return seen
+
+
+def in_steps_of(k):
+    """The table, where k batches of an epoch (at its end, what is left) go into a step at the lr of the first."""
+    rows, seen = [*PLAN.walk(N, EPOCHS)], []
+    for epoch in range(EPOCHS):
+        of_epoch = [row for row in rows if row.epoch == epoch]
+        seen += [(row.batch_size, of_epoch[i // k * k].lr) for i, row in enumerate(of_epoch)]
+    return seen
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_accelerate_accumulates(k):
+    assert _accelerate(k) == in_steps_of(k)
+
+
+@pytest.mark.parametrize(("k", "stop"), [(1, 2), (1, 8), (1, 10), (2, 4)])
+def test_accelerate_goes_on(k, stop, tmp_path):
+    """skip_first_batches, at an epoch's end and inside one."""
+    assert _accelerate(k, stop, folder=tmp_path) == in_steps_of(k)
+
+
+def test_accelerate_skips_steps():
+    """A step that its GradScaler skips does not reach the scheduler, which counts it with the next."""
+    plan = Plan(10, s.exponential(0.1, 0.5), "step")
+    wanted = [row.lr for row in plan.walk(N, EPOCHS)]
+    for skipped in (0, 3, 4):  # the lr stays for the step that follows
+        wanted[skipped + 1] = wanted[skipped]
+    assert [lr for _, lr in _accelerate(plan=plan, overflows=(1, 4, 5))] == wanted
+
+
+def _lightning(path=None, save=None, max_steps=-1, stateful=False, workers=0, accumulate=1, **options):
     lightning = pytest.importorskip("lightning")
     seen = []
 
@@ -386,7 +565,7 @@ def _lightning(path=None, save=None, max_steps=-1, stateful=False, workers=0, ac
         trainer = lightning.Trainer(
             max_epochs=EPOCHS, max_steps=max_steps, accelerator="cpu", logger=False, enable_checkpointing=bool(save),
             enable_progress_bar=False, enable_model_summary=False, accumulate_grad_batches=accumulate,
-            callbacks=[saved] if saved else [],
+            callbacks=[saved] if saved else [], **options,
         )  # fmt: skip
         trainer.fit(Module(), ckpt_path=path)
     return seen
@@ -400,9 +579,10 @@ def test_lightning(workers):
     assert [x for x, _ in seen] == WHOLE_RUN
 
 
-def test_lightning_accumulates():
-    seen = _lightning(accumulate=2)
-    assert [(len(x), lr) for x, lr in seen] == table()
+@pytest.mark.parametrize("k", [2, 3])
+def test_lightning_accumulates(k):
+    seen = _lightning(accumulate=k)
+    assert [(len(x), lr) for x, lr in seen] == in_steps_of(k)
 
 
 @STATEFUL
@@ -423,95 +603,237 @@ def test_where_lightning_cannot_go_on_it_is_told(tmp_path, stop, stateful):
         _lightning(tmp_path / "state.ckpt", stateful=stateful)
 
 
-@pytest.mark.parametrize("k", [1, 2])
-def test_transformers_trainer(tmp_path, k):
+def _trainer(output=None, k=1, resume=None, save=1, **options):
     transformers = pytest.importorskip("transformers")
+    seen = []
 
-    def train(output, resume=None):
-        seen = []
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
 
-        class Model(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.weight = nn.Parameter(torch.zeros(1))
+        def forward(self, i):
+            if self.training:
+                seen.append((i.tolist(), lr_of(optimizer)))
+            return {"loss": self.weight.sum() + 0 * i.sum()}
 
-            def forward(self, i):
-                if self.training:
-                    seen.append((i.tolist(), lr_of(trainer.optimizer)))
-                return {"loss": self.weight.sum() + 0 * i.sum()}
+    class Trainer(transformers.Trainer):
+        def get_train_dataloader(self):
+            return self.accelerator.prepare(DataLoader(DATA, batch_sampler=sampler))
 
-        class Trainer(transformers.Trainer):
-            def get_train_dataloader(self):
-                return self.accelerator.prepare(DataLoader(DATA, batch_sampler=sampler))
-
-        model, sampler = Model(), ScheduledBatchSampler(N, PLAN.model_copy(), epochs=EPOCHS)
-        optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        arguments = transformers.TrainingArguments(
-            str(output), num_train_epochs=1, gradient_accumulation_steps=k, save_steps=1, report_to=[], use_cpu=True,
-            disable_tqdm=True, remove_unused_columns=False, logging_strategy="no",
-        )  # fmt: skip
-        scheduler = PlanLR(optimizer, sampler, accumulate=k)
-        trainer = Trainer(model, arguments, train_dataset=DATA, optimizers=(optimizer, scheduler))
-        trainer.train(resume_from_checkpoint=resume)
-        return seen
-
+    model, sampler = Model(), ScheduledBatchSampler(N, PLAN.model_copy(), epochs=EPOCHS, **options)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scheduler = PlanLR(optimizer, sampler, accumulate=k)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        whole = train(tmp_path / "a")
-        assert [(len(i), lr) for i, lr in whole] == table()
-        assert [i for i, _ in whole] == WHOLE_RUN
-        for stop in (2, 5, 6):
-            resumed = train(tmp_path / f"b{stop}", str(tmp_path / "a" / f"checkpoint-{stop}"))
-            assert resumed == whole[k * stop :]
+        arguments = transformers.TrainingArguments(
+            str(output), num_train_epochs=1, gradient_accumulation_steps=k, report_to=[], use_cpu=True,
+            save_strategy="steps" if output else "no", save_steps=save, disable_tqdm=True, remove_unused_columns=False,
+            logging_strategy="no",
+        )  # fmt: skip
+        trainer = Trainer(model, arguments, train_dataset=DATA, optimizers=(optimizer, scheduler))
+        trainer.train(resume_from_checkpoint=resume)
+    return seen
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def whole_trainer(request, tmp_path_factory):
+    """(batches to a step, folder with a checkpoint of each step, what was seen)"""
+    folder = tmp_path_factory.mktemp("whole")
+    return request.param, folder, _trainer(folder, request.param)
+
+
+def test_transformers_trainer(whole_trainer):
+    """In steps of one batch, and of three, of the whole run: Trainer has one epoch."""
+    k, _, seen = whole_trainer
+    lrs = [lr for _, lr in table()]
+    assert [lr for _, lr in seen] == [lrs[i // k * k] for i in range(14)]
+    assert [i for i, _ in seen] == WHOLE_RUN
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4])
+def test_transformers_trainer_goes_on(whole_trainer, stop, tmp_path):
+    k, folder, seen = whole_trainer
+    assert _trainer(tmp_path, k, str(folder / f"checkpoint-{stop}"), save=99) == seen[k * stop :]
 
 
 DATA = [{"i": i} for i in range(N)]
 
 
-# ------------------------------------------------------------------------------------------------- two processes
-def _process(rank, port, client, out):
-    here = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in here.items()})
-    seen = []
-    if client == "ddp":
-        dist.init_process_group("gloo")
-        _, loader, optimizer, scheduler = parts()
-        model = nn.parallel.DistributedDataParallel(nn.Linear(1, 1))
-        model(torch.ones(1, 1)).sum().backward()
-    else:
-        import accelerate
+# ------------------------------------------------------------------------------------------- policies in clients
+@pytest.mark.parametrize("kind", policies.POLICIES)
+def test_policy_in_lightning(kind):
+    policies.check(policies.lightning(kind), policies.plain(kind))
 
-        accelerator = accelerate.Accelerator(cpu=True)
-        _, loader, *_ = parts()
-        try:
-            next(iter(loader))
-        except InputError:
-            seen.append("refused")
-        _, loader, optimizer, scheduler = parts(interleave=True)
-        loader, optimizer, scheduler = accelerator.prepare(loader, optimizer, scheduler)
+
+@pytest.mark.parametrize("kind", policies.POLICIES)
+def test_policy_in_transformers_trainer(kind, tmp_path):
+    policies.check(policies.trainer(kind, tmp_path), policies.plain(kind))
+
+
+@pytest.mark.parametrize("kind", policies.POLICIES)
+def test_policy_in_accelerate(kind):
+    policies.check(policies.accelerated(kind), policies.plain(kind))
+
+
+@pytest.mark.parametrize("stop", [3, 5])  # the third step's look is not yet in the fourth's batch; 5: an epoch's end
+def test_policy_goes_on(stop, tmp_path):
+    wanted = policies.plain("norm test")
+    assert [len(x) for x, _ in wanted[2:6]] == [14, 14, 5, 16]
+    policies.lightning("norm test", stop, save=tmp_path)
+    policies.check(policies.lightning("norm test", path=tmp_path / "state.ckpt"), wanted[stop:])
+    policies.trainer("norm test", tmp_path / "a", stop)
+    found = policies.trainer("norm test", tmp_path / "b", resume=str(tmp_path / "a" / f"checkpoint-{stop}"))
+    policies.check(found, wanted[stop:])
+    policies.check(policies.accelerated("norm test", tmp_path / "c", stop), wanted[stop:])
+    with pytest.raises(InputError, match="ignore_data_skip = False"):
+        policies.trainer(
+            "norm test", tmp_path / "b", resume=str(tmp_path / "a" / f"checkpoint-{stop}"), ignore_data_skip=False
+        )
+
+
+def test_policy_with_accumulation_is_refused(tmp_path):
+    for run in (
+        lambda: policies.lightning("losses", accumulate_grad_batches=2),
+        lambda: policies.trainer("losses", tmp_path, gradient_accumulation_steps=2),
+        lambda: policies.accelerated("losses", gradient_accumulation_steps=2),
+    ):
+        with pytest.raises(InputError, match="accumulated batches = 2: must be 1"):
+            run()
+
+
+def test_callbacks_say_what_they_need():
+    looks = pytest.importorskip("sfolib.integrations.looks")
+    sampler = ScheduledBatchSampler(N, NormTest(0.5, batch_size=10, lr=0.1))
+    for arguments, named in (
+        ((ScheduledBatchSampler(N, PLAN),), "must be of a policy"),
+        ((sampler,), "signal = None: is needed: NormTest looks at 'gradient_statistics', or loss_fn"),
+    ):
+        with pytest.raises(InputError, match=named):
+            looks.Looks(*arguments)
+    one = looks.Looks(ScheduledBatchSampler(N, NormTest(0.5, batch_size=1, lr=0.1)), nn.functional.mse_loss)
+    with pytest.raises(InputError, match="samples of the first look = 1"):
+        one.before(nn.Linear(1, 1), (torch.ones(1, 1), torch.ones(1, 1)))
+
+
+@pytest.mark.parametrize("client", ["lightning", "transformers", "accelerate"])
+def test_a_missing_client_is_named_with_the_extra(client, monkeypatch):
+    for name in [
+        name for name in sys.modules if name.split(".")[0] == client or name.endswith(f"integrations.{client}")
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, client, None)
+    with pytest.raises(ImportError, match=rf"needs {client}.*pip install 'sfolib\[clients\]'"):
+        importlib.import_module(f"sfolib.integrations.{client}")
+
+
+# ------------------------------------------------------------------------------------------------- two processes
+def _by_hand():
+    _, loader, optimizer, scheduler = parts()
+    nn.parallel.DistributedDataParallel(nn.Linear(1, 1))(torch.ones(1, 1)).sum().backward()
+    return _train(loader, optimizer, scheduler)
+
+
+def _train(loader, optimizer, scheduler):
+    seen = []
     for _ in range(EPOCHS):
         for x in loader:
             seen.append((x.tolist(), lr_of(optimizer)))
             step(optimizer, scheduler)
-    torch.save(seen, out / f"{rank}.pt")
+    return seen
+
+
+def _prepared(split_batches):
+    accelerate = pytest.importorskip("accelerate")
+    from sfolib.integrations.accelerate import prepare
+
+    config = accelerate.DataLoaderConfiguration(split_batches=split_batches)
+    accelerator = accelerate.Accelerator(cpu=True, dataloader_config=config)
+    _, loader, *_ = parts()
+    with pytest.raises(InputError, match="interleave=True for a loader that `prepare` gets"):
+        next(iter(loader))
+    with pytest.raises(InputError, match="interleave = False"):
+        prepare(accelerator, loader)
+    _, *objects = parts(interleave=True)
+    return _train(*(prepare if split_batches else accelerate.Accelerator.prepare)(accelerator, *objects))
+
+
+CLIENTS = {
+    "ddp": _by_hand,
+    "accelerate": lambda: _prepared(False),
+    "accelerate, split_batches": lambda: _prepared(True),
+    "lightning": lambda: _lightning(strategy="ddp", devices=2, use_distributed_sampler=False),
+    "trainer": lambda: _trainer(interleave=True),
+    "torchdata": _stateful,
+    "ignite": lambda: _ignite({}),
+}
+EVEN = {"n": 40, "options": {"multiple_of": "ranks"}}  # DDP averages ranks equally
+DDP = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
+DEALT = EVEN | {"options": EVEN["options"] | {"interleave": True}}
+POLICY_CLIENTS = {
+    "policy in lightning": lambda: policies.lightning("norm test", **EVEN, **DDP),
+    "policy in trainer": lambda: policies.trainer("norm test", None, save_strategy="no", **DEALT),
+    "policy in accelerate": lambda: policies.accelerated("norm test", **DEALT),
+}
+
+
+def _process(rank, port, out):
+    here = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0}
+    here |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ.update({name: str(value) for name, value in here.items()})
+    warnings.simplefilter("ignore")
+    dist.init_process_group("gloo")
+    for client, run in (CLIENTS | POLICY_CLIENTS).items():
+        if "accelerate.state" in sys.modules:
+            sys.modules["accelerate.state"].AcceleratorState._reset_state(True)
+        try:
+            seen = run()
+        except (Exception, pytest.skip.Exception) as error:
+            seen = "".join(traceback.format_exception(error))
+        torch.save(seen, out / f"{client} {rank}.pt")
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("client", ["ddp", "accelerate"])
-def test_two_processes(tmp_path, client, free_port):
-    if client == "accelerate":
-        pytest.importorskip("accelerate")
-    mp.spawn(_process, (free_port, client, tmp_path), 2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    if client == "accelerate":
-        assert [first.pop(0), second.pop(0)] == ["refused"] * 2
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """One pair of processes for all clients; forked, since importing them takes longer than what they do."""
+    out = tmp_path_factory.mktemp("two")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    processes = [mp.get_context("fork").Process(target=_process, args=(rank, port, out)) for rank in range(2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for process in processes:
+            process.start()
+    for process in processes:
+        process.join(120)
+        process.kill()
+    return out
+
+
+def _of_both(folder, client):
+    first, second = (torch.load(folder / f"{client} {rank}.pt") for rank in range(2))
+    if isinstance(first, str) and "Skipped" in first:
+        pytest.skip(client)
+    assert not isinstance(first, str), first
+    return first, second
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_two_processes(two_processes, client):
+    """The global batch of the plan, each rank its part, at the lr of the plan."""
+    first, second = _of_both(two_processes, client)
     assert [a + b for (a, _), (b, _) in zip(first, second, strict=True)] == WHOLE_RUN
     for seen in (first, second):
         assert [lr for _, lr in seen] == [lr for _, lr in table()]
 
 
-@pytest.fixture
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+@pytest.mark.parametrize("client", POLICY_CLIENTS)
+def test_policy_in_two_processes(two_processes, client):
+    """Statistics of all ranks' samples: the run of one process."""
+    first, second = _of_both(two_processes, client)
+    wanted = policies.plain("norm test", n=40, multiple_of=2)
+    assert len({len(x) for x, _ in wanted}) > 2
+    policies.check([(a + b, lr) for (a, lr), (b, _) in zip(first, second, strict=True)], wanted)
+    assert [lr for _, lr in first] == [lr for _, lr in second]

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,6 +150,48 @@ def test_late_switch():
     assert list(plan.table(4000, 3).batch_size.unique()) == [32, 512, 4000 % 512]
 
 
+def test_a_late_ramp_is_held_and_then_rises_to_the_end():
+    plan = published.late_ramp(16, 0.1, 200_000)
+    assert at(plan, (0, 160_000, 168_000, 180_000)) == [(16, 0.1), (16, 0.1), (32, 0.1), (91, 0.1)]
+    mirror = published.late_ramp(16, 0.1, 200_000, share=0, q=1)  # the linear cool-down
+    assert at(mirror, (0, 160_000, 180_000)) == [(16, 0.1), (16, 0.1), (16, pytest.approx(0.1 * 33 / 64))]
+    capped = published.late_ramp(16, 0.1, 200_000, max_batch_size=64)
+    assert capped.at(180_000) == (64, pytest.approx(0.1 * 64 / (16 * 32**0.5)))
+
+
+@pytest.mark.parametrize("q", [0.5, 1, 2, 5, 1000])
+@pytest.mark.parametrize("share", [0, 0.3, 1])
+def test_the_ramp_is_a_power_of_the_steps_that_are_left_and_eta_over_b_falls_alike_at_any_share(q, share):
+    """b = A (τ + τ0)^(−q/2) by definition, step by step at one lr, from 4 × 8 at the end back to 8."""
+    tau0 = 4000 / (4 ** (2 / q) - 1)
+    sizes = np.array([32 * (1 + tau / tau0) ** (-q / 2) for tau in range(4000)])
+    left = np.cumsum(sizes)  # gradient evaluations from the beginning of the step on
+    budget = round(2 * left[-1])
+    plan = published.late_ramp(8, 0.1, budget, start=0.5, growth=4, q=q, share=share)
+    clock = [budget - round(samples) for samples in left[::100]]
+    found = [plan.batch_size.schedule(t) / plan.lr(t) for t in clock]
+    assert found == pytest.approx(sizes[::100] / 0.1, rel=0.02)
+    lrs = [plan.lr(t) for t in clock]
+    assert lrs == pytest.approx(0.1 * (sizes[::100] / 8) ** (share - 1), rel=0.02)
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 4000), st.floats(0, 0.99), st.floats(1.1, 100), st.floats(0.3, 9),
+    st.floats(0, 1), st.integers(40, 500),
+)  # fmt: skip
+def test_a_late_ramp_spends_its_budget_to_the_last_sample(batch_size, budget, start, growth, q, share, most):
+    plan = published.late_ramp(
+        batch_size, 0.1, budget, start=start, growth=growth, q=q, share=share, max_batch_size=most
+    )
+    samples, sizes = 0, []
+    while samples < budget:
+        sizes.append(plan.at(samples)[0])
+        samples += sizes[-1]
+    assert samples == budget
+    assert max(sizes) <= most
+    assert len(sizes) == 1 or sizes[-1] >= min(batch_size, budget) / 2
+
+
 def test_stages_last_as_the_critical_batch_size_asks():
     """δ = 4, γ = 2: four times the epochs a stage (T4), 5 + 20 + 80 of 105."""
     plan = published.stagewise(8, 0.1, 4, 2, 3, 105)
@@ -178,21 +221,13 @@ def test_an_allocation_is_whole_and_within_one_of_its_shares(ratio, stages, tota
     assert all(abs(a - b) <= 1 + 1e-6 for a, b in zip(found, wanted, strict=True))
 
 
-def test_the_caps_of_a_stage_by_hand():
-    """δ = 4, γ = 2 (r = 2): both grow, then lr is at 0.4, then the batch at 500 and lr shrinks by r."""
-    found = [published.capped_stage(m, 4, 0.1, 4, 2, 0.4, 500) for m in range(7)]
-    assert [batch_size for batch_size, _ in found] == pytest.approx([4, 16, 64, 128, 256, 500, 500])
-    assert [lr for _, lr in found] == pytest.approx([0.1, 0.2, 0.4, 0.4, 0.4, 0.1 * 125 / 32, 0.1 * 125 / 64])
-    on_ray = [batch_size / lr / 2**m for m, (batch_size, lr) in enumerate(found)]  # b/η = 2 C2/ε_m²
-    assert on_ray == pytest.approx([40.0] * 7)
-
-
 PLANS = [
     published.increase_batch_size(7, SMITH, 0.5, max_batch_size=100),
     published.seesaw(7, s.cosine(1.0, 0.1, 900), max_batch_size=60),
     published.scaled(Plan(7, 0.1), 3),
     published.at_momentum(Plan(7, 0.1), 0.9),
     published.late_switch(3, 40, 100, 0.1),
+    published.late_ramp(3, 0.1, 4000, share=0.4, max_batch_size=20),
     published.stagewise(3, 0.1, 3, 2, 3, 40, max_lr=0.3, max_batch_size=20),
 ]
 
@@ -222,6 +257,12 @@ def test_every_recipe_is_stored_as_json(plan):
         (lambda: published.at_momentum(Plan(8, 0.1), 1.0), "momentum = 1.0"),
         (lambda: published.late_switch(8, 8, 100, 0.1), "large = 8: must be above batch_size = 8"),
         (lambda: published.late_switch(8, 16, 0, 0.1), "boundaries.0 = 0"),
+        (lambda: published.late_ramp(8, 0.1, 0), "budget = 0: must be a whole number above 0"),
+        (lambda: published.late_ramp(8, 0, 100), "lr = 0"),
+        (lambda: published.late_ramp(8, 0.1, 100, start=1), "start = 1: must be in [0, 1)"),
+        (lambda: published.late_ramp(8, 0.1, 100, growth=1), "growth = 1: must be above 1"),
+        (lambda: published.late_ramp(8, 0.1, 100, q=0), "q = 0"),
+        (lambda: published.late_ramp(8, 0.1, 100, share=2), "share = 2"),
         (lambda: published.stagewise(8, 0.1, 4, 2, 5, 20), "total = 20: is too little for 5 stages"),
         (lambda: published.stagewise(8, 0.1, 4, 2, 0, 20), "stages = 0"),
         (lambda: published.stagewise(8, 0.1, 4, 2, 2, 20, max_lr=0.05), "max_lr = 0.05"),

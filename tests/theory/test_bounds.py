@@ -221,6 +221,16 @@ def test_stagewise_bound_is_gradient_bound_after_the_stages(c, r):
     assert bounds.stagewise_bound(eps) == pytest.approx((c1 + c2 * noise) / sums, rel=1e-9)
 
 
+def test_the_caps_of_a_stage_by_hand():
+    """δ = 4, γ = 2 (r = 2): both grow, then lr is at 0.4, then the batch at 500 and lr shrinks by r."""
+    found = [bounds.capped_stage(m, 4, 0.1, 4, 2, 0.4, 500) for m in range(7)]
+    assert [batch_size for batch_size, _, _ in found] == pytest.approx([4, 16, 64, 128, 256, 500, 500])
+    assert [lr for _, lr, _ in found] == pytest.approx([0.1, 0.2, 0.4, 0.4, 0.4, 0.1 * 125 / 32, 0.1 * 125 / 64])
+    on_ray = [batch_size / lr / 2**m for m, (batch_size, lr, _) in enumerate(found)]  # b/η = 2 C2/ε_m²
+    assert on_ray == pytest.approx([40.0] * 7)
+    assert [phase for _, _, phase in found] == ["grow both"] * 3 + ["grow batch"] * 2 + ["decay lr"] * 2
+
+
 @pytest.mark.parametrize("max_batch_size", [40.0, 1e3, 1e9])
 def test_stage_ends_by_walking_the_stages(max_batch_size):
     c, eps0, r, lr, gamma, top = Constants(2.0, 30.0, 1.0), 0.5, 1.07, 0.003, 1.05, 0.4

@@ -12,14 +12,24 @@ from sfolib.schedules.adaptive.adascale import AdaScale
 from sfolib.schedules.adaptive.autowu import AutoWU
 from sfolib.schedules.adaptive.grad_norm_trigger import GradNormTrigger
 from sfolib.schedules.adaptive.gradient_tests import AugmentedInnerProductTest, InnerProductTest, NormTest
+from sfolib.schedules.adaptive.horizon_ramp import HorizonRamp
+from sfolib.schedules.adaptive.noise_rules import CABS, NoiseAndLoss, NoiseScaleRule
 from sfolib.schedules.adaptive.optimal_batch import OptimalBatch
+from sfolib.schedules.adaptive.plateau import IncreaseOnPlateau
+from sfolib.schedules.adaptive.successive_gradients import SuccessiveGradientTest
 
 __all__ = [
+    "CABS",
     "AdaScale",
     "AugmentedInnerProductTest",
     "AutoWU",
     "GradNormTrigger",
+    "HorizonRamp",
+    "IncreaseOnPlateau",
     "InnerProductTest",
+    "NoiseAndLoss",
+    "NoiseScaleRule",
     "NormTest",
     "OptimalBatch",
+    "SuccessiveGradientTest",
 ]

@@ -11,7 +11,10 @@ from sfolib._utils.errors import InputError, require, shown, whole
 from sfolib._utils.model import Family
 from sfolib.schedules.plan import Step
 
-Signal = Literal["grad_norm", "gradient_statistics", "second_moment", "loss"]
+Signal = Literal[
+    "grad_norm", "gradient_statistics", "second_moment", "loss", "noise_spectrum", "successive_gradients",
+    "noise_and_loss",
+]  # fmt: skip
 
 
 class Description(Family):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sfolib._utils.errors import positive, require
 from sfolib.schedules.adaptive.base import Policy
-from sfolib.schedules.published import capped_stage
+from sfolib.theory.bounds import capped_stage
 
 
 class GradNormTrigger(Policy):
@@ -17,7 +17,7 @@ class GradNormTrigger(Policy):
     "Adaptive Batch Size and Learning Rate Scheduler for Stochastic Gradient Descent Based on Minimization of Stochastic
     First-order Oracle Complexity" (Umeda & Iiduka 2025, arXiv 2508.05302). The next ε is
     - rule = "critical": ε_m² ∝ η_m/b_m, so that ε² falls by r = δ/γ > 1 and the batch stays critical (T4 [S]); caps as
-      in T7 [N], see `published.capped_stage`.
+      in T7 [N], see `bounds.capped_stage`.
     - rule = "published": ε_m² ∝ 1/b_m whatever lr does, so that ε² falls by δ > 1, as in the authors' program: with
       γ > 1 the batch falls behind the critical one by γ a stage [N]. There the batch is rounded up, nothing grows any
       more once it is at max_batch_size, and there is no max_lr.
@@ -71,13 +71,13 @@ class GradNormTrigger(Policy):
         if self._published:
             batch_size, _, delta, _, _, most = self._growth
             return math.ceil(min(batch_size * delta**self.stage, math.inf if most is None else most))
-        return max(1, math.floor(capped_stage(self.stage, *self._growth)[0] + 0.5))
+        return max(1, math.floor(capped_stage(self.stage, *self._growth).batch_size + 0.5))
 
     @property
     def lr(self) -> float:
         if self._published:
             return self._growth[1] * self._growth[3] ** self.stage
-        return capped_stage(self.stage, *self._growth)[1]
+        return capped_stage(self.stage, *self._growth).lr
 
     def observe(self, signal: float) -> None:
         require(signal >= 0, "signal", signal, "must be a gradient norm, 0 or above")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
@@ -57,6 +58,16 @@ class Range:
     low: sp.Expr
     high: sp.Expr = sp.oo
     ends: str = "()"
+
+    @property
+    def words(self) -> str:
+        """As text: "0 < x ≤ high"."""
+        left, right = ("<" if end in "()" else "≤" for end in self.ends)
+        low, high = (
+            "" if self.low == -sp.oo else f"{self.low} {left} ",
+            "" if self.high == sp.oo else f" {right} {self.high}",
+        )
+        return f"{low}{self.x}{high}"
 
     def covered(self) -> sp.Expr:
         """An expression that runs through exactly this range as its own u runs through (0, ∞), or [0, ∞)."""
@@ -144,6 +155,7 @@ def evaluated(expr):
     return sp.sympify(expr).replace(lambda e: isinstance(e, pending), lambda e: e.doit())
 
 
+@lru_cache(maxsize=2**14)
 def vanishes(expr) -> bool:
     """Whether SymPy brings `expr` to exactly 0."""
     expr = split_sums(evaluated(expr))
@@ -176,6 +188,7 @@ def _differs_from_zero(expr) -> bool:
     return bool(value.is_number and value.is_finite and abs(value) > 1e-20)
 
 
+@lru_cache(maxsize=2**14)
 def has_sign(expr, ranges=(), strict: bool = True) -> bool:
     """Whether `expr` > 0 (≥ 0 unless `strict`) is proved for all values that its symbols and `ranges` allow.
 

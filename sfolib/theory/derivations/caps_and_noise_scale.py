@@ -16,79 +16,103 @@ from sfolib.theory.derivations.symbols import C1, C2, L, T, b, delta, eps, gamma
 
 stable = (between(lr_max, 0, 2 / L), between(lr, 0, lr_max, "(]"))
 b_0, b_1, lr_0, b_max, k = sp.symbols("b_0 b_1 eta_0 b_max k", positive=True)
-m1, m2 = sp.symbols("m_1 m_2", real=True)
+m_b, m1, m2 = sp.symbols("m_b m_1 m_2", real=True)
+gamma_3, delta_2, tau_2, tau_3 = sp.symbols("gamma_3 delta_2 tau_2 tau_3", positive=True)
+ray, K_of_lr = sp.Function("b_*", positive=True)(k, lr), sp.Function("K_*", positive=True)(lr)
+rate, batch, alone = (sp.Function(name, positive=True)(k) for name in ("eta", "b", "b_alone"))
 
 
 @cache
 def phases() -> Derivation:
     """T7: grow both; from the cap of η on, b alone; from the cap of b on, shrink η. Stages are counted as reals."""
-    proof = Proof("T7", "Caps, and the three phases", NEW, ranges=(*stable, between(gamma * lr, 0, lr_max, "(]")))
+    in_range = (between(lr_max, 0, 2 / L), *(between(rate, 0, lr_max, "(]") for rate in (lr, gamma * lr, lr_0)))
+    proof = Proof("T7", "Caps, and the three phases", NEW, ranges=in_range)
     two, four = critical_batch_size(), stagewise()
-    proof.cite("T2's best batch: all pairs on the ray b/η = 2C2/ε²", eq(b_star, 2 * C2 * lr / eps**2), two, on=stable)
-    proof.cite("cost the same gradient evaluations", eq(N_star, 4 * C1 * C2 / eps**4), two, on=stable, stated=True)
-    fewer = proof.cite("and differ in steps", eq(K_star, 2 * C1 / (lr * eps**2)), two, on=stable)
+
+    def ends(words, size, end, first, factor, m, uses, above_one):
+        """Where `size` = first·factor^k comes to `end`, through its logarithm, linear in k."""
+        log = sp.Function(f"ln_{size.func.__name__}", real=True)(k)
+        named = proof.identity("in logarithms", sp.log(size), sp.log(first) + k * sp.log(factor), name=log, uses=uses)
+        proof.root(
+            words,
+            sp.log(end) - log,
+            above(k, 0),
+            sp.log(end / first) / sp.log(factor),
+            name=m,
+            on=(above(end, first), *(above(each, 1) for each in above_one)),
+            uses=(named,),
+            stated=True,
+        )
+
+    on_ray = proof.cite(
+        "stage k aims at ε_k² = ε² r^−k, for which T2's best batch sizes are on a ray of b/η",
+        eq(ray, 2 * C2 * lr * r**k / eps**2),
+        two,
+        {eps: eps * r ** (-k / 2), b_star: ray},
+    )
+    proof.cite("all its pairs cost the same gradient evaluations", eq(N_star, 4 * C1 * C2 / eps**4), two, stated=True)
+    fewer = proof.cite("and differ in steps", eq(K_of_lr, 2 * C1 / (lr * eps**2)), two, {K_star: K_of_lr})
     proof.sign(
-        "a larger η saves steps, so both grow up to the caps", lt(sp.Derivative(fewer.fact.rhs, lr), 0), stated=True
-    )
-    proof.assume(
-        "the first stage is on the ray; stage k aims at ε_k² = ε² r^−k; the learning rate's cap is "
-        "η_max, the batch's b_max",
-        eq(b_0, 2 * C2 * lr_0 / eps**2),
-    )
-    proof.identity(
-        "phase 1: with η_k = η_0 γ^k the ray asks for",
-        2 * C2 * (lr_0 * gamma**k) * r**k / eps**2,
-        2 * C2 * lr_0 / eps**2 * (gamma * r) ** k,
+        "a larger η saves steps, so both grow up to the caps, η_max and b_max",
+        lt(sp.Derivative(K_of_lr, lr), 0),
+        uses=(fewer,),
         stated=True,
     )
-    proof.root(
-        "phase 1 ends where η_0 γ^k = η_max, in logarithms",
-        sp.log(lr_max / lr_0) - k * sp.log(gamma),
-        above(k, 0),
-        sp.log(lr_max / lr_0) / sp.log(gamma),
-        name=m1,
-        on=(above(lr_max, lr_0), above(gamma, 1)),
+    grows = proof.assume("phase 1 begins at η_0: η_k = η_0 γ^k", eq(rate, lr_0 * gamma**k))
+    first = proof.cite("on the ray, with", eq(b_0, 2 * C2 * lr_0 / eps**2), two, {lr: lr_0, b_star: b_0})
+    follows = proof.assume("and follows it", eq(batch, ray.func(k, rate)))
+    both = proof.combine(
+        "in phase 1 the batch grows by γr",
+        eq(batch, b_0 * (gamma * r) ** k),
+        (follows, 1),
+        (first, -((gamma * r) ** k)),
+        uses=(on_ray, grows),
         stated=True,
     )
+    ends("phase 1 ends where η_k = η_max", rate, lr_max, lr_0, gamma, m1, (grows,), (gamma,))
+    ends(
+        "or where b_k = b_max, if that is earlier: then there is no phase 2",
+        batch, b_max, b_0, gamma * r, m_b, (both,), (gamma, r),
+    )  # fmt: skip
+    reached = proof.assume("phase 2 begins with the batch that phase 1 reached", eq(b_1, batch.func(m1)))
+    proof.combine("that is", eq(b_1, b_0 * (gamma * r) ** m1), (reached, 1), uses=(both,), stated=True)
+    by = proof.cite(
+        "phase 2: γ = 1, so b grows by r", eq(delta_2, r), four, {gamma: sp.S.One, delta: delta_2}, stated=True
+    )
+    proof.cite("and the steps by r a stage", eq(tau_2, r), four, {gamma: sp.S.One, tau: tau_2}, stated=True)
+    goes_on = proof.assume("the batch k stages later", eq(alone, b_1 * delta_2**k))
+    ends("phase 2 ends where it is b_max", alone, b_max, b_1, r, m2, (by, goes_on), (r,))
+    stays = proof.cite("T4: the batch grows by γr", eq(delta, gamma * r), four)
     proof.root(
-        "or where b_0 (γr)^k = b_max, if that is earlier: then there is no phase 2",
-        sp.log(b_max / b_0) - k * sp.log(gamma * r),
-        above(k, 0),
-        sp.log(b_max / b_0) / sp.log(gamma * r),
-        name=sp.Symbol("m_b", real=True),
-        on=(above(b_max, b_0), above(gamma, 1), above(r, 1)),
+        "phase 3: b stays, δ = 1, so η shrinks",
+        delta - 1,
+        above(gamma, 0),
+        1 / r,
+        name=gamma_3,
+        uses=(stays,),
         stated=True,
     )
     proof.cite(
-        "phase 2: γ = 1, so b grows by r", eq(delta, sp.S.One * r), four, {gamma: sp.S.One}, on=stable, stated=True
-    )
-    proof.cite("and the steps by r a stage", eq(tau, r / sp.S.One), four, {gamma: sp.S.One}, on=stable, stated=True)
-    proof.assume("phase 2 begins with the batch that phase 1 reached", eq(b_1, b_0 * (gamma * r) ** m1))
-    proof.root(
-        "and ends where b_1 r^k = b_max",
-        sp.log(b_max / b_1) - k * sp.log(r),
-        above(k, 0),
-        sp.log(b_max / b_1) / sp.log(r),
-        name=m2,
-        on=(above(b_max, b_1), above(r, 1)),
+        "and the steps grow by r² a stage",
+        eq(tau_3, r**2),
+        four,
+        {gamma: 1 / r, tau: tau_3},
+        on=(in_range[1], above(r, 1)),
         stated=True,
-    )
-    proof.root("phase 3: b stays, δ = 1, so η shrinks", gamma * r - 1, above(gamma, 0), 1 / r, stated=True)
-    proof.cite(
-        "and the steps grow by r² a stage", eq(tau, r**2), four, {gamma: 1 / r}, on=(*stable, above(r, 1)), stated=True
     )
     proof.cite(
         "in every phase the gradient evaluations grow by r² a stage",
         eq(sp.Symbol("e", positive=True), r**2),
         four,
-        on=stable,
         stated=True,
     )
     proof.root(
         "phase 3 stays on the ray, k counted from where the aim is ε",
-        b_max - 2 * C2 * lr * r**k / eps**2,
+        b_max - ray,
         above(lr, 0),
         b_max * eps**2 / (2 * C2) * r**-k,
+        name=sp.Symbol("eta_3", positive=True),
+        uses=(on_ray,),
         stated=True,
     )
     return proof.done()

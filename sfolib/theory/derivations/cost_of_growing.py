@@ -1,4 +1,4 @@
-"""T6 and T7: what growing costs against the best constant batch, and growth under caps."""
+"""T6: what growing costs against the best constant batch size, which knows ε."""
 
 from __future__ import annotations
 
@@ -6,159 +6,212 @@ from functools import cache
 
 import sympy as sp
 
-from sfolib.theory.derivations.algebra import above, at_least, between, eq, ge, le, lt, ratio
-from sfolib.theory.derivations.critical_batch_size import NEW, N_star, critical_batch_size
+from sfolib.theory.derivations.algebra import above, between, eq, ge, le, lt, ratio
+from sfolib.theory.derivations.critical_batch_size import NEW, K_star, N_star, b_star, critical_batch_size
 from sfolib.theory.derivations.derivation import Derivation
-from sfolib.theory.derivations.descent_bound import S, V, descent_bound, m
+from sfolib.theory.derivations.descent_bound import S, V, m, named_bound
 from sfolib.theory.derivations.proof import Proof
 from sfolib.theory.derivations.stagewise_growth import stagewise
-from sfolib.theory.derivations.symbols import C1, C2, K, L, M, b, c1, c2, delta, eps, gamma, j, lr, lr_max, lrs, r, t
+from sfolib.theory.derivations.symbols import C1, C2, K, L, M, b, delta, eps, gamma, j, lr, lr_max, lrs, r, tau
 
-x, y, N_m, N_0, rest = sp.symbols("x y N_m N_0 N_before", positive=True)
+x, y = sp.symbols("x y", positive=True)
+b_M, K_early, N_early, gamma_even, delta_even = sp.symbols("b_M K_early N_early gamma_even delta_even", positive=True)
+stage, best, finish, early = (
+    sp.Function(name, positive=True)(at) for name, at in (("N_m", j), ("N_best", y), ("finish", y), ("early", x))
+)
+spent, worst_finish, worst_early = (
+    sp.Function(name, positive=True)(at) for name, at in (("spent", M), ("worst_finish", r), ("worst_early", r))
+)
+eps_of, steps_of, size_of = (sp.IndexedBase(name, positive=True) for name in ("epsilon", "K", "b"))
+growing = (above(r, 1),)
 stable = (between(lr_max, 0, 2 / L), between(lr, 0, lr_max, "(]"))
 
 
-def _least_ratio(proof, words, worst, factored, at, least) -> None:
-    """The global minimum of `worst` over r > 1 from `worst` − least = `factored`, a square over what is positive."""
-    beyond = (above(r, 1),)
-    gap_to = proof.identity(f"{words}: how far it is above {least}", worst - least, factored)
-    never = proof.sign("which is never below 0", ge(factored, 0), on=beyond)
-    proof.combine(
-        "so this is its global minimum on r > 1", ge(worst, least), (gap_to, 1), (never, 1), on=beyond, stated=True
+def _stages(proof) -> tuple:
+    """What the stages of growth by r cost, and what the best constant batch size for ε² = y ε_M² does."""
+    two = critical_batch_size()
+    cost = proof.cite(
+        "stage m aims at ε_m² = ε²/r^m and costs T2's N*",
+        eq(stage, 4 * C1 * C2 * r ** (2 * j) / eps**4),
+        two,
+        {eps: eps * r ** (-j / 2), N_star: stage},
     )
-    proof.root("reached at one r only", worst - least, beyond[0], at, stated=True)
+    known = proof.cite(
+        "the best constant batch size for ε² = y ε_M²",
+        eq(best, 4 * C1 * C2 * r ** (2 * M) / (y**2 * eps**4)),
+        two,
+        {eps: sp.sqrt(y) * eps * r ** (-M / 2), N_star: best},
+    )
+    total = proof.assume(
+        "the gap f − f* at the start of every stage is at most Δ, so that T2 holds anew in each, with C1, C2 of one "
+        "η_max: stages 0 to M cost",
+        eq(spent, sp.Sum(stage, (j, 0, M))),
+    )
+    sums = proof.closed_sum(
+        "a geometric sum", sp.Sum(r ** (2 * j), (j, 0, M)), (r ** (2 * M + 2) - 1) / (r**2 - 1), M, start=0
+    )
+    most = proof.combine(
+        "at most",
+        le(spent, stage.func(M) * r**2 / (r**2 - 1)),
+        (total, -1),
+        (sums, -4 * C1 * C2 / eps**4),
+        on=growing,
+        uses=(cost,),
+        stated=True,
+    )
+    return cost, known, most
+
+
+def _least(proof, worst, uses, least, at, name) -> None:
+    """The global minimum of the worst case over r > 1."""
+    proof.sign("this is smallest", ge(worst, least), on=growing, uses=uses, stated=True)
+    proof.root("at one r only", worst - least, growing[0], at, name=name, uses=uses, stated=True)
+
+
+def _finishing(proof, cost, known, most) -> None:
+    """The stage that reaches ε is run to its end: 1 ≤ y < r."""
+    over = proof.identity(
+        "finishing the stage: all stages over the best constant batch size, at most",
+        ratio(stage.func(M) * r**2 / (r**2 - 1), best),
+        y**2 * r**2 / (r**2 - 1),
+        name=finish,
+        uses=(cost, known),
+    )
+    limit = proof.limit(
+        "which grows with y, 1 ≤ y < r between two stages, to the worst case",
+        finish,
+        y,
+        r,
+        r**4 / (r**2 - 1),
+        side="-",
+        uses=(over,),
+        stated=True,
+    )
+    named = proof.assume("the worst case of finishing the stage", eq(worst_finish, limit.fact.lhs))
+    worst = proof.combine("that is", eq(worst_finish, limit.value), (named, 1), (limit, 1))
+    inside = (between(y, 1, r, "[)"), *growing)
+    below = proof.sign("no y is as bad", lt(finish, worst_finish), on=inside, uses=(over, worst))
+    proof.combine(
+        "so growth costs less than that times the best constant batch size",
+        lt(spent, worst_finish * best),
+        (most, 1),
+        (below, best),
+        on=inside,
+        uses=(cost, known, over, worst),
+        stated=True,
+    )
+    _least(proof, worst_finish, (worst,), sp.Integer(4), sp.sqrt(2), sp.Symbol("r_finish", positive=True))
+
+
+def _stopping(proof, cost, known, most) -> None:
+    """The stage that reaches ε² = x ε_M² is left there: 1 ≤ x < r."""
+    two, target = critical_batch_size(), eps * r ** (-M / 2)
+    size = proof.cite("stage M's batch size", eq(b_M, 2 * C2 * lr * r**M / eps**2), two, {eps: target, b_star: b_M})
+    run = proof.cite(
+        "stopping early: T2's steps at it for the target ε² = x ε_M²",
+        eq(K_early, C1 * size.fact.rhs / (lr * C2 * lr * (2 * x - 1))),
+        two,
+        {b: size.fact.rhs, eps: sp.sqrt(x) * target, K: K_early},
+        on=(above(x, sp.S.Half),),
+    )
+    inside = (between(x, 1, r, "[)"), *growing)
+    part = proof.identity(
+        "in gradient evaluations, a part 1/(2x − 1) of N_M",
+        b_M * K_early,
+        stage.func(M) / (2 * x - 1),
+        name=N_early,
+        on=(above(x, sp.S.Half),),
+        uses=(size, run, cost),
+        stated=True,
+    )
+    over = proof.identity(
+        "with the stages before it, N_M/(r² − 1) at most, over the best constant batch size",
+        ratio(stage.func(M) / (r**2 - 1) + stage.func(M) / (2 * x - 1), best.func(x)),
+        x**2 / (r**2 - 1) + x**2 / (2 * x - 1),
+        name=early,
+        uses=(cost, known),
+    )
+    worst = proof.identity(
+        "the worst case of stopping early is x → r",
+        early.func(r),
+        r**2 / (r**2 - 1) + r**2 / (2 * r - 1),
+        name=worst_early,
+        uses=(over,),
+        stated=True,
+    )
+    below = proof.sign("no x is as bad", lt(early, worst_early), on=inside, uses=(over, worst))
+    proof.combine(
+        "so growth costs less than that times the best constant batch size",
+        lt(spent - stage.func(M) + N_early, worst_early * best.func(x)),
+        (most, 1),
+        (below, best.func(x)),
+        on=inside,
+        uses=(cost, known, over, worst, part),
+        stated=True,
+    )
+    _least(proof, worst_early, (worst,), sp.Rational(8, 3), sp.Integer(2), sp.Symbol("r_early", positive=True))
+
+
+def _equal_steps(proof) -> None:
+    """r in terms of δ and γ at equal steps a stage."""
+    four, room = stagewise(), between(gamma_even * lr, 0, lr_max, "(]")
+    steps = proof.cite("T4: the steps grow by", eq(tau, r / gamma), four)
+    even = proof.root(
+        "equal steps a stage, τ = 1", tau - 1, above(gamma, 0), r, name=gamma_even, uses=(steps,), stated=True
+    )
+    batch = proof.cite(
+        "and the batch by", eq(delta_even, gamma_even * r), four, {gamma: gamma_even, delta: delta_even}, on=(room,)
+    )
+    proof.combine("that is", eq(delta_even, r**2), (batch, 1), on=(room,), uses=(even,), stated=True)
+
+
+def _without_the_gap(proof) -> None:
+    """T1 over all stages: the same rate but for a factor that is linear in their number."""
+    aim, pace, rate, batch = eps_of[j], steps_of[j], lrs[j], size_of[j]
+    two, at = critical_batch_size(), {eps: aim, lr: rate}
+
+    def stages(term):
+        return sp.Sum(term, (j, 0, M))
+
+    def added(words, symbol, term, value, uses):
+        named = proof.assume(f"{symbol} of all stages", eq(symbol, stages(term)))
+        each = proof.identity(f"{words} {symbol}", term, value, uses=uses)
+        return named, proof.total("summed", eq(stages(term), stages(value)), each, (j, 0, M))
+
+    size = proof.cite(
+        "without the assumption on the gap: stage m has T2's b*",
+        eq(batch, 2 * C2 * rate / aim**2),
+        two,
+        at | {b_star: batch},
+    )
+    steps = proof.cite("and K* steps", eq(pace, 2 * C1 / (rate * aim**2)), two, at | {K_star: pace})
+    part = 2 * C1 / aim**2
+    s_sum = added("so it adds to", S, pace * rate, part, (steps,))
+    v_sum = added("and to", V, pace * rate**2 / batch, C1 / C2, (size, steps))
+    count = proof.closed_sum("the same in every stage", stages(C1 / C2), C1 / C2 * (M + 1), M, start=0)
+    share = C1 * (M + 2) / (S * stages(part))
+    proof.combine(
+        "the same rate up to a factor that is linear in M",
+        le(m, C1 * (M + 2) / stages(part)),
+        (named_bound(proof, rate), 1),
+        *((step, -C2 / S) for step in (*v_sum, count)),
+        *((step, share) for step in s_sum),
+        stated=True,
+    )
 
 
 @cache
 def overhead() -> Derivation:
-    """T6: stages of cost N_0 r^{2m} against the best constant batch for an ε between two of them."""
-    proof = Proof("T6", "Growing costs a constant", NEW, ranges=(*stable, between(gamma * lr, 0, lr_max, "(]")))
-    beyond = (above(r, 1),)
-    two, four = critical_batch_size(), stagewise()
-    proof.assume(
-        "the gap f − f* at the start of every stage is at most Δ, so that T2 holds anew in each, with "
-        "C1, C2 of one η_max; a stage costs",
-        eq(N_m, N_0 * r ** (2 * M)),
+    """T6: stages of cost N_0 r^{2m} against the best constant batch size for an ε between two of them."""
+    proof = Proof(
+        "T6",
+        "Growing costs a constant",
+        NEW,
+        ranges=(*stable, *(between(rate, 0, lr_max, "(]") for rate in (gamma * lr, lrs[j]))),
     )
-    proof.cite(
-        "because the cost grows by r² a stage",
-        eq(sp.Symbol("e", positive=True), r**2),
-        four,
-        on=(between(gamma * lr, 0, lr_max, "(]"),),
-    )
-    total = proof.closed_sum(
-        "the stages up to m = M",
-        sp.Sum(N_0 * r ** (2 * j), (j, 0, M)),
-        N_0 * (r ** (2 * M + 2) - 1) / (r**2 - 1),
-        M,
-        start=0,
-    )
-    upto = proof.combine(
-        "cost at most", le(total.total, N_0 * r ** (2 * M) * r**2 / (r**2 - 1)), (total, -1), on=beyond, stated=True
-    )
-    proof.identity("as a part of this bound", ratio(total.value, upto.fact.rhs), 1 - r ** (-2 * M - 2))
-    proof.limit(
-        "which nears 1 (r = 1 + x): no smaller factor will do for all m",
-        1 - (1 + x) ** (-2 * y - 2),
-        y,
-        sp.oo,
-        sp.S.One,
-    )
-    finish, early = r**4 / (r**2 - 1), r**2 / (r**2 - 1) + r**2 / (2 * r - 1)
-
-    target = proof.cite(
-        "the best constant batch for ε² = y ε_m², which knows ε",
-        eq(N_star, 4 * C1 * C2 / (y**2 * eps**4)),
-        two,
-        {eps: sp.sqrt(y) * eps},
-        on=stable,
-    )
-    here = proof.cite("stage m costs", eq(N_star, 4 * C1 * C2 / eps**4), two, on=stable)
-    per = proof.identity(
-        "finishing stage m for it: all the stages over it",
-        ratio(here.fact.rhs * r**2 / (r**2 - 1), target.fact.rhs),
-        y**2 * r**2 / (r**2 - 1),
-    )
-    proof.sign(
-        "which grows with y, and 1 ≤ y < r between two stages: the worst case is y → r",
-        lt(per.rhs, finish),
-        on=(between(y, 1, r, "[)"), above(r, 1)),
-    )
-    proof.limit("worst case of finishing the stage", per.rhs, y, r, finish, side="-", stated=True)
-    _least_ratio(proof, "finishing the stage", finish, (r**2 - 2) ** 2 / (r**2 - 1), sp.sqrt(2), 4)
-
-    b_m = 2 * C2 * lr / eps**2
-    run = proof.cite(
-        "stopping early: T2's steps at b = b*(ε_m) for the target ε² = x ε_m²",
-        eq(K, C1 * b_m / (lr * (x * eps**2 * b_m - C2 * lr))),
-        two,
-        {b: b_m, eps: sp.sqrt(x) * eps},
-        on=(*stable, above(x, sp.S.Half)),
-    )
-    proof.identity(
-        "in gradient evaluations, a part 1/(2x − 1) of N_m",
-        sp.Mul(b_m, run.fact.rhs, evaluate=False),
-        here.fact.rhs / (2 * x - 1),
-        stated=True,
-    )
-    cost = x**2 / (r**2 - 1) + x**2 / (2 * x - 1)
-    proof.identity(
-        "with the stages before it, N_m/(r² − 1) at most, over the best constant batch's N_m/x²",
-        ratio(N_m / (r**2 - 1) + N_m / (2 * x - 1), N_m / x**2),
-        cost,
-    )
-    proof.identity(
-        "the stages before stage m are r^−2 of the bound above", ratio(r**2 / (r**2 - 1), r**2), 1 / (r**2 - 1)
-    )
-    proof.sign(
-        "it does not fall on 1 ≤ x ≤ r, so the worst case is x = r",
-        ge(sp.Derivative(cost, x), 0),
-        on=(at_least(x, 1), above(r, 1)),
-    )
-    proof.identity("worst case of stopping early", sp.Subs(cost, x, r), early, stated=True)
-    _least_ratio(
-        proof,
-        "stopping early",
-        early,
-        (r - 2) ** 2 * (3 * r**2 + 2 * r - 2) / (3 * (r**2 - 1) * (2 * r - 1)),
-        sp.Integer(2),
-        sp.Rational(8, 3),
-    )
-    proof.root("with equal steps a stage, τ = r/γ = 1", r / gamma - 1, above(gamma, 0), r, stated=True)
-    proof.identity("and then δ = γr", sp.Subs(gamma * r, gamma, r), r**2, name=delta, stated=True)
-
-    bound = proof.cite(
-        "without the assumption on the gap, T1 over the stages 0…M",
-        le(m, (c1(lr_max) + c2(lr_max) * V) / S),
-        descent_bound(),
-        {lrs[t]: lr},
-        on=stable,
-    )
-    names = (
-        proof.assume("C1 = 2Δ/(2 − Lη_max)", eq(C1, c1(lr_max))),
-        proof.assume("C2 = Lσ²/(2 − Lη_max)", eq(C2, c2(lr_max))),
-    )
-    e_j = sp.IndexedBase("epsilon", positive=True)
-
-    def upto_M(term):
-        return sp.Sum(term, (j, 0, M))
-
-    part = 2 * C1 / e_j[j] ** 2
-    s_def = proof.assume("a stage of T2 has T_m η_m = K*η = 2C1/ε_m²", eq(S, upto_M(part)))
-    v_def = proof.assume(
-        "and adds T_m η_m · η_m/b_m to V, where η_m/b_m = ε_m²/(2C2)", eq(V, upto_M(part * e_j[j] ** 2 / (2 * C2)))
-    )
-    count = proof.closed_sum("the same for every stage", upto_M(C1 / C2), C1 / C2 * (M + 1), M, start=0)
-    proof.combine(
-        "the same rate up to a factor that is linear in M",
-        le(m, C1 * (M + 2) / upto_M(part)),
-        (bound, 1),
-        (names[0], 1 / S),
-        (names[1], V / S),
-        (v_def, -C2 / S),
-        (count, -C2 / S),
-        (s_def, C1 * (M + 2) / (S * upto_M(part))),
-        on=stable,
-        stated=True,
-    )
+    stages = _stages(proof)
+    _finishing(proof, *stages)
+    _stopping(proof, *stages)
+    _equal_steps(proof)
+    _without_the_gap(proof)
     return proof.done()

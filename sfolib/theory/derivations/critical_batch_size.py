@@ -8,9 +8,9 @@ import sympy as sp
 
 from sfolib.theory.derivations.algebra import above, between, eq, ge, gt, le, lt, ratio
 from sfolib.theory.derivations.derivation import Derivation
-from sfolib.theory.derivations.descent_bound import UMEDA, S, V, descent_bound, m
+from sfolib.theory.derivations.descent_bound import UMEDA, constant_sums, m, named_bound
 from sfolib.theory.derivations.proof import Proof
-from sfolib.theory.derivations.symbols import C1, C2, K, L, T, b, c1, c2, eps, gap, lr, lr_max, lrs, sigma, size, t
+from sfolib.theory.derivations.symbols import C1, C2, K, L, T, b, c1, c2, eps, gap, lr, lr_max, sigma, size
 
 NEW = "[N] derived for this project"
 b_star, N_star, K_star = sp.symbols("b_* N_* K_*", positive=True)
@@ -23,37 +23,16 @@ N_of_lr, K_of_lr, price_of_lr = (sp.Function(name, positive=True)(lr) for name i
 N_low = sp.Symbol("N_0", positive=True)
 
 
-def constant_sums(proof, weight, which: str) -> list:
-    """Of S, V and A of T1 those in `which`, for T steps at constant (η, b), in closed form; `weight` is ω."""
-    each = {"S": lr, "V": lr**2 * weight, "A": lr * (1 - L * lr / 2)}
-    words = {"S": "S at a constant η", "V": "V at constant η and b", "A": "A at a constant η"}
-    return [proof.closed_sum(words[k], sp.Sum(each[k], (t, 0, T - 1)), each[k] * T, T) for k in which]
-
-
 @cache
 def critical_batch_size() -> Derivation:
     """T2: at constant η the fewest gradient evaluations are needed at b* = 2C2η/ε²."""
     proof = Proof("T2", "Critical batch size", UMEDA, ranges=(between(lr_max, 0, 2 / L), between(lr, 0, lr_max, "(]")))
-    pair = constant_sums(proof, 1 / size, "SV")
-    general = proof.cite("the descent bound", le(m, (c1(lr_max) + c2(lr_max) * V) / S), descent_bound(), {lrs[t]: lr})
-    names = (
-        proof.assume("C1 = 2Δ/(2 − Lη_max)", eq(C1, c1(lr_max))),
-        proof.assume("C2 = Lσ²/(2 − Lη_max)", eq(C2, c2(lr_max))),
-    )
-    named = proof.combine(
-        "with these names", le(m, (C1 + C2 * V) / S), (general, 1), (names[0], 1 / S), (names[1], V / S)
-    )
-    sums = tuple(
-        proof.combine(
-            f"so {symbol} is",
-            eq(symbol, total.value),
-            (proof.assume(f"{symbol} of T1 at T steps of (η, b)", eq(symbol, total.total)), 1),
-            (total, 1),
-        )
-        for symbol, total in zip((S, V), pair, strict=True)
-    )
     constant = proof.combine(
-        "the bound at T steps of (η, b)", le(m, (C1 + C2 * pair[1].value) / pair[0].value), (named, 1), uses=sums
+        "the bound at T steps of (η, b)",
+        le(m, C1 / (lr * T) + C2 * lr / size),
+        (named_bound(proof, lr), 1),
+        uses=constant_sums(proof, "SV"),
+        stated=True,
     )
     real = proof.assume(
         "b and the number of steps K are read as real numbers from here on, and ε is reached once the bound is: "
@@ -134,12 +113,11 @@ def price() -> Derivation:
     stable = (between(lr, 0, 2 / L),)
     proof = Proof("T3", "The price of parallelism", NEW, ranges=stable)
     two = critical_batch_size()
-    written = {C1: c1(lr), C2: c2(lr), lr_max: lr}
     samples = proof.cite(
         "T2's gradient evaluations with C1 and C2 at η: the maximal learning rate is the one in use, η_max = η < 2/L",
         eq(N_of_lr, 8 * gap * L * sigma**2 / ((2 - L * lr) ** 2 * eps**4)),
         two,
-        written | {N_star: N_of_lr},
+        {C1: c1(lr), C2: c2(lr), lr_max: lr, N_star: N_of_lr},
         on=stable,
         stated=True,
     )
@@ -147,7 +125,7 @@ def price() -> Derivation:
         "and its steps",
         eq(K_of_lr, 4 * gap / ((2 - L * lr) * lr * eps**2)),
         two,
-        written | {K_star: K_of_lr},
+        {C1: c1(lr), lr_max: lr, K_star: K_of_lr},
         on=stable,
         stated=True,
     )

@@ -7,20 +7,17 @@ from functools import cache
 import sympy as sp
 
 from sfolib.theory.derivations.algebra import above, anywhere, at_least, between, eq, ge, gt, le, lt
-from sfolib.theory.derivations.critical_batch_size import bound as constant_bound
 from sfolib.theory.derivations.critical_batch_size import critical_batch_size
 from sfolib.theory.derivations.derivation import Derivation
-from sfolib.theory.derivations.descent_bound import S, V, descent_bound, m
+from sfolib.theory.derivations.descent_bound import S, V, m, named_bound
 from sfolib.theory.derivations.proof import Proof
-from sfolib.theory.derivations.symbols import C1, C2, K, L, T, b, c1, c2, eps, lr, lr_max, lrs, t
+from sfolib.theory.derivations.symbols import C1, C2, K, L, T, b, eps, lr, lr_max, t
 
 IMAIZUMI = "[S] Imaizumi & Iiduka 2024 (arXiv 2402.15344); the explicit constants [N]"
 a, y, z = sp.symbols("a y z", positive=True)
 k = sp.Symbol("k", positive=True, integer=True)
-K_small, K_large = sp.symbols("K_small K_large", positive=True)  # a below, above 1/2: names of each case's own
-b_small, b_half, b_large, N_half = sp.symbols("b_small b_half b_large N_half", positive=True)
 stable = (between(lr_max, 0, 2 / L), between(lr, 0, lr_max, "(]"))
-later, any_a = at_least(k, 2), between(a, 0, 1)
+later = at_least(k, 2)
 small, large = between(a, 0, sp.S.Half), between(a, sp.S.Half, 1)
 s = 1 - 2 * a
 
@@ -81,60 +78,59 @@ def _sum_bounds(proof) -> tuple:
     return low, slow, even, fast
 
 
-def _needed(proof, words, rate, power, D, on) -> tuple:
-    """Steps and the best b from m ≤ (C1/η + D/b)/T^power."""
-    A = C1 / lr
-    count, batch = (K_small, b_small) if power == a else (K_large, b_large)
-    steps_to = proof.root(
-        f"{words}: steps that are enough, from z = K^{power}",
-        (A + D / b) / z - eps**2,
+def _needed(proof, words, rate, power, D) -> None:
+    """Steps and the best b from m ≤ (C1/η + D/b)/T^power, the last fact of the case a < 1/2 or a > 1/2."""
+    on, case = rate.on, "small" if power == a else "large"
+    count, best_b = (sp.Symbol(f"{name}_{case}", positive=True) for name in ("K", "b"))
+    bound = sp.Function(f"Q_{case}", positive=True)(z)
+    log_samples = sp.Function(f"ln_N_{case}", real=True)(b)
+    real = proof.assume(
+        f"{words}: the number of steps K, and with it z = K^({power}), is read as a real number, and ε is reached once "
+        "the bound is",
+        eq(bound, (C1 / lr + D / b) / z),
+    )
+    proof.combine(
+        "it bounds min E‖∇f‖² at K = T", le(m, bound.func(T**power)), (rate, 1), on=on, uses=(real,), stated=True
+    )
+    enough = proof.root(
+        "steps that are enough",
+        bound - eps**2,
         above(z, 0),
-        (A + D / b) / eps**2,
+        (C1 / lr + D / b) / eps**2,
         name=count**power,
         on=on,
+        uses=(real,),
         stated=True,
     )
-    log_samples = sp.log(b) + sp.log(A + D / b) / power
+    samples = proof.assume(
+        "a step costs b gradient evaluations: N = bK, in logarithms",
+        eq(log_samples, sp.log(b) + sp.log(count**power) / power),
+    )
     best = proof.root(
-        "gradient evaluations N = bK: stationary point of ln N",
+        "the stationary point of N",
         sp.Derivative(log_samples, b),
         above(b, 0),
-        (1 / power - 1) * D / A,
-        name=batch,
+        (1 / power - 1) * D * lr / C1,
+        name=best_b,
         on=on,
+        uses=(enough, samples),
         stated=True,
     )
-    falls = proof.sign(
-        "N falls before it", lt(sp.Derivative(log_samples, b), 0), on=(between(b, 0, best.value), *on), stated=True
-    )
-    rises = proof.sign(
-        "and rises after it", gt(sp.Derivative(log_samples, b), 0), on=(above(b, best.value), *on), stated=True
-    )
-    return rate, steps_to, best, falls, rises
+    slope, known = sp.Derivative(log_samples, b), {"uses": (enough, samples), "stated": True}
+    proof.sign("N falls before it", lt(slope, 0), on=(between(b, 0, best.value), *on), **known)
+    proof.sign("and rises after it", gt(slope, 0), on=(above(b, best.value), *on), **known)
 
 
 @cache
 def decaying() -> Derivation:
     """T9: bounds, steps and best batch sizes for a < 1/2, a = 1/2 and a > 1/2."""
     proof = Proof(
-        "T9", "Decaying learning rates", IMAIZUMI, ranges=(*stable, any_a, between(lr * (t + 1) ** -a, 0, lr_max, "(]"))
+        "T9", "Decaying learning rates", IMAIZUMI, ranges=(*stable, between(lr * (t + 1) ** -a, 0, lr_max, "(]"))
     )
     low, slow, even, fast = _sum_bounds(proof)
-    general = proof.cite(
-        "the descent bound",
-        le(m, (c1(lr_max) + c2(lr_max) * V) / S),
-        descent_bound(),
-        {lrs[t]: lr * (t + 1) ** -a},
-        on=stable,
-    )
-    names = (
-        proof.assume("C1 = 2Δ/(2 − Lη_max), here with η_max ≥ η_0 = η", eq(C1, c1(lr_max))),
-        proof.assume("C2 = Lσ²/(2 − Lη_max)", eq(C2, c2(lr_max))),
-    )
+    bound = named_bound(proof, lr * (t + 1) ** -a)
     s_def = proof.assume("S of η_t = η(t + 1)^−a, with k = t + 1", eq(S, lr * _upto(k**-a)))
-    cleared = proof.combine(
-        "the bound, with these names", le(m * S, C1 + C2 * V), (general, S), (names[0], 1), (names[1], V), on=stable
-    )
+    cleared = proof.combine("the bound cleared of its denominator", le(m * S, C1 + C2 * V), (bound, S))
     scale = lr * T ** (1 - a)
     top = proof.combine(
         "and with S from below",
@@ -142,7 +138,6 @@ def decaying() -> Derivation:
         (cleared, 1 / scale),
         (s_def, m / scale),
         (low, m * lr / scale),
-        on=stable,
     )
     v_def = proof.assume("V of it at constant b", eq(V, lr**2 / b * _upto(k ** (-2 * a))))
 
@@ -153,7 +148,7 @@ def decaying() -> Derivation:
         (top, 1),
         (v_def, -C2 / scale),
         (slow, C2 * lr**2 / (b * scale)),
-        on=(*stable, small),
+        on=(small,),
         stated=True,
     )
     one = proof.sign("T is at least 1", ge(T, 1))
@@ -163,38 +158,43 @@ def decaying() -> Derivation:
         le(m, (C1 / lr + D / b) / T**a),
         (plain, 1),
         (power, C1 / scale),
-        on=(*stable, small),
+        on=(small,),
         stated=True,
     )
-    _needed(proof, "a < 1/2", slow_rate, a, D, (small,))
+    _needed(proof, "a < 1/2", slow_rate, a, D)
 
-    half = {a: sp.S.Half}
-    D = C2 * lr
-    top_half = proof.instance("at a = 1/2", le(m, (C1 + C2 * V) / (lr * sp.sqrt(T))), top, half, on=stable)
-    v_half = proof.instance("and V there", eq(V, lr**2 / b * _upto(1 / k)), v_def, half)
-    proof.combine(
+    half, V_half = {a: sp.S.Half}, sp.Symbol("V_half", positive=True)
+    D, Q_half, b_half, N_of = C2 * lr, *(sp.Function(name, positive=True)(K) for name in ("Q_half", "b_half", "N"))
+    top_half = proof.instance("at a = 1/2", le(m, (C1 + C2 * V_half) / (lr * sp.sqrt(T))), top, half | {V: V_half})
+    v_half = proof.instance("and V there", eq(V_half, lr**2 / b * _upto(1 / k)), v_def, half | {V: V_half})
+    rate = proof.combine(
         "a = 1/2: the rate is T^−1/2 up to a logarithm",
         le(m, (C1 / lr + D / b * (1 + sp.log(T))) / sp.sqrt(T)),
         (top_half, 1),
         (v_half, -C2 / (lr * sp.sqrt(T))),
         (even, C2 * lr / (b * sp.sqrt(T))),
-        on=stable,
         stated=True,
     )
-    bound, enough = (C1 / lr + D / b * (1 + sp.log(K))) / sp.sqrt(K), 4 * C1**2 / (lr**2 * eps**4)
+    real = proof.assume(
+        "a = 1/2: K is read as a real number", eq(Q_half, (C1 / lr + D / b * (1 + sp.log(K))) / sp.sqrt(K))
+    )
+    proof.combine("it bounds min E‖∇f‖² at K = T", le(m, Q_half.func(T)), (rate, 1), uses=(real,), stated=True)
     matched = proof.root(
-        "a = 1/2: K steps with √K > C1/(ηε²) are enough at",
-        bound - eps**2,
+        "K steps with √K > C1/(ηε²) are enough at",
+        Q_half - eps**2,
         anywhere(b),
         D * (1 + sp.log(K)) / (eps**2 * sp.sqrt(K) - C1 / lr),
         name=b_half,
+        uses=(real,),
         stated=True,
     )
+    samples = proof.assume("a step costs b gradient evaluations", eq(N_of, K * b_half))
     proof.identity(
-        "N = bK at K = 4C1²/(η²ε⁴), T2's N* times a logarithm",
-        sp.Subs(K * matched.value, K, enough),
+        "at K = 4C1²/(η²ε⁴) this is T2's N* times a logarithm",
+        N_of.func(4 * C1**2 / (lr**2 * eps**4)),
         4 * C1 * C2 / eps**4 * (1 + 2 * sp.log(2 * C1 / (lr * eps**2))),
-        name=N_half,
+        name=sp.Symbol("N_half", positive=True),
+        uses=(matched, samples),
         stated=True,
     )
 
@@ -205,25 +205,16 @@ def decaying() -> Derivation:
         (top, 1),
         (v_def, -C2 / scale),
         (fast, C2 * lr**2 / (b * scale)),
-        on=(*stable, large),
+        on=(large,),
         stated=True,
     )
-    _needed(proof, "a > 1/2", fast_rate, 1 - a, D, (large,))
+    _needed(proof, "a > 1/2", fast_rate, 1 - a, D)
 
-    proof.limit(
-        "a = 0, a constant η: the noise floor that no number of steps passes",
-        constant_bound,
-        K,
-        sp.oo,
-        C2 * lr / b,
-        side="-",
-        stated=True,
-    )
     proof.cite(
-        "so ε is out of reach unless ε² > C2η/b",
-        gt(constant_bound, eps**2),
+        "a = 0, a constant η: ε is out of reach unless ε² > C2η/b",
+        gt(C1 / (lr * K) + C2 * lr / b, eps**2),
         critical_batch_size(),
-        on=(*stable, between(b, 0, C2 * lr / eps**2, "(]")),
+        on=(between(b, 0, C2 * lr / eps**2, "(]"),),
         stated=True,
     )
     return proof.done()

@@ -4,17 +4,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import sympy as sp
 from sympy import Basic
+from sympy.core.function import AppliedUndef
 
 from sfolib._utils.errors import require
 from sfolib.theory.derivations.algebra import Range, vanishes
-from sfolib.theory.derivations.steps import Assumed, Cited, Step
+from sfolib.theory.derivations.steps import UNDECIDED, Assumed, Cited, Step
 
 
 class DerivationError(AssertionError):
     """A derivation does not hold; the message names the result and its first failing step."""
+
+
+class Verified(NamedTuple):
+    """What `Derivation.verify` checked: how many steps were proved, are cited from other results (and proved there) or
+    assumed, and how many relations of the statement they establish."""
+
+    key: str
+    proved: int
+    cited: int
+    assumed: int
+    statements: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key} holds: {self.proved} steps proved by SymPy, each from those before it and within its ranges; "
+            f"{self.cited} cited from other results; {self.assumed} assumed. "
+            f"They establish all {self.statements} relations of the statement."
+        )
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,26 +84,46 @@ class Derivation:
             return False
         return True
 
-    def verify(self) -> None:
-        """Prove every step from those before it; raise `DerivationError` at the first one that fails."""
-        defined = {}
+    def verify(self) -> Verified:
+        """Prove every step from those before it; raise `DerivationError` at the first one that fails.
+
+        Each name has one value, each fact of the conclusion rests on an assumption or on another result, and each
+        step is one that the conclusion rests on. Returns what was checked.
+        """
+        values, behind = {}, self._behind()
         for i, step in enumerate(self.steps):
             where = f"{self.key}, step {i + 1} ({type(step).__name__}: {step.claim})"
-            name = getattr(step, "name", None)
-            if name is not None and not vanishes(step.fact.rhs - defined.setdefault(name, step.fact.rhs)):
-                raise DerivationError(f"{where} gives {name} a second value")
-            if any(premise not in self.steps[:i] for premise in step.premises):
-                raise DerivationError(f"{where} rests on a step that was not established before it")
-            if step.idle:
-                raise DerivationError(f"{where} does not use {step.idle[0].claim}")
-            if not step.proved:
-                raise DerivationError(f"{where} does not hold: {step.fact}")
-            for needed in step.needs:
-                if needed not in (*self.ranges, *step.granted) and not needed.inside(needed.x, step.granted):
-                    raise DerivationError(f"{where} uses an earlier step outside its range {needed.tex}")
+            try:
+                fault = self._fault(i, values, behind)
+            except UNDECIDED as error:
+                fault = f"cannot be decided: {error!r}"
+            if fault:
+                raise DerivationError(f"{where} {fault}")
         for relation in self.conclusion:
             if self.step_of(relation) is None:
                 raise DerivationError(f"{self.key}: no step establishes the statement {relation}")
+        for steps, fault in ((self.baseless, "rests on no assumption and no other result"), (self.unused, "is idle")):
+            if steps:
+                raise DerivationError(f"{self.key}: {steps[0].claim} {fault}")
+        cited = sum(isinstance(step, Cited) for step in self.steps)
+        assumed = len(self.assumptions)
+        return Verified(self.key, len(self.steps) - assumed - cited, cited, assumed, len(self.conclusion))
+
+    def _fault(self, i: int, values: dict, behind: dict[Step, set[Step]]) -> str | None:
+        """What is wrong with step i, or None; `values` are the names' so far, to which the step's own is added."""
+        step = self.steps[i]
+        if isinstance(step.fact, sp.Eq) and step.names and not _agrees(step.fact, values):
+            return f"gives {step.fact.lhs} a second value"
+        if any(premise not in self.steps[:i] for premise in step.premises):
+            return "rests on a step that was not established before it"
+        if again := step.redefined(behind[step] - {step}):
+            return f"gives {again[0]} a second value"
+        if step.idle:
+            return f"does not use {step.idle[0].claim}"
+        if not step.proved:
+            return f"does not hold: {step.fact}"
+        beyond = [needed for needed in step.unmet if needed not in self.ranges]
+        return f"uses an earlier step outside its range {beyond[0].tex}" if beyond else None
 
     def with_step(self, i: int, step: Step | None) -> Derivation:
         """The same derivation with step `i` (from 0) replaced, or removed where `step` is None: a broken twin.
@@ -105,7 +147,9 @@ class Derivation:
 
     @property
     def unused(self) -> tuple[Step, ...]:
-        """The steps that nothing stated rests on."""
+        """The steps that nothing stated rests on; none where nothing is stated."""
+        if not self.conclusion:
+            return ()
         behind = self._behind()
         used = set().union(*(behind[s] for s in self._stating()))
         return tuple(s for s in self.steps if s not in used)
@@ -122,6 +166,26 @@ class Derivation:
 
     def __repr__(self) -> str:
         return f"<{self.key}. {self.title}: {len(self.steps)} steps>"
+
+    def __str__(self) -> str:
+        """The derivation as a terminal shows it: assumptions, steps and statement."""
+        return "\n".join(
+            [
+                f"{self.key}. {self.title}",
+                f"Source: {self.source}",
+                "\nAssumptions",
+                *(f"  - {r.words}" for r in self.ranges),
+                *(_shown(f"- {step.claim}:", step.fact) for step in self.assumptions),
+                "\nSteps",
+                *(
+                    f"{_shown(f'{i}. {step.claim}', step.fact)}\n     [{step.how}]"
+                    for i, step in enumerate(self.steps, 1)
+                    if not isinstance(step, Assumed)
+                ),
+                "\nStatement",
+                *(_shown("", relation) for relation in self.conclusion),
+            ]
+        )
 
     def _repr_markdown_(self) -> str:
         symbols = set().union(*(step.fact.free_symbols for step in self.steps))
@@ -145,6 +209,21 @@ class Derivation:
                 *stated,
             )
         )
+
+
+def _agrees(definition, values: dict) -> bool:
+    """Whether name = value is the first of its name in `values`, to which it is added, or says what the first says."""
+    name, value = definition.args
+    of_symbols = isinstance(name, AppliedUndef) and all(isinstance(arg, sp.Symbol) for arg in name.args)
+    first, known = values.setdefault(name.func if of_symbols else name, (name, value))
+    at = dict(zip(first.args, name.args, strict=True)) if of_symbols else {}
+    return vanishes(value - known.subs(at, simultaneous=True))
+
+
+def _shown(words: str, fact: sp.Basic) -> str:
+    """A relation as text of several lines, below the words that introduce it."""
+    formula = sp.pretty(fact, use_unicode=True, wrap_line=False)
+    return "\n".join(filter(None, [words and f"  {words}", *(f"       {line}" for line in formula.splitlines()), " "]))
 
 
 def _relinked(step: Step, new: dict[Step, Step]) -> Step:

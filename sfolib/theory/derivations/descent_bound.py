@@ -9,7 +9,8 @@ import sympy as sp
 from sfolib.theory.derivations.algebra import above, between, eq, ge, le
 from sfolib.theory.derivations.derivation import Derivation
 from sfolib.theory.derivations.proof import Proof
-from sfolib.theory.derivations.symbols import L, T, c1, c2, gap, lr, lr_max, lrs, n, sigma, size, t
+from sfolib.theory.derivations.steps import Step
+from sfolib.theory.derivations.symbols import C1, C2, L, T, c1, c2, gap, lr, lr_max, lrs, n, sigma, size, t
 
 UMEDA = "[S] Umeda & Iiduka 2025 (arXiv 2508.05297) and the papers it builds on"
 
@@ -129,6 +130,8 @@ def descent_bound() -> Derivation:
     e1, ep = sp.symbols("f'_1 p'", real=True)
     eG = sp.Symbol("G'", nonnegative=True)
     F, H = sp.IndexedBase("F"), sp.IndexedBase("H", nonnegative=True)
+    X, Y = sp.symbols("X Y", nonnegative=True)  # of one step; of step t, in the mean:
+    Xs, Ys = (sp.IndexedBase(name, nonnegative=True) for name in ("X", "Y"))
 
     mean = proof.average(
         "given θ_t, over the draw of the batch (primes are means)",
@@ -136,17 +139,14 @@ def descent_bound() -> Derivation:
         before,
         {f1: e1, p: ep, G: eG},
     )
-    unbiased = proof.assume(
-        "A2: the batch gradient is unbiased, with h = ‖∇f(θ_t)‖². η_t and b_t are fixed in advance: for a schedule "
-        "that looks at the run each step's descent holds given θ_t, but S and V depend on the run",
-        eq(ep, h),
-    )
-    spread = proof.assume("v_B = E‖g − ∇f‖², the square expanded", eq(v_B, eG - 2 * ep + h))
+    unbiased = proof.assume("A2: the batch gradient is unbiased, with h = ‖∇f(θ_t)‖²", eq(ep, h))
+    spread = proof.assume("v_B = E‖g − ∇f‖², the square expanded", eq(eG - 2 * ep + h, v_B))
     small = proof.assume(
-        "v_B ≤ σ²ω: ω = 1/b with replacement, ω = (n − b)/(b(n − 1)) for a fresh subset (both above)",
+        "v_B ≤ σ²ω: ω = 1/b with replacement, ω = (n − b)/(b(n − 1)) for a fresh subset (both above); for a slice of "
+        "an epoch's permutation neither is claimed",
         le(v_B, sigma**2 * omega),
     )
-    split = proof.combine("mean square = square of the mean + variance", eq(eG, h + v_B), (spread, -1), (unbiased, 2))
+    split = proof.combine("mean square = square of the mean + variance", eq(eG, h + v_B), (spread, 1), (unbiased, 2))
     given = proof.combine(
         "descent given θ_t",
         le(e1, f0 - lr * (1 - L * lr / 2) * h + L * lr**2 * sigma**2 * omega / 2),
@@ -155,19 +155,22 @@ def descent_bound() -> Derivation:
         (split, -L * lr**2 / 2),
         (small, L * lr**2 / 2),
     )
-    total = proof.average(
-        "over θ_t, with F_t = E f(θ_t) and H_t = E‖∇f(θ_t)‖²",
-        le(F[t + 1], F[t] - lr * (1 - L * lr / 2) * H[t] + L * lr**2 * sigma**2 * omega / 2),
-        given,
-        {e1: F[t + 1], f0: F[t], h: H[t]},
-        stated=True,
+    names = (
+        proof.assume("its descent", eq(X, lr * (1 - L * lr / 2) * h)),
+        proof.assume("and the noise that it lets in", eq(Y, lr**2 * omega)),
     )
-    keep = lrs[t] * (1 - L * lrs[t] / 2)
-    each = proof.instance(
-        "at any step of a schedule",
-        le(F[t + 1], F[t] - keep * H[t] + L * lrs[t] ** 2 * sigma**2 * omegas[t] / 2),
-        total,
-        {lr: lrs[t], omega: omegas[t]},
+    in_names = proof.combine(
+        "in these names",
+        le(e1, f0 - X + L * sigma**2 * Y / 2),
+        (given, 1),
+        (names[0], -1),
+        (names[1], L * sigma**2 / 2),
+    )
+    each = proof.average(
+        "over all that went before, which may have decided η_t and b_t, with F_t = E f(θ_t)",
+        le(F[t + 1], F[t] - Xs[t] + L * sigma**2 * Ys[t] / 2),
+        in_names,
+        {e1: F[t + 1], f0: F[t], X: Xs[t], Y: Ys[t]},
     )
 
     def over(term):
@@ -175,12 +178,40 @@ def descent_bound() -> Derivation:
 
     added = proof.total(
         "added over all steps",
-        le(over(F[t + 1]), over(F[t]) - over(keep * H[t]) + L * sigma**2 / 2 * over(lrs[t] ** 2 * omegas[t])),
+        le(over(F[t + 1]), over(F[t]) - over(Xs[t]) + L * sigma**2 / 2 * over(Ys[t])),
         each,
         (t, 0, T - 1),
     )
     telescope = proof.closed_sum("the left-hand side telescopes", over(F[t] - F[t + 1]), F[0] - F[T], T)
     floor = proof.assume("f is bounded below by f*, and Δ = f(θ_0) − f*", le(F[0] - F[T], gap))
+    looking = proof.combine(
+        "a schedule that looks at the run: its mean descents are no more than its mean noise allows",
+        le(over(Xs[t]), gap + L * sigma**2 / 2 * over(Ys[t])),
+        (added, 1),
+        (telescope, -1),
+        (floor, 1),
+        stated=True,
+    )
+    keep = lrs[t] * (1 - L * lrs[t] / 2)
+    fixed = (
+        proof.assume(
+            "η_t and b_t are fixed in advance and leave the mean, with H_t = E‖∇f(θ_t)‖²", eq(Xs[t], keep * H[t])
+        ),
+        proof.assume("and", eq(Ys[t], lrs[t] ** 2 * omegas[t])),
+    )
+    proof.combine(
+        "the descent of such a step",
+        le(F[t + 1], F[t] - keep * H[t] + L * lrs[t] ** 2 * sigma**2 * omegas[t] / 2),
+        (each, 1),
+        (fixed[0], 1),
+        (fixed[1], -L * sigma**2 / 2),
+        stated=True,
+    )
+    of_steps = [
+        proof.total("over the steps", eq(over(side), over(value)), step, (t, 0, T - 1))
+        for step in fixed
+        for side, value in [step.fact.args]
+    ]
     least = proof.assume("m = min_{t<T} E‖∇f(θ_t)‖²", le(m, H[t]))
     weighted = proof.combine(
         "for 0 < η_t < 2/L the descent factor is positive", le(keep * m, keep * H[t]), (least, keep), on=in_range
@@ -197,9 +228,9 @@ def descent_bound() -> Derivation:
     exact = proof.combine(
         "the bound with each step's own descent factor",
         le(m, (gap + L * sigma**2 * V / 2) / A),
-        (added, 1 / A),
-        (telescope, -1 / A),
-        (floor, 1 / A),
+        (looking, 1 / A),
+        (of_steps[0], 1 / A),
+        (of_steps[1], -L * sigma**2 / (2 * A)),
         (weights, 1 / A),
         (names[2], -m / A),
         (names[1], L * sigma**2 / (2 * A)),
@@ -230,3 +261,26 @@ def descent_bound() -> Derivation:
         stated=True,
     )
     return proof.done()
+
+
+def named_bound(proof: Proof, rate, on=()) -> Step:
+    """T1's min E‖∇f‖² ≤ (C1 + C2 V)/S in `proof`, C1 and C2 as names, for learning rates like `rate`."""
+    general = proof.cite(
+        "the descent bound", le(m, (c1(lr_max) + c2(lr_max) * V) / S), descent_bound(), {lrs[t]: rate}, on=on
+    )
+    first = proof.assume("C1 = 2Δ/(2 − Lη_max)", eq(C1, c1(lr_max)))
+    second = proof.assume("C2 = Lσ²/(2 − Lη_max)", eq(C2, c2(lr_max)))
+    return proof.combine(
+        "with these names", le(m, (C1 + C2 * V) / S), (general, 1), (first, 1 / S), (second, V / S), on=on
+    )
+
+
+def constant_sums(proof: Proof, which: str) -> tuple[Step, ...]:
+    """Of S, V and A of T1 those in `which`, named and in closed form, for T steps at constant (η, b)."""
+    each = {"S": (S, lr), "V": (V, lr**2 / size), "A": (A, lr * (1 - L * lr / 2))}
+    found = []
+    for symbol, term in (each[name] for name in which):
+        total = proof.closed_sum(f"{symbol} at constant η and b", sp.Sum(term, (t, 0, T - 1)), term * T, T)
+        named = proof.assume(f"{symbol} of T1 at T steps of (η, b)", eq(symbol, total.total))
+        found.append(proof.combine(f"so {symbol} is", eq(symbol, total.value), (named, 1), (total, 1)))
+    return tuple(found)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 import sympy as sp
+from sympy.core.function import AppliedUndef
 
 from sfolib.theory.derivations.algebra import (
     Range,
@@ -21,7 +22,12 @@ from sfolib.theory.derivations.algebra import (
     split_sums,
     vanishes,
 )
-from sfolib.theory.derivations.steps import Stated, Step, all_allowed, same
+from sfolib.theory.derivations.steps import Stated, Step, all_allowed, is_name, same
+
+
+def _head(name):
+    """What tells a name from others: of a function of symbols the function."""
+    return name.func if isinstance(name, AppliedUndef) else name
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +51,7 @@ class Combined(Stated):
 
     @property
     def needs(self):
-        return *super().needs, *(d for step, _ in self.terms for d in step.on)
+        return *super().needs, *(d.replaced(self.unfolded) for step, _ in self.terms for d in step.on)
 
     def holds(self) -> bool:
         remainder, strict = slack(self.fact), False
@@ -76,7 +82,7 @@ class Inferred(Stated):
 
     @property
     def needs(self):
-        return *super().needs, *self.of.on
+        return *super().needs, *(d.replaced(self.unfolded) for d in self.of.on)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +90,16 @@ class Instance(Inferred):
     """An earlier fact with symbols or terms replaced, `at`, within what they were declared to be."""
 
     at: Mapping
+
+    def redefined(self, behind):
+        """Names whose value changes with what `at` replaces, and which it does not give another name."""
+        meant = {step.fact.lhs: step.fact.rhs for step in behind if isinstance(step.fact, sp.Eq)}
+        changed, found = set().union(*(sp.sympify(old).free_symbols for old in self.at)), {}
+        hidden = {name: value.free_symbols - name.free_symbols for name, value in meant.items() if is_name(name)}
+        while more := {n: s for n, s in hidden.items() if n not in found and s & changed}:
+            found |= more
+            changed |= {n for n in more if isinstance(n, sp.Symbol)}
+        return sorted((n for n in found if n not in self.at and self.fact.has(_head(n))), key=str)
 
     @property
     def needs(self):

@@ -14,7 +14,6 @@ from sfolib.theory.derivations.late_ramp import late_ramp
 from sfolib.theory.derivations.late_ramp import room as R_16
 from sfolib.theory.derivations.linear_noise import C_limit, b_best, lam, linear_noise, p, variance
 from sfolib.theory.derivations.local_front import b_local, local_front
-from sfolib.theory.derivations.local_front import stable as small
 from sfolib.theory.derivations.proof import Proof
 from sfolib.theory.derivations.steps import Step
 from sfolib.theory.derivations.symbols import G2, K, M, Q, T, b, eps, gamma, j, lr, t
@@ -62,10 +61,9 @@ def _in_steps(proof) -> None:
         "T13: to leading order s = 0 keeps b/η at",
         eq(sp.Limit(b_local / lr, lr, sp.S.Zero), Q / G2),
         local_front(),
-        on=(small,),
     )
     along = proof.assume("ρ is what it keeps, a function of the place", eq(path, slope.fact.lhs))
-    place = proof.combine("so it depends on the place alone", eq(path, Q / G2), (along, 1), (slope, 1), on=(small,))
+    place = proof.combine("so it depends on the place alone", eq(path, Q / G2), (along, 1), (slope, 1))
     followed = proof.assume("a run that follows it, however its η grows, has", eq(batch, lr * path))
     pace = proof.assume("steps for one unit of progress Σ η", eq(steps, 1 / lr))
     proof.identity(
@@ -73,7 +71,6 @@ def _in_steps(proof) -> None:
         steps * batch,
         Q / G2,
         uses=(place, followed, pace),
-        on=(small,),
         stated=True,
     )
     proof.sign(

@@ -67,9 +67,7 @@ def local_front() -> Derivation:
         uses=(gain,),
         stated=True,
     )
-    proof.limit(
-        "to leading order in η", b_local / lr, lr, sp.S.Zero, Q / G2, uses=(critical,), on=(stable,), stated=True
-    )
+    proof.limit("to leading order in η", b_local / lr, lr, sp.S.Zero, Q / G2, uses=(critical,), stated=True)
     proof.sign(
         "beyond η_full no batch makes η the best",
         lt(sp.Derivative(decrease, lr), 0),
@@ -77,11 +75,12 @@ def local_front() -> Derivation:
         uses=(gain,),
         stated=True,
     )
+    lr_worst = sp.Symbol("eta_worst", positive=True)
     worst = proof.instance(
         "in the worst case GᵀHG = L‖G‖², Q = Lσ², ‖G‖² = ε²",
-        eq(lr_local, eps**2 / (L * eps**2 + L * sigma**2 / b)),
+        eq(lr_worst, eps**2 / (L * eps**2 + L * sigma**2 / b)),
         best,
-        {GHG: L * eps**2, Q: L * sigma**2, G2: eps**2},
+        {GHG: L * eps**2, Q: L * sigma**2, G2: eps**2, lr_local: lr_worst},
     )
-    proof.identity("it is T11's η*(b)", lr_local, 1 / (L * (1 + sigma**2 / eps**2 / b)), uses=(worst,), stated=True)
+    proof.identity("it is T11's η*(b)", lr_worst, 1 / (L * (1 + sigma**2 / eps**2 / b)), uses=(worst,), stated=True)
     return proof.done()

@@ -9,118 +9,66 @@ import sympy as sp
 from sfolib.theory.derivations.algebra import above, between, eq, ge, gt, le, lt
 from sfolib.theory.derivations.critical_batch_size import NEW
 from sfolib.theory.derivations.derivation import Derivation
-from sfolib.theory.derivations.descent_bound import S, V
-from sfolib.theory.derivations.inference import Instance
+from sfolib.theory.derivations.descent_bound import S, V, m, named_bound
 from sfolib.theory.derivations.proof import Proof
-from sfolib.theory.derivations.symbols import C1, C2, M, delta, gamma, j, tau
+from sfolib.theory.derivations.steps import Step
+from sfolib.theory.derivations.symbols import C1, C2, L, M, delta, gamma, j, lr, lr_max, tau
 
-b0, lr0, T0, N, Q = sp.symbols("b_0 eta_0 T_0 N Q", positive=True)
-g, rho, x, y = sp.symbols("g rho x y", positive=True)
+b0, lr0, T0, N, Q, p = sp.symbols("b_0 eta_0 T_0 N Q p", positive=True)
+g, rho, x, y, u = sp.symbols("g rho x y u", positive=True)
+R, g_epochs = sp.symbols("R g_epochs", positive=True)  # N at the end of stage M is at most R (gρ)^M
 weight = lr0**2 * T0 / b0  # V of the first stage
-first_crossing = sp.Symbol("R", positive=True)  # N at the end of stage M is at most this times (gρ)^M
+S_flat, V_flat, N_even, N_flat, R_even, p_even = sp.symbols("S_flat V_flat N_even N_flat R_even p_even", positive=True)
+log_g, log_rho = sp.log(g), sp.log(rho)
 
 
 def _upto(term):
     return sp.Sum(term, (j, 0, M))
 
 
-def _stage_sums(proof) -> tuple:
-    """S, V and N up to the end of stage M as geometric sums in g = γτ, q = g/ρ and gρ, where ρ = δ/γ."""
-    named = []
-    for symbol, words, term, base, plain in (
-        (S, "a stage adds T_j η_j", T0 * tau**j * (lr0 * gamma**j), gamma * tau, lr0 * T0),
-        (
-            V,
-            "a stage adds T_j η_j²/b_j",
-            T0 * tau**j * (lr0 * gamma**j) ** 2 / (b0 * delta**j),
-            gamma**2 * tau / delta,
-            weight,
-        ),
-        (N, "a stage adds T_j b_j gradient evaluations", T0 * tau**j * (b0 * delta**j), delta * tau, b0 * T0),
-    ):
-        total = proof.assume(words, eq(symbol, _upto(term)))
-        power = proof.identity("as a power", term, plain * base**j)
-        added = proof.total("summed over the stages", eq(_upto(term), plain * _upto(base**j)), power, (j, 0, M))
-        geometric = proof.combine(
-            f"{symbol} as a geometric sum", eq(symbol, plain * _upto(base**j)), (total, 1), (added, 1)
-        )
-        ways = {tau: g / gamma, delta: rho * gamma}
-        named.append(
-            proof.instance("with g = γτ and ρ = δ/γ", eq(symbol, geometric.fact.rhs.subs(ways)), geometric, ways)
-        )
-    return named
-
-
-def _geometric(proof) -> tuple:
-    """Σ_{j≤M} x^j: its closed form and bounds on both sides of x = 1."""
-    closed = proof.closed_sum("the geometric sum", _upto(x**j), (x ** (M + 1) - 1) / (x - 1), M, start=0)
-    more = (above(x, 1),)
-    top = proof.combine(
-        "for x > 1 the last term bounds it from above", le(_upto(x**j), x**M * x / (x - 1)), (closed, -1), on=more
-    )
-    one = proof.sign("a base above 1", gt(x, 1), on=more)
-    power = proof.map("and its powers", gt(x**M, 1), one, sp.Lambda(y, y**M), on=more)
-    bottom = proof.combine("and from below", ge(_upto(x**j), x**M), (closed, 1), (power, 1 / (x - 1)), on=more)
-    less = proof.combine(
-        "for x < 1 it stays bounded", le(_upto(x**j), 1 / (1 - x)), (closed, -1), on=(between(x, 0, 1),)
-    )
-    count = proof.closed_sum("for x = 1 it counts the stages", _upto(sp.S.One), M + 1, M, start=0)
-    return top, power, bottom, less, count
-
-
-def _decay(proof, words, v_most, base, rate, on) -> None:
-    """From V ≤ v_most at q^M (or 1) on: Q·N^p ≤ a constant, where Q falls like base^−M and p = ln base/ln gρ."""
-    const = (C1 + C2 * v_most) / (lr0 * T0)
-    p = sp.log(base) / sp.log(g * rho)
-    power = proof.map(
-        "N to the power p", le(N**p, (first_crossing * (g * rho) ** M) ** p), proof.n_end, sp.Lambda(y, y**p), on=on
-    )
-    same = proof.identity("p is the exponent that turns (gρ)^M into what Q falls by", ((g * rho) ** M) ** p, base**M)
-    proof.combine(
-        words,
-        le(Q * N**p, const * first_crossing**p),
-        (rate, N**p),
-        (power, const / base**M),
-        (same, -const * first_crossing**p / base**M),
-        on=on,
-        stated=True,
-    )
-
-
 class _Cases(Proof):
     """The steps of T5: what all cases share, then each case."""
 
     def __init__(self, *heading):
-        super().__init__(*heading)
-        self.s_sum, self.v_sum, self.n_sum = _stage_sums(self)
-        self.top, self.power, self.bottom, self.less, self.count = _geometric(self)
+        super().__init__(*heading, ranges=(between(lr_max, 0, 2 / L), between(lr, 0, lr_max, "(]")))
+        self.growth = (
+            self.assume("growth is told by g = γτ", eq(tau, g / gamma)),
+            self.assume("and ρ = δ/γ", eq(delta, rho * gamma)),
+        )
+        self.s_sum = self.geometric(S, "a stage adds T_j η_j", T0 * tau**j * lr0 * gamma**j, lr0 * T0, g)
+        self.v_sum = self.geometric(
+            V, "a stage adds T_j η_j²/b_j", T0 * tau**j * (lr0 * gamma**j) ** 2 / (b0 * delta**j), weight, g / rho
+        )
+        self.n_sum = self.geometric(
+            N, "a stage adds T_j b_j gradient evaluations", T0 * tau**j * b0 * delta**j, b0 * T0, g * rho
+        )
+        self.geometric_sum()
         bound = self.assume("Q is the bound of T1 at the end of stage M", eq(Q, (C1 + C2 * V) / S))
+        self.combine("so it bounds min E‖∇f‖²", le(m, Q), (named_bound(self, lr), 1), uses=(bound,), stated=True)
         self.balance = self.combine("cleared of its denominator", eq(Q * S, C1 + C2 * V), (bound, S))
+        self.exponent = self.assume("the exponent of all cases", eq(p, sp.log(sp.Min(g, rho)) / (log_g + log_rho)))
         many, both = (above(g, 1),), (above(rho, 1), above(g, 1))
-        s_low = self.at(self.bottom, g, many)
+        s_low, s_top = self.at(self.bottom, g, many), self.at(self.top, g, many)
         self.s_low = self.combine(
             "S grows like g^M", ge(S, lr0 * T0 * g**M), (self.s_sum, 1), (s_low, lr0 * T0), on=many
         )
-        s_top = self.at(self.top, g, many)
         self.s_top = self.combine(
             "and no faster", le(S, lr0 * T0 * g**M * g / (g - 1)), (self.s_sum, -1), (s_top, lr0 * T0), on=many
         )
-        n_top = self.at(self.top, g * rho, both)
-        named = self.assume("a name for its constant", eq(first_crossing, b0 * T0 * g * rho / (g * rho - 1)))
+        n_top, n_low = self.at(self.top, g * rho, both), self.at(self.bottom, g * rho, both)
+        self.named = self.assume("a name for its constant", eq(R, b0 * T0 * g * rho / (g * rho - 1)))
         self.n_end = self.combine(
             "N grows like (gρ)^M",
-            le(N, first_crossing * (g * rho) ** M),
+            le(N, R * (g * rho) ** M),
             (self.n_sum, -1),
             (n_top, b0 * T0),
-            (named, (g * rho) ** M),
+            (self.named, (g * rho) ** M),
             on=both,
         )
-        n_low = self.at(self.bottom, g * rho, both)
         self.n_low = self.combine(
             "and no slower", ge(N, b0 * T0 * (g * rho) ** M), (self.n_sum, 1), (n_low, b0 * T0), on=both
         )
-
-        self.between = self.combine(
+        self.combine(
             "and before the next stage ends, N stays below a constant times that",
             le(N + b0 * T0 * (g * rho) ** (M + 1), (1 + g * rho) * N),
             (self.n_low, g * rho),
@@ -128,20 +76,75 @@ class _Cases(Proof):
             stated=True,
         )
 
-    def at(self, step, base, on) -> Instance:
-        """A bound on the geometric sum at another base."""
+    def geometric(self, symbol, words, term, first, base) -> Step:
+        """`symbol`, the sum of `term` over the stages, as `first` times a geometric sum."""
+        total = self.assume(words, eq(symbol, _upto(term)))
+        used = tuple(named for named in self.growth if term.has(named.fact.lhs))
+        power = self.identity("as a power", term, first * base**j, uses=used)
+        added = self.total("summed over the stages", eq(_upto(term), first * _upto(base**j)), power, (j, 0, M))
+        return self.combine(f"{symbol} as a geometric sum", eq(symbol, first * _upto(base**j)), (total, 1), (added, 1))
+
+    def geometric_sum(self) -> None:
+        """Σ_{j≤M} x^j: its closed form and bounds on both sides of x = 1."""
+        closed = self.closed_sum("the geometric sum", _upto(x**j), (x ** (M + 1) - 1) / (x - 1), M, start=0)
+        more, fewer = (above(x, 1),), (between(x, 0, 1),)
+        self.top = self.combine(
+            "for x > 1 the last term bounds it from above", le(_upto(x**j), x**M * x / (x - 1)), (closed, -1), on=more
+        )
+        one = self.sign("a base above 1", gt(x, 1), on=more)
+        self.power = self.map("and its powers", gt(x**M, 1), one, sp.Lambda(y, y**M), on=more)
+        self.bottom = self.combine(
+            "and from below", ge(_upto(x**j), x**M), (closed, 1), (self.power, 1 / (x - 1)), on=more
+        )
+        self.less = self.combine("for x < 1 it stays bounded", le(_upto(x**j), 1 / (1 - x)), (closed, -1), on=fewer)
+        self.count = self.closed_sum("for x = 1 it counts the stages", _upto(sp.S.One), M + 1, M, start=0)
+
+    def at(self, step, base, on) -> Step:
+        """A bound on the geometric sum, or on a power, at another base."""
         fact = step.fact.func(*(side.subs(x, base) for side in step.fact.args), evaluate=False)
         return self.instance("the geometric sum in this base", fact, step, {x: base}, on=on)
+
+    def decay(self, v_most, base, rate, here, on) -> None:
+        """From Q ≤ (C1 + C2 v_most)/(η_0 T_0 base^M): Q·N^p ≤ a constant, where p = ln base/ln gρ."""
+        const, power = (C1 + C2 * v_most) / (lr0 * T0), here.fact.rhs
+        raised = self.map(
+            "N to the power p", le(N**power, (R * (g * rho) ** M) ** power), self.n_end, sp.Lambda(y, y**power), on=on
+        )
+        same = self.identity("p turns (gρ)^M into what Q falls by", ((g * rho) ** M) ** power, base**M)
+        self.combine(
+            "so Q falls like N^−p, without a logarithm",
+            le(Q * N**p, const * R**p),
+            (rate, N**power),
+            (raised, const / base**M),
+            (same, -const * R**power / base**M),
+            on=on,
+            uses=(here,),
+            stated=True,
+        )
+
+    def below_half(self, small, large, here, on) -> None:
+        """p < 1/2 where `small` < `large`."""
+        apart = self.sign("one is larger", gt(large, small), on=on[:1])
+        logs = self.map(
+            "and so is its logarithm", gt(sp.log(large), sp.log(small)), apart, sp.Lambda(y, sp.log(y)), on=on[:1]
+        )
+        self.combine(
+            "p is below 1/2",
+            lt(p, sp.S.Half),
+            (logs, 1 / (2 * (log_g + log_rho))),
+            on=on,
+            uses=(here,),
+            stated=True,
+        )
 
     def fast(self) -> None:
         """δ > γ²τ: V stays bounded."""
         on = (above(rho, g), above(g, 1))
-        v_top = self.at(self.less, g / rho, on)
-        v_most = weight / (1 - g / rho)
-        small = self.combine(
-            "δ > γ²τ, that is ρ > g: V stays bounded", le(V, v_most), (self.v_sum, -1), (v_top, weight), on=on
-        )
-        scale = lr0 * T0 * g**M
+        here = self.combine("δ > γ²τ, that is ρ > g", eq(p, log_g / (log_g + log_rho)), (self.exponent, 1), on=on[:1])
+        self.below_half(g, rho, here, on)
+        v_top = self.at(self.less, g / rho, on[:1])
+        v_most, scale = weight / (1 - g / rho), lr0 * T0 * g**M
+        small = self.combine("V stays bounded", le(V, v_most), (self.v_sum, -1), (v_top, weight), on=on[:1])
         rate = self.combine(
             "and Q falls like g^−M",
             le(Q, (C1 + C2 * v_most) / scale),
@@ -150,71 +153,79 @@ class _Cases(Proof):
             (small, C2 / scale),
             on=on,
         )
-        _decay(self, "so with p = ln g/ln gρ, without a logarithm", v_most, g, rate, on)
+        self.decay(v_most, g, rate, here, on)
 
     def slow(self) -> None:
-        """δ < γ²τ: V grows like q^M."""
-        on = (above(g, rho), above(rho, 1))
-        base = g / rho
-        v_top, large = self.at(self.top, base, on), self.at(self.power, base, on)
-        v_most = weight * base / (base - 1)
+        """δ < γ²τ: V grows like (g/ρ)^M."""
+        on, base = (above(g, rho), above(rho, 1)), g / rho
+        here = self.combine("δ < γ²τ, that is g > ρ", eq(p, log_rho / (log_g + log_rho)), (self.exponent, 1), on=on[:1])
+        self.below_half(rho, g, here, on)
+        v_top, v_low, large = (self.at(step, base, on[:1]) for step in (self.top, self.bottom, self.power))
+        v_most, scale = weight * base / (base - 1), lr0 * T0 * g**M
         grown = self.combine(
-            "δ < γ²τ, that is g > ρ: V grows like (g/ρ)^M",
-            le(V, v_most * base**M),
-            (self.v_sum, -1),
-            (v_top, weight),
-            on=on,
+            "V grows like (g/ρ)^M", le(V, v_most * base**M), (self.v_sum, -1), (v_top, weight), on=on[:1]
         )
-        scale = lr0 * T0 * g**M
         rate = self.combine(
             "and Q falls like ρ^−M",
-            le(Q, (C1 + C2 * v_most) * base**M / scale),
+            le(Q, (C1 + C2 * v_most) / (lr0 * T0 * rho**M)),
             (self.balance, -1 / scale),
             (self.s_low, Q / scale),
             (grown, C2 / scale),
             (large, C1 / scale),
             on=on,
         )
-        v_low = self.at(self.bottom, base, on)
-        self.v_low = self.combine("from below: V", ge(V, weight * base**M), (self.v_sum, 1), (v_low, weight), on=on)
+        self.decay(v_most, rho, rate, here, on)
+        least = self.combine("from below: V", ge(V, weight * base**M), (self.v_sum, 1), (v_low, weight), on=on[:1])
         top = lr0 * T0 * g**M * g / (g - 1)
         self.combine(
             "Q falls no faster than that",
             ge(Q, C2 * weight * base**M / top),
             (self.balance, 1 / top),
             (self.s_top, Q / top),
-            (self.v_low, C2 / top),
+            (least, C2 / top),
             on=on,
+            stated=True,
         )
-        plain = self.combine(
-            "the same, in powers of ρ", le(Q, (C1 + C2 * v_most) / (lr0 * T0 * rho**M)), (rate, 1), on=on
-        )
-        _decay(self, "so with p = ln ρ/ln gρ, without a logarithm", v_most, rho, plain, on)
 
     def even(self) -> None:
         """δ = γ²τ: V grows by the same in every stage."""
-        on = (above(g, 1),)
-        flat = self.instance("δ = γ²τ, that is ρ = g", eq(V, weight * _upto(sp.S.One)), self.v_sum, {rho: g})
-        linear = self.combine("V counts the stages", eq(V, weight * (M + 1)), (flat, 1), (self.count, weight))
-        n_end = self.instance("N at ρ = g", le(N, first_crossing * g ** (2 * M)), self.n_end, {rho: g}, on=on)
+        on, same = (above(g, 1),), {rho: g}
+        self.root(
+            "γτ = δ/γ is one surface",
+            g - delta / gamma,
+            above(g, 0),
+            rho,
+            name=sp.Symbol("g_even", positive=True),
+            uses=(self.growth[1],),
+            stated=True,
+        )
+        here = self.instance("on it p is", eq(p_even, sp.S.Half), self.exponent, same | {p: p_even}, stated=True)
+        flat = self.instance("V there", eq(V_flat, weight * _upto(sp.S.One)), self.v_sum, same | {V: V_flat})
+        linear = self.combine("V counts the stages", eq(V_flat, weight * (M + 1)), (flat, 1), (self.count, weight))
+        n_end = self.instance(
+            "N there", le(N_even, R_even * g ** (2 * M)), self.n_end, same | {N: N_even, R: R_even}, on=on
+        )
+        Q_even = sp.Symbol("Q_even", positive=True)
+        balance = self.instance("Q there", eq(Q_even * S, C1 + C2 * V_flat), self.balance, {Q: Q_even, V: V_flat})
         const, scale = (C1 + C2 * weight * (M + 1)) / (lr0 * T0), lr0 * T0 * g**M
         rate = self.combine(
-            "and Q falls like (M + 1) g^−M",
-            le(Q, const / g**M),
-            (self.balance, -1 / scale),
-            (self.s_low, Q / scale),
+            "falls like (M + 1) g^−M",
+            le(Q_even, const / g**M),
+            (balance, -1 / scale),
+            (self.s_low, Q_even / scale),
             (linear, -C2 / scale),
             on=on,
         )
         root = self.map(
-            "the root of N", le(sp.sqrt(N), sp.sqrt(first_crossing) * g**M), n_end, sp.Lambda(y, sp.sqrt(y)), on=on
+            "the root of N", le(sp.sqrt(N_even), sp.sqrt(R_even) * g**M), n_end, sp.Lambda(y, sp.sqrt(y)), on=on
         )
         self.combine(
             "so p = 1/2, with the factor M + 1, which is linear in ln N: the logarithm",
-            le(Q * sp.sqrt(N), const * sp.sqrt(first_crossing)),
-            (rate, sp.sqrt(N)),
+            le(Q_even * N_even**p_even, const * R_even**p_even),
+            (rate, sp.sqrt(N_even)),
             (root, const / g**M),
             on=on,
+            uses=(here,),
             stated=True,
         )
 
@@ -229,27 +240,56 @@ class _Cases(Proof):
             on=(above(g, 1),),
             stated=True,
         )
-        flat = self.instance("γτ = 1", eq(S, lr0 * T0 * _upto(sp.S.One)), self.s_sum, {g: sp.S.One})
-        linear = self.combine("S counts the stages", eq(S, lr0 * T0 * (M + 1)), (flat, 1), (self.count, lr0 * T0))
-        self.combine(
+        Q_flat = sp.Symbol("Q_flat", positive=True)
+        flat = self.instance("γτ = 1", eq(S_flat, lr0 * T0 * _upto(sp.S.One)), self.s_sum, {g: sp.S.One, S: S_flat})
+        linear = self.combine("S counts the stages", eq(S_flat, lr0 * T0 * (M + 1)), (flat, 1), (self.count, lr0 * T0))
+        balance = self.instance("Q there", eq(Q_flat * S_flat, C1 + C2 * V), self.balance, {Q: Q_flat, S: S_flat})
+        most = lr0 * T0 * (M + 1)
+        slow = self.combine(
             "γτ = 1: Q falls no faster than 1/(M + 1)",
-            ge(Q, C1 / (lr0 * T0 * (M + 1))),
-            (self.balance, 1 / (lr0 * T0 * (M + 1))),
-            (linear, -Q / (lr0 * T0 * (M + 1))),
+            ge(Q_flat, C1 / most),
+            (balance, 1 / most),
+            (linear, -Q_flat / most),
             stated=True,
         )
+        grow = (above(rho, 1),)
+        n_flat = self.instance("N there", eq(N_flat, b0 * T0 * _upto(rho**j)), self.n_sum, {g: sp.S.One, N: N_flat})
+        n_low = self.combine(
+            "N grows like ρ^M",
+            ge(N_flat, b0 * T0 * rho**M),
+            (n_flat, 1),
+            (self.at(self.bottom, rho, grow), b0 * T0),
+            on=grow,
+        )
+        power = self.map("and to any power", ge(N_flat**y, (b0 * T0 * rho**M) ** y), n_low, sp.Lambda(x, x**y), on=grow)
+        least = sp.Function("Q_least")(x)
+        named = self.assume("a function of the stages", eq(least, C1 * (b0 * T0 * rho**x) ** y / (lr0 * T0 * (x + 1))))
+        self.combine(
+            "so Q·N^y is at least",
+            ge(Q_flat * N_flat**y, least.func(M)),
+            (slow, N_flat**y),
+            (power, C1 / most),
+            uses=(named,),
+            on=grow,
+            stated=True,
+        )
+        grown = self.assume("ρ > 1, written", eq(rho, sp.exp(u)))
         self.limit(
-            "while N grows like ρ^M: no power of N, be it y/ln ρ ever so small, is reached",
-            sp.exp(y * x) / (x + 1),
+            "which no power y > 0 of N keeps bounded, be it ever so small",
+            least,
             x,
             sp.oo,
             sp.oo,
+            uses=(grown, named),
             stated=True,
         )
         short = (between(g, 0, 1),)
-        s_most = self.at(self.less, g, short)
         s_end = self.combine(
-            "γτ < 1: S stays bounded", le(S, lr0 * T0 / (1 - g)), (self.s_sum, -1), (s_most, lr0 * T0), on=short
+            "γτ < 1: S stays bounded",
+            le(S, lr0 * T0 / (1 - g)),
+            (self.s_sum, -1),
+            (self.at(self.less, g, short), lr0 * T0),
+            on=short,
         )
         self.combine(
             "so Q does too, from below",
@@ -259,12 +299,15 @@ class _Cases(Proof):
             on=short,
             stated=True,
         )
-        self.sign(
-            "a fixed number of epochs a stage, τ = 1/δ, with γ < δ is such a case",
-            lt(gamma * (1 / delta), 1),
-            on=(above(delta, gamma),),
-            stated=True,
+        epochs = self.root(
+            "a fixed number of epochs a stage, τδ = 1, has γτ",
+            tau * delta - 1,
+            above(g, 0),
+            1 / rho,
+            name=g_epochs,
+            uses=self.growth,
         )
+        self.sign("and is such a case where γ < δ", lt(g_epochs, 1), on=grow, uses=(epochs,), stated=True)
         scaled = (between(rho, 0, 1, "(]"),)
         ratio = self.sign("δ ≤ γ, that is ρ ≤ 1", ge(g / rho, g), on=scaled)
         powers = self.map("powers", ge((g / rho) ** j, g**j), ratio, sp.Lambda(y, y**j), on=scaled)
@@ -286,42 +329,11 @@ class _Cases(Proof):
             stated=True,
         )
 
-    def exponent(self) -> None:
-        """p = min(x, y)/(x + y) ≤ 1/2 with x = ln γτ, y = ln δ/γ."""
-        p = sp.Min(x, y) / (x + y)
-        half = self.identity(
-            "p with x = ln γτ > 0, y = ln δ/γ > 0: how far it is below 1/2",
-            sp.S.Half - p,
-            sp.Abs(x - y) / (2 * (x + y)),
-        )
-        most = self.sign("which is never negative", ge(half.rhs, 0))
-        bounded = self.combine("so p ≤ 1/2", le(p, sp.S.Half), (half, 1), (most, 1))
-        self.sign("p < 1/2 where y > x", lt(p, sp.S.Half), on=(above(y, x),), stated=True)
-        self.sign("and where x > y", lt(p, sp.S.Half), on=(above(x, y),), stated=True)
-        of = sp.Min(sp.log(gamma * tau), sp.log(delta / gamma)) / sp.log(delta * tau)
-        grow = (above(tau, 1 / gamma), above(delta, gamma))
-        self.instance(
-            "in the growth factors",
-            le(of, sp.S.Half),
-            bounded,
-            {x: sp.log(gamma * tau), y: sp.log(delta / gamma)},
-            on=grow,
-            stated=True,
-        )
-        self.root(
-            "x = y, where γτ = δ/γ, is one surface",
-            gamma * tau - delta / gamma,
-            above(delta, 0),
-            gamma**2 * tau,
-            stated=True,
-        )
-        self.identity("and on it p is", sp.Subs(of, delta, gamma**2 * tau), sp.S.Half, stated=True)
-
 
 @cache
 def rate_exponent() -> Derivation:
-    """T5: Q = (C1 + C2 V)/S is O(N^−p), p = min(ln γτ, ln δ/γ)/ln δτ ≤ 1/2, equal exactly where δ = γ²τ."""
+    """T5: Q = (C1 + C2 V)/S is O(N^−p), p = ln min(γτ, δ/γ)/ln δτ ≤ 1/2, equal exactly where δ = γ²τ."""
     proof = _Cases("T5", "Rate exponent", NEW)
-    for case in (proof.fast, proof.slow, proof.even, proof.floor, proof.exponent):
+    for case in (proof.fast, proof.slow, proof.even, proof.floor):
         case()
     return proof.done()

@@ -13,7 +13,7 @@ from sfolib.theory.derivations.descent_bound import UMEDA
 from sfolib.theory.derivations.proof import Proof
 from sfolib.theory.derivations.symbols import C1, C2, L, delta, eps, gamma, lr, lr_max, r, tau
 
-e = sp.Symbol("e", positive=True)
+e, delta_even = sp.symbols("e delta_even", positive=True)
 
 
 @cache
@@ -67,7 +67,15 @@ def stagewise() -> Derivation:
     proof.combine(
         "which is batch growth times step growth", eq(e, delta * tau), (e_of, 1), (tau_of, -delta), stated=True
     )
-    proof.root("equal numbers of steps a stage, τ = 1", tau - 1, above(delta, 0), gamma**2, uses=(tau_of,), stated=True)
+    proof.root(
+        "equal numbers of steps a stage, τ = 1",
+        tau - 1,
+        above(delta, 0),
+        gamma**2,
+        name=delta_even,
+        uses=(tau_of,),
+        stated=True,
+    )
     even = proof.root(
         "equal gradient evaluations a stage, e = 1",
         e - 1,

@@ -6,15 +6,19 @@ known.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
+from sympy.polys.polyerrors import BasePolynomialError
 
 from sfolib.theory.derivations.algebra import Range, eq, evaluated, has_sign, is_strict, slack, vanishes
+
+# what SymPy raises where it cannot work with an expression
+UNDECIDED = (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError, BasePolynomialError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +33,15 @@ class Step:
     on: tuple[Range, ...] = field(default=(), kw_only=True)
     uses: tuple[Step, ...] = field(default=(), kw_only=True)
     how: ClassVar[str]
+
+    @property
+    def names(self) -> bool:
+        """Whether the fact, an equation, says what its left-hand side stands for."""
+        return False
+
+    def redefined(self, behind: Iterable[Step]) -> list[sp.Basic]:
+        """The names in the fact that stand for another value than in the steps `behind` it."""
+        return []
 
     @property
     def premises(self) -> tuple[Step, ...]:
@@ -56,7 +69,13 @@ class Step:
         """The ranges that what this step rests on may count on."""
         return self.domain
 
-    @property
+    @cached_property
+    def unmet(self) -> tuple[Range, ...]:
+        """What of `needs` is not proved to be `granted`."""
+        granted = self.granted
+        return tuple(d for d in self.needs if d not in granted and not d.inside(d.x, granted))
+
+    @cached_property
     def idle(self) -> tuple[Step, ...]:
         """The steps in `uses` whose names do not occur."""
         found, exprs = [], (*self.written, *(e for d in self.on for e in (d.x, d.low, d.high)))
@@ -90,7 +109,7 @@ class Step:
         """`holds()`, asked once, as a step never changes; what SymPy cannot work with is not proved."""
         try:
             return self.holds()
-        except (ArithmeticError, NotImplementedError, TypeError, ValueError, sp.PolynomialError):
+        except UNDECIDED:
             return False
 
     @property
@@ -126,6 +145,10 @@ class Assumed(Stated):
 
     how: ClassVar[str] = "assumed"
 
+    @property
+    def names(self):
+        return is_name(self.fact.lhs)
+
     def holds(self) -> bool:
         return True
 
@@ -136,6 +159,10 @@ class Cited(Stated):
 
     result: object
     at: Mapping = field(default_factory=dict)
+
+    @property
+    def names(self):
+        return is_name(self.fact.lhs)
 
     @property
     def cited(self) -> Step | None:
@@ -172,6 +199,10 @@ class Identity(Step):
     def __post_init__(self):
         if self.lhs == self.rhs:
             raise ValueError(f"{self.claim}: both sides are written alike, so this could not fail")
+
+    @property
+    def names(self):
+        return self.name is not None
 
     @property
     def fact(self):
@@ -212,6 +243,10 @@ class Root(Step):
     value: sp.Expr
     name: sp.Symbol | None = None
     how: ClassVar[str] = "root: all roots found, exactly one of them in the range"
+
+    @property
+    def names(self):
+        return True
 
     @property
     def fact(self):
@@ -266,6 +301,12 @@ class Limit(Step):
     def written(self):
         return self.expr, self.value
 
+    @property
+    def needs(self):
+        """Of x only a neighbourhood of `to` on its side is asked for."""
+        near = (self.x, self.to)
+        return tuple(d for d in super().needs if near != (d.x, d.high if self.side == "-" else d.low))
+
     def holds(self) -> bool:
         expr, value = (evaluated(self.unfolded(e)) for e in self.written)
         found = sp.limit(expr, self.x, self.to, self.side)
@@ -298,6 +339,11 @@ class ClosedSum(Step):
             and vanishes(self.value.subs(self.size, self.start) - first)
             and vanishes(self.value.subs(self.size, self.size + 1) - self.value - term)
         )
+
+
+def is_name(expr) -> bool:
+    """Whether `expr` is a symbol or a function of symbols, and so may stand for a value."""
+    return isinstance(expr, sp.Symbol | sp.Indexed | AppliedUndef)
 
 
 def same(fact, relation, at) -> bool:

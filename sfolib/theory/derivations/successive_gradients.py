@@ -255,14 +255,14 @@ def _detection(proof, sums) -> None:
     noisy = proof.combine("so it is", eq(spread, S2 / b**2), (apart, 1), (trace, -1 / b**2))
     rest = proof.assume("Var(g_t·g_{t+1}) to leading order in η", eq(spread_all, spread + 2 * gsg / b))
     largest = proof.assume("λ_Σ is the largest eigenvalue of Σ: GᵀΣG ≤ λ_Σ‖G‖²", le(gsg, lam_noise * G2))
-    front = proof.assume("where b is critical to leading order in η", eq(G2, lr * Q / b))
+    front = proof.assume("where b is critical to leading order in η", eq(lr * Q / b, G2))
     few = proof.combine(
         "the part of G·ξ' and G·ξ is at most",
         le(spread_all, S2 / b**2 + 2 * lam_noise * lr * Q / b**2),
         (rest, -1),
         (noisy, -1),
         (largest, 2 / b),
-        (front, -2 * lam_noise / b),
+        (front, 2 * lam_noise / b),
         stated=True,
     )
     proof.limit(

@@ -7,16 +7,29 @@ from functools import cache
 import sympy as sp
 
 from sfolib.theory.derivations.algebra import above, anywhere, between, eq, ge, gt, le, lt, ratio
-from sfolib.theory.derivations.critical_batch_size import NEW, K_of_lr, K_star, N_of_lr, N_star, constant_sums, price
+from sfolib.theory.derivations.critical_batch_size import NEW, K_of_lr, N_of_lr, price
 from sfolib.theory.derivations.derivation import Derivation
-from sfolib.theory.derivations.descent_bound import A, V, descent_bound, m
+from sfolib.theory.derivations.descent_bound import A, V, constant_sums, descent_bound, m
 from sfolib.theory.derivations.proof import Proof
 from sfolib.theory.derivations.symbols import K, L, T, b, eps, gap, lr, lr_max, lrs, sigma, size, t
 
 z = sp.Symbol("z", positive=True)
-K_min, N_min, B, N = sp.symbols("K_min N_min B N", positive=True)
-lr_best, batch_best = sp.symbols("eta_best b_best", positive=True)
+K_min, N_min, B = sp.symbols("K_min N_min B", positive=True)
 K_least, N_least, B_crit = 2 * gap * L / eps**2, 2 * gap * L * sigma**2 / eps**4, sigma**2 / eps**2
+bound_of, most, fastest_of = (
+    sp.Function(name)(*of) for name, of in (("Q", (K, z, lr)), ("z_max", (K, lr)), ("K_at", (lr, b)))
+)
+lr_of_K, b_of_K, N_of_K, K_of_b, lr_of_b, over_of_lr = (
+    sp.Function(name, positive=True)(of)
+    for name, of in (
+        ("eta_front", K),
+        ("b_front", K),
+        ("N_front", K),
+        ("K_front", b),
+        ("eta_best", b),
+        ("overhead", lr),
+    )
+)
 stable = (between(lr, 0, 2 / L),)
 
 
@@ -77,9 +90,8 @@ def _constant_is_best(proof) -> None:
     )
 
 
-def _front(proof) -> None:
+def _front(proof) -> tuple:
     """The least N over (η, b) at K steps, from T1's bound with the actual descent factor η(1 − Lη/2)."""
-    V_T, A_T = constant_sums(proof, 1 / size, "VA")
     general = proof.cite(
         "T1's bound with each step's own descent factor (so η_max = η), not the looser one",
         le(m, (gap + L * sigma**2 * V / 2) / A),
@@ -87,88 +99,146 @@ def _front(proof) -> None:
         {lrs[t]: lr, lr_max: lr},
         on=stable,
     )
-    proof.instance(
-        "at a constant pair",
-        le(m, (gap + L * sigma**2 * V_T.value / 2) / A_T.value),
-        general,
-        {V: V_T.value, A: A_T.value},
-        on=stable,
+    real = proof.assume(
+        "K and b are read as real numbers from here on, with z = 1/b, and ε is reached once the bound at constant "
+        "(η, b) is",
+        eq(bound_of, (gap + L * lr**2 * sigma**2 * K * z / 2) / (K * lr * (1 - L * lr / 2))),
     )
-    bound = (gap + L * lr**2 * sigma**2 * K * z / 2) / (K * lr * (1 - L * lr / 2))
-    proof.assume(
-        "K and b are read as real numbers from here on, with z = 1/b, and ε is reached once the bound is", le(m, bound)
+    proof.combine(
+        "it bounds min E‖∇f‖² at K = T",
+        le(m, bound_of.func(T, 1 / size, lr)),
+        (general, 1),
+        on=stable,
+        uses=(real, *constant_sums(proof, "VA")),
+        stated=True,
     )
     proof.sign(
         "it rises with 1/b, so ε is reached for all 1/b up to a largest one",
-        gt(sp.Derivative(bound, z), 0),
+        gt(sp.Derivative(bound_of, z), 0),
         on=stable,
+        uses=(real,),
         stated=True,
     )
-    most = 2 * (eps**2 * K * lr * (1 - L * lr / 2) - gap) / (L * lr**2 * sigma**2 * K)
-    proof.root("the largest 1/b that reaches ε in K steps", bound - eps**2, anywhere(z), most, stated=True)
-    top = eps**2 * (eps**2 * K - 2 * gap * L) / (2 * gap * L * sigma**2)
-    lr_of_K = 2 * gap / (eps**2 * K)
-    square = 2 * gap / (L * sigma**2 * K) * (1 / lr - 1 / lr_of_K) ** 2
-    off = proof.identity("a square in 1/η, below its top", top - most, square)
-    never = proof.sign("which is never negative", ge(square, 0))
-    proof.combine(
-        "so no learning rate allows a smaller batch in K steps", le(most, top), (off, 1), (never, 1), stated=True
+    largest = proof.root(
+        "the largest 1/b that reaches ε in K steps",
+        bound_of - eps**2,
+        anywhere(z),
+        2 * (eps**2 * K * lr * (1 - L * lr / 2) - gap) / (L * lr**2 * sigma**2 * K),
+        name=most,
+        uses=(real,),
+        stated=True,
     )
-    proof.root("and one alone allows this one", top - most, above(lr, 0), lr_of_K, name=lr_best, stated=True)
+    top = eps**2 * (eps**2 * K - 2 * gap * L) / (2 * gap * L * sigma**2)
+    highest = proof.sign(
+        "no learning rate allows a smaller batch in K steps", le(most, top), uses=(largest,), stated=True
+    )
+    best = proof.root(
+        "and one alone allows this one",
+        top - most,
+        above(lr, 0),
+        2 * gap / (eps**2 * K),
+        name=lr_of_K,
+        uses=(largest,),
+        stated=True,
+    )
+    short = (between(K, 0, K_least, "(]"),)
+    none = proof.sign("which is no batch at all up to 2ΔL/ε² steps", le(top, 0), on=short)
+    proof.combine("so no pair reaches ε in these", le(most, 0), (highest, 1), (none, 1), on=short, stated=True)
+    steps = proof.root(
+        "K_min, beyond which there is one",
+        most.func(K, lr_of_K),
+        above(K, 0),
+        K_least,
+        name=K_min,
+        uses=(largest, best),
+        stated=True,
+    )
     beyond = (above(K, K_least),)
-    proof.sign("up to K_min = 2ΔL/ε² steps there is no such batch", le(top, 0), on=(between(K, 0, K_least, "(]"),))
-    proof.sign("beyond, that learning rate is below 1/L", lt(lr_of_K, 1 / L), on=beyond, stated=True)
-    batch_size = proof.root(
+    proof.sign("that learning rate is below 1/L there", lt(lr_of_K, 1 / L), on=beyond, uses=(best,), stated=True)
+    batch = proof.root(
         "the batch on the front",
-        top * b - 1,
+        b * most.func(K, lr_of_K) - 1,
         above(b, 0),
         B_crit / (K / K_least - 1),
         on=beyond,
-        name=batch_best,
+        name=b_of_K,
+        uses=(largest, best),
         stated=True,
     )
-    N_of = K * batch_size.value
-    proof.limit("many steps need the fewest gradient evaluations", N_of, K, sp.oo, N_least, side="-", stated=True)
-    proof.limit("near K_min they grow without bound", N_of, K, K_least, sp.oo, stated=True)
+    samples = proof.assume("a step costs b gradient evaluations", eq(N_of_K, K * b_of_K))
+    needed = proof.combine("N on the front", eq(N_of_K, K * batch.value), (samples, 1), (batch, K), on=beyond)
+    fewest = proof.limit(
+        "many steps need the fewest gradient evaluations",
+        N_of_K,
+        K,
+        sp.oo,
+        N_least,
+        side="-",
+        uses=(needed,),
+        stated=True,
+    )
+    proof.limit("near K_min they grow without bound", N_of_K, K, K_least, sp.oo, uses=(needed,), stated=True)
+    named = proof.assume("a name for the fewest", eq(N_min, fewest.fact.lhs))
+    least = proof.combine("that is", eq(N_min, N_least), (named, 1), (fewest, 1), stated=True)
     proof.identity(
-        "critical batch size of the front, N_min/K_min", ratio(N_least, K_least), B_crit, name=B, stated=True
+        "critical batch size of the front",
+        ratio(N_min, K_min),
+        B_crit,
+        name=B,
+        uses=(steps, least),
+        stated=True,
     )
     proof.identity(
         "the front is a hyperbola",
-        (K / K_least - 1) * (N_of / N_least - 1),
+        (K / K_min - 1) * (N_of_K / N_min - 1),
         sp.S.One,
-        name=(K / K_min - 1) * (N / N_min - 1),
+        on=beyond,
+        uses=(steps, least, needed),
         stated=True,
     )
     steps_of = proof.root(
         "the steps at a batch size b of the front",
-        b * (K / K_least - 1) - B_crit,
-        above(K, 0),
+        b_of_K - b,
+        above(K, K_least),
         K_least * (1 + B_crit / b),
+        name=K_of_b,
+        uses=(batch,),
         stated=True,
     )
     rule = proof.identity(
         "so its learning rate is",
-        sp.Subs(lr_of_K, K, steps_of.value),
+        lr_of_K.func(K_of_b),
         1 / (L * (1 + B_crit / b)),
-        name=sp.Function("eta_best")(b),
+        name=lr_of_b,
+        uses=(best, steps_of),
         stated=True,
     )
     drop = eps**2 * lr * (1 - L * lr / 2) - L * lr**2 * sigma**2 / (2 * b)
-    proof.root(
-        "the other way round: the steps at (η, b)", bound.subs(z, 1 / b) - eps**2, anywhere(K), gap / drop, stated=True
+    other = proof.root(
+        "the other way round: the steps at (η, b)",
+        bound_of.func(K, 1 / b, lr) - eps**2,
+        anywhere(K),
+        gap / drop,
+        name=fastest_of,
+        uses=(real,),
+        stated=True,
     )
     proof.root(
         "at any fixed b they are fewest at the same learning rate",
-        sp.Derivative(drop, lr),
+        sp.Derivative(1 / fastest_of, lr),
         above(lr, 0),
         rule.rhs,
         name=sp.Function("eta_fastest")(b),
+        uses=(other,),
         stated=True,
     )
     proof.sign(
-        "their reciprocal is concave in η, so that is the only one", lt(sp.Derivative(drop, (lr, 2)), 0), stated=True
+        "their reciprocal is concave in η, so that is the only one",
+        lt(sp.Derivative(1 / fastest_of, (lr, 2)), 0),
+        uses=(other,),
+        stated=True,
     )
+    return needed, steps, least
 
 
 @cache
@@ -179,30 +249,33 @@ def front() -> Derivation:
         "The front of steps against gradient evaluations",
         f"{NEW}; the laws it arrives at were put forward as an empirical model by McCandlish et al., arXiv 1812.06162",
     )
-    _front(proof)
+    needed, steps, least = _front(proof)
     _constant_is_best(proof)
-    three = price()
-    N_two = proof.cite(
-        "T2's best batch at η needs", eq(N_star, 4 * N_least / (2 - L * lr) ** 2), three, {N_of_lr: N_star}, on=stable
+    three, N_two, K_two = price(), *(sp.Function(name, positive=True)(lr) for name in ("N_two", "K_two"))
+    samples = proof.cite(
+        "T2's best batch at η needs", eq(N_two, 4 * N_least / (2 - L * lr) ** 2), three, {N_of_lr: N_two}, on=stable
     )
-    K_two = proof.cite(
-        "in so many steps", eq(K_star, 2 * K_least / ((2 - L * lr) * L * lr)), three, {K_of_lr: K_star}, on=stable
+    pace = proof.cite(
+        "in so many steps", eq(K_two, 2 * K_least / ((2 - L * lr) * L * lr)), three, {K_of_lr: K_two}, on=stable
     )
-    on_front = K * B_crit / (K / K_least - 1)
     over = proof.identity(
         "over the front's N at the same number of steps",
-        N_two.fact.rhs / sp.Subs(on_front, K, K_two.fact.rhs),
+        ratio(N_two, N_of_K.func(K_two)),
         1 + (L * lr) ** 2 / (2 - L * lr) ** 2,
-        name=sp.Function("overhead")(lr),
+        name=over_of_lr,
+        on=stable,
+        uses=(needed, samples, pace),
         stated=True,
     )
-    proof.sign("so T2's critical batch is not on the front but for η → 0", gt(over.rhs, 1), on=stable, stated=True)
-    proof.limit("where it joins it", over.rhs, lr, sp.S.Zero, sp.S.One, stated=True)
+    known = {"uses": (over,), "stated": True}
+    proof.sign("so T2's critical batch is not on the front but for η → 0", gt(over_of_lr, 1), on=stable, **known)
+    proof.limit("where it joins it", over_of_lr, lr, sp.S.Zero, sp.S.One, **known)
+    proof.identity("at η = 1/L it is twice the front", over_of_lr.func(1 / L), sp.Integer(2), **known)
     proof.identity(
-        "at η = 1/L it is twice the front: 4 N_min against 2 N_min at 2 K_min steps",
-        sp.Subs(over.rhs, lr, 1 / L),
-        sp.Integer(2),
+        "there K = 4ΔL/ε², and the front's N",
+        N_of_K.func(2 * K_min),
+        2 * N_min,
+        uses=(needed, steps, least),
         stated=True,
     )
-    proof.identity("the front's N at K = 4ΔL/ε²", sp.Subs(on_front, K, 2 * K_least), 2 * N_least, stated=True)
     return proof.done()

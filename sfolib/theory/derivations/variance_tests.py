@@ -10,7 +10,7 @@ from sfolib.theory.derivations.algebra import above, between, eq
 from sfolib.theory.derivations.critical_batch_size import b_star, critical_batch_size
 from sfolib.theory.derivations.derivation import Derivation
 from sfolib.theory.derivations.proof import Proof
-from sfolib.theory.derivations.symbols import C1, C2, L, b, c1, c2, eps, lr, lr_max, sigma
+from sfolib.theory.derivations.symbols import C2, L, b, c2, eps, lr, lr_max, sigma
 
 TESTS = (
     "[S] Byrd et al. 2012; Bollapragada et al. 2018; AdAdaGrad. Equivalence of the norm test with T2 and the "
@@ -89,7 +89,7 @@ def tests() -> Derivation:
         "T2's critical batch size with η_max = η",
         eq(b_star, 2 * c2(lr) * lr / eps**2),
         critical_batch_size(),
-        {lr_max: lr, C1: c1(lr), C2: c2(lr)},
+        {lr_max: lr, C2: c2(lr)},
         on=(stable,),
     )
     tight = between(w, 0, 1)

@@ -1,0 +1,336 @@
+"""15: the schedule to use: this package's tools, the paper's plan and what people use today, at equal budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache
+from itertools import product
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import PositiveFloat, PositiveInt
+
+from sfolib import plotting
+from sfolib._utils.errors import require
+from sfolib.analysis.claims import Check
+from sfolib.analysis.recommend import SAFETY, stable_lr
+from sfolib.experiments import notebook
+from sfolib.experiments.notebook import Field, by_scale
+from sfolib.problems.specs import Problem, named
+from sfolib.schedules import base
+from sfolib.schedules.adaptive import (
+    CABS,
+    HorizonRamp,
+    NoiseScaleRule,
+    NormTest,
+    SuccessiveGradientTest,
+)
+from sfolib.schedules.plan import Plan
+from sfolib.schedules.published import increase_batch_size, late_ramp, seesaw
+from sfolib.training import estimates
+from sfolib.training.records import Run
+from sfolib.training.spec import Spec, Workers
+
+DIGITS = ["digits/softmax", "digits/mlp"]
+ALL = [*DIGITS, "digits/cnn", "fashion_mnist/cnn", "fashion_mnist/resnet8"]
+
+
+class Parameters(notebook.Parameters):
+    SCALES: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"problems": DIGITS, "budget": 30_000, "factors": [1.0], "seeds": 3, "policy_seeds": 2},
+        "quick": {"problems": DIGITS, "budget": 150_000, "factors": [1.0, 3.0], "seeds": 8, "policy_seeds": 4},
+        "paper": {"problems": ALL, "budget": 300_000, "factors": [1.0, 2.0, 4.0], "seeds": 3, "policy_seeds": 3},
+    }
+
+    problems: list[str] = by_scale("data set/model")
+    data_dir: str = Field("data", description="where Fashion-MNIST is, if not where its package puts it")
+    l2: PositiveFloat = Field(1e-3, description="digits: ℓ2 coefficient")
+    budget: PositiveInt = by_scale("gradient evaluations of a run")
+    batch_size: PositiveInt = Field(16, description="b₀")
+    lr: PositiveFloat = Field(0.1, description="η₀, the default …")
+    factors: list[PositiveFloat] = by_scale("… and what it is multiplied by in the search, the same for every method")
+    max_batch_size: PositiveInt = Field(512, description="cap of a growing batch")
+    seeds: PositiveInt = by_scale("independent runs of a plan …")
+    policy_seeds: PositiveInt = by_scale("… and of a policy, each of which goes its own way")
+
+
+def schedules(p):
+    """By group and name: functions of (batch_size, lr, budget); what looks spends its looks on top of the budget."""
+    cap = {"max_batch_size": p.max_batch_size}
+
+    def stages(b, lr, N, gamma):
+        """The paper's: eight equal stages, b × 2 and η × γ from each to the next."""
+        every = -(-N // 8)
+        return Plan(base.exponential(b, 2.0, every), base.exponential(lr, gamma, every), "sample", **cap)
+
+    def cosine(lr, N):
+        """As far down as η/b comes in the late ramp: a plan that grows b for it needs an end above 0."""
+        return base.cosine(lr, lr / 32, N)
+
+    return {
+        "sfolib": {
+            "late ramp": lambda b, lr, N: late_ramp(b, lr, N, **cap),
+            "late ramp, stable η": lambda b, lr, N: late_ramp(b, lr, N, **cap),  # where the lr is half of the largest
+            "horizon ramp": lambda b, lr, N: HorizonRamp(b, lr, N, **cap),
+            "horizon ramp for f": lambda b, lr, N: HorizonRamp(b, lr, N, "loss", **cap),
+            "successive gradients": lambda b, lr, N: SuccessiveGradientTest(b, lr, **cap),
+        },
+        "paper": {
+            "b × 2, η × 1.4": lambda b, lr, N: stages(b, lr, N, 1.4),
+            "b × 2": lambda b, lr, N: stages(b, lr, N, 1.0),
+        },
+        "constant": {
+            "b₀": lambda b, lr, N: Plan(b, lr),
+            "4 b₀": lambda b, lr, N: Plan(4 * b, lr),
+            "16 b₀": lambda b, lr, N: Plan(16 * b, lr),
+        },
+        "decay": {
+            "cosine": lambda b, lr, N: Plan(b, base.cosine(lr, 0.0, N), "sample"),
+            "linear": lambda b, lr, N: Plan(b, base.polynomial(lr, 0.0, N), "sample"),
+            "WSD": lambda b, lr, N: late_ramp(b, lr, N, share=0.0, q=1.0),
+        },
+        "growth": {
+            "Smith, of cosine": lambda b, lr, N: increase_batch_size(
+                b, base.cosine(lr, lr / 32, N), clock="sample", **cap
+            ),
+            "Seesaw, of cosine": lambda b, lr, N: seesaw(b, cosine(lr, N), **cap),
+        },
+        "looks": {
+            "norm test": lambda b, lr, N: NormTest(0.5, batch_size=b, lr=lr, test_interval=20, **cap),
+            "noise scale": lambda b, lr, N: NoiseScaleRule(b, lr, **cap),
+            "CABS": lambda b, lr, N: CABS(b, lr, **cap),
+            "AdaScale × 8": lambda b, lr, N: Workers(scale=8, iterations=N),
+        },
+    }
+
+
+CRITERIA = {"grad_sqnorm": r"$\mathbb{E}\|\nabla f\|^2$", "loss": "training loss", "test_error": "test error"}
+CONVERGENCE = ("grad_sqnorm", "loss")
+STABLE = "late ramp, stable η"  # has an lr of its own, and no search
+RAMPS = ("late ramp", STABLE, "horizon ramp", "horizon ramp for f")
+PAPER = ("b × 2, η × 1.4", "b × 2")
+EARLY = ("b × 2", "cosine", "successive gradients", "norm test", "noise scale")
+SHOWN = ("late ramp", "horizon ramp", "successive gradients", PAPER[0], "b₀", "cosine", "WSD")
+
+
+def specs(
+    p: Parameters, schedules: Mapping[str, Mapping[str, Callable]], runs: Mapping[Hashable, Run]
+) -> dict[Hashable, Spec]:
+    found: dict[Hashable, Spec] = {}
+    makers = {name: make for group in schedules.values() for name, make in group.items()}
+    for problem, factor, (method, make) in product(p.problems, p.factors, makers.items()):
+        common = {"problem": _problem(p, problem), "max_samples": p.budget}
+        lr = p.lr * factor
+        if method == STABLE:
+            if factor != p.factors[0]:
+                continue
+            lr = _stable_lr(common["problem"], p.device)
+        made = make(p.batch_size, lr, p.budget)
+        if isinstance(made, Workers):
+            led = {"plan": Plan(made.scale * p.batch_size, lr), "workers": made, "sampling": "replacement"}
+        else:
+            led = {"plan" if isinstance(made, Plan) else "policy": made}
+        alone = "policy" in led  # each seed goes its own way
+        if alone:
+            common["log_train_metrics"] = made.signal in ("loss", "noise_and_loss")
+        for seeds in [(s,) for s in range(p.policy_seeds)] if alone else [tuple(range(p.seeds))]:
+            found[problem, method, factor, seeds[0]] = Spec(seeds=seeds, **led, **common)
+    return found
+
+
+@lru_cache(maxsize=32)
+def _stable_lr(problem: Problem, device: str) -> float:
+    """Half of the largest that seed 0's start bears; the other half is what the run may need later."""
+    start = Spec(problem=problem, plan=Plan(1, 1.0), max_samples=1)
+    return SAFETY * stable_lr(start, device).lr
+
+
+def _problem(p: Parameters, name: str) -> Problem:
+    dataset, _, model = name.partition("/")
+    require(model != "", "problems", name, "must be a data set and a model, such as digits/mlp")
+    return named(dataset, model, p.l2 if dataset == "digits" else 0.0, data_dir=p.data_dir)
+
+
+class Results(NamedTuple):
+    """ends: a row for each problem, method, factor and criterion, with value, low and high at the end of the budget
+    (inf where a seed diverged), steps, looked (gradient evaluations of looks, as a share of the budget) and group.
+    curves: rows by (problem, method), at the default learning rate."""
+
+    p: Parameters
+    ends: pd.DataFrame
+    curves: Mapping[tuple[str, str], pd.DataFrame]
+    groups: Mapping[str, str]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The best end of each method by problem and criterion, and its steps and looks at the default."""
+        best = self.ends.pivot_table("value", "method", ["problem", "criterion"], "min", sort=False)
+        default = self.ends[self.ends["factor"] == self.p.factors[0]]
+        steps = default.pivot_table(["steps", "looked"], "method", "problem", sort=False)
+        return best.join(steps.swaplevel(axis=1)).sort_index(axis=1, level=0, sort_remaining=False)
+
+    def at(self, problem: str, method: str, criterion: str, factor: float | None = None) -> pd.Series:
+        """The end of a method at one factor; None: at the best of all factors for this criterion, in hindsight."""
+        rows = self.ends.query("problem == @problem and method == @method and criterion == @criterion")
+        if factor is not None:
+            rows = rows[rows["factor"] == factor]
+        return rows.sort_values("value").iloc[0]
+
+    def best(self, problem: str, criterion: str, methods: Sequence[str]) -> pd.Series:
+        """The best end of these methods at all factors, in hindsight."""
+        return min((self.at(problem, m, criterion) for m in methods), key=lambda end: end["value"])
+
+    def has(self, problem: str, *methods: str) -> bool:
+        """Whether these methods were run: a reader may have taken some out."""
+        return all((problem, method) in self.curves for method in methods)
+
+    def ratios(
+        self, problem: str, method: str, other: Callable[[str], pd.Series], criteria: Sequence[str] = tuple(CRITERIA)
+    ) -> dict[str, Any]:
+        """The ends of a method at the default to those of another in each criterion, and intervals from those of
+        both."""
+        pairs = [(self.at(problem, method, c, self.p.factors[0]), other(c)) for c in criteria]
+        return {
+            "measured": [a["value"] / b["value"] for a, b in pairs],
+            "interval": [(a["low"] / b["high"], a["high"] / b["low"]) for a, b in pairs],
+        }
+
+
+def results(p: Parameters, runs: Mapping[Hashable, Run]) -> Results:
+    groups = {name: group for group, of_group in schedules(p).items() for name in of_group}
+    together: dict[tuple[str, str, float], list[Run]] = {}
+    for (problem, method, factor, _), run in runs.items():
+        together.setdefault((problem, method, factor), []).append(run)
+    ends = []
+    for (problem, method, factor), several in together.items():
+        last = pd.concat([run.rows.groupby("seed").last() for run in several])
+        last = last.assign(test_error=1 - last["test_accuracy"])
+        diverged = any(run.status == "diverged" for run in several)
+        common = {
+            "problem": problem,
+            "method": method,
+            "group": groups.get(method, "yours"),
+            "factor": factor,
+            "steps": last["step"].mean(),
+            "looked": np.mean([_looked(run) for run in several]) / p.budget,
+        }
+        for criterion in CRITERIA:
+            interval = estimates.mean(last[criterion].to_numpy())
+            value, low, high = (np.inf,) * 3 if diverged else interval
+            ends.append(common | {"criterion": criterion, "value": value, "low": low, "high": high})
+    default = {key[:2]: several for key, several in together.items() if key[2] == p.factors[0]}
+    curves = {key: pd.concat([run.rows for run in several]) for key, several in default.items()}
+    for rows in curves.values():
+        rows["test_error"] = 1 - rows["test_accuracy"]
+    return Results(p, pd.DataFrame(ends), curves, groups)
+
+
+def _looked(run: Run) -> float:
+    """Gradient evaluations that the method itself spent on looking: without those of the measuring points."""
+    rows = run.rows[run.rows["seed"] == run.rows["seed"].iloc[0]]["probes"].to_numpy()
+    return rows[-1] - len(rows) * rows[0]
+
+
+def figures(res: Results) -> notebook.Figures:
+    p = res.p
+    searched = ", ".join(f"{f:g}" for f in p.factors)
+    curves = {
+        problem: {name: res.curves[problem, name] for name in SHOWN if res.has(problem, name)} for problem in p.problems
+    }
+    return {
+        "ends": (
+            plotting.ends(res.ends, CRITERIA, p.factors[0]),
+            f"Each method after {p.budget:,} gradient evaluations of updates. Dot: at the best for this column, in "
+            f"hindsight, of the learning rates η₀ × {searched}; bar: 95 % interval over seeds; ring: at η₀. What "
+            "diverged is left out. Looks come on top.",
+        ),
+        "curves": (
+            plotting.to_the_end(curves, {"batch_size": "batch size $b$"} | CRITERIA),
+            "Some of them at η₀, at the end of each epoch. Means over seeds; bands: all seeds.",
+        ),
+    }
+
+
+def claims(res: Results) -> list[Check]:
+    checks = []
+    for problem in res.p.problems:
+        for name in RAMPS:
+            checks += _of_ramp(res, problem, name)
+        checks += _of_theory(res, problem)
+    return checks
+
+
+def _of_ramp(res: Results, problem: str, name: str) -> list[Check]:
+    """A ramp with its defaults, at η₀ or at an lr of its own, against methods at their best η."""
+    if not res.has(problem, name):
+        return []
+    ours = f"the {name}" if name == STABLE else f"the {name} at η₀"
+    checks, common = [], {"kind": "upper_bound", "source": "T16 [N]", "figure": "ends"}
+    if res.has(problem, *PAPER):
+        checks.append(
+            Check(
+                f"{problem}: {ours} ends at or below the paper's plans at their best η, in ‖∇f‖², loss and test error",
+                **res.ratios(problem, name, lambda c: res.best(problem, c, PAPER)),
+                theory=1.0,
+                headline=name in RAMPS[:2],
+                **common,
+            )
+        )
+    others = [m for m in res.groups if m not in RAMPS and res.has(problem, m)]
+    if others:
+        checks.append(
+            Check(
+                f"{problem}: {ours} ends within 10 % of the best of all other methods at their best η, in "
+                "‖∇f‖², loss and test error",
+                **res.ratios(problem, name, lambda c: res.best(problem, c, others)),
+                theory=1.1,
+                **common,
+            )
+        )
+    return checks
+
+
+def _of_theory(res: Results, problem: str) -> list[Check]:
+    """What T8, T16 and T17 say of methods at the same η."""
+    default, checks = res.p.factors[0], []
+    if res.has(problem, "late ramp", "WSD"):
+        checks.append(
+            Check(
+                f"{problem}: a ramp of b and its mirror, the cool-down of η (WSD), end within 10 % of each other in "
+                "‖∇f‖² and loss",
+                "equal",
+                **res.ratios(problem, "late ramp", lambda c: res.at(problem, "WSD", c, default), CONVERGENCE),
+                theory=1.0,
+                tolerance=0.1,
+                source="T8 [S]",
+                figure="ends",
+            )
+        )
+    if res.has(problem, "late ramp", "b₀"):
+        checks.append(
+            Check(
+                f"{problem}: the late ramp ends at most at half of the ‖∇f‖² of the constant b₀ that it starts from",
+                "upper_bound",
+                **res.ratios(problem, "late ramp", lambda c: res.at(problem, "b₀", c, default), CONVERGENCE[:1]),
+                theory=0.5,
+                source="T16 [N]",
+                figure="ends",
+            )
+        )
+    early = [m for m in EARLY if res.has(problem, m)]
+    if early and res.has(problem, "late ramp"):
+        rows = [res.at(problem, name, "loss", default) for name in ("late ramp", *early)]
+        checks.append(
+            Check(
+                f"{problem}: at η₀, what grows b or lowers η early ends at a higher loss than the late ramp: "
+                f"{', '.join(early)}",
+                "upper_bound",
+                measured=[rows[0]["value"] / row["value"] for row in rows[1:]],
+                interval=[(rows[0]["low"] / row["high"], rows[0]["high"] / row["low"]) for row in rows[1:]],
+                theory=1.0,
+                source="T17 [N]",
+                figure="ends",
+            )
+        )
+    return checks

@@ -1,0 +1,154 @@
+"""Whatever parameters an experiment accepts, it ends well: results, figures and claims, of few seeds and short runs."""
+
+import contextlib
+import json
+import math
+import random
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from sfolib._utils.errors import InputError
+from sfolib.analysis.claims import Check, LeftOut
+from sfolib.cli import main
+from sfolib.experiments import critical_batch_size, derivations, notebook, registry
+
+NOTEBOOKS = sorted((notebook.root() / "notebooks").glob("*.ipynb"))
+# so little that runs take no time; what is drawn at random is each parameter but these
+TINY = {
+    "derivations": {"points": 50, "altered": "last"},
+    "critical_batch_size": {"seeds": 2, "largest_batch_size": 16, "max_steps": 60, "max_samples": 600},
+    "growth_rates": {"seeds": 2, "largest_batch_size": 16, "max_steps": 60, "max_samples": 600, "random_designs": 1},
+    "tradeoff_front": {
+        "seeds": 2, "largest_batch_size": 32, "max_steps": 300, "max_samples": 6000, "optimum_d": 8, "lrs": [0.4, 1.6],
+    },
+    "batch_growth": {"seeds": 2, "epochs": 2, "quadratic_seeds": 2, "model": "softmax"},
+    "joint_growth": {"seeds": 2, "epochs": 4, "model": "softmax"},
+    "stage_allocation": {"seeds": 2, "epochs": {"softmax": [2, 3], "mlp": [2]}},
+    "predict_then_run": {
+        "seeds": 2, "max_samples": {"softmax": 12_000}, "max_steps": {"softmax": 1500},
+        "raw_samples": {"softmax": 12_000},
+        "eps2": {"softmax": [0.04, 0.01]}, "lrs": {"softmax": [0.2]}, "models": ["softmax"],
+    },
+    "grow_or_decay": {"seeds": 2, "epochs": 4},
+    "adaptive": {
+        "seeds": 2, "test_seeds": 2, "max_samples": 900, "test_samples": 900, "look_samples": 300,
+    },
+    "autowu": {"seeds": 2, "epochs": 6, "iterations": 40, "model": "softmax"},
+    "noise_scale": {
+        "seeds": 2, "largest_batch_size": 16, "max_steps": 60, "max_samples": 600, "tuned_largest_batch_size": 16,
+        "tuned_seeds": 2, "tuned_max_steps": 60, "tuned_max_samples": 600, "mlp_max_samples": 600, "adam_seeds": 2,
+        "adam_largest_batch_size": 64, "adam_max_samples": 12_000, "adam_max_steps": 400, "watched_seeds": 2,
+        "watched_samples": [900, 900, 900], "tracking_samples": [900, 900], "rest_steps": 200, "tuned_lrs": [0.2, 0.8],
+    },
+    "all_side_by_side": {"seeds": 2, "epochs": 3, "model": "softmax"},
+    "cifar100": {"seeds": 2, "epochs": 2, "train_images": 40, "test_images": 20},
+}  # fmt: skip
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")  # inf and nan of few seeds
+CASES = [  # seen to end in a traceback
+    ("critical_batch_size", {"eps2": [0.02, 0.008]}),
+    ("critical_batch_size", {"eps2": [0.01]}),
+    ("critical_batch_size", {"quadratic_eps2": [0.01, 0.001]}),
+    ("growth_rates", {"r": [2.0]}),
+    ("batch_growth", {"batch_sizes": [32]}),
+    ("joint_growth", {"model": "mlp"}),
+    ("grow_or_decay", {"momentum": [0.9]}),
+]
+
+
+def drawn(schema, tiny, rng):
+    """Each parameter but the tiny ones, with even odds: another value of its type near the default that is allowed."""
+    fixed = {"scale": "smoke", **tiny}
+    given, changed = schema(**fixed), {}
+    for name in sorted(
+        set(schema.model_fields) - set(tiny) - {"scale", "device", "jobs", "out", "dataset", "data_dir"}
+    ):
+        for _ in range(20 if rng.random() < 0.5 else 0):
+            value = near(getattr(given, name), rng)
+            with contextlib.suppress(InputError, ValidationError):
+                schema(**fixed | changed | {name: value})
+                changed[name] = value
+                break
+    return dict(sorted(changed.items()))
+
+
+def near(value, rng):
+    if isinstance(value, float):
+        return value * math.exp(rng.uniform(-0.7, 0.7))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return max(1, round(value * math.exp(rng.uniform(-0.7, 0.7))))
+    if isinstance(value, list):
+        kept = sorted(rng.sample(range(len(value)), rng.randint(1, len(value))))
+        return [near(value[i], rng) for i in kept]
+    if isinstance(value, dict):
+        return {key: near(item, rng) for key, item in value.items()}
+    return value
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("figures"))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """What takes long and no parameter decides: the proofs, and H and Σ along a path."""
+    few, sure = derivations.derivations()[:2], critical_batch_size.predicted
+    monkeypatch.setattr(derivations, "derivations", lambda: few)
+
+    def predicted(spec, batch_sizes, eps2, device):
+        frame = sure(lambda b, eps: np.ceil(3 / eps**2 + 1 / b), np.array(batch_sizes), eps2, "predicted")
+        frame.attrs["probes"] = 0
+        return frame.drop(columns="source")
+
+    monkeypatch.setattr(critical_batch_size, "predict_constant", predicted)
+
+
+def ends_well(name, change, folder):
+    """Whether the experiment accepts the parameters; where it does, it publishes."""
+    module = registry.experiment(next(path for path in NOTEBOOKS if path.stem.endswith(name)))
+    given = {"scale": "smoke", "device": "cpu", "jobs": 1, "out": folder} | TINY[name] | change
+    try:
+        p = notebook.parameters(module.Parameters, given)
+        res = module.results(p, notebook.train(module, p))
+    except InputError as error:  # refused, or nothing came of it that could be shown
+        named = [field for field in module.Parameters.model_fields if re.search(rf"\b{field}\b", str(error))]
+        if not named:
+            raise
+        return False
+    figures, claims = module.figures(res), module.claims(res)
+    plt.close("all")
+    assert all(claim.figure in figures for claim in claims if isinstance(claim, Check))
+    assert all(claim.missing for claim in claims if isinstance(claim, LeftOut))
+    assert any(isinstance(claim, Check) for claim in claims)
+    json.dumps([claim.to_dict() for claim in claims if isinstance(claim, Check)], allow_nan=False)
+    return True
+
+
+@pytest.mark.parametrize(("name", "change"), CASES, ids=lambda value: str(value))
+def test_documented_parameters_work_alone(name, change, folder):
+    assert ends_well(name, change, folder)
+
+
+def test_parameters_that_are_not_allowed_are_refused_before_a_kernel_is_started(tmp_path, capsys):
+    for given, message in (
+        (["learning_rate", "0.1"], "learning_rate = 0.1: unknown to 01_critical_batch_size"),
+        (["eps2", "0.02"], "eps2 = 0.02: must be list[float]"),
+        (["lr", "-1"], "lr = -1: Input should be greater than 0"),
+        (["scale", "smoke"], "scale = 'smoke': is said by --scale"),
+    ):
+        assert main(["figures", "01", "--out", str(tmp_path), "-p", *given]) == 1
+        assert message in capsys.readouterr().err
+    assert main(["figures", "1"]) == 1
+    assert "could be 10_autowu, 11_" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_documented_parameters_work_in_any_combination(name, folder):
+    rng = random.Random(name)
+    module = registry.experiment(next(path for path in NOTEBOOKS if path.stem.endswith(name)))
+    ends_well(name, drawn(module.Parameters, TINY[name], rng), folder)
