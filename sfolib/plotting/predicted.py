@@ -108,6 +108,9 @@ def beside(rows: Mapping[str, Mapping[str, Sequence[Band]]]) -> Figure:
                     if low is not None:
                         axis.fill_between(x, low, high, color=palette[label], alpha=0.25, linewidth=0)
                 axis.set(xscale="log", yscale="log")
+                most = 100 * max((max(b.y) for b in bands if b.source != "predicted"), default=np.inf)
+                if axis.get_ylim()[1] > most:  # a prediction that runs away leaves the panel to the run
+                    axis.set_ylim(top=most)
                 axis.set_title(title, fontsize=8)
                 axis.xaxis.set_major_locator(LogLocator(subs=(1,)))
                 axis.xaxis.set_minor_locator(NullLocator())
@@ -127,6 +130,7 @@ def ratios(panels: Mapping[str, tuple[str, Sequence[Band]]], tolerance: float) -
             axis.axhspan(1 - tolerance, 1 + tolerance, color="0.92", zorder=0)
             axis.axhline(1, color="0.3", linewidth=0.8)
             lines(axis, bands, title=title, xscale="log", yscale="log", xlabel=xlabel)
+            axis.set_ylim(bottom=max(axis.get_ylim()[0], 1e-4))  # where a prediction runs away
             log_ticks(axis.yaxis)
             axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         axes[0, 0].set_ylabel(r"measured / predicted $\mathbb{E}\|\nabla f\|^2$")
