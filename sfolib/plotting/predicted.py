@@ -130,7 +130,7 @@ def ratios(panels: Mapping[str, tuple[str, Sequence[Band]]], tolerance: float) -
             axis.axhspan(1 - tolerance, 1 + tolerance, color="0.92", zorder=0)
             axis.axhline(1, color="0.3", linewidth=0.8)
             lines(axis, bands, title=title, xscale="log", yscale="log", xlabel=xlabel)
-            axis.set_ylim(bottom=max(axis.get_ylim()[0], 1e-4))  # where a prediction runs away
+            axis.set_ylim(bottom=max(axis.get_ylim()[0], 0.02))  # where a prediction runs away
             log_ticks(axis.yaxis)
             axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         axes[0, 0].set_ylabel(r"measured / predicted $\mathbb{E}\|\nabla f\|^2$")
