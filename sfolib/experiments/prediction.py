@@ -377,6 +377,7 @@ def successive(p: Parameters) -> SimpleNamespace:
 
 
 # ------------------------------------------------------------------------------------------- results and figures
+LEAST = ["model", "lr", "eps2", "batch_size", "batch_low", "batch_high", "batch_size_predicted"]
 WINDOWS = ((0.05, 0.2), (0.2, 0.5), (0.5, 1.0))  # of a run's steps, in which E‖∇f‖² is compared
 
 
@@ -417,7 +418,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         predicted=predicted,
         tolerance=tolerance,
         crossings=pd.concat(rows, ignore_index=True),
-        least=pd.concat(least, ignore_index=True),
+        least=pd.concat(least or [pd.DataFrame(columns=LEAST, dtype=float)], ignore_index=True),
         ratios={key: ratio(runs[key], found) for key, found in predicted.items()},
         windows={key: in_windows(runs[key], found) for key, found in predicted.items()},
         successive=successive(p),
