@@ -481,6 +481,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
                 samples=frame["samples_predicted"], steps=frame["steps_predicted"], source="predicted"
             )
             panels[rf"{title}, $\eta$ = {lr:g}"] = pd.concat([frame, told])
+        if not panels:  # nothing was reached
+            continue
         found[f"{model}-pairs"] = (
             plotting.against_batch_size(panels, "samples"),
             f"Gradient evaluations to ε against the batch size, {title} on digits: predicted (dashes and dots) and "
