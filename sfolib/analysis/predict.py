@@ -295,7 +295,8 @@ def local_path(
             break
         steps = clock.take(max(1, int(path.step * _LOCAL_NODE) - path.step))
         G2, time = path.advance(steps.lr)[1][-1, 0], time + steps.lr.sum()
-    return LocalPath(*np.array(rows).T, spectra, path.probes)
+    steps, *others = np.array(rows).T
+    return LocalPath(steps.astype(int), *others, spectra, path.probes)
 
 
 # -------------------------------------------------------------------------------------------------- as text

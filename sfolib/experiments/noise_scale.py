@@ -298,9 +298,9 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         if run is not first:
             scale = noise_scale_band(run, "probe_")
             bands.append(Band("from probes: per-sample statistics", "permutation", run.samples, *scale))
-            path, time = paths["softmax" if run is softmax else "network"], p.lr * run.steps
-            on = time <= path.time[-1]
-            scale = np.interp(time[on], path.time, path.Q / path.GHG)
+            constants, time = paths["softmax" if run is softmax else "network"], p.lr * run.steps
+            on = time <= constants.time[-1]
+            scale = np.interp(time[on], constants.time, constants.Q / constants.GHG)
             bands.append(
                 Band(r"local: $\mathrm{tr}(H\Sigma)/G^\top HG$, no noise", "predicted", run.samples[on], scale)
             )
@@ -333,8 +333,8 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         "softmax": estimates(near_critical("softmax"), probes, targets["softmax"], p.lr, digits.smoothness_bound),
         "network": estimates(near_critical("network"), probes, targets["network"], p.lr),
     }
-    for name, path in paths.items():
-        best = [path.pairs(p.lr, e) for e in targets[name]]
+    for name, constants in paths.items():
+        best = [constants.pairs(p.lr, e) for e in targets[name]]
         found_b = [pairs["batch_size"].iloc[pairs["samples"].argmin()] if len(pairs) else np.nan for pairs in best]
         estimated[name] = estimated[name].assign(predicted=found_b)
     radii = {share: share * START for share in (0.1, 0.03)}

@@ -108,14 +108,17 @@ def beside(rows: Mapping[str, Mapping[str, Sequence[Band]]]) -> Figure:
                     if low is not None:
                         axis.fill_between(x, low, high, color=palette[label], alpha=0.25, linewidth=0)
                 axis.set(xscale="log", yscale="log")
+                most = 100 * max((max(b.y) for b in bands if b.source != "predicted"), default=np.inf)
+                if axis.get_ylim()[1] > most:  # a prediction that runs away leaves the panel to the run
+                    axis.set_ylim(top=most)
                 axis.set_title(title, fontsize=8)
                 axis.xaxis.set_major_locator(LogLocator(subs=(1,)))
                 axis.xaxis.set_minor_locator(NullLocator())
-                axis.tick_params(labelsize=7)
+                axis.tick_params(labelsize=7, labelbottom=True)
             next(axis for axis in line if axis.get_visible()).set_ylabel(ylabel)
         for axis in axes[-1]:
             axis.set_xlabel("gradient evaluations", fontsize=7.5)
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=7.5)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=7.5)
     return figure
 
 
@@ -127,6 +130,7 @@ def ratios(panels: Mapping[str, tuple[str, Sequence[Band]]], tolerance: float) -
             axis.axhspan(1 - tolerance, 1 + tolerance, color="0.92", zorder=0)
             axis.axhline(1, color="0.3", linewidth=0.8)
             lines(axis, bands, title=title, xscale="log", yscale="log", xlabel=xlabel)
+            axis.set_ylim(bottom=max(axis.get_ylim()[0], 0.02))  # where a prediction runs away
             log_ticks(axis.yaxis)
             axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         axes[0, 0].set_ylabel(r"measured / predicted $\mathbb{E}\|\nabla f\|^2$")
@@ -160,20 +164,21 @@ def successive_gradients(
         halves.plot([], [], "o", color="0.3", markersize=3, label=r"$g_a\cdot g_b\,/\,\|G\|^2$")
         label = r"$\|g_a-g_b\|^2/4\,/\,(\mathrm{tr}\,\Sigma/b)$"
         halves.plot([], [], "s", color="0.3", markersize=3, fillstyle="none", label=label)
-        steps.set(xscale="log", yscale="log", title=r"$m$: steps to see the sign at $b_c$", xlabel="batch size $b$")
+        steps.set(xscale="log", yscale="log", title=r"$m$ at $b_c$, against $b$", xlabel="batch size $b$")
         lines(along, online, title=r"$\|\nabla f\|^2$ along a run", xscale="log", yscale="log")
         along.set_xlabel("gradient evaluations")
+        least, most = min(online[0].y), max(online[0].y)
+        along.set_ylim(least / 4, most * 4)  # an estimate may be below 0
         for (name, of), colour in zip(pflug.groupby("rule", sort=False), sns.color_palette("colorblind"), strict=False):
             rule.plot(of["G2"], of["m"], "o-", color=colour, markersize=3, label=f"{name}: $m$")
             rule.plot(of["G2"], of["stage"], color=colour, label=f"{name}: stage", **LINES["bound"])
         rule.invert_xaxis()
-        rule.set(
-            xscale="log", yscale="log", title="steps: to see the sign, and of the stage", xlabel=r"$\|\nabla f\|^2$"
-        )
+        rule.set(xscale="log", yscale="log", title="Pflug's rule: steps", xlabel=r"$\|\nabla f\|^2$")
         permuted.errorbar(epoch["step"], epoch["value"], 2 * epoch["error"], fmt="o", color="C0", markersize=3)
         for column, source, label in (("t14", "bound", "T14"), ("theory", "predicted", "with what the epoch forgets")):
             permuted.plot(epoch["step"], epoch[column], color="0.3", label=label, **LINES[source])
         permuted.set(title=r"$s-\|G_t\|^2$ by permutation", xlabel="step $t$ of an epoch")
+        log_ticks(sign.xaxis, halves.xaxis, steps.xaxis, steps.yaxis)
         for axis in (halves, along, steps, rule, permuted):
             axis.legend(fontsize=6.5)
             axis.tick_params(labelsize=7)
