@@ -22,7 +22,7 @@ import hypothesis
 from sfolib import training as training
 from sfolib._utils import files
 from sfolib.problems.specs import Digits, Quadratic
-from sfolib.schedules.adaptive.autowu import AutoWU
+from sfolib.schedules import adaptive
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.training import checkpoint, records
@@ -55,12 +55,20 @@ def policies():
         "AugmentedInnerProductTest": {"theta": 0.7, "nu": 3.0, **_TESTED},
         "AdaScale": {"scale": 4, "batch_size": 4, "lr": 0.1},
         "OptimalBatch": {"h": 5.0, "L": 6.0, "mu": 0.01, "radius": 1.0, "L_max": 12.0, "n": 897, "check_every": 3},
+        "SuccessiveGradientTest": {"batch_size": 8, "lr": 0.2, "max_batch_size": 64, "error": 0.3, "every": 3},
+        "HorizonRamp": {"batch_size": 16, "lr": 0.1, "budget": 3000, "probes": 1000},
+        "CABS": {"batch_size": 8, "lr": 0.2, "max_batch_size": 64, "every": 3},
+        "NoiseScaleRule": {"batch_size": 8, "lr": 0.2, "max_batch_size": 64, "every": 3},
+        "IncreaseOnPlateau": {"batch_size": 8, "lr": 0.1},
         "AutoWU": {"total_steps": 60, "steps_per_epoch": 10, "batch_size": 32},
     }
     problems = itertools.cycle((SOFTMAX, MLP))
     for kind, arguments in grown.items():
-        watched = {"log_train_metrics": True} if kind == AutoWU.__name__ else {}
-        yield kind, _spec(next(problems), 60, policy={"kind": kind, **arguments}, **watched)
+        policy = {"kind": kind, **arguments}
+        watched = {"log_train_metrics": getattr(adaptive, kind).signal in ("loss", "noise_and_loss")}
+        if "budget" in arguments:
+            watched["max_samples"] = arguments["budget"]
+        yield kind, _spec(next(problems), None if "budget" in arguments else 60, policy=policy, **watched)
 
 
 def specs():

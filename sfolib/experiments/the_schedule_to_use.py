@@ -38,7 +38,7 @@ ALL = [*DIGITS, "digits/cnn", "fashion_mnist/cnn", "fashion_mnist/resnet8"]
 
 class Parameters(notebook.Parameters):
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
-        "smoke": {"problems": DIGITS, "budget": 30_000, "factors": [1.0], "seeds": 3, "policy_seeds": 2},
+        "smoke": {"problems": DIGITS, "budget": 12_000, "factors": [1.0], "seeds": 3, "policy_seeds": 2},
         "quick": {"problems": DIGITS, "budget": 150_000, "factors": [1.0, 3.0], "seeds": 8, "policy_seeds": 4},
         "paper": {"problems": ALL, "budget": 300_000, "factors": [1.0, 2.0, 4.0], "seeds": 3, "policy_seeds": 3},
     }
@@ -123,7 +123,7 @@ def specs(
         common = {"problem": _problem(p, problem), "max_samples": p.budget}
         lr = p.lr * factor
         if method == STABLE:
-            if factor != p.factors[0]:
+            if factor != p.factors[0] or not runs:  # its lr is measured: not for a dry run
                 continue
             lr = _stable_lr(common["problem"], p.device)
         made = make(p.batch_size, lr, p.budget)

@@ -51,7 +51,7 @@ def critical_plan(
     start = min(first, top)
 
     def pair(eps: float, m: int) -> tuple[int, float, str]:
-        stage = bounds.capped_stage(m, start, lr * start / first, lr_growth * r, lr_growth, max_lr, max_batch_size)
+        stage = bounds.capped_stage(m, start, lr * (start / first), lr_growth * r, lr_growth, max_lr, max_batch_size)
         return rounded(stage.batch_size), stage.lr, stage.phase
 
     def steps(batch_size: int, eta: float, eps: float) -> float:

@@ -57,8 +57,12 @@ def test_the_warning_is_in_the_figure():
     below = run(quadratic(0.5))
     assert assumptions.beyond(below) == []
     figure = plotting.trajectories({"above": above, "below": below}, ["lr", "grad_sqnorm"])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["above, η ≥ 2/L", "below"]
-    marks = [line for line in figure.axes[0].lines if line.get_marker() == "^"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "above, η ≥ 2/L",
+        "below",
+        "leaves what the theory assumes",
+    ]
+    marks = [line for line in figure.axes[0].lines if line.get_marker() == "H"]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in marks] == [
         (above.samples[mark.point], pytest.approx(above.curves("lr").mean(0)[mark.point]))
     ]

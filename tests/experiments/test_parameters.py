@@ -102,7 +102,7 @@ def _quick(monkeypatch):
     def predicted(spec, batch_sizes, eps2, device):
         frame = sure(lambda b, eps: np.ceil(3 / eps**2 + 1 / b), np.array(batch_sizes), eps2, "predicted")
         frame.attrs["probes"] = 0
-        return frame.drop(columns="source")
+        return frame.drop(columns="source").assign(bias=0.0)
 
     monkeypatch.setattr(critical_batch_size, "predict_constant", predicted)
     looks = adaptive.looks
