@@ -68,6 +68,10 @@ def schedules(p):
         """As far down as η/b comes in the late ramp: a plan that grows b for it needs an end above 0."""
         return base.cosine(lr, lr / 32, N)
 
+    def held_then_linear(lr, N):
+        hold = int(0.8 * N)
+        return base.join([base.constant(lr), base.polynomial(lr, 0.0, N - hold)], [hold])
+
     return {
         "sfolib": {
             "late ramp": lambda b, lr, N: late_ramp(b, lr, N, **cap),
@@ -88,7 +92,8 @@ def schedules(p):
         "decay": {
             "cosine": lambda b, lr, N: Plan(b, base.cosine(lr, 0.0, N), "sample"),
             "linear": lambda b, lr, N: Plan(b, base.polynomial(lr, 0.0, N), "sample"),
-            "WSD": lambda b, lr, N: late_ramp(b, lr, N, share=0.0, q=1.0),
+            "WSD": lambda b, lr, N: Plan(b, held_then_linear(lr, N), "sample"),
+            "mirror": lambda b, lr, N: late_ramp(b, lr, N, share=0.0),
         },
         "growth": {
             "Smith, of cosine": lambda b, lr, N: increase_batch_size(
@@ -186,11 +191,17 @@ class Results(NamedTuple):
         return all((problem, method) in self.curves for method in methods)
 
     def ratios(
-        self, problem: str, method: str, other: Callable[[str], pd.Series], criteria: Sequence[str] = tuple(CRITERIA)
+        self,
+        problem: str,
+        method: str,
+        other: Callable[[str], pd.Series],
+        criteria: Sequence[str] = tuple(CRITERIA),
+        searched: bool = False,
     ) -> dict[str, Any]:
-        """The ends of a method at the default to those of another in each criterion, and intervals from those of
-        both."""
-        pairs = [(self.at(problem, method, c, self.p.factors[0]), other(c)) for c in criteria]
+        """The ends of a method, at the default or the best factor, to those of another in each criterion, and intervals
+        from those of both."""
+        factor = None if searched else self.p.factors[0]
+        pairs = [(self.at(problem, method, c, factor), other(c)) for c in criteria]
         return {
             "measured": [a["value"] / b["value"] for a, b in pairs],
             "interval": [(a["low"] / b["high"], a["high"] / b["low"]) for a, b in pairs],
@@ -202,8 +213,9 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> Results:
     together: dict[tuple[str, str, float], list[Run]] = {}
     for (problem, method, factor, _), run in runs.items():
         together.setdefault((problem, method, factor), []).append(run)
-    ends = []
-    for (problem, method, factor), several in together.items():
+    ends, order = [], [*groups]
+    found = sorted(together.items(), key=lambda item: order.index(item[0][1]) if item[0][1] in groups else len(order))
+    for (problem, method, factor), several in found:
         last = pd.concat([run.rows.groupby("seed").last() for run in several])
         last = last.assign(test_error=1 - last["test_accuracy"])
         diverged = any(run.status == "diverged" for run in several)
@@ -277,6 +289,17 @@ def _of_ramp(res: Results, problem: str, name: str) -> list[Check]:
                 **common,
             )
         )
+    if name == "horizon ramp" and res.has(problem, *PAPER):
+        checks.append(
+            Check(
+                f"{problem}: each at its best η, the {name} ends at or below the paper's plans in ‖∇f‖², loss and test "
+                "error",
+                **res.ratios(problem, name, lambda c: res.best(problem, c, PAPER), searched=True),
+                theory=1.0,
+                prediction="none",
+                **common,
+            )
+        )
     others = [m for m in res.groups if m not in RAMPS and res.has(problem, m)]
     if others:
         checks.append(
@@ -294,13 +317,13 @@ def _of_ramp(res: Results, problem: str, name: str) -> list[Check]:
 def _of_theory(res: Results, problem: str) -> list[Check]:
     """What T8, T16 and T17 say of methods at the same η."""
     default, checks = res.p.factors[0], []
-    if res.has(problem, "late ramp", "WSD"):
+    if res.has(problem, "late ramp", "mirror"):
         checks.append(
             Check(
-                f"{problem}: a ramp of b and its mirror, the cool-down of η (WSD), end within 10 % of each other in "
-                "‖∇f‖² and loss",
+                f"{problem}: the late ramp of b and its mirror, the same cool-down of η, end within 10 % of each other "
+                "in ‖∇f‖² and loss",
                 "equal",
-                **res.ratios(problem, "late ramp", lambda c: res.at(problem, "WSD", c, default), CONVERGENCE),
+                **res.ratios(problem, "late ramp", lambda c: res.at(problem, "mirror", c, default), CONVERGENCE),
                 theory=1.0,
                 tolerance=0.1,
                 source="T8 [S]",

@@ -8,11 +8,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
-from sfolib.plotting.style import log_ticks, style
+from sfolib.plotting.style import log_ticks, style, tick
 
 
 def ends(frame: pd.DataFrame, criteria: Mapping[str, str], default: float) -> Figure:
@@ -52,7 +53,7 @@ def ends(frame: pd.DataFrame, criteria: Mapping[str, str], default: float) -> Fi
             row[-1].set_title("" if i else "steps, at η₀", fontsize=8.5)
             for axis in row:
                 axis.set(xscale="log", yticks=range(len(methods)), yticklabels=[*methods.index])
-                log_ticks(axis.xaxis)
+                few_ticks(axis)
                 axis.tick_params(labelsize=7)
             row[0].set_ylabel(problem)
         axes[0, 0].invert_yaxis()
@@ -61,7 +62,7 @@ def ends(frame: pd.DataFrame, criteria: Mapping[str, str], default: float) -> Fi
             Line2D([], [], color="0.3", marker="o", markersize=3.5, linestyle="-", label="best η"),
             Line2D([], [], color="0.3", marker="o", markersize=6, fillstyle="none", linestyle="", label="at η₀"),
         ]
-        figure.legend(handles=marks, loc="outside lower center", ncols=min(8, len(marks)))
+        figure.legend(handles=marks, loc="outside lower center", ncols=4)
     return figure
 
 
@@ -93,3 +94,11 @@ def to_the_end(curves: Mapping[str, Mapping[str, pd.DataFrame]], columns: Mappin
             axis.set_xlabel("gradient evaluations", fontsize=7.5)
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
+
+
+def few_ticks(axis: Axes) -> None:
+    """Three ticks or so on a narrow panel's logarithmic x axis, evenly apart where it spans less than a decade."""
+    low, high = axis.get_xlim()
+    axis.xaxis.set_major_locator(LogLocator(numticks=4) if high > 10 * low else MaxNLocator(3))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(tick)

@@ -174,6 +174,7 @@ def successive_gradients(
             rule.plot(of["G2"], of["stage"], color=colour, label=f"{name}: stage", **LINES["bound"])
         rule.invert_xaxis()
         rule.set(xscale="log", yscale="log", title="Pflug's rule: steps", xlabel=r"$\|\nabla f\|^2$")
+        log_ticks(rule.xaxis)
         permuted.errorbar(epoch["step"], epoch["value"], 2 * epoch["error"], fmt="o", color="C0", markersize=3)
         for column, source, label in (("t14", "bound", "T14"), ("theory", "predicted", "with what the epoch forgets")):
             permuted.plot(epoch["step"], epoch[column], color="0.3", label=label, **LINES[source])
