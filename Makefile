@@ -14,8 +14,6 @@ venv: .venv/installed
 	$(BIN)/python -m pip install --quiet --no-compile -e '.[dev]'
 # on all cores, where pip takes one; a few templates are no Python
 	$(BIN)/python -m compileall -qq -j $(JOBS) .venv/lib || true
-# notebooks are committed without outputs, whatever was run in them
-	git config filter.nbstripout.clean '$(BIN)/nbstripout --keep-id' || true
 	touch $@
 
 figures: venv
@@ -51,6 +49,8 @@ torture: venv
 	$(BIN)/python tests/torture.py input 20000
 
 lab: venv
+# notebooks are committed without outputs, whatever was run in them
+	git config filter.nbstripout.clean '$(BIN)/nbstripout --keep-id' || true
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
 lint: venv

@@ -27,7 +27,8 @@ def machine(device: str) -> dict[str, Any]:
 
 def commit() -> str | None:
     """The repository's commit, "+" when the tree has changes; None outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    where = ["-C", str(Path(__file__).parent), "-c", "filter.nbstripout.clean="]  # a process for each notebook
+    git = ["git", *where, "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
