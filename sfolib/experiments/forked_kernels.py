@@ -12,9 +12,10 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
 _IMPORTED = [
-    "ipykernel.kernelapp", "matplotlib_inline.backend_inline", "sfolib.experiments.notebook", "sfolib.plotting",
-    "sfolib.training.run", "torch.optim",
-]  # fmt: skip
+    "ipykernel.kernelapp",
+    "sfolib.training.run",
+    "torch.optim",
+]  # not matplotlib: each kernel sets its backend
 
 
 class ForkedKernelManager(AsyncKernelManager):
