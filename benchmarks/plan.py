@@ -31,6 +31,7 @@ def digits(model: str) -> Iterator[list[str]]:
     yield ["the same, trained", *_trained(found.spec)]
     yield ["the config's own, predicted", *told["config"]]
     yield ["the same, trained", *_trained(base)]
+    print("\n".join(found.notes))
     for name, led in {
         "constant": {"plan": Plan(16, 0.1)},
         "`late_ramp`": {"plan": late_ramp(16, 0.1, BUDGET)},
@@ -43,7 +44,9 @@ def learning_rates(model: str) -> Iterator[list[str]]:
     """Rows of (lr over the largest stable one, ‖∇f‖², loss) of `late_ramp` on digits, forty epochs, two seeds."""
     problem = named("digits", model)
     start, budget = Spec(problem=problem, plan=Plan(1, 1.0), max_samples=1), 40 * problem.size
-    stable = stable_lr(start).lr
+    found = stable_lr(start)
+    stable = found.lr
+    print(f"largest stable lr {stable:.3g}, for {found.samples:,} gradient evaluations")
     for factor in (1 / 8, 1 / 4, 1 / 2, 1, 2, 4):
         plan = late_ramp(16, factor * stable, budget)
         ends = run(Spec(problem=problem, plan=plan, max_samples=budget, seeds=(0, 1), eval_every=NEVER)).rows.iloc[-2:]
@@ -51,7 +54,8 @@ def learning_rates(model: str) -> Iterator[list[str]]:
 
 
 def fashion() -> Iterator[list[str]]:
-    """Rows of (schedule, ‖∇f‖², loss, test accuracy, steps) after one epoch of Fashion-MNIST, CNN, lr 0.1, one seed."""
+    """Rows of (schedule, ‖∇f‖², loss, test accuracy, steps, gradient evaluations of looks) after one epoch of
+    Fashion-MNIST, CNN, lr 0.1, one seed."""
     for name, led in {
         "constant b = 16": {"plan": Plan(16, 0.1)},
         "`late_ramp`": {"plan": late_ramp(16, 0.1, EPOCH)},
@@ -63,9 +67,12 @@ def fashion() -> Iterator[list[str]]:
         '`HorizonRamp`, objective "loss"': {"policy": HorizonRamp(16, 0.1, EPOCH, "loss")},
     }.items():
         spec = Spec(problem=named("fashion_mnist", "cnn"), max_samples=EPOCH, eval_every=NEVER, **led)
-        end = run(spec).rows.iloc[-1]
+        rows = run(spec).rows
+        end, looked = rows.iloc[-1], rows["probes"].iloc[-1] - len(rows) * rows["probes"].iloc[0]
         accuracy = f"{100 * end['test_accuracy']:.1f} %"
-        yield [name, f"{end['grad_sqnorm']:.2g}", f"{end['loss']:.3f}", accuracy, f"{end['step']:,.0f}"]
+        yield [
+            name, f"{end['grad_sqnorm']:.2g}", f"{end['loss']:.3f}", accuracy, f"{end['step']:,.0f}", f"{looked:,.0f}",
+        ]  # fmt: skip
 
 
 def _trained(spec: Spec) -> list[str]:
@@ -85,4 +92,4 @@ if __name__ == "__main__":
     for model in ("softmax", "mlp"):
         _print(f"digits, {model}", ["", "‖∇f‖²", "training loss", "steps"], digits(model))
         _print(f"digits, {model}, by lr", ["lr", "‖∇f‖²", "training loss"], learning_rates(model))
-    _print("Fashion-MNIST, CNN", ["", "‖∇f‖²", "training loss", "test accuracy", "steps"], fashion())
+    _print("Fashion-MNIST, CNN", ["", "‖∇f‖²", "training loss", "test accuracy", "steps", "looks"], fashion())

@@ -5,17 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
-from multiprocessing.context import ForkServerContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
-_IMPORTED = [
-    "ipykernel.kernelapp",
-    "sfolib.training.run",
-    "torch.optim",
-]  # not matplotlib: each kernel sets its backend
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext  # not on every system
+
+# not matplotlib, whose backend each kernel sets
+_IMPORTED = ["ipykernel.kernelapp", "sfolib.training.run", "torch.optim"]
 
 
 class ForkedKernelManager(AsyncKernelManager):

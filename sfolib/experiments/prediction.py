@@ -694,23 +694,20 @@ def successive_claims(res: SimpleNamespace) -> list[Check]:
             source="[N]",
             figure="successive",
         ),
-        Check(
-            "Half batches: g_a·g_b is ‖∇f‖² within 5 %, in the mean over points",
-            "equal",
-            **over("halves", drawn["G2"]),
-            theory=1.0,
-            tolerance=0.05,
-            source="T14 [N]",
-            figure="successive",
-        ),
-        Check(
-            "Half batches: ‖g_a − g_b‖²/4 is tr Σ/b within 5 %, in the mean over points",
-            "equal",
-            **over("spread", drawn["trace"] / drawn["batch_size"]),
-            theory=1.0,
-            tolerance=0.05,
-            source="T14 [N]",
-            figure="successive",
+        *(
+            Check(
+                f"Half batches: {what} within 5 %, in the mean over points",
+                "equal",
+                **over(column, exact),
+                theory=1.0,
+                tolerance=0.05,
+                source="T14 [N]",
+                figure="successive",
+            )
+            for what, column, exact in (
+                ("g_a·g_b is ‖∇f‖²", "halves", drawn["G2"]),
+                ("‖g_a − g_b‖²/4 is tr Σ/b", "spread", drawn["trace"] / drawn["batch_size"]),
+            )
         ),
         Check(
             "Along a run from step 100 on: the free ‖∇f‖² of half batches is the exact one within 10 %, in the mean",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -270,6 +271,8 @@ def execute(
     started, before = time.perf_counter(), fingerprint(path, scale, given)
     executed = out / "executed" / path.name
     error = None
+    # errors come as exceptions; what an interrupted client's tasks tell is that the kernel it has stopped is dead
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     for attempt in (1, 2):
         try:
             papermill.execute_notebook(

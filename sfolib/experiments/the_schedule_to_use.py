@@ -32,15 +32,16 @@ from sfolib.training import estimates
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec, Workers
 
+DEFAULT = 1.0  # times η₀
 DIGITS = ["digits/softmax", "digits/mlp"]
 ALL = [*DIGITS, "digits/cnn", "fashion_mnist/cnn", "fashion_mnist/resnet8"]
 
 
 class Parameters(notebook.Parameters):
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
-        "smoke": {"problems": DIGITS, "budget": 12_000, "factors": [1.0], "seeds": 3, "policy_seeds": 2},
-        "quick": {"problems": DIGITS, "budget": 150_000, "factors": [1.0, 3.0], "seeds": 8, "policy_seeds": 4},
-        "paper": {"problems": ALL, "budget": 300_000, "factors": [1.0, 2.0, 4.0], "seeds": 3, "policy_seeds": 3},
+        "smoke": {"problems": DIGITS, "budget": 12_000, "factors": [], "seeds": 3, "policy_seeds": 2},
+        "quick": {"problems": DIGITS, "budget": 150_000, "factors": [3.0], "seeds": 8, "policy_seeds": 4},
+        "paper": {"problems": ALL, "budget": 300_000, "factors": [2.0, 4.0], "seeds": 3, "policy_seeds": 3},
     }
 
     problems: list[str] = by_scale("data set/model")
@@ -49,10 +50,14 @@ class Parameters(notebook.Parameters):
     budget: PositiveInt = by_scale("gradient evaluations of a run")
     batch_size: PositiveInt = Field(16, description="b₀")
     lr: PositiveFloat = Field(0.1, description="η₀, the default …")
-    factors: list[PositiveFloat] = by_scale("… and what it is multiplied by in the search, the same for every method")
+    factors: list[PositiveFloat] = by_scale("… and what multiplies it in every method's search, beside 1")
     max_batch_size: PositiveInt = Field(512, description="cap of a growing batch")
     seeds: PositiveInt = by_scale("independent runs of a plan …")
     policy_seeds: PositiveInt = by_scale("… and of a policy, each of which goes its own way")
+
+    @property
+    def searched(self) -> list[float]:
+        return list(dict.fromkeys([DEFAULT, *self.factors]))
 
 
 def schedules(p):
@@ -124,11 +129,11 @@ def specs(
 ) -> dict[Hashable, Spec]:
     found: dict[Hashable, Spec] = {}
     makers = {name: make for group in schedules.values() for name, make in group.items()}
-    for problem, factor, (method, make) in product(p.problems, p.factors, makers.items()):
+    for problem, factor, (method, make) in product(p.problems, p.searched, makers.items()):
         common = {"problem": _problem(p, problem), "max_samples": p.budget}
         lr = p.lr * factor
         if method == STABLE:
-            if factor != p.factors[0] or not runs:  # its lr is measured: not for a dry run
+            if factor != DEFAULT or not runs:  # its lr is measured: not for a dry run
                 continue
             lr = _stable_lr(common["problem"], p.device)
         made = make(p.batch_size, lr, p.budget)
@@ -171,7 +176,7 @@ class Results(NamedTuple):
     def table(self) -> pd.DataFrame:
         """The best end of each method by problem and criterion, and its steps and looks at the default."""
         best = self.ends.pivot_table("value", "method", ["problem", "criterion"], "min", sort=False)
-        default = self.ends[self.ends["factor"] == self.p.factors[0]]
+        default = self.ends[self.ends["factor"] == DEFAULT]
         steps = default.pivot_table(["steps", "looked"], "method", "problem", sort=False)
         return best.join(steps.swaplevel(axis=1)).sort_index(axis=1, level=0, sort_remaining=False)
 
@@ -200,7 +205,7 @@ class Results(NamedTuple):
     ) -> dict[str, Any]:
         """The ends of a method, at the default or the best factor, to those of another in each criterion, and intervals
         from those of both."""
-        factor = None if searched else self.p.factors[0]
+        factor = None if searched else DEFAULT
         pairs = [(self.at(problem, method, c, factor), other(c)) for c in criteria]
         return {
             "measured": [a["value"] / b["value"] for a, b in pairs],
@@ -231,7 +236,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> Results:
             interval = estimates.mean(last[criterion].to_numpy())
             value, low, high = (np.inf,) * 3 if diverged else interval
             ends.append(common | {"criterion": criterion, "value": value, "low": low, "high": high})
-    default = {key[:2]: several for key, several in together.items() if key[2] == p.factors[0]}
+    default = {key[:2]: several for key, several in together.items() if key[2] == DEFAULT}
     curves = {key: pd.concat([run.rows for run in several]) for key, several in default.items()}
     for rows in curves.values():
         rows["test_error"] = 1 - rows["test_accuracy"]
@@ -246,13 +251,13 @@ def _looked(run: Run) -> float:
 
 def figures(res: Results) -> notebook.Figures:
     p = res.p
-    searched = ", ".join(f"{f:g}" for f in p.factors)
+    searched = ", ".join(f"{f:g}" for f in p.searched)
     curves = {
         problem: {name: res.curves[problem, name] for name in SHOWN if res.has(problem, name)} for problem in p.problems
     }
     return {
         "ends": (
-            plotting.ends(res.ends, CRITERIA, p.factors[0]),
+            plotting.ends(res.ends, CRITERIA, DEFAULT),
             f"Each method after {p.budget:,} gradient evaluations of updates. Dot: at the best for this column, in "
             f"hindsight, of the learning rates η₀ × {searched}; bar: 95 % interval over seeds; ring: at η₀. What "
             "diverged is left out. Looks come on top.",
@@ -316,14 +321,14 @@ def _of_ramp(res: Results, problem: str, name: str) -> list[Check]:
 
 def _of_theory(res: Results, problem: str) -> list[Check]:
     """What T8, T16 and T17 say of methods at the same η."""
-    default, checks = res.p.factors[0], []
+    checks = []
     if res.has(problem, "late ramp", "mirror"):
         checks.append(
             Check(
                 f"{problem}: the late ramp of b and its mirror, the same cool-down of η, end within 10 % of each other "
                 "in ‖∇f‖² and loss",
                 "equal",
-                **res.ratios(problem, "late ramp", lambda c: res.at(problem, "mirror", c, default), CONVERGENCE),
+                **res.ratios(problem, "late ramp", lambda c: res.at(problem, "mirror", c, DEFAULT), CONVERGENCE),
                 theory=1.0,
                 tolerance=0.1,
                 source="T8 [S]",
@@ -335,7 +340,7 @@ def _of_theory(res: Results, problem: str) -> list[Check]:
             Check(
                 f"{problem}: the late ramp ends at most at half of the ‖∇f‖² of the constant b₀ that it starts from",
                 "upper_bound",
-                **res.ratios(problem, "late ramp", lambda c: res.at(problem, "b₀", c, default), CONVERGENCE[:1]),
+                **res.ratios(problem, "late ramp", lambda c: res.at(problem, "b₀", c, DEFAULT), CONVERGENCE[:1]),
                 theory=0.5,
                 source="T16 [N]",
                 figure="ends",
@@ -343,7 +348,7 @@ def _of_theory(res: Results, problem: str) -> list[Check]:
         )
     early = [m for m in EARLY if res.has(problem, m)]
     if early and res.has(problem, "late ramp"):
-        rows = [res.at(problem, name, "loss", default) for name in ("late ramp", *early)]
+        rows = [res.at(problem, name, "loss", DEFAULT) for name in ("late ramp", *early)]
         checks.append(
             Check(
                 f"{problem}: at η₀, what grows b or lowers η early ends at a higher loss than the late ramp: "

@@ -120,9 +120,9 @@ def late_ramp(
     with max_samples = budget.
     share: 1 ramps the batch, 0 is the mirror, lr cooled down at a fixed batch; between them batch × g^share and
     lr × g^(share − 1), with the same η/b after as many gradient evaluations. The noise of a step goes with η²/b, what
-    it leaves for the progress Σ η that the step makes with η/b; the same η/b costs as much and leaves as much (T8),
-    and the batch takes fewer steps. Once the batch is at max_batch_size the rest of the ramp goes to lr. With momentum
-    m all of it holds, at η/(1 − m).
+    it leaves for the progress Σ η that the step makes with η/b; where ηλ is small the same η/b costs as much and leaves
+    as much (T8), and the batch takes fewer steps. Once the batch is at max_batch_size the rest of the ramp goes to lr.
+    With momentum m all of it holds, at η/(1 − m).
     q: how the noise of a step is forgotten, κ ∝ τ^−q at τ steps before the end. b ∝ √κ ∝ (τ + τ0)^(−q/2) at a fixed
     lr is b^(1 − 2/q) linear in the gradient evaluations, from batch_size to growth × batch_size: q = 2, the default,
     is a geometric ramp; q = 1 is the linear lr cool-down and what mirrors it. For noise along H (Σ ∝ H) and

@@ -44,6 +44,9 @@ TINY = {
         "adam_largest_batch_size": 64, "adam_max_samples": 12_000, "adam_max_steps": 400, "watched_seeds": 2,
         "watched_samples": [900, 900, 900], "tracking_samples": [900, 900], "rest_steps": 200, "tuned_lrs": [0.2, 0.8],
     },
+    "the_schedule_to_use": {
+        "problems": ["digits/softmax"], "budget": 3000, "factors": [], "seeds": 2, "policy_seeds": 2,
+    },
     "all_side_by_side": {"seeds": 2, "epochs": 3, "model": "softmax"},
     "cifar100": {"seeds": 2, "epochs": 2, "train_images": 40, "test_images": 20},
 }  # fmt: skip
@@ -56,6 +59,7 @@ CASES = [  # seen to end in a traceback
     ("batch_growth", {"batch_sizes": [32]}),
     ("joint_growth", {"model": "mlp"}),
     ("grow_or_decay", {"momentum": [0.9]}),
+    ("the_schedule_to_use", {"factors": [2.0], "seeds": 2}),
 ]
 
 

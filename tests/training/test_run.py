@@ -11,7 +11,7 @@ from sfolib._utils.errors import InputError
 from sfolib._utils.rng import epoch_order
 from sfolib.problems.batches import Batches
 from sfolib.problems.specs import Digits, Quadratic, split_digits
-from sfolib.schedules.base import exponential
+from sfolib.schedules.base import exponential, polynomial
 from sfolib.schedules.plan import Plan
 from sfolib.training import records
 from sfolib.training.loop import Trainer, resolve_device
@@ -224,6 +224,16 @@ def test_divergence_ends_a_run_and_keeps_its_rows():
     assert len(found.rows) > 3
     assert np.isfinite(found.rows["grad_sqnorm"].iloc[:-1]).all()
     assert found.first_crossing(1e-3).samples == np.inf
+
+
+@pytest.mark.parametrize("clock", ["epoch", "step", "sample"])
+def test_an_lr_may_be_down_to_0_where_the_run_ends(clock):
+    """No step uses it; before the end it is an error."""
+    length = {"epoch": 2, "step": 8, "sample": 2 * 1797}[clock]
+    plan = Plan(450, polynomial(0.1, 0.0, length), clock)
+    assert run(Spec(problem=Digits(), plan=plan, max_samples=2 * 1797)).status == "finished"
+    with pytest.raises(InputError, match="lr at"):
+        run(Spec(problem=Digits(), plan=plan, max_samples=2 * 1797 + 900))
 
 
 def test_target_grad_norm_ends_a_run_once_it_stays_below():
