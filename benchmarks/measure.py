@@ -32,10 +32,19 @@ def interleaved(
     return [statistics.median(seen) for seen in times]
 
 
-def row(name: str, ours: float, reference: float, ratio: float, wanted: str) -> dict:
+def row(name: str, ours: float, reference: float, ratio: float, wanted: str, unit: str = "s") -> dict:
+    """What one side took and the other, in `unit`, and whether their ratio is `wanted`: "<= 1.15" or ">= 4"."""
     sign, bound = wanted.split()
     ok = ratio >= float(bound) if sign == ">=" else ratio <= float(bound)
-    return {"name": name, "ours_s": ours, "reference_s": reference, "ratio": ratio, "wanted": wanted, "ok": ok}
+    return {
+        "name": name,
+        "ours": ours,
+        "reference": reference,
+        "unit": unit,
+        "ratio": ratio,
+        "wanted": wanted,
+        "ok": ok,
+    }
 
 
 def report(*sources: Callable[[], Iterable[dict]]) -> list[dict]:
@@ -46,10 +55,14 @@ def report(*sources: Callable[[], Iterable[dict]]) -> list[dict]:
     try:
         for source in sources:
             for r in source():
-                times = f"{r['ours_s'] * 1e3:10.3f} ms {r['reference_s'] * 1e3:10.3f} ms"
+                sides = " ".join(_shown(r[side], r["unit"]) for side in ("ours", "reference"))
                 missed = "" if r["ok"] else "  MISSED"
-                print(f"{r['name']:58} {times} {r['ratio']:9.2f}  wanted {r['wanted']}{missed}", flush=True)
+                print(f"{r['name']:58} {sides} {r['ratio']:9.2f}  wanted {r['wanted']}{missed}", flush=True)
                 found.append(r)
     finally:
         torch.set_num_threads(threads)
     return found
+
+
+def _shown(value: float, unit: str) -> str:
+    return f"{value * 1e3:10.3f} ms" if unit == "s" else f"{value:10.3g} {unit}"

@@ -6,7 +6,8 @@ a fetch per item and `.item()` per step, in the authors' manner. On one thread C
 
 The rows of measuring are ratios of one measuring point to one epoch of training at b = 16, by the norms taken.
 `python -m benchmarks.networks memory` compares peak memory and CPU time of an epoch of ResNet-18 with the norm as the
-authors' program takes it, each side in a process of its own.
+authors' program takes it, each side in a process of its own; `start` compares the gradient norm of initial weights
+with the published defaults'.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
@@ -148,7 +150,7 @@ def measuring_rows() -> Iterator[dict]:
 
 # --- ResNet-18: memory and time of an epoch, each side in its own process ---
 
-B, IMAGES, CLASSES = 128, 256, 100
+B, IMAGES, CLASSES, SEEDS = 128, 256, 100, 8
 
 
 def ours_on_cifar() -> tuple[float, float]:
@@ -219,9 +221,56 @@ def memory_rows() -> Iterator[dict]:
     for side in ("ours", "plain"):
         command = [sys.executable, "-m", "benchmarks.networks", side]
         found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    for name, *pair in zip(("training", "measuring", "peak GiB"), *found, strict=True):
-        wanted = "<= 1" if name != "peak GiB" else "<= 1.05"
-        yield row(f"ResNet-18, 32×32, b = {B}, {name} vs a plain run", *pair, pair[0] / pair[1], wanted)
+    for name, *pair in zip(("training", "measuring", "peak memory"), *found, strict=True):
+        wanted, unit = ("<= 1", "s") if name != "peak memory" else ("<= 1.05", "GiB")
+        yield row(f"ResNet-18, 32×32, b = {B}, {name} vs a plain run", *pair, pair[0] / pair[1], wanted, unit)
+
+
+# --- where a run starts ---
+
+
+def start_rows() -> Iterator[dict]:
+    """‖∇f‖ of ResNet-18's first batch over what the published defaults give: the ends of the ratio's 95 % interval.
+
+    Each side has `SEEDS` networks; the interval is Welch's, of the difference of mean logs. The control draws the
+    convolutions by Kaiming's fan-out rule, which is not what the paper's program has: its interval excludes 1.
+    """
+    ours, published, fan_out = (np.log([_start(draw, seed) for seed in range(SEEDS)])
+                                for draw in (None, published_defaults, kaiming_fan_out))  # fmt: skip
+    for name, side in (("our initial weights", ours), ("control by fan-out", fan_out)):
+        low, high = np.exp(stats.ttest_ind(side, published, equal_var=False).confidence_interval(0.95))
+        means = (float(np.exp(side.mean())), float(np.exp(published.mean())))
+        text = f"ResNet-18, ‖∇f‖ at the start, {name} vs published defaults, 95 %"
+        if side is ours:
+            yield row(f"{text}: low end", *means, float(low), "<= 1", "")
+        yield row(f"{text}: high end", *means, float(high), ">= 1" if side is ours else "<= 0.9", "")
+
+
+def _start(draw: Callable[[nn.Module], None] | None, seed: int) -> float:
+    net = build("resnet18", CLASSES, (3, 32, 32), seed)
+    if draw is not None:
+        torch.manual_seed(SEEDS + seed)
+        net.apply(draw)
+    x, y = _random("cifar100", IMAGES)[0]
+    inputs = (torch.as_tensor(x[:B]) / 255 - MEAN) / STD
+    loss = F.cross_entropy(net(inputs), torch.as_tensor(y[:B]))
+    return float(sum(g.double().square().sum() for g in torch.autograd.grad(loss, list(net.parameters()))) ** 0.5)
+
+
+@torch.no_grad()
+def published_defaults(module: nn.Module) -> None:
+    """Weights and biases uniform within ±1/√fan_in."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        bound = module.weight[0].numel() ** -0.5
+        for parameter in module.parameters():
+            parameter.uniform_(-bound, bound)
+
+
+@torch.no_grad()
+def kaiming_fan_out(module: nn.Module) -> None:
+    published_defaults(module)
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def rows() -> Iterator[dict]:
@@ -229,6 +278,7 @@ def rows() -> Iterator[dict]:
     yield from measuring_rows()
     torch.set_num_threads(1)
     yield from memory_rows()
+    yield from start_rows()
 
 
 if __name__ == "__main__":
@@ -238,5 +288,5 @@ if __name__ == "__main__":
         seconds = ours_on_cifar() if asked == ["ours"] else plain_on_cifar()
         print(json.dumps([*seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))
     else:
-        parts = {"loop": loop_rows, "measuring": measuring_rows, "memory": memory_rows}
+        parts = {"loop": loop_rows, "measuring": measuring_rows, "memory": memory_rows, "start": start_rows}
         report(*([parts[name] for name in asked] or [rows]))
