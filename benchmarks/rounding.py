@@ -1,0 +1,109 @@
+"""`python -m benchmarks.rounding [SETTING …] [--python PATH]`: whether another processor's rounding turns a verdict.
+
+Runs the notebooks at quick scale (11 minutes a setting on two idle cores) under each setting, a change of the last
+digits of every sum, into a folder of its own beside `figures/`, and writes docs/rounding.md: claims decided otherwise
+than in `figures/reference/`, and those decided in one and undecided in the other. `--python` is an interpreter that has
+another version of torch; its setting is called by that version. `--page` only writes the page of what has been run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfolib.experiments.project import root
+
+SETTINGS = {
+    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "no vector instructions": {"ATEN_CPU_CAPABILITY": "default"},
+    "two threads": {"OMP_NUM_THREADS": "2"},
+}
+PAGE = "rounding.md"
+
+
+def run(name: str, environment: dict[str, str], python: str, folder: Path) -> None:
+    command = [python, "-m", "sfolib", "figures", "--scale", "quick", "--out", str(folder / name)]
+    subprocess.run(command, check=True, env=os.environ | environment, cwd=root())
+
+
+def compare(found: list[dict[str, Any]], reference: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the claims in both: (claim, here, in the reference) where both are decided and differ, and where one is; and
+    how many of the measured numbers differ at all, in the median and at most (relative)."""
+    known = {(c["notebook"], c["claim"]): c for c in reference}
+    pairs = [(c, known[key]) for c in found if (key := (c["notebook"], c["claim"])) in known]
+    verdicts = [(f"{a['notebook'][:2]}: {a['claim']}", a["verdict"], b["verdict"]) for a, b in pairs]
+    changed = [v for v in verdicts if v[1] != v[2]]
+    apart = np.concatenate([_apart(a["measured"], b["measured"]) for a, b in pairs])
+    return {
+        "claims": len(pairs),
+        "turned": [v for v in changed if "undecided" not in v[1:]],
+        "undecided": [v for v in changed if "undecided" in v[1:]],
+        "same": float(np.mean(apart == 0)),
+        "median": float(np.median(apart)),
+        "beyond_1_percent": float(np.mean(apart > 0.01)),
+    }
+
+
+def _apart(a: Any, b: Any) -> np.ndarray:
+    a, b = (np.atleast_1d(np.asarray(v, dtype=float)) for v in (a, b))
+    if a.shape != b.shape:
+        return np.array([np.inf])
+    with np.errstate(all="ignore"):
+        relative = np.abs(a - b) / np.maximum(np.abs(b), 1e-300)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    return np.where(same, 0.0, np.nan_to_num(relative, nan=np.inf))
+
+
+def page(by_setting: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "# Another processor's rounding",
+        "",
+        "Quick scale from nothing under settings that change the last digits of every sum, against "
+        "[the claims kept here](../figures/reference/claims.md). Made by `python -m benchmarks.rounding`.",
+        "",
+        "| setting | claims | decided otherwise | decided in one only | numbers the same | median relative change | "
+        "numbers that move by more than 1 % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, c in by_setting.items():
+        lines.append(
+            f"| {name} | {c['claims']} | {len(c['turned'])} | {len(c['undecided'])} | {c['same']:.0%} | "
+            f"{c['median']:.1e} | {c['beyond_1_percent']:.1%} |"
+        )
+    for what, title in (("turned", "Decided otherwise"), ("undecided", "Decided in one, undecided in the other")):
+        lines += ["", f"## {title}", ""]
+        rows = [(name, *v) for name, c in by_setting.items() for v in c[what]]
+        lines += [f"- {name}: {claim}: {here}; in the reference {there}" for name, claim, here, there in rows] or [
+            "None."
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("settings", nargs="*", choices=[*SETTINGS, []], help="default: all")
+    parser.add_argument("--python", help="interpreter with another torch")
+    parser.add_argument("--page", action="store_true", help="run nothing, write the page")
+    asked = parser.parse_args()
+    folder = root() / "figures" / "rounding"
+    if asked.python and not asked.page:
+        version = [asked.python, "-c", "import torch; print(torch.__version__)"]
+        name = "torch " + subprocess.run(version, check=True, capture_output=True, text=True).stdout.strip()
+        run(name, {}, asked.python, folder)
+    elif not asked.page:
+        for name in asked.settings or SETTINGS:
+            run(name, SETTINGS[name], sys.executable, folder)
+    reference = json.loads((root() / "figures" / "reference" / "checks.json").read_text())
+    done = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/checks.json"))}
+    (root() / "docs" / PAGE).write_text(page({name: compare(found, reference) for name, found in done.items()}))
+
+
+if __name__ == "__main__":
+    main()
