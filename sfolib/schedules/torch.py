@@ -10,10 +10,12 @@ import math
 import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, Protocol
 from weakref import WeakValueDictionary, ref
 
+import numpy as np
 import torch.distributed as dist
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -25,7 +27,8 @@ from sfolib._utils.rng import epoch_order
 from sfolib.schedules.adaptive.base import Policy
 from sfolib.schedules.plan import Plan, Step
 
-_untied: WeakValueDictionary[int, ScheduledBatchSampler | PlanLR] = WeakValueDictionary()  # by age
+_untied: WeakValueDictionary[int, ScheduledBatchSampler | PlanLR] = WeakValueDictionary()  # by their number
+_numbers = count()
 
 
 class Leader(Protocol):
@@ -212,7 +215,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
             whole("num_replicas", num_replicas)
         if rank is not None:
             require(not interleave, "rank", rank, "must be None with interleave")
-            ok = isinstance(rank, int) and 0 <= rank < num_replicas
+            ok = isinstance(rank, Integral) and 0 <= rank < num_replicas
             require(ok, "rank", rank, f"must be a whole number from 0 to {num_replicas - 1}")
         if max_micro_batch is not None:
             whole("max_micro_batch", max_micro_batch)
@@ -221,7 +224,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         for name, value in (("multiple_of", multiple_of), ("min_last_batch", min_last_batch), ("epochs", epochs)):
             if (name, value) != ("multiple_of", "ranks"):
                 whole(name, value)
-        ok = isinstance(lookahead, int) and lookahead >= 0
+        ok = isinstance(lookahead, Integral) and lookahead >= 0
         require(ok, "lookahead", lookahead, "must be a whole number, 0 or above")
         policy = isinstance(plan, Policy)
         require(not (policy and (drop_last or epochs > 1)), "plan", plan, "drop_last and epochs need a Plan")
@@ -230,13 +233,16 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         self.max_micro_batch, self._rules = max_micro_batch, (multiple_of, drop_last, min_last_batch)
         self._epochs, self.lookahead = epochs, lookahead
         self._sizes: dict[int, int] = {}  # of a policy's batches, by step, from the next to be trained on
+        self._before: dict[int, int] = {}  # samples before each of those steps, and before the one after them
         self._clock: PlanLR | _OptimizerClock | None = None
+        self._others: list[PlanLR] = []  # of the other optimizers of a loop that has several
         self._set: int | None = None  # by set_epoch
         self._next = self._complete = 0  # the pass after the last complete one; how many have been completed
         self._resume: tuple[int, int] | None = None  # by load_state_dict: pass and batches of it, or steps and samples
         self._passes: list[tuple[ref[_Pass], _Record]] = []
         self._cached: tuple[int, _Passes] | None = None
         self._permutation: tuple[int, list[int]] = (-1, [])
+        self._number = next(_numbers)
         _tie(self, PlanLR)
 
     # --- what the batches are ---
@@ -290,9 +296,10 @@ class ScheduledBatchSampler(Sampler[list[int]]):
 
     def _position(self) -> tuple[int, int, bool]:
         """(pass, its first batch, whether a step may follow that the scheduler counts) for an iteration that begins."""
+        self._adopt()
         if isinstance(self.plan, Policy):
             return self._policy_start()[1] // self.n, 0, True
-        self._passes = [(p, r) for p, r in self._passes if p() is not None or (r.complete and r.trained)]
+        self._passes = [(p, r) for p, r in self._passes if p() is not None or r.complete]
         if isinstance(self._clock, PlanLR) and self._clock.last_epoch < 0:  # so SequentialLR leaves it until its turn
             self._clock._part()
         resume, clock = self._resume, self._clock
@@ -300,7 +307,11 @@ class ScheduledBatchSampler(Sampler[list[int]]):
             if resume:
                 return *resume, True
             return self._next if self._set is None else self._set, 0, True
-        clock._catch_up()
+        for each in (clock, *self._others):
+            each._catch_up()
+        if not clock.batches and (found := next((each for each in self._others if each.batches), None)):
+            self._others.remove(found)  # the first was left before it began
+            self._clock = clock = found
         index, done = self._table().locate(clock.batches)
         if self._set is not None and self._set != index:
             why = f"but the scheduler is in iteration {index}; load its state too, or train each iteration to its end"
@@ -320,16 +331,40 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         if self._clock is None:
             self._resume = None
 
+    def _adopt(self) -> None:
+        """Tie the schedulers of this plan and n that were made since, for another run, or for another optimizer."""
+        for scheduler in _others(self, PlanLR):
+            clock = self._clock and self._clock.scheduler
+            if clock is None or scheduler._number > clock._number or scheduler._is_beside(self):
+                _untied.pop(scheduler._number)
+                scheduler._follow(self)
+
+    def _restart(self) -> None:
+        """For another run, with a scheduler of its own."""
+        if self._passes:  # what was loaded before them was of the last run
+            self._resume = None
+        self._set, self._next, self._complete, self._passes = None, 0, 0, []
+
     def _policy_start(self) -> tuple[int, int]:
+        self._check_told()
         return self._resume or (self.plan.step, self.plan.samples)
+
+    def _check_told(self) -> None:
+        """Require that the policy was told of the batches that were handed out."""
+        wanted = self._before.get(self.plan.step, self.plan.samples)
+        why = f"after {self.plan.step} steps must be {wanted}: tell update() sampler.taken, the batch over all ranks"
+        require(self.plan.samples == wanted, "samples of the policy", self.plan.samples, why)
 
     def _policy_batch(self, step: int, samples: int) -> Batch:
         epoch, start = divmod(samples, self.n)
+        self._check_told()
         self._sizes = {at: size for at, size in self._sizes.items() if at >= self.plan.step}
+        self._before = {at: before for at, before in self._before.items() if at >= self.plan.step}
         if step not in self._sizes:  # decided once, so that other passes and resumed runs see the same batches
             row = self.plan.after(step, samples, self.n, self.lookahead)
             self._sizes[step] = self._table().size(row.batch_size, self.n - start)
         self._resume = None
+        self._before |= {step: samples, step + 1: samples + self._sizes[step]}
         return Batch(epoch, step, samples, start, start + self._sizes[step])
 
     @property
@@ -358,13 +393,23 @@ class ScheduledBatchSampler(Sampler[list[int]]):
             record.trained |= living
         return taken
 
-    def _left_over(self, batches: int) -> int:
-        """Batches that the iteration has left after `batches`, if it was trained on to its end; else 0."""
-        index, done = self._table().locate(batches)
-        passes = [(p, r) for p, r in self._passes if r.index == index and r.trained]
+    def _check_ended(self, batches: int, steps: int) -> None:
+        """Require that an iteration is not over before the scheduler's first step of it."""
+        index, _ = self._table().locate(batches)
+        passes = [(p, r) for p, r in self._passes if r.index == index and r.whole]
+        over = passes and all(p() is None and r.complete and not r.trained for p, r in passes)
+        why = "times before the scheduler's step: call its step() after every one, not once an epoch"
+        require(not over, "optimizer.step() was called", steps, why)
+
+    def _left_over(self, clock: PlanLR | _OptimizerClock) -> int:
+        """Batches that the iteration has left after the clock's, if it was trained on to its end; else 0."""
+        index, done = self._table().locate(clock.batches)
+        count = len(self._table().batches(index))
+        # of a run that goes on with too few batches left for a step, the first pass to the end is the training's
+        few_left = clock.batches == clock._loaded and count - done < clock.accumulate
+        passes = [(p, r) for p, r in self._passes if r.index == index and (r.trained or (few_left and r.complete))]
         if not (done and passes and all(p() is None and r.complete for p, r in passes)):
             return 0
-        count = len(self._table().batches(index))
         few = f"in an iteration of {count}; call step() after every optimizer step, and say accumulate="
         require(2 * done > count, "batches that the scheduler has counted", done, few)
         return count - done
@@ -395,9 +440,9 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         Of a sampler that is tied to a scheduler, the scheduler says it; an epoch that the loop cannot be in raises
         `InputError` at the first batch. Loaders that count their iterations themselves may count too many.
         """
-        ok = isinstance(epoch, int) and epoch >= 0
+        ok = isinstance(epoch, Integral) and epoch >= 0
         require(ok, "epoch", epoch, "must be a whole number, 0 or above")
-        self._set = epoch
+        self._set = int(epoch)
         if self._clock is None and self._resume and self._resume[0] != epoch and isinstance(self.plan, Plan):
             self._resume = None
 
@@ -418,7 +463,8 @@ class ScheduledBatchSampler(Sampler[list[int]]):
             index, first, _ = self._position()
             step = self._table().batches(index)[first].step
         if step is not None:
-            require(isinstance(step, int) and step >= 0, "step", step, "must be a whole number, 0 or above")
+            require(isinstance(step, Integral) and step >= 0, "step", step, "must be a whole number, 0 or above")
+            step = int(step)
             index, done = self._table().locate(step)
             state |= {"step": step, "samples": self._table().batches(index)[done].samples}
         return state
@@ -429,7 +475,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         require(set(state) - {"drawn"} == names, "state", [*state], f"entries must be {sorted(names)}")
         for name in ("n", "seed"):
             require(state[name] == getattr(self, name), name, getattr(self, name), f"must be {state[name]} as saved")
-        self._passes, self._resume = [], None
+        self._passes, self._resume, self._before = [], None, {}
         if state["step"] is None:  # the iteration's own state says it, which is loaded next
             self._resume = _Unknown()
         elif isinstance(self.plan, Policy):
@@ -489,13 +535,19 @@ class _Unknown(tuple):
 
 def _tie(one: ScheduledBatchSampler | PlanLR, other: type) -> None:
     """Tie a sampler and a scheduler of the same plan object and n that were made apart: the newest that is not yet."""
-    for key, found in sorted(_untied.items(), reverse=True):
-        if isinstance(found, other) and found.plan is one.plan and _samples(found) == _samples(one):
-            sampler, scheduler = (one, found) if other is PlanLR else (found, one)
+    for found in _others(one, other)[::-1]:
+        sampler, scheduler = (one, found) if other is PlanLR else (found, one)
+        if sampler._clock is None:
+            _untied.pop(found._number)
             scheduler._follow(sampler)
-            del _untied[key]
             return
-    _untied[max(_untied, default=0) + 1] = one
+    _untied[one._number] = one
+
+
+def _others(one: ScheduledBatchSampler | PlanLR, other: type) -> list[Any]:
+    """Those of the kind `other` that are not tied and of its plan and n, by age."""
+    found = [x for _, x in sorted(_untied.items()) if isinstance(x, other)]
+    return [x for x in found if x.plan is one.plan and _samples(x) == _samples(one)]
 
 
 def _samples(one: ScheduledBatchSampler | PlanLR) -> int:
@@ -508,7 +560,8 @@ class PlanLR(LRScheduler):
     PlanLR(optimizer, sampler), or PlanLR(optimizer, plan, samples_per_epoch). The first is tied to the sampler: same
     batches, same clock (see there). The second is too, where a sampler of the same plan object and as many samples
     exists or is made; alone it counts the batches that the plan makes of `samples_per_epoch` samples. With a policy,
-    update the policy first.
+    update the policy first. Of a sampler that has one, the scheduler of another optimizer that is made before the first
+    step goes beside it; one that is made later begins another run, and the sampler with it.
 
     accumulate: loader batches to one optimizer step. An optimizer step that ends an epoch may have fewer; batches at an
     epoch's end that no step followed are counted when the next iteration begins. Call step() after steps that a
@@ -541,6 +594,10 @@ class PlanLR(LRScheduler):
         positive("lr of the reference group", self._reference)
         self.batches = 0  # of the plan, trained on
         self.sampler: ScheduledBatchSampler | None = None
+        self._rules: ScheduledBatchSampler | None = None  # the sampler whose batches are counted, tied or not
+        self._number, self._composed = next(_numbers), False
+        self._lost = False  # its sampler is another scheduler's by now
+        self._seen = getattr(plan, "step", 0)  # steps of a policy, at the last call of step()
         self._since = 0  # optimizer steps since the last call of step()
         self._loaded: int | None = None  # batches that a state said
         self._run: _OptimizerClock | None = None  # in SequentialLR
@@ -550,10 +607,7 @@ class PlanLR(LRScheduler):
         super().__init__(optimizer)
         optimizer.register_step_post_hook(_Count(self))
         if sampler is not None:
-            for key, found in [*_untied.items()]:
-                if found is sampler:
-                    del _untied[key]
-            require(sampler._clock is None, "plan", sampler, "is tied to another scheduler")
+            _untied.pop(sampler._number, None)
             self._follow(sampler)
         else:
             _tie(self, ScheduledBatchSampler)
@@ -566,7 +620,29 @@ class PlanLR(LRScheduler):
         return names.index(reference) if isinstance(reference, str) else reference
 
     def _follow(self, sampler: ScheduledBatchSampler) -> None:
-        self.sampler, sampler._clock = sampler, self
+        """Be the sampler's clock: from its start, if it has been another's in a run before; beside it, if that one has
+        not begun and steps another optimizer."""
+        self.sampler = self._rules = sampler
+        if self._is_beside(sampler):
+            sampler._others.append(self)
+        else:
+            if sampler._clock is not None:
+                for each in (sampler._clock.scheduler, *sampler._others):
+                    each._lost = True
+                sampler._others.clear()
+                sampler._restart()
+            sampler._clock = self
+        if self._composed:
+            self._part()
+
+    def _is_beside(self, sampler: ScheduledBatchSampler) -> bool:
+        clock = sampler._clock
+        return clock is not None and not clock.batches and clock.scheduler.optimizer is not self.optimizer
+
+    @property
+    def scheduler(self) -> PlanLR:
+        """Itself, as a sampler's clock."""
+        return self
 
     def _initial_step(self) -> None:
         if hasattr(self, "_last_lr"):
@@ -575,12 +651,16 @@ class PlanLR(LRScheduler):
 
     def _part(self) -> None:
         """Composed by SequentialLR, it counts some of the run's steps only: the optimizer's are the sampler's clock."""
+        self._composed = True
         if self.sampler is not None and self._own is not None:
-            self._run = self.sampler._clock = _OptimizerClock(self.sampler, self.accumulate)
+            if self.sampler._clock is self:
+                self._run = self.sampler._clock = _OptimizerClock(self)
+            else:
+                self.sampler._others.remove(self)
             self.sampler = None
 
     def _table(self) -> _Passes:
-        return self._own if self.sampler is None else self.sampler._table()
+        return self._own if self._rules is None else self._rules._table()
 
     @property
     def samples(self) -> int:
@@ -609,28 +689,49 @@ class PlanLR(LRScheduler):
         if self.last_epoch >= 0:  # torch's name for the steps so far, −1 while it is being built
             self._advance()
         self._since = 0
-        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
-            self.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
+        self._add_groups()
         super().step()
 
+    def _add_groups(self) -> None:
+        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
+            self.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
+
     def _advance(self) -> None:
+        lost = "of this plan has been made since, for another run: it sets the batches, and this one must not step"
+        require(not self._lost, "scheduler", "another PlanLR", lost)
         if self._own is None:
+            late = "of the policy are as many as before this step: update the policy, then call step()"
+            require(not self._since or self.plan.step > self._seen, "steps", self.plan.step, late)
+            self._seen = self.plan.step
             self.batches += 1
             return
+        if self._rules is None:
+            self._check_alone()
         positive(f"lr of batch {self.batches}", self._lr())
         if self.sampler is not None and self.sampler.interleave and not self._since:
             return  # Accelerate's prepared scheduler calls once for each rank
         if self.sampler is not None:
+            if self._since > 1:
+                self.sampler._check_ended(self.batches, self._since)
             self.batches += self.sampler._taken(self.batches, self.accumulate)
         else:
             index, done = self._table().locate(self.batches)
             self.batches += min(self.accumulate, len(self._table().batches(index)) - done)
 
+    def _check_alone(self) -> None:
+        """Require that no sampler of this plan, of another number of samples, is at work."""
+        n = next((x.n for x in [*_untied.values()] if isinstance(x, ScheduledBatchSampler) and self._is_of(x)), None)
+        why = f"must be {n}, the samples of the sampler of this plan: the scheduler counts its batches by itself"
+        require(n is None, "samples_per_epoch", self.samples_per_epoch, why)
+
+    def _is_of(self, sampler: ScheduledBatchSampler) -> bool:
+        return sampler.plan is self.plan and sampler.n != self.samples_per_epoch and bool(sampler._passes)
+
     def _catch_up(self) -> None:
         """Before an iteration begins: count what the last one left over, if it was trained on to its end."""
         often = "times since the scheduler's last step: call its step() after every one"
         require(self._since <= 1, "optimizer.step() was called", self._since, often)
-        if left := self.sampler._left_over(self.batches):
+        if left := self.sampler._left_over(self):
             self.batches += left
             super().step()
 
@@ -645,12 +746,15 @@ class PlanLR(LRScheduler):
     def get_lr(self) -> list[float]:
         lr = self._lr()
         require(math.isfinite(lr) and lr >= 0, f"lr of batch {self.batches}", lr, "must be finite, 0 or above")
-        return [lr * (base / self._reference) for base in self.base_lrs]
+        return [lr * ratio for ratio in self._ratios()]
+
+    def _ratios(self) -> list[float]:
+        return [base / self._reference for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
         """Steps and samples so far: the plan is not stored. A policy is, with the batches that a tied sampler has drawn
         ahead of it."""
-        state = {"step": self.last_epoch, "batches": self.batches, "samples": self.samples}
+        state = {"step": self.last_epoch, "batches": self.batches, "samples": self.samples, "ratios": self._ratios()}
         if self._own is None:
             return state | {
                 "policy": self.plan.state_dict(),
@@ -661,8 +765,13 @@ class PlanLR(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there. Raises `InputError` for the state of another scheduler, or of another plan."""
         names = {"step", "batches", "samples"} | ({"policy", "sampler"} if self._own is None else set())
-        known = set(state_dict) - {"run"} == names
+        known = set(state_dict) - {"run", "ratios"} == names
         require(known, "state", [*state_dict], f"must be a PlanLR's, with entries {sorted(names)}")
+        self._add_groups()
+        ratios = state_dict.get("ratios", self._ratios())
+        same = len(ratios) == len(self.base_lrs) and np.allclose(ratios, self._ratios(), rtol=1e-9)
+        why = f"must be {ratios} as saved: make the parameter groups with the lrs of then, or say reference="
+        require(same, "lrs of the parameter groups over the plan's", self._ratios(), why)
         if "run" in state_dict:
             self._part()
             if self._run is not None:
@@ -676,6 +785,8 @@ class PlanLR(LRScheduler):
             samples, self.batches = self.samples, before
             require(False, "plan", self.plan, f"makes {samples} samples, not {state_dict['samples']} as saved")
         self.last_epoch, self._loaded, self._since = state_dict["step"], self.batches, 0
+        self._step_count = self.last_epoch + 1  # torch's, which warns of a first step before the optimizer's
+        self._seen = getattr(self.plan, "step", 0)
         if "run" in state_dict or self.last_epoch < 0:  # in SequentialLR, which may be elsewhere
             return
         self._last_lr = self.get_lr()
@@ -686,15 +797,16 @@ class PlanLR(LRScheduler):
 class _OptimizerClock:
     """Counts the steps of the optimizer of a `PlanLR` that SequentialLR composes, as the sampler's clock."""
 
-    def __init__(self, sampler: ScheduledBatchSampler, accumulate: int):
-        self.sampler, self.accumulate, self.batches = sampler, accumulate, 0
+    def __init__(self, scheduler: PlanLR):
+        self.scheduler, self.sampler, self.accumulate = scheduler, scheduler.sampler, scheduler.accumulate
+        self.batches = 0
         self._loaded: int | None = None
 
     def advance(self) -> None:
         self.batches += self.sampler._taken(self.batches, self.accumulate)
 
     def _catch_up(self) -> None:
-        self.batches += self.sampler._left_over(self.batches)
+        self.batches += self.sampler._left_over(self)
 
 
 def _drawn_ahead() -> int | None:
