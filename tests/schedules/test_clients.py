@@ -507,10 +507,11 @@ def test_a_look_that_is_not_due_does_not_block():
 
 
 # ------------------------------------------------------------------------------------------------------- clients
-def _ignite(loader, stop=14, states=None, k=1):
+def _ignite(loader, stop=14, states=None, k=1, **how):
     """(samples, lr) of each batch from the states on, and with `stop` below the run's batches the states then."""
     ignite = pytest.importorskip("ignite.engine")
-    sampler, data, optimizer, scheduler = parts(loader=loader)
+    epochs = EPOCHS if how else 1
+    sampler, data, optimizer, scheduler = parts(loader=loader, epochs=epochs)
     scheduler.accumulate = k
     if states:
         sampler.load_state_dict(states[0])
@@ -522,7 +523,7 @@ def _ignite(loader, stop=14, states=None, k=1):
         if engine.state.iteration % k == 0:
             step(optimizer, scheduler)
 
-    ignite.Engine(update).run(data, max_iters=stop)
+    ignite.Engine(update).run(data, **(how or {"max_iters": stop}))
     return seen if states or stop == 14 else (sampler.state_dict(), scheduler.state_dict())
 
 
@@ -531,6 +532,11 @@ def test_ignite(loader):
     seen = _ignite(loader)
     assert [(len(x), lr) for x, lr in seen] == table()
     assert [x for x, _ in seen] == WHOLE_RUN
+
+
+def test_ignite_by_epochs():
+    seen = _ignite({}, max_epochs=1)
+    assert [(len(x), lr) for x, lr in seen] == table()
 
 
 def test_ignite_accumulates():
