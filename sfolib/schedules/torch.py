@@ -410,8 +410,12 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         passes = [(p, r) for p, r in self._passes if r.index == index and (r.trained or (few_left and r.complete))]
         if not (done and passes and all(p() is None and r.complete for p, r in passes)):
             return 0
-        few = f"in an iteration of {count}; call step() after every optimizer step, and say accumulate="
-        require(2 * done > count, "batches that the scheduler has counted", done, few)
+        why = (
+            f"in an iteration of {count} that is over; call step() after every optimizer step, skipped ones too, "
+            "before the next iteration's first batch is drawn, and say accumulate="
+        )
+        skips = _active_loader() is not None and 2 * done > count  # Accelerate does not tell of steps that are skipped
+        require(skips or count - done < clock.accumulate, "batches that the scheduler has counted", done, why)
         return count - done
 
     # --- what clients ask for ---
@@ -586,6 +590,8 @@ class PlanLR(LRScheduler):
         if sampler is not None:
             require(samples_per_epoch is None, "samples_per_epoch", samples_per_epoch, "is the sampler's to say")
             plan, samples_per_epoch = sampler.plan, sampler.n
+        kinds = "must be a Plan, a policy, or the ScheduledBatchSampler of a loader (its batch_sampler)"
+        require(hasattr(plan, "after"), "plan", plan, kinds)
         self.plan, self.samples_per_epoch = plan, whole("samples_per_epoch", samples_per_epoch)
         self.accumulate = whole("accumulate", accumulate)
         bases = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
@@ -605,6 +611,8 @@ class PlanLR(LRScheduler):
         if isinstance(plan, Plan):
             self._own = _Passes(self.samples_per_epoch, plan, 1, 1, 1, False, 1)
         super().__init__(optimizer)
+        while not hasattr(optimizer, "_optimizer_step_post_hooks"):  # Accelerate's, around the one that steps
+            optimizer = optimizer.optimizer
         optimizer.register_step_post_hook(_Count(self))
         if sampler is not None:
             _untied.pop(sampler._number, None)
@@ -809,10 +817,15 @@ class _OptimizerClock:
         self.batches += self.sampler._left_over(self)
 
 
+def _active_loader() -> Any:
+    """The loader of Accelerate's that is iterated over, if one is."""
+    state = sys.modules.get("accelerate.state")
+    return state and state.GradientState().active_dataloader
+
+
 def _drawn_ahead() -> int | None:
     """Batches that Accelerate's loader, if it is what is iterated over, has drawn beyond the one that it gave out."""
-    state = sys.modules.get("accelerate.state")
-    loader = state and state.GradientState().active_dataloader
+    loader = _active_loader()
     if type(loader).__name__ != "DataLoaderShard":
         return None
     return 1 + loader.num_workers * (loader.prefetch_factor or 0)

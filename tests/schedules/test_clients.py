@@ -339,6 +339,8 @@ def test_a_run_that_was_left_before_its_first_step():
 def test_steps_that_are_counted_wrong_are_told():
     plan = PLAN.model_copy()
     sampler = ScheduledBatchSampler(N, plan)
+    with pytest.raises(InputError, match=r"must be a Plan, a policy, or .* \(its batch_sampler\)"):
+        PlanLR(sgd(), DataLoader(range(N), batch_sampler=sampler))
     with pytest.raises(InputError, match="samples_per_epoch = 8: must be 80"):
         _rows(sampler, [PlanLR(sgd(), plan, len(sampler))])
     _, loader, optimizer, scheduler = parts()
@@ -359,6 +361,22 @@ def test_steps_that_are_counted_wrong_are_told():
         scheduler.step()
     with pytest.raises(InputError, match=r"samples of the policy = 15: after 2 steps must be 20: .*sampler\.taken"):
         next(batches)
+
+
+def test_an_endless_loader():
+    """Right from batch to batch; a batch that is drawn over an epoch's end, before the last step, is told."""
+
+    def endless(loader):
+        while True:
+            yield from loader
+
+    _, loader, _, scheduler = parts()
+    assert _rows(islice(endless(loader), 14), [scheduler], epochs=1) == table()
+    _, loader, _, scheduler = parts()
+    batches = endless(loader)
+    next(batches)
+    with pytest.raises(InputError, match=r"counted = 7: in an iteration of 8 .*before the next"):
+        _rows(batches, [scheduler])
 
 
 @pytest.mark.parametrize("way", ["state", "skip"])
@@ -617,6 +635,16 @@ def test_accelerate(loader):
             step(optimizer, scheduler)
         assert sum(len(x) for x in data) == N
     assert seen == table()
+    accelerator.free_memory()
+    accelerate.state.AcceleratorState._reset_state(True)
+
+
+def test_a_scheduler_of_a_prepared_optimizer():
+    accelerate = pytest.importorskip("accelerate")
+    sampler, data, optimizer, _ = parts()
+    accelerator = accelerate.Accelerator(cpu=True)
+    data, optimizer = accelerator.prepare(data, sgd())
+    assert _rows(data, [PlanLR(optimizer, sampler)]) == table()
     accelerator.free_memory()
     accelerate.state.AcceleratorState._reset_state(True)
 
