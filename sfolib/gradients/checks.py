@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,19 @@ def check_layers(modules: dict[str, nn.Module]) -> None:
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             plain = module.max_norm is None and not module.sparse and not module.scale_grad_by_freq
             require(plain, "model", what, "must have no max_norm, sparse or scale_grad_by_freq")
+
+
+def check_real(named: dict[str, nn.Parameter]) -> None:
+    other = next((f"{name}: {p.dtype}" for name, p in named.items() if p.is_complex()), "")
+    require(not other, "model", other, "must be real; hold it as torch.view_as_real and use torch.view_as_complex")
+
+
+@contextmanager
+def differentiable_rnns(model: nn.Module) -> Iterator[None]:
+    """Without cuDNN where the model has LSTMs or GRUs: it has no backward pass of them in eval mode, and no second."""
+    on = torch.backends.cudnn.enabled and not any(isinstance(module, nn.RNNBase) for module in model.modules())
+    with nullcontext() if on else torch.backends.cudnn.flags(enabled=False):
+        yield
 
 
 @contextmanager

@@ -19,14 +19,17 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sfolib._utils.errors import require, whole
 from sfolib.gradients.batches import Batch, call, device, n_samples, take
-from sfolib.gradients.checks import Loss
+from sfolib.gradients.checks import Loss, check_real, differentiable_rnns
 from sfolib.gradients.one_by_one import per_sample_gradients
+from sfolib.gradients.per_sample import check_samples
 from sfolib.theory import local
 
 _AT_ONCE = 64  # rows of a Hessian in one pass
+_CHECKED = 64  # samples that are looked at, at least: few may have one label alone
 
 
 @contextmanager
@@ -35,17 +38,19 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        yield
+        with differentiable_rnns(model):
+            yield
     finally:
         for module in training:
             module.training = True
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that f is a function of; `InputError` where there are none."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """The parameters that f is a function of; `InputError` where there are none, or complex ones."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     require(bool(parameters), "model", type(model).__name__, "must have trainable parameters")
-    return parameters
+    check_real(parameters)
+    return [*parameters.values()]
 
 
 def _flat(tensors: list[Tensor] | tuple[Tensor, ...], rows: int = 0) -> Tensor:
@@ -62,7 +67,8 @@ class Hessian:
         self.n = n_samples(x, y)
         require(self.n > 0, "x", self.n, "must be at least one sample")
         self.parameters, self.l2 = trainable(model), l2
-        with eval_mode(model), torch.enable_grad():
+        # the fused attentions have no second derivative
+        with eval_mode(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             loss = loss_fn(call(model, x), y)
             self._gradient = torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True)
         self.gradient = _flat(self._gradient).detach() + l2 * _flat(self.parameters).detach()
@@ -117,26 +123,56 @@ def hessian(model: nn.Module, loss_fn: Loss, x: Batch, y: Batch, *, l2: float = 
 
 
 def gradient_covariance(model: nn.Module, loss_fn: Loss, x: Batch, y: Batch) -> np.ndarray:
-    """Σ as a matrix, (parameters, parameters), float64, from per-sample gradients. Costs n gradient evaluations."""
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    require(bool(named), "model", type(model).__name__, "must have trainable parameters")
-    n, second, mean = n_samples(x, y), 0.0, 0.0
+    """Σ as a matrix, (parameters, parameters), float64, from per-sample gradients. Costs n gradient evaluations.
+
+    Raises `InputError` for a loss that is no mean over samples and a model that mixes them.
+    """
+    trainable(model)
+    named, n = {name: p for name, p in model.named_parameters() if p.requires_grad}, n_samples(x, y)
     with eval_mode(model):
-        for each in per_sample_gradients(model, loss_fn, x, y, named):
-            g = _flat(each, len(each[0])).double()
-            second, mean = second + g.T @ g, mean + g.sum(0)
+        _check(model, loss_fn, x, y)
+        try:
+            second, mean = _moments(per_sample_gradients(model, loss_fn, x, y, named))
+        except Exception:  # of what torch.func cannot follow, it says so in many ways
+            second, mean = _moments(per_sample_gradients(model, loss_fn, x, y, named, vectorised=False))
     mean = mean / n
     return (second / n - torch.outer(mean, mean)).cpu().numpy()
 
 
+def _moments(gradients: Iterator[list[Tensor]]) -> tuple[Tensor, Tensor]:
+    """Σ_i g_i g_iᵀ and Σ_i g_i."""
+    second = mean = 0.0
+    for each in gradients:
+        g = _flat(each, len(each[0])).double()
+        second, mean = second + g.T @ g, mean + g.sum(0)
+    return second, mean
+
+
+def _check(model: nn.Module, loss_fn: Loss, x: Batch, y: Batch) -> None:
+    with torch.no_grad():
+        output = call(model, x)
+        loss = loss_fn(output, y)
+    check_samples(model, loss_fn, x, y, loss, output)
+
+
 # ---------------------------------------------------------------------------------------------- by probes
 def noise_vectors(
-    model: nn.Module, loss_fn: Loss, x: Batch, y: Batch, count: int, sample: int | None = None, seed: int = 0
+    model: nn.Module,
+    loss_fn: Loss,
+    x: Batch,
+    y: Batch,
+    count: int,
+    sample: int | None = None,
+    seed: int = 0,
+    *,
+    check: bool = True,
 ) -> Tensor:
     """Independent v of mean 0 with E vvᵀ = Σ exactly, (count, parameters); each costs `sample` gradient evaluations.
 
     v = ½ √(m (n − 1)/n) (g_A − g_B), A and B the halves of m = `sample` different samples, drawn anew for each v. m is
     even, at most n; None: all samples (but one where n is odd), which varies least.
+    check: as for `gradient_statistics`, of the first max(m, 64) samples. Raises `InputError` for a loss that is no mean
+    over samples and a model that mixes them.
     """
     n = n_samples(x, y)
     require(n >= 2, "x", n, "must hold at least 2 samples")
@@ -145,6 +181,10 @@ def noise_vectors(
     even = isinstance(size, int | np.integer) and size % 2 == 0 and 2 <= size <= n
     require(even, "sample", sample, f"must be even, from 2 to the number of samples, {n}")
     parameters, rng, found = trainable(model), torch.Generator().manual_seed(seed), []
+    if check:
+        with eval_mode(model):
+            first = slice(0, max(size, _CHECKED))
+            _check(model, loss_fn, take(x, first), take(y, first))
     for _ in range(count):
         halves = torch.randperm(n, generator=rng)[:size].to(device(x)).chunk(2)
         with eval_mode(model), torch.enable_grad():

@@ -28,7 +28,16 @@ from torch.nn.parallel import DistributedDataParallel
 from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require
 from sfolib.gradients.batches import Batch, call, device, mapped, n_samples, take, tensors, wide
-from sfolib.gradients.checks import Loss, check_layers, check_mean, samples_apart, tolerance, unmoved
+from sfolib.gradients.checks import (
+    Loss,
+    check_layers,
+    check_mean,
+    check_real,
+    differentiable_rnns,
+    samples_apart,
+    tolerance,
+    unmoved,
+)
 from sfolib.gradients.layers import RULES, formed, formed_sum, formed_terms, is_formed
 from sfolib.gradients.one_by_one import per_sample_gradients
 
@@ -164,9 +173,11 @@ def per_sample(
     check_layers(modules)
     layers, named = _owners(modules)
     require(bool(named), "model", type(model).__name__, "must have trainable parameters")
+    check_real(named)
     parameters, on = [*named.values()], device(x)
     if n:
-        done = _backward(model, modules, loss_fn, x, y, layers, named, check)
+        with differentiable_rnns(model):
+            done = _backward(model, modules, loss_fn, x, y, layers, named, check)
     else:  # a rank may have no sample of its own
         done = _Backward([None] * len(named), [], Counter(), "", 1, 0.0)
     with torch.no_grad():
@@ -194,7 +205,8 @@ def per_sample(
                 other = first_other(*terms)
                 why = f"{other}: its layer is not what its rule is for" if other else ""
             if why:
-                terms = _formed(model, loss_fn, x, y, named, directions, first_other, why, done.seconds)
+                with differentiable_rnns(model):
+                    terms = _formed(model, loss_fn, x, y, named, directions, first_other, why, done.seconds)
     used = [g is not None for g in done.gradients]
     return PerSample(parameters, means, used, mean_sqnorms, direction_sqnorms, *terms)
 

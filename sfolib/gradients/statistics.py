@@ -173,7 +173,8 @@ def full_gradient_sqnorm(
     augmentation). Run on a copy, torch's RNG seeded by `seed` and then put back.
     ranks: the gradient over all ranks' data, of which `data` is this one's part; "as_published" wants the whole data
     on every rank, and they take its batches in turn.
-    check: "exact" sees what `gradient_statistics` sees with its `check`, in every chunk; not for a loss with a tally.
+    check: "exact" sees what `gradient_statistics` sees with its `check`, in every chunk, which then has 2 samples at
+    least; not for a loss with a tally.
     Raises `InputError` for an unknown mode, no data, a loss that is no mean over samples or a model that mixes them,
     draws random numbers or changes buffers ("exact"), a chunk below 1, or `augment` with "exact".
     """
@@ -186,6 +187,7 @@ def full_gradient_sqnorm(
     if mode == "exact":
         require(augment is None, "augment", augment, "must be None in mode 'exact'")
         chunk = _chunk(x) if chunk is None else whole("chunk", chunk)
+        chunk = max(chunk, 2) if check else chunk  # one sample says nothing of a mean, or of samples that are mixed
         parts = ((take(x, part), take(y, part)) for part in _slices(here, chunk))
         with eval_mode(model):
             total = _mean_gradient(model, loss_fn, parts, n, check)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from sfolib._utils.errors import require, whole
+from sfolib.gradients.batches import wide
 
 _STATE = (
     "rows", "known", "buffer", "steps", "mean", "largest", "before", "samples", "batches", "last", "epoch",
@@ -108,7 +109,8 @@ class SuccessiveGradients:
     def part(self, parameters: Iterable[nn.Parameter], size: int) -> None:
         """After a backward pass on `size` samples of the batch: parameters hold in `.grad` what the passes so far add
         to the gradient of its mean loss."""
-        now = [p.grad.detach() for p in parameters if p.grad is not None]
+        now = _gradients(parameters)
+        self._check_same(now, self._so_far)
         new = now if self._so_far is None else torch._foreach_sub(now, self._so_far)
         self._parts.append((_dot(new, new, None), whole("size", size)))
         self._so_far = [g.clone() for g in now]
@@ -118,7 +120,8 @@ class SuccessiveGradients:
 
         size: of the batch over all ranks, where `hook` saw the ranks' gradients in place of `part`.
         """
-        gradient = [p.grad.detach() for p in parameters if p.grad is not None]
+        gradient = _gradients(parameters)
+        self._check_same(gradient, self.buffer)
         if self._local is not None:
             dist.all_reduce(self._local)
             self._record(gradient, self._local, 1 / dist.get_world_size(), whole("size", size), None)
@@ -129,13 +132,18 @@ class SuccessiveGradients:
             self._record(gradient, sum(square for square, _ in self._parts), share, total, None)
         self._parts, self._so_far, self._local = [], None, None
 
+    def _check_same(self, gradient: Sequence[Tensor], before: Sequence[Tensor] | None) -> None:
+        same = before is None or [g.shape for g in gradient] == [g.shape for g in before]
+        why = "must be those of the step before: begin with a new SuccessiveGradients where other parameters train"
+        require(same, "parameters", len(gradient), why)
+
     @staticmethod
     def hook(state, bucket):  # torch refuses annotations that are strings
         """For `DistributedDataParallel.register_comm_hook(halves, SuccessiveGradients.hook)`: the parts are the ranks'.
 
         Equal shares of the batch on every rank; torch's own all-reduce, and one number more at `step`.
         """
-        square = (bucket.buffer() / dist.get_world_size()).square().sum()
+        square = (wide(bucket.buffer()) / dist.get_world_size()).square().sum()
         state._local = square if state._local is None else state._local + square
         return allreduce_hook(None, bucket)
 
@@ -212,7 +220,13 @@ class SuccessiveGradients:
             setattr(self, name, [*value] if isinstance(value, list) else value)
 
 
+def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """`.grad` of what is trained, in float32 at least; 0 where the loss has not used it."""
+    trained = [p for p in parameters if p.requires_grad]
+    return [torch.zeros_like(wide(p.detach())) if p.grad is None else wide(p.grad.detach()) for p in trained]
+
+
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor], metric: Sequence[Tensor] | None) -> Tensor:
     if metric is not None:
         left = torch._foreach_mul(list(left), list(metric))
-    return sum(torch.dot(a.flatten(), b.flatten()) for a, b in zip(left, right, strict=True))
+    return sum(torch.dot(wide(a).flatten(), wide(b).flatten()) for a, b in zip(left, right, strict=True))

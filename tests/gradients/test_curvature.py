@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import zoo
 from torch import nn
 
 from sfolib._utils.errors import InputError
@@ -61,6 +62,24 @@ def test_whole_matrices(kind):
     _, h, sigma = slow(model, x, y, L2)
     assert hessian(model, CE, x, y, l2=L2) == pytest.approx(h, abs=1e-12)
     assert gradient_covariance(model, CE, x, y) == pytest.approx(sigma, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["MultiheadAttention", "GRU"])
+def test_curvature_of_attention_and_recurrence(name):
+    """Whose fast forms have no second derivative, against differences of the gradient."""
+    model, x, y, _ = zoo.build(name)
+    weights = [*model.parameters()]
+    gradient = lambda: torch.cat([g.flatten() for g in torch.autograd.grad(CE(model(x), y), weights)])  # noqa: E731
+    h, flat = hessian(model, CE, x, y), nn.utils.parameters_to_vector(weights).detach()
+    v = torch.randn(len(flat), generator=torch.Generator().manual_seed(0)).double()
+    ends = []
+    for sign in (1, -1):
+        nn.utils.vector_to_parameters(flat + sign * 1e-5 * v, weights)
+        ends.append(gradient())
+    nn.utils.vector_to_parameters(flat, weights)
+    assert h @ v.numpy() == pytest.approx(((ends[0] - ends[1]) / 2e-5).numpy(), rel=1e-5, abs=1e-8)
+    found = curvature_noise(model, CE, x, y, vectors=3)
+    assert found.lambda_max == pytest.approx(np.linalg.eigvalsh(h)[-1], rel=1e-8)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "mlp"])

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from sfolib._utils.errors import InputError
-from sfolib.gradients.statistics import full_gradient_sqnorm, gradient_statistics, smoothness
+from sfolib.gradients import SuccessiveGradients, curvature_noise, gradient_covariance, noise_vectors, smoothness
+from sfolib.gradients.statistics import CHUNK, full_gradient_sqnorm, gradient_statistics
 
 
 def _targets():
     y = torch.randint(2, (64,), generator=torch.Generator().manual_seed(0))
     balanced, half, first, odd = torch.tensor([0, 0, 0, 1] * 16), y.clone(), y.clone(), y.clone()
-    half[[0, 32]], first[:32], odd[1::2] = -100, -100, -100
+    half[[0, 32]], first[:33], odd[1::2] = -100, -100, -100
     weights = torch.tensor([1.0, 10.0])
     weighted = lambda o, t: F.cross_entropy(o, t, weights)  # noqa: E731
     total = lambda o, t: F.cross_entropy(o, t, reduction="sum")  # noqa: E731
@@ -25,9 +26,17 @@ def _targets():
 
 @pytest.mark.parametrize(("loss", "y"), _targets())
 def test_a_loss_that_is_no_mean(loss, y):
+    """Of small chunks too, of which one label is not ignored or all weigh the same."""
     torch.manual_seed(0)
     model, x = nn.Linear(6, 2), torch.randn(64, 6)
-    for call in (lambda: gradient_statistics(model, loss, x, y), lambda: full_gradient_sqnorm(model, loss, (x, y))):
+    for call in (
+        lambda: gradient_statistics(model, loss, x, y),
+        lambda: full_gradient_sqnorm(model, loss, (x, y)),
+        lambda: full_gradient_sqnorm(model, loss, (x, y), chunk=1),
+        lambda: noise_vectors(model, loss, x, y, 1, 2),
+        lambda: curvature_noise(model, loss, x, y),
+        lambda: gradient_covariance(model, loss, x, y),
+    ):
         with pytest.raises(InputError, match="must be the mean over the batch"):
             call()
 
@@ -105,6 +114,45 @@ def test_samples_that_are_mixed_and_random_numbers(f, n):
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(buffers.values(), model.state_dict().values(), strict=True))
     assert states == (random.getstate(), np.random.get_state()[2])  # noqa: NPY002
+
+
+def test_samples_too_large_for_a_chunk_of_two():
+    """As images of 224×224 are on the CPU: by default two are taken all the same, and compared."""
+    width = CHUNK["cpu"] // 2 + 1
+    model, x, y = nn.Linear(width, 2), torch.randn(4, width), torch.arange(4) % 2
+    weighted = nn.CrossEntropyLoss(torch.tensor([1.0, 10.0]))
+    with pytest.raises(InputError, match="must be the mean over the batch"):
+        full_gradient_sqnorm(model, weighted, (x, y))
+    found = full_gradient_sqnorm(model, F.cross_entropy, (x, y))
+    assert found == pytest.approx(full_gradient_sqnorm(model, F.cross_entropy, (x, y), chunk=1, check=False))
+
+
+def test_complex_parameters_are_refused():
+    model, x = nn.Linear(4, 3, dtype=torch.complex64), torch.randn(6, 4, dtype=torch.complex64)
+    loss = lambda o, y: F.cross_entropy(o.abs(), y)  # noqa: E731
+    for measure in (gradient_statistics, smoothness, lambda *a: full_gradient_sqnorm(*a[:2], a[2:])):
+        with pytest.raises(InputError, match=r"weight: torch.complex64.*must be real"):
+            measure(model, loss, x, torch.arange(6) % 3)
+
+
+def test_successive_gradients_of_parameters_that_are_not_always_used():
+    """A part that does not use one has gradient 0 there; others than before are refused."""
+    model, x = nn.ModuleList([nn.Linear(3, 1), nn.Linear(3, 1)]), torch.randn(4, 3)
+    parts, halves, weights = [], SuccessiveGradients(), [*model.parameters()]
+    for used, half in ((1, x[:2]), (2, x[2:])):
+        loss = sum(layer(half).square().mean() / 2 for layer in model[:used])
+        gradients = torch.autograd.grad(loss, weights, None, True, allow_unused=True, materialize_grads=True)
+        parts.append(([2 * g for g in gradients], 2))
+        loss.backward()
+        halves.part(weights, 2)
+    halves.step(weights)
+    twin = SuccessiveGradients()
+    twin.add(parts)
+    for found, wanted in zip(halves.take(), twin.take(), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    model[0].requires_grad_(False)
+    with pytest.raises(InputError, match="begin with a new SuccessiveGradients"):
+        halves.step(weights)
 
 
 def test_power_iteration_in_train_mode():

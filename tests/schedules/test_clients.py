@@ -10,6 +10,7 @@ import warnings
 from itertools import islice
 from types import SimpleNamespace
 
+import numpy as np
 import policies_in_clients as policies
 import pytest
 import torch
@@ -282,6 +283,136 @@ def test_batches_of_a_stream(workers):
         next(iter(DataLoader(StreamDataset(Stream()), batch_sampler=sampler, num_workers=2)))
 
 
+def _rows(loader, schedulers, k=1, epochs=EPOCHS):
+    """(batch size, lr of each optimizer), the step behind it, of each batch."""
+    rows = []
+    for _ in range(epochs):
+        for i, x in enumerate(loader):
+            rows.append((len(x), *(lr_of(scheduler.optimizer) for scheduler in schedulers)))
+            for scheduler in schedulers if i % k == k - 1 else ():
+                step(scheduler.optimizer, scheduler)
+    return rows
+
+
+def sgd():
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
+
+
+@pytest.mark.parametrize("made", ["plan", "sampler", "plan, a sampler of its own"])
+def test_a_second_run_over_the_same_loader(made):
+    """As in a loop over seeds: it begins the plan again, and a scheduler of the first must not step."""
+    plan = PLAN.model_copy()
+    own, schedulers = made.endswith("own"), []
+    sampler = None if own else ScheduledBatchSampler(N, plan)
+    for _ in range(2):
+        schedulers.append(PlanLR(sgd(), sampler) if made == "sampler" else PlanLR(sgd(), plan, N))
+        if own:
+            sampler = ScheduledBatchSampler(N, plan)
+        assert _rows(sampler, schedulers[-1:]) == table()
+    if not own:
+        schedulers[0].optimizer.step()
+        with pytest.raises(InputError, match="another PlanLR"):
+            schedulers[0].step()
+
+
+@pytest.mark.parametrize("made", ["plan", "sampler", "schedulers first"])
+def test_two_optimizers(made):
+    """Both count the sampler's batches, leftovers of accumulation too; again in a second run."""
+    plan = PLAN.model_copy()
+    options = {"drop_last": True, "multiple_of": 8}
+    sampler = ScheduledBatchSampler(N, plan, **options) if made != "schedulers first" else None
+    for _ in range(2):
+        both = [PlanLR(sgd(), *([sampler] if made == "sampler" else [plan, N]), accumulate=2) for _ in range(2)]
+        sampler = sampler or ScheduledBatchSampler(N, plan, **options)
+        wanted = [(8, 0.1)] * 10 + [(16, 0.05)] * 5 + [(40, 0.025)] * 2
+        assert _rows(sampler, both, 2) == [(b, lr, lr) for b, lr in wanted]
+
+
+def test_a_run_that_was_left_before_its_first_step():
+    plan = PLAN.model_copy()
+    sampler, left = ScheduledBatchSampler(N, plan), PlanLR(sgd(), plan, N)
+    next(iter(sampler))
+    assert _rows(sampler, [PlanLR(sgd(), plan, N)]) == table()
+    assert left.batches == 0
+
+
+def test_steps_that_are_counted_wrong_are_told():
+    plan = PLAN.model_copy()
+    sampler = ScheduledBatchSampler(N, plan)
+    with pytest.raises(InputError, match=r"must be a Plan, a policy, or .* \(its batch_sampler\)"):
+        PlanLR(sgd(), DataLoader(range(N), batch_sampler=sampler))
+    with pytest.raises(InputError, match="samples_per_epoch = 8: must be 80"):
+        _rows(sampler, [PlanLR(sgd(), plan, len(sampler))])
+    _, loader, optimizer, scheduler = parts()
+    for _ in loader:
+        optimizer.step()
+    with pytest.raises(InputError, match=r"optimizer.step\(\) was called = 8: .*not once an epoch"):
+        scheduler.step()
+    policy = NormTest(0.5, batch_size=10, lr=0.1, test_interval=10, max_batch_size=10)
+    sampler = ScheduledBatchSampler(N, policy, rank=0, num_replicas=2)
+    optimizer, batches = sgd(), iter(sampler)
+    scheduler = PlanLR(optimizer, sampler)
+    for told in (sampler.taken if next(batches) else 0, len(next(batches))):
+        optimizer.step()
+        if policy.step == 0:
+            with pytest.raises(InputError, match="update the policy, then"):
+                scheduler.step()
+        policy.update(told)
+        scheduler.step()
+    with pytest.raises(InputError, match=r"samples of the policy = 15: after 2 steps must be 20: .*sampler\.taken"):
+        next(batches)
+
+
+def test_an_endless_loader():
+    """Right from batch to batch; a batch that is drawn over an epoch's end, before the last step, is told."""
+
+    def endless(loader):
+        while True:
+            yield from loader
+
+    _, loader, _, scheduler = parts()
+    assert _rows(islice(endless(loader), 14), [scheduler], epochs=1) == table()
+    _, loader, _, scheduler = parts()
+    batches = endless(loader)
+    next(batches)
+    with pytest.raises(InputError, match=r"counted = 7: in an iteration of 8 .*before the next"):
+        _rows(batches, [scheduler])
+
+
+@pytest.mark.parametrize("way", ["state", "skip"])
+def test_resumed_in_an_epochs_last_batches(way):
+    """With fewer left than one accumulates no step of the epoch follows; the next one is the plan's all the same."""
+    runs, states = [], ()
+    for resumed in (False, True):
+        sampler, _, optimizer, scheduler = parts()
+        scheduler.accumulate = 3
+        if resumed:
+            scheduler.load_state_dict(states[1])
+            if way == "state":
+                sampler.load_state_dict(states[0])
+        rows = []
+        for epoch in range(2):
+            skip = 6 if resumed and way == "skip" and epoch == 0 else 0
+            for i, x in enumerate(islice(sampler, skip, None)):
+                rows.append((x, lr_of(optimizer)))
+                if i % 3 == 2:
+                    step(optimizer, scheduler)
+                    if (epoch, i) == (0, 5):
+                        states = sampler.state_dict(), scheduler.state_dict()
+        runs.append(rows)
+    assert len(runs[1]) == 6
+    assert runs[1] == runs[0][6:]
+
+
+def test_numpy_integers():
+    two = np.int64(2)
+    sampler = ScheduledBatchSampler(np.int64(N), PLAN.model_copy(), rank=np.int64(1), num_replicas=two)
+    sampler.set_epoch(np.int64(1))
+    assert [len(x) for x in sampler] == [10] * 4
+    assert sampler.state_dict(two) == {"n": N, "seed": 0, "step": 2, "samples": 20}
+    ScheduledBatchSampler(N, NormTest(0.5, batch_size=two, lr=0.1), lookahead=two)
+
+
 # ------------------------------------------------------------------------------------------------------- rates
 def test_a_plan_may_end_at_zero():
     """Case 03; a step at lr 0 is an error."""
@@ -307,6 +438,31 @@ def test_parameter_groups():
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.2, 2.0, 1.0])
     with pytest.raises(InputError, match="reference = 'tail'"):
         PlanLR(optimizer, Plan(10, 0.2), N, reference="tail")
+
+
+def test_a_run_goes_on_with_a_group_that_was_added():
+    """As it was, or where the group is there from the start and would be the reference, refused."""
+    late = lambda: {"params": [nn.Parameter(torch.zeros(1))], "lr": 0.5}  # noqa: E731
+    states = None
+    for from_the_start in (False, False, True):
+        optimizer = sgd()
+        if from_the_start:
+            optimizer.add_param_group(late())
+        scheduler = PlanLR(optimizer, Plan(10, s.exponential(0.2, 0.5), "step"), N)
+        if not from_the_start:
+            optimizer.add_param_group(late())
+        if states is None:
+            step(optimizer, scheduler)
+            states = optimizer.state_dict(), scheduler.state_dict()
+            continue
+        optimizer.load_state_dict(states[0])
+        if from_the_start:
+            with pytest.raises(InputError, match=r"over the plan's = \[0.2, 1.0\]: must be \[1.0, 5.0\] as saved"):
+                scheduler.load_state_dict(states[1])
+            continue
+        scheduler.load_state_dict(states[1])
+        step(optimizer, scheduler)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.25])
 
 
 def test_a_foreign_state_is_refused_by_name():
@@ -369,10 +525,11 @@ def test_a_look_that_is_not_due_does_not_block():
 
 
 # ------------------------------------------------------------------------------------------------------- clients
-def _ignite(loader, stop=14, states=None, k=1):
+def _ignite(loader, stop=14, states=None, k=1, **how):
     """(samples, lr) of each batch from the states on, and with `stop` below the run's batches the states then."""
     ignite = pytest.importorskip("ignite.engine")
-    sampler, data, optimizer, scheduler = parts(loader=loader)
+    epochs = EPOCHS if how else 1
+    sampler, data, optimizer, scheduler = parts(loader=loader, epochs=epochs)
     scheduler.accumulate = k
     if states:
         sampler.load_state_dict(states[0])
@@ -384,7 +541,7 @@ def _ignite(loader, stop=14, states=None, k=1):
         if engine.state.iteration % k == 0:
             step(optimizer, scheduler)
 
-    ignite.Engine(update).run(data, max_iters=stop)
+    ignite.Engine(update).run(data, **(how or {"max_iters": stop}))
     return seen if states or stop == 14 else (sampler.state_dict(), scheduler.state_dict())
 
 
@@ -393,6 +550,11 @@ def test_ignite(loader):
     seen = _ignite(loader)
     assert [(len(x), lr) for x, lr in seen] == table()
     assert [x for x, _ in seen] == WHOLE_RUN
+
+
+def test_ignite_by_epochs():
+    seen = _ignite({}, max_epochs=1)
+    assert [(len(x), lr) for x, lr in seen] == table()
 
 
 def test_ignite_accumulates():
@@ -473,6 +635,16 @@ def test_accelerate(loader):
             step(optimizer, scheduler)
         assert sum(len(x) for x in data) == N
     assert seen == table()
+    accelerator.free_memory()
+    accelerate.state.AcceleratorState._reset_state(True)
+
+
+def test_a_scheduler_of_a_prepared_optimizer():
+    accelerate = pytest.importorskip("accelerate")
+    sampler, data, optimizer, _ = parts()
+    accelerator = accelerate.Accelerator(cpu=True)
+    data, optimizer = accelerator.prepare(data, sgd())
+    assert _rows(data, [PlanLR(optimizer, sampler)]) == table()
     accelerator.free_memory()
     accelerate.state.AcceleratorState._reset_state(True)
 
