@@ -199,6 +199,14 @@ def test_a_schedule_of_ones_own_is_trained_as_its_page_says(tmp_path, monkeypatc
     assert rows["batch_size"].iloc[-1] == round(16 * (1 + 11 // 1 / 5) ** 0.5)
 
 
+def test_the_loops_of_the_schedule_to_use_end_with_large_batches():
+    page = (ROOT / "docs" / "the_schedule_to_use.md").read_text(encoding="utf-8")
+    told: dict = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S):
+        exec(block, told)
+        assert told["scheduler"].batch_size > 100
+
+
 def test_readme_code_runs():
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
     assert blocks
