@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument(
         "-p", dest="given", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"), help=how
     )
+    how = "a module with schedules of your own, for notebooks that take plans by parameter; again for more"
+    figures.add_argument("--import", dest="modules", action="append", default=[], metavar="MODULE", help=how)
     figures.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     figures.add_argument("--out", type=Path, default=None, help="folder (default: the project's figures/)")
     how = "train the runs of all notebooks as one grid of tasks there, before any (default: each trains its own)"
@@ -155,6 +157,9 @@ def _figures(args: argparse.Namespace) -> int:
     given = {name: _value(text) for name, text in args.given}
     for name in ("scale", "jobs", "out"):
         require(name not in given, name, given.get(name), f"is said by --{name}")
+    for name in args.modules:
+        _import(name)
+    given |= {"imports": args.modules} if args.modules else {}
     for path in notebooks if given else ():
         report.refuse(path, given)
     if given or args.dry_run:
