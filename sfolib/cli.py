@@ -157,11 +157,11 @@ def _figures(args: argparse.Namespace) -> int:
     given = {name: _value(text) for name, text in args.given}
     for name in ("scale", "jobs", "out"):
         require(name not in given, name, given.get(name), f"is said by --{name}")
-    for name in args.modules:
-        _import(name)
     given |= {"imports": args.modules} if args.modules else {}
     for path in notebooks if given else ():
         report.refuse(path, given)
+    for name in given.get("imports", ()):
+        _import(name)
     if given or args.dry_run:
         from sfolib.experiments import registry
     if given:

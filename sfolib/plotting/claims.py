@@ -49,11 +49,16 @@ def ratios(checks: Sequence[Check]) -> Figure:
             for of, colour in ((x[~(x > 0)], dark), (x[x > 0], red if bound else dark)):
                 at = np.maximum(np.abs(of), least)
                 axis.plot(at, np.full(len(at), y), color=colour, fillstyle="none" if bound else "full", **plain)
-        axis.set(xscale="log", xlabel="|computed / stated − 1|", xlim=(least / 3, 2), yticks=range(len(shown)))
+        axis.set(
+            xscale="log",
+            xlabel="|computed / stated − 1|, or $10^{-12}$ where that is less",
+            xlim=(least / 3, 2),
+            yticks=range(len(shown)),
+        )
         axis.set_yticklabels([textwrap.fill(f"{c.source}  {c.claim}", 56) for c in shown], fontsize=7)
         axis.invert_yaxis()
         handles = [
-            Line2D([], [], color=dark, label="agrees so far", **plain),
+            Line2D([], [], color=dark, label="off by", **plain),
             Line2D([], [], color="0.85", linewidth=7, label="tolerance"),
             Line2D([], [], color=dark, fillstyle="none", label="below its bound by", **plain),
         ]
