@@ -226,7 +226,7 @@ def _train(args: argparse.Namespace) -> int:
                 print(f"warning: {mark.text}", file=sys.stderr)
             if config and spec.eval_every == "epoch":
                 umeda_iiduka.write_csv(config, run, spec.problem.size, out)
-            print(f"run: {out}; {run.status} after {run.steps[-1]} steps, {run.samples[-1]} gradient evaluations")
+            print(f"run: {out}; {run}")
     return 1 if run.status == "diverged" else 0
 
 
@@ -246,7 +246,9 @@ def _predict(args: argparse.Namespace) -> int:
     along = predict.predict(spec, args.device, pilot_batch_size=args.pilot)
     print(predict.table(along))
     constant = predict.by_batch_size(spec, along, args.device, pilot_batch_size=args.pilot)
-    if constant is not None:
+    if constant is None:
+        print("no N(b): it is of a constant lr, to the powers of ten that ‖∇f‖² passes")
+    else:
         print(predict.table_by_batch_size(constant))
     try:
         plotting.prediction(along.table, constant).savefig(args.out, dpi=150)
