@@ -247,7 +247,7 @@ def _predict(args: argparse.Namespace) -> int:
     print(predict.table(along))
     constant = predict.by_batch_size(spec, along, args.device, pilot_batch_size=args.pilot)
     if constant is None:
-        print("no N(b): it is of a constant lr, to the powers of ten that ‖∇f‖² passes")
+        print("no table by batch size: it is of a constant lr, to the powers of ten that ‖∇f‖² passes")
     else:
         print(predict.table_by_batch_size(constant))
     try:
