@@ -195,8 +195,9 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     )
     synthetic = readable(plotting.against_clocks(res.runs_q, ("grad_sqnorm", "loss"), over))
     rates = exact_paths({"against gradient evaluations": ("samples", res.far), "against steps": ("steps", res.far)})
+    rate = ("lr",) if p.plans else ()  # constant but in plans of the reader's own
     schedules = readable(
-        plotting.trajectories(res.runs[res.shown], ("batch_size", "loss", "grad_sqnorm", "test_error"))
+        plotting.trajectories(res.runs[res.shown], ("batch_size", *rate, "loss", "grad_sqnorm", "test_error"))
     )
     panels = {
         model: readable(
@@ -217,7 +218,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "rates": (
             rates,
             "Synthetic quadratic, exact, the schedules going on without caps: the exponential one runs out of steps, "
-            "the linear one nearly; T4's longer stages do not.",
+            "the linear one nearly; T4's longer stages do not."
+            + (" Plans of your own are not among them." if p.plans else ""),
         ),
         **{
             name: (
@@ -230,7 +232,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         },
         "schedules": (
             schedules,
-            f"{res.shown}: batch size, loss, ‖∇f‖² and test error against gradient evaluations. Bands: 95 % "
+            f"{res.shown}: the schedules, loss, ‖∇f‖² and test error against gradient evaluations. Bands: 95 % "
             "interval over seeds.",
         ),
         "cost": (
