@@ -195,7 +195,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     )
     synthetic = readable(plotting.against_clocks(res.runs_q, ("grad_sqnorm", "loss"), over))
     rates = exact_paths({"against gradient evaluations": ("samples", res.far), "against steps": ("steps", res.far)})
-    rate = ("lr",) if p.plans else ()  # constant but in plans of the reader's own
+    own_lr = any(run.rows["lr"].nunique() > 1 for run in res.runs[res.shown].values())
+    rate = ("lr",) if own_lr else ()
     schedules = readable(
         plotting.trajectories(res.runs[res.shown], ("batch_size", *rate, "loss", "grad_sqnorm", "test_error"))
     )
