@@ -157,10 +157,10 @@ def _figures(args: argparse.Namespace) -> int:
     given = {name: _value(text) for name, text in args.given}
     for name in ("scale", "jobs", "out"):
         require(name not in given, name, given.get(name), f"is said by --{name}")
-    given |= {"imports": args.modules} if args.modules else {}
+    given |= {"imports": ",".join(args.modules)} if args.modules else {}
     for path in notebooks if given else ():
         report.refuse(path, given)
-    for name in given.get("imports", ()):
+    for name in filter(None, (given.get("imports") or "").split(",")):
         _import(name)
     if given or args.dry_run:
         from sfolib.experiments import registry

@@ -202,7 +202,7 @@ def test_a_schedule_of_ones_own_is_trained_as_its_page_says(tmp_path, monkeypatc
     rows = load(tmp_path / "mine").rows
     assert rows["batch_size"].iloc[-1] == round(16 * (1 + 11 // 1 / 5) ** 0.5)
     plans = json.loads(re.search(r"-p plans '(.*?)'", page, re.S)[1])
-    p = all_side_by_side.Parameters(scale="smoke", imports=["my_schedules"], plans=plans)
+    p = all_side_by_side.Parameters(scale="smoke", imports="my_schedules", plans=plans)
     assert all_side_by_side.schedules(p)["own"]["mine"].at(15) == (32, 0.1)
     with pytest.raises(ValidationError, match="plans: mine: lr: missing"):
         all_side_by_side.Parameters(scale="smoke", plans={"mine": {"batch_size": 8}})

@@ -149,14 +149,14 @@ class ModelsParameters(Parameters):
 class PlansParameters(Parameters):
     """Of an experiment that takes plans of the reader's own, beside those that it compares."""
 
-    imports: list[str] = Field([], description="modules with schedules of your own, for plans")
+    imports: str | None = Field(None, description="modules with schedules of your own, by commas, for plans")
     plans: dict[str, dict] = Field(
         {}, description="of your own, by name, as in a spec; beside the others, batches capped as theirs"
     )
 
     @model_validator(mode="after")
     def _plans_are_valid(self) -> PlansParameters:
-        for module in self.imports:
+        for module in self.imports.split(",") if self.imports else ():
             try:
                 import_module(module)
             except ImportError as error:

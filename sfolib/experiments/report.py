@@ -54,9 +54,15 @@ def select(names: Sequence[str]) -> list[Path]:
     known = sorted((root() / "notebooks").glob("*.ipynb"))
     chosen = set() if names else {*known}
     for name in names:
-        found = [path for path in known if path.stem.startswith((name, name.zfill(2)))]
+        found = [path for path in known if path.stem.startswith(name)]
+        padded = f", or {name.zfill(2)}" if name.isdecimal() and len(name) == 1 else ""
         require(bool(found), "notebook", name, f"must begin one of {', '.join(path.stem for path in known)}")
-        require(len(found) == 1, "notebook", name, f"could be {', '.join(path.stem for path in found)}; say more of it")
+        require(
+            len(found) == 1,
+            "notebook",
+            name,
+            f"could be {', '.join(path.stem for path in found)}; say more of it{padded}",
+        )
         chosen.add(found[0])
     return sorted(chosen)
 
