@@ -183,8 +183,7 @@ def _figures(args: argparse.Namespace) -> int:
             lost = registry.train_all(due, args.scale, out, args.jobs, given)
     outcomes = report.figures(args.names, args.scale, args.jobs, out, args.again, lost, given)
     turned = report.write(out, outcomes)
-    print("\n".join([*turned, *report.headlines(out)]))
-    print(f"report: {out / 'index.html'}")
+    print("\n".join([*turned, *report.headlines(out), f"report: {out / 'index.html'}"]))
     return 1 if any(outcome.error for outcome in outcomes) or (args.strict and turned) else 0
 
 
