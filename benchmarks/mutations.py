@@ -25,6 +25,20 @@ T1 to T17 are SymPy derivations in `sfolib/theory/derivations`. `verify()` prove
 It refuses a name with two values, a statement that rests on no assumption and no other result, a step that nothing
 stated rests on, and a step outside the range where it was proved.
 
+The numbers of steps in a printed result are one row; assumptions have theirs. To break one by hand, replace a step
+(counted from 0) or leave it out:
+
+```python
+from dataclasses import replace
+
+from sfolib import result
+
+T2 = result("T2")
+step = T2.steps[22]  # step 23: b* = 2 C2 η/ε²
+T2.with_step(22, replace(step, value=2 * step.value)).verify()  # DerivationError: T2, step 23 … does not hold
+T2.with_step(2, None).verify()  # DerivationError: a later step rests on what is not established
+```
+
 `python -m benchmarks.mutations` makes one thing at a time false, or leaves it out, and counts what `verify()` finds:
 
 - steps: the value doubled, or the inequality turned round; left out: the step is missing;

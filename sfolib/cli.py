@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument(
         "-p", dest="given", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"), help=how
     )
+    how = "a module with schedules of your own, for notebooks that take plans by parameter; again for more"
+    figures.add_argument("--import", dest="modules", action="append", default=[], metavar="MODULE", help=how)
     figures.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     figures.add_argument("--out", type=Path, default=None, help="folder (default: the project's figures/)")
     how = "train the runs of all notebooks as one grid of tasks there, before any (default: each trains its own)"
@@ -155,8 +157,11 @@ def _figures(args: argparse.Namespace) -> int:
     given = {name: _value(text) for name, text in args.given}
     for name in ("scale", "jobs", "out"):
         require(name not in given, name, given.get(name), f"is said by --{name}")
+    given |= {"imports": ",".join(args.modules)} if args.modules else {}
     for path in notebooks if given else ():
         report.refuse(path, given)
+    for name in filter(None, (given.get("imports") or "").split(",")):
+        _import(name)
     if given or args.dry_run:
         from sfolib.experiments import registry
     if given:
@@ -178,8 +183,7 @@ def _figures(args: argparse.Namespace) -> int:
             lost = registry.train_all(due, args.scale, out, args.jobs, given)
     outcomes = report.figures(args.names, args.scale, args.jobs, out, args.again, lost, given)
     turned = report.write(out, outcomes)
-    print("\n".join([*turned, *report.headlines(out)]))
-    print(f"report: {out / 'index.html'}")
+    print("\n".join([*turned, *report.headlines(out), f"report: {out / 'index.html'}"]))
     return 1 if any(outcome.error for outcome in outcomes) or (args.strict and turned) else 0
 
 
@@ -221,7 +225,7 @@ def _train(args: argparse.Namespace) -> int:
                 print(f"warning: {mark.text}", file=sys.stderr)
             if config and spec.eval_every == "epoch":
                 umeda_iiduka.write_csv(config, run, spec.problem.size, out)
-            print(f"run: {out}; {run.status} after {run.steps[-1]} steps, {run.samples[-1]} gradient evaluations")
+            print(f"run: {out}; {run}")
     return 1 if run.status == "diverged" else 0
 
 
@@ -241,7 +245,9 @@ def _predict(args: argparse.Namespace) -> int:
     along = predict.predict(spec, args.device, pilot_batch_size=args.pilot)
     print(predict.table(along))
     constant = predict.by_batch_size(spec, along, args.device, pilot_batch_size=args.pilot)
-    if constant is not None:
+    if constant is None:
+        print("no table by batch size: it is of a constant lr, to the powers of ten that ‖∇f‖² passes")
+    else:
         print(predict.table_by_batch_size(constant))
     try:
         plotting.prediction(along.table, constant).savefig(args.out, dpi=150)

@@ -1,6 +1,7 @@
 """The repository itself: its walls, its two lists of packages, its notebooks as committed."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from pydantic import ValidationError
 
 from sfolib import load
 from sfolib.cli import main
+from sfolib.experiments import all_side_by_side
+from sfolib.schedules.base import Schedule
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -197,6 +201,21 @@ def test_a_schedule_of_ones_own_is_trained_as_its_page_says(tmp_path, monkeypatc
     assert main([*command, "--import", "my_schedules"]) == 0
     rows = load(tmp_path / "mine").rows
     assert rows["batch_size"].iloc[-1] == round(16 * (1 + 11 // 1 / 5) ** 0.5)
+    plans = json.loads(re.search(r"-p plans '(.*?)'", page, re.S)[1])
+    p = all_side_by_side.Parameters(scale="smoke", imports="my_schedules", plans=plans)
+    assert all_side_by_side.schedules(p)["own"]["mine"].at(15) == (32, 0.1)
+    with pytest.raises(ValidationError, match="plans: mine: lr: missing"):
+        all_side_by_side.Parameters(scale="smoke", plans={"mine": {"batch_size": 8}})
+
+
+def test_every_kind_of_schedule_is_in_the_table_with_its_arguments():
+    page = (ROOT / "docs" / "your_own_schedule.md").read_text(encoding="utf-8")
+    told = {}
+    for kinds, arguments in re.findall(r"^\| (`.*?) \| (.*?) \|", page.partition("## Kinds")[2], re.M):
+        told |= {kind: set(re.findall(r"`(\w+)`", arguments)) for kind in re.findall(r"`(\w+)`", kinds)}
+    built_in = {kind: of for kind, of in Schedule.kinds.items() if of.__module__ == Schedule.__module__}
+    assert told.keys() == built_in.keys()
+    assert all({*of.model_fields} - {"kind"} <= told[kind] for kind, of in built_in.items())
 
 
 def test_the_loops_of_the_schedule_to_use_end_with_large_batches():

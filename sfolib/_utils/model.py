@@ -56,7 +56,12 @@ class Family(Model):
             return value
         kind = value.get("kind")
         known = isinstance(kind, str) and kind in cls.kinds
-        require(known, "kind", kind, f"must be one of {[*cls.kinds]}, or of a class that has been imported")
+        require(
+            known,
+            "kind",
+            kind,
+            f"must be one of {[*cls.kinds]}, or of a class that has been imported (in a command: --import MODULE)",
+        )
         return cls.kinds[kind](**{name: argument for name, argument in value.items() if name != "kind"})
 
 

@@ -320,7 +320,8 @@ def table(found: Prediction) -> str:
     rows = np.unique(np.round(np.linspace(0, len(found.steps) - 1, 13)).astype(int))
     shown = found.table.iloc[rows].to_string(index=False, float_format="{:.4g}".format)
     spent, run = found.probes, found.samples[-1]
-    return f"{shown}\ncost: {spent} gradient evaluations, {spent / run:.3g} times the run's own\n"
+    words = "grad_sqnorm: E‖∇f‖², the noise-free path's (bias) and the noise's; loss: E f, of which loss_noise"
+    return f"{shown}\n{words}\ncost: {spent} gradient evaluations, {spent / run:.3g} times the run's own\n"
 
 
 def table_by_batch_size(constant: pd.DataFrame) -> str:
@@ -329,7 +330,7 @@ def table_by_batch_size(constant: pd.DataFrame) -> str:
     reached = samples.columns[np.isfinite(samples).any()]
     best = [f"b* = {samples[eps2].idxmin()}, N* = {samples[eps2].min():.4g} to ε² = {eps2:g}" for eps2 in reached]
     lines = samples.to_string(float_format="{:.4g}".format).splitlines()
-    return "\n".join(["N(b), gradient evaluations to ε²", *lines, *best])
+    return "\n".join(["N(b), gradient evaluations to ε² (inf: never)", *lines, *best])
 
 
 # ----------------------------------------------------------------------------------------- the noise-free path

@@ -24,7 +24,7 @@ from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
 
-class Parameters(notebook.Parameters):
+class Parameters(notebook.PlansParameters):
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"seeds": 3, "epochs": 18, "eps2": [0.1, 0.03]},
         "quick": {"seeds": 5, "epochs": 60, "eps2": [0.1, 0.03, 0.01]},
@@ -78,6 +78,7 @@ def schedules(p):
             "inner-product test, θ = 0.9": InnerProductTest(0.9, **test),
             "AutoWU": AutoWU(steps * p.epochs, steps, batch_size=b),
         },
+        "own": p.own_plans(p.max_batch_size),
     }
 
 
@@ -85,7 +86,7 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
     problem = named(p.dataset, p.model, p.l2, data_dir=p.data_dir)
     common = {"problem": problem, "seeds": tuple(range(p.seeds)), "max_samples": p.epochs * problem.size}
     common["eval_every"] = 1.05
-    plans = schedules["constant"] | schedules["growing"] | schedules["decaying"]
+    plans = schedules["constant"] | schedules["growing"] | schedules["decaying"] | schedules["own"]
     found: dict[Hashable, Spec] = {name: Spec(plan=plan, **common) for name, plan in plans.items()}
     for name, policy in schedules["policies"].items():
         found[name] = Spec(policy=policy, log_train_metrics=policy.signal == "loss", **common)
@@ -117,13 +118,14 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
 
 
 def figures(res: SimpleNamespace) -> notebook.Figures:
+    p = res.p
     bars = plotting.costs(res.needed, list(res.goals))
     in_steps = plotting.costs(
         res.needed.assign(samples=res.needed["steps"], low=res.needed["steps"], high=res.needed["steps"]),
         list(res.goals),
         "steps",
     )
-    shown = [res.FIRST, "b × 2", "b × 2, η × 1.4", DECAY, GROW, res.POLICIES[0], FREE, res.POLICIES[-1]]
+    shown = [res.FIRST, "b × 2", "b × 2, η × 1.4", DECAY, GROW, res.POLICIES[0], FREE, res.POLICIES[-1], *p.plans]
     curves = plotting.trajectories(
         {name: res.runs[name] for name in shown}, ("batch_size", "lr", "loss", "grad_sqnorm", "test_error")
     )

@@ -27,7 +27,7 @@ from sfolib.training.spec import Spec
 EPOCHS = {"softmax": 200, "mlp": 60, "cnn": 10}
 
 
-class Parameters(notebook.ModelsParameters):
+class Parameters(notebook.ModelsParameters, notebook.PlansParameters):
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"model": "softmax", "seeds": 5, "epochs": EPOCHS, "max_batch_size": 1024, "accuracy": 0.95},
         "quick": {
@@ -58,7 +58,6 @@ class Parameters(notebook.ModelsParameters):
     stages: PositiveInt = Field(10, description="of equal epochs")
     epochs: PositiveInt | dict[str, PositiveInt] = by_scale("of each model, or one number for all")
     seeds: PositiveInt = by_scale("independent runs")
-    plans: dict[str, dict] = Field({}, description="of your own, by name, as in a spec; beside the others")
     quadratic_lr: PositiveFloat = Field(0.5, description="synthetic quadratic with L of 1: learning rate η")
     quadratic_seeds: PositiveInt = Field(16, description="its independent runs")
 
@@ -83,7 +82,7 @@ def schedules(p):
         plans = {f"constant $b={b}$": Plan(b, lr) for b in constant}
         plans["linear growth"] = Plan(linear(p.batch_sizes[0], p.increment, every), lr, max_batch_size=cap)
         plans["exponential growth"] = Plan(exponential(p.batch_sizes[0], p.delta, every), lr, max_batch_size=cap)
-        return plans | {name: Plan(**plan) for name, plan in p.plans.items()}
+        return plans | p.own_plans(cap)
 
     return growth
 
@@ -196,8 +195,10 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     )
     synthetic = readable(plotting.against_clocks(res.runs_q, ("grad_sqnorm", "loss"), over))
     rates = exact_paths({"against gradient evaluations": ("samples", res.far), "against steps": ("steps", res.far)})
+    own_lr = any(run.rows["lr"].nunique() > 1 for run in res.runs[res.shown].values())
+    rate = ("lr",) if own_lr else ()
     schedules = readable(
-        plotting.trajectories(res.runs[res.shown], ("batch_size", "loss", "grad_sqnorm", "test_error"))
+        plotting.trajectories(res.runs[res.shown], ("batch_size", *rate, "loss", "grad_sqnorm", "test_error"))
     )
     panels = {
         model: readable(
@@ -218,7 +219,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "rates": (
             rates,
             "Synthetic quadratic, exact, the schedules going on without caps: the exponential one runs out of steps, "
-            "the linear one nearly; T4's longer stages do not.",
+            "the linear one nearly; T4's longer stages do not."
+            + (" Plans of your own are not among them." if p.plans else ""),
         ),
         **{
             name: (
@@ -231,7 +233,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         },
         "schedules": (
             schedules,
-            f"{res.shown}: batch size, loss, ‖∇f‖² and test error against gradient evaluations. Bands: 95 % "
+            f"{res.shown}: the schedules, loss, ‖∇f‖² and test error against gradient evaluations. Bands: 95 % "
             "interval over seeds.",
         ),
         "cost": (

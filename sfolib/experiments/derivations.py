@@ -204,8 +204,9 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         ),
         "ratios": (
             plotting.ratios(claims(res)),
-            "What was computed without the theory (searches, fits, sums, recursions) over what the derivation states, "
-            "a row for each claim: 1 is agreement, and a limit from above for rings.",
+            "What was computed without the theory (searches, fits, sums, recursions) beside what is stated, a row "
+            "for each claim: how far their ratio is from 1. Dots may be off by the grey tolerance; rings are "
+            "below a bound, by as much.",
         ),
         "front": (
             front,

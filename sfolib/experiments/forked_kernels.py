@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,9 @@ class _Process:
 
 def _kernel(arguments: Sequence[str], cwd: Any, env: Mapping[str, str]) -> None:
     from ipykernel.kernelapp import launch_new_instance
+    from tqdm import tqdm
 
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a kernel that is ended leaves behind
     os.setsid()  # a Ctrl-C in the terminal is for whoever started it
     os.chdir(cwd or ".")
     os.environ.update(env, JPY_PARENT_PID=str(os.getppid()))  # the kernel ends with it

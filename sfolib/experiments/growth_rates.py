@@ -200,7 +200,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             ),
             "over the best constant batch size": (
                 [Band(n, "measured", f.index, f["samples"], f["low"], f["high"]) for n, f in over.items()],
-                "ratio of gradient evaluations",
+                "gradient evaluations / best constant $b$'s",
             ),
         },
         limit=8 / 3,

@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 from collections.abc import Hashable, Iterable, Mapping
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,7 @@ from sfolib._utils.errors import InputError, explain, require
 from sfolib.analysis.claims import Check, LeftOut, Table, differences
 from sfolib.experiments.project import root
 from sfolib.experiments.report import known_verdicts
+from sfolib.schedules.plan import Plan
 from sfolib.training.records import Run
 from sfolib.training.run import run_all
 
@@ -142,6 +144,37 @@ class ModelsParameters(Parameters):
 
     def epochs_of(self, model: str) -> int:
         return self.epochs if isinstance(self.epochs, int) else self.epochs[model]
+
+
+class PlansParameters(Parameters):
+    """Of an experiment that takes plans of the reader's own, beside those that it compares."""
+
+    imports: str | None = Field(None, description="modules with schedules of your own, by commas, for plans")
+    plans: dict[str, dict] = Field(
+        {}, description="of your own, by name, as in a spec; beside the others, batches capped as theirs"
+    )
+
+    @model_validator(mode="after")
+    def _plans_are_valid(self) -> PlansParameters:
+        for module in self.imports.split(",") if self.imports else ():
+            try:
+                import_module(module)
+            except ImportError as error:
+                raise InputError(f"imports = {module!r}: {error}") from error
+        self.own_plans()
+        return self
+
+    def own_plans(self, max_batch_size: int | None = None) -> dict[str, Plan]:
+        """The reader's plans, by name; their batches capped too, where the others' are."""
+        found = {}
+        for name, plan in self.plans.items():
+            caps = [cap for cap in (max_batch_size, plan.get("max_batch_size")) if cap is not None]
+            try:
+                found[name] = Plan(**plan | {"max_batch_size": min(caps, default=None)})
+            except (InputError, ValidationError) as error:
+                what = explain(error) if isinstance(error, ValidationError) else error
+                raise InputError(f"plans: {name}: {what}") from None
+        return found
 
 
 def parameters(schema: type[Parameters], namespace: Mapping[str, Any]) -> Any:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,8 +55,14 @@ def select(names: Sequence[str]) -> list[Path]:
     chosen = set() if names else {*known}
     for name in names:
         found = [path for path in known if path.stem.startswith(name)]
+        padded = f", or {name.zfill(2)}" if name.isdecimal() and len(name) == 1 else ""
         require(bool(found), "notebook", name, f"must begin one of {', '.join(path.stem for path in known)}")
-        require(len(found) == 1, "notebook", name, f"could be {', '.join(path.stem for path in found)}; say more of it")
+        require(
+            len(found) == 1,
+            "notebook",
+            name,
+            f"could be {', '.join(path.stem for path in found)}; say more of it{padded}",
+        )
         chosen.add(found[0])
     return sorted(chosen)
 
@@ -69,7 +76,9 @@ def refuse(path: Path, given: Mapping[str, Any]) -> None:
         node.target.id: ast.unparse(node.annotation) for node in ast.parse(text).body if hasattr(node, "annotation")
     }
     for name, value in given.items():
-        require(name in kinds, name, value, f"unknown to {path.stem}; it has {', '.join(kinds)}")
+        alike = get_close_matches(name, kinds, 1)
+        meant = f"did you mean {alike[0]}? " if alike else ""
+        require(name in kinds, name, value, f"unknown to {path.stem}; {meant}it has {', '.join(kinds)}")
         basic, plain = kinds[name].split("[")[0], type(value).__name__
         alike = {"float": ("float", "int"), "int": ("int", "dict"), "str": ("str",)}.get(basic, (basic,))
         require(plain in (*alike, "NoneType"), name, value, f"must be {kinds[name]}, as in {_example(basic)}")
@@ -305,10 +314,12 @@ def execute(
 def _as_html(executed: Path) -> None:
     """An executed notebook as a page, beside it."""
     from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
     if not executed.is_file():  # its kernel did not start
         return
     exporter = HTMLExporter()
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor(), enabled=True)  # of a bar what it showed last
     exporter.log.setLevel("ERROR")  # it warns of pictures without a text
     with files.replacing(executed.with_suffix(".html")) as file:
         file.write(exporter.from_filename(str(executed))[0])
@@ -389,7 +400,8 @@ def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
     text = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
     heading = re.match(r"#\s*(.+)", text)
     words = [f"scale {content['scale']}"] if "scale" in content else []
-    words += [f"{name} = {value}" for name, value in content.get("parameters", {}).items()]
+    given = content.get("parameters", {})
+    words += [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in given.items()]
     ended = (folder / _RAN).exists()
     if ended:
         words.append(f"ran in {read_ran(folder)['seconds']:.0f} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -9,9 +10,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sfolib.analysis.claims import Check
-from sfolib.plotting.style import LINES, style
+from sfolib.plotting.style import style
 
 
 def proofs(frame: pd.DataFrame) -> Figure:
@@ -32,18 +34,33 @@ def proofs(frame: pd.DataFrame) -> Figure:
 
 
 def ratios(checks: Sequence[Check]) -> Figure:
-    """Measured over theory, a row for each claim of kind "equal" or "upper_bound" whose theory is not 0: 1 is agreement
-    for the first (full marks) and a limit from above for the second (rings)."""
+    """How far computed / stated is from 1, a row for each claim of kind "equal" or "upper_bound" whose theory is not 0:
+    dots with the tolerance as a bar for the first, rings for the second, red where one is above its bound."""
     shown = [c for c in checks if c.kind in ("equal", "upper_bound") and np.all(np.asarray(c.theory, dtype=float) != 0)]
-    dark = sns.color_palette("colorblind")[0]
+    dark, _, _, red = sns.color_palette("colorblind")[:4]
+    least, plain = 1e-12, {"linestyle": "none", "marker": "o", "markersize": 5}
     with style():
-        figure, axis = plt.subplots(figsize=(7.2, 0.8 + 0.3 * len(shown)))
-        axis.axvline(1, color="0.3", **LINES["bound"])
+        figure, axis = plt.subplots(figsize=(7.2, 1.1 + 0.4 * len(shown)))
         for y, check in enumerate(shown):
-            x = np.ravel(np.asarray(check.measured, dtype=float) / np.asarray(check.theory, dtype=float))
-            fill = "full" if check.kind == "equal" else "none"
-            axis.plot(x, np.full(len(x), y), "o", color=dark, fillstyle=fill, markersize=5, clip_on=False)
-        axis.set(xlabel="computed / stated (ring: must not exceed 1)", yticks=range(len(shown)), xlim=(0, 1.1))
-        axis.set_yticklabels([check.source for check in shown])
+            x = np.ravel(np.asarray(check.measured, dtype=float) / np.asarray(check.theory, dtype=float)) - 1
+            bound = check.kind == "upper_bound"
+            if not bound:
+                axis.plot([least, check.tolerance], [y, y], color="0.85", linewidth=7, solid_capstyle="butt", zorder=1)
+            for of, colour in ((x[~(x > 0)], dark), (x[x > 0], red if bound else dark)):
+                at = np.maximum(np.abs(of), least)
+                axis.plot(at, np.full(len(at), y), color=colour, fillstyle="none" if bound else "full", **plain)
+        axis.set(
+            xscale="log",
+            xlabel="|computed / stated − 1|, or $10^{-12}$ where that is less",
+            xlim=(least / 3, 2),
+            yticks=range(len(shown)),
+        )
+        axis.set_yticklabels([textwrap.fill(f"{c.source}  {c.claim}", 56) for c in shown], fontsize=7)
         axis.invert_yaxis()
+        handles = [
+            Line2D([], [], color=dark, label="off by", **plain),
+            Line2D([], [], color="0.85", linewidth=7, label="tolerance"),
+            Line2D([], [], color=dark, fillstyle="none", label="below its bound by", **plain),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=7.5)
     return figure

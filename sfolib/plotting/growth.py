@@ -28,7 +28,16 @@ def rate_exponents(gamma: np.ndarray, delta: np.ndarray, p: np.ndarray, tested: 
         map_.plot(gamma, gamma**2, color="white", label=r"$\delta=\gamma^2$: $p=1/2$", **LINES["bound"])
         map_.plot(gamma, gamma, color="white", linewidth=0.8, linestyle=":", label=r"$\delta=\gamma$: $p=0$")
         here = tested[tested["tau"] == 1]
-        map_.scatter(here["gamma"], here["delta"], c=here["exact"], s=34, edgecolor="white", linewidth=0.9, **shades)
+        map_.scatter(
+            here["gamma"],
+            here["delta"],
+            c=here["exact"],
+            s=34,
+            edgecolor="white",
+            linewidth=0.9,
+            label="quadratic, exact (its fill)",
+            **shades,
+        )
         map_.set(
             xlim=(gamma[0], gamma[-1]),
             ylim=(delta[0], delta[-1]),
@@ -74,7 +83,7 @@ def anytime(
             yscale="log",
             xlabel=r"$r=(\varepsilon_{m-1}/\varepsilon_m)^2$",
             title="worst case over ε",
-            ylabel="ratio of gradient evaluations",
+            ylabel="gradient evaluations / best constant $b$'s",
         )
         axes[0].set_ylim(0.8, 1.1 * max(ratio.max() for ratio in predicted.values()))
         log_ticks(axes[0].yaxis)
@@ -83,12 +92,13 @@ def anytime(
             *axes[0].get_legend_handles_labels()[0],
             Line2D([], [], label="exact, each stage from $\\theta_0$", **dots),
             Line2D([], [], label="exact, stages go on", fillstyle="none", **dots),
+            Line2D([], [], label="least predicted", **dots | {"marker": "*", "markersize": 8}),
         ]
         axes[0].legend(handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         for axis, (title, (curves, limit)) in zip(axes[1:], over_eps.items(), strict=True):
             lines(axis, curves, title=title, xscale="log", xlabel=r"target $\varepsilon^2$")
             axis.axhline(limit, color="0.3", label=f"predicted worst case, {limit:.3g}", **LINES["bound"])
-            axis.axhline(1, color="0.6", linewidth=0.8)
+            axis.axhline(1, color="0.6", linewidth=0.8, label="best constant $b$ for each $\\varepsilon$")
             axis.invert_xaxis()
             axis.set_ylim(0, None)
             axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))

@@ -68,6 +68,18 @@ class Run:
         """Epochs at the measuring points, shape (points,)."""
         return self._points["epoch"].to_numpy()
 
+    def __str__(self) -> str:
+        last = self.rows[self.rows["step"] == self.steps[-1]].mean(numeric_only=True)
+        names = {"grad_sqnorm": "‖∇f‖²", "loss": "loss", "accuracy": "accuracy", "test_accuracy": "test accuracy"}
+        ends = [f"{word} {last[name]:.4g}" for name, word in names.items() if np.isfinite(last.get(name, np.nan))]
+        seeds = self.rows["seed"].nunique()
+        told = f" (means over {seeds} seeds)" if seeds > 1 else ""
+        end = f"; at the end{told}: {', '.join(ends)}" if ends else ""
+        return f"{self.status} after {self.steps[-1]} steps, {self.samples[-1]} gradient evaluations{end}"
+
+    def __repr__(self) -> str:
+        return f"<Run {self}>"
+
     def curves(self, column: str = "grad_sqnorm") -> np.ndarray:
         """A measured column as an array of shape (seeds, points)."""
         return self.rows.pivot(index="seed", columns="step", values=column).to_numpy()

@@ -149,7 +149,9 @@ def test_parameters_that_are_not_allowed_are_refused_before_a_kernel_is_started(
         assert main(["figures", "01", "--out", str(tmp_path), "-p", *given]) == 1
         assert message in capsys.readouterr().err
     assert main(["figures", "1"]) == 1
-    assert "could be 10_autowu, 11_" in capsys.readouterr().err
+    assert re.search("could be 10_autowu, 11_.*; say more of it, or 01$", capsys.readouterr().err)
+    assert main(["figures", "01", "--out", str(tmp_path), "-p", "esp2", "[0.02]"]) == 1
+    assert "did you mean eps2? it has" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
 
 

@@ -84,6 +84,15 @@ def test_markdown_shows_assumptions_every_step_and_the_statement(key):
     text = str(derivation)
     assert all(step.claim in text for step in derivation.steps)
     assert text.count("     [") == len(derivation.steps) - len(derivation.assumptions)
+    assert all(f"\n  {i}. {step.claim}" in text for i, step in enumerate(derivation.steps, 1))
+
+
+def test_what_is_assumed_elsewhere_is_told():
+    assert 'what T1 assumes: print(sfolib.result("T1"))' in str(result("T2"))
+    with pytest.raises(InputError, match="i = 99: must be"):
+        result("T2").with_step(99, None)
+    with pytest.raises(KeyError, match=r"'b\*', but .*b_\*"):
+        result("T2").value("b*")
 
 
 def test_verify_says_what_it_checked():

@@ -73,7 +73,8 @@ class Derivation:
         for relation in self.conclusion:
             if isinstance(relation, sp.Eq) and str(relation.lhs) == name:
                 return relation.rhs
-        raise KeyError(f"{self.key} states no {name!r}")
+        stated = [str(relation.lhs) for relation in self.conclusion if isinstance(relation, sp.Eq)]
+        raise KeyError(f"{self.key} states no {name!r}, but {', '.join(stated) or 'no equation'}")
 
     @cached_property
     def proved(self) -> bool:
@@ -131,6 +132,7 @@ class Derivation:
         Later steps rest on the new step where they rested on the old one, and are proved anew; on a removed step
         they rest in vain.
         """
+        require(0 <= i < len(self.steps), "i", i, f"must be a step's number less 1: 0 to {len(self.steps) - 1}")
         new, steps = {self.steps[i]: step} if step is not None else {}, []
         for old in self.steps[i + 1 :]:
             relinked = _relinked(old, new)
@@ -168,29 +170,34 @@ class Derivation:
         return f"<{self.key}. {self.title}: {len(self.steps)} steps>"
 
     def __str__(self) -> str:
-        """The derivation as a terminal shows it: assumptions, steps and statement."""
-        return "\n".join(
-            [
-                f"{self.key}. {self.title}",
-                f"Source: {self.source}",
-                "\nAssumptions",
-                *(f"  - {r.words}" for r in self.ranges),
-                *(_shown(f"- {step.claim}:", step.fact) for step in self.assumptions),
-                "\nSteps",
-                *(
-                    f"{_shown(f'{i}. {step.claim}', step.fact)}\n     [{step.how}]"
-                    for i, step in enumerate(self.steps, 1)
-                    if not isinstance(step, Assumed)
-                ),
-                "\nStatement",
-                *(_shown("", relation) for relation in self.conclusion),
-            ]
-        )
+        """The derivation as a terminal shows it: assumptions, steps and statement, numbered in one row."""
+        number = {step: i for i, step in enumerate(self.steps, 1)}
+        lines = [f"{self.key}. {self.title}", f"Source: {self.source}", "\nAssumptions"]
+        lines += [f"  - {words}" for words in self._from_others()]
+        lines += [f"  - {r.words}" for r in self.ranges]
+        lines += [_shown(f"{number[step]}. {step.claim}:", step.fact) for step in self.assumptions]
+        lines += ["\nSteps"]
+        for step, i in number.items():
+            if not isinstance(step, Assumed):
+                premises = ", ".join(str(n) for n in sorted(number[p] for p in step.premises if p in number))
+                how = f"from {premises}; {step.how}" if premises else step.how
+                lines += [f"{_shown(f'{i}. {step.claim}{_where(step)}', step.fact)}\n     [{how}]"]
+        lines += ["\nStatement"]
+        for relation in self.conclusion:
+            step = self.step_of(relation)
+            lines += [_shown(f"{number[step]}. {step.claim}{_where(step)}" if step else "", relation)]
+        return "\n".join(lines)
+
+    def _from_others(self) -> list[str]:
+        """What is assumed elsewhere: the results that steps cite."""
+        keys = dict.fromkeys(step.result.key for step in self.steps if isinstance(step, Cited))
+        return [f'what {key} assumes: print(sfolib.result("{key}"))' for key in keys]
 
     def _repr_markdown_(self) -> str:
         symbols = set().union(*(step.fact.free_symbols for step in self.steps))
         positive = ", ".join(sorted({sp.latex(s) for s in symbols if s.is_positive}))
         assumed = [
+            *(f"- {words}" for words in self._from_others()),
             f"- ${positive} > 0$",
             *(f"- ${r.tex}$" for r in self.ranges),
             *(f"- {step.claim}: ${sp.latex(step.fact)}$" for step in self.assumptions),
@@ -218,6 +225,10 @@ def _agrees(definition, values: dict) -> bool:
     first, known = values.setdefault(name.func if of_symbols else name, (name, value))
     at = dict(zip(first.args, name.args, strict=True)) if of_symbols else {}
     return vanishes(value - known.subs(at, simultaneous=True))
+
+
+def _where(step: Step) -> str:
+    return "".join(f", for {r.words}" for r in step.on)
 
 
 def _shown(words: str, fact: sp.Basic) -> str:
