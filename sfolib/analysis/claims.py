@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from sfolib._utils.errors import InputError, positive, require
+from sfolib.training.estimates import Interval
 
 Kind = Literal["equal", "upper_bound", "exponent", "ordering"]
 Verdict = Literal["reproduced", "partly", "undecided", "not reproduced"]
@@ -123,6 +124,12 @@ class Check:
         judged = self.judged
         counts = {"holds": (judged > 0).sum(), "fails": (judged < 0).sum(), "values": judged.size}
         return _plain(asdict(self) | {"verdict": self.verdict} | counts)
+
+
+def sampled(*intervals: Interval) -> dict[str, np.ndarray]:
+    """`measured` and `interval` of a `Check`, from estimates with their intervals, numbers or arrays."""
+    measured, low, high = (np.concatenate([np.ravel(end) for end in ends]) for ends in zip(*intervals, strict=True))
+    return {"measured": measured, "interval": np.array([low, high]).T}
 
 
 class LeftOut(NamedTuple):

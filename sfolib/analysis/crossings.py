@@ -62,19 +62,42 @@ def minimizers(runs: Iterable[Run], eps2: Iterable[float], confidence: float = 0
     rows, runs = [], list(runs)
     sizes = np.array([int(run.rows["batch_size"].iloc[0]) for run in runs])
     for target in sorted(eps2, reverse=True):
-        reached = [i for i, run in enumerate(runs) if np.isfinite(run.first_crossing(target**0.5).samples)]
-        if len(reached) < 2 or any(len(runs[i].curves()) < 2 for i in reached):
+        every, of_all = drawn_crossings(runs, target)
+        reached = np.flatnonzero(np.isfinite(every))
+        if len(reached) < 2 or np.isnan(of_all[reached]).any():
             continue
-        drawn = np.array([crossing_draws(runs[i].samples, runs[i].curves(), target) for i in reached])
-        best = drawn.argmin(0)
-        found = np.array([runs[i].first_crossing(target**0.5).samples for i in reached])
-        batch_low, batch_high = percentiles(sizes[reached][best], confidence)
+        found, drawn = every[reached], of_all[reached]
+        batch_low, batch_high = percentiles(sizes[reached][drawn.argmin(0)], confidence)
         low, high = percentiles(drawn.min(0), confidence)
         rows.append(
             {"eps2": target, "batch_size": sizes[reached][found.argmin()], "batch_low": batch_low,
              "batch_high": batch_high, "samples": found.min(), "low": low, "high": high}
         )  # fmt: skip
     return pd.DataFrame(rows, columns=["eps2", "batch_size", "batch_low", "batch_high", "samples", "low", "high"])
+
+
+def drawn_crossings(runs: Iterable[Run], target: float, count: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient evaluations to ε² of runs, (runs,), and draws of them, (runs, count): of all their expectations, seeds
+    taken in pairs. Both are inf for a run that did not reach it, the draws nan for one of a single seed."""
+    runs = list(runs)
+    found = np.array([run.first_crossing(target**0.5).samples for run in runs])
+    drawn = np.full((len(runs), count), np.inf)
+    for i in np.flatnonzero(np.isfinite(found)):
+        curves = runs[i].curves()
+        drawn[i] = crossing_draws(runs[i].samples, curves, target, count=count) if len(curves) > 1 else np.nan
+    return found, drawn
+
+
+def places_apart(found: pd.DataFrame, other: Any, grid: Any) -> dict[str, np.ndarray]:
+    """By how many places of the grid of batch sizes each of `minimizers` is off another batch size, as `measured` and
+    `interval` of a `Check`."""
+
+    def place(batch_size: Any) -> np.ndarray:
+        return np.interp(np.log(np.asarray(batch_size, dtype=float)), np.log(grid), np.arange(len(grid)))
+
+    off, low, high = (place(found[name]) - place(other) for name in ("batch_size", "batch_low", "batch_high"))
+    ends = np.sort(np.abs([low, high]), axis=0)  # nan last: both ends are
+    return {"measured": np.abs(off), "interval": np.array([np.where(low * high <= 0, 0.0, ends[0]), ends[1]]).T}
 
 
 def pareto(frame: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def fronts(panels: Mapping[str, Mapping[str, tuple[pd.DataFrame, Front | None]]], cloud: pd.DataFrame) -> Figure:
-    """N against K to ε: a panel of raw fronts for each title, with their hyperbolas, and one where all must be one.
+    """N against K to ε: raw fronts under each of three titles, with their hyperbolas, and all where they must be one.
 
     A front is a frame of columns steps, sfo and source, and its fitted hyperbola; None for one that is the theory's.
     cloud: further points (steps, sfo) of the last title, those behind the front.
@@ -29,7 +29,8 @@ def fronts(panels: Mapping[str, Mapping[str, tuple[pd.DataFrame, Front | None]]]
     palette = dict(zip((label for label, _, _ in flat), sns.color_palette("colorblind", len(flat)), strict=True))
     dashes = {"color": "0.3", **LINES["bound"]}
     with style():
-        figure, axes = plt.subplots(1, 1 + len(panels), figsize=(7.2, 4.1))
+        figure, grid = plt.subplots(2, 2, figsize=(7.2, 7.4))
+        axes = grid.ravel()
         for axis, (title, of_title) in zip(axes, panels.items(), strict=False):
             for label, (frame, fit) in of_title.items():
                 source = frame["source"].iloc[0]
@@ -49,9 +50,10 @@ def fronts(panels: Mapping[str, Mapping[str, tuple[pd.DataFrame, Front | None]]]
         for axis in axes[:-1]:
             axis.set(xscale="log", yscale="log", xlabel=r"steps $K$ to $\varepsilon$")
             log_ticks(axis.xaxis, axis.yaxis)
-        axes[0].set_ylabel(r"gradient evaluations $N$ to $\varepsilon$")
+        for axis in (axes[0], axes[2]):
+            axis.set_ylabel(r"gradient evaluations $N$ to $\varepsilon$")
         for axis in axes:
-            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return figure
 
 

@@ -10,6 +10,7 @@ Bias, coverage and false crossings: `python -m benchmarks.crossings`, and docs/i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,10 +70,12 @@ def first_crossing(
     return Crossing(float(_at(steps, at)[0]), float(_at(samples, at)[0]), low, high)
 
 
-def crossing_draws(samples: np.ndarray, curves: np.ndarray, level: float, log: bool = True) -> np.ndarray:
-    """Crossings of `draws` of the expectation, in gradient evaluations, (draws,); as in `first_crossing`."""
+def crossing_draws(
+    samples: np.ndarray, curves: np.ndarray, level: float, log: bool = True, count: int = _DRAWS
+) -> np.ndarray:
+    """Crossings of `draws` of the expectation, in gradient evaluations, (count,); as in `first_crossing`."""
     samples, curves, weights = _finite_part(samples, curves)
-    return _at(samples, _isotonic_crossings(draws(curves), weights, level, log))
+    return _at(samples, _isotonic_crossings(draws(curves, count), weights, level, log))
 
 
 def _finite_part(samples: np.ndarray, curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -114,6 +117,17 @@ def draws(values: np.ndarray, count: int = _DRAWS) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         centre = values.mean(0)
         return centre + np.tensordot(z * scale, values - centre, 1)
+
+
+def of_draws(
+    statistic: Callable[..., Any], values: np.ndarray, drawn: np.ndarray, confidence: float = 0.95
+) -> Interval:
+    """A statistic of `values`, numbers or an array of them, with percentiles of it over `drawn`, (draws, …), each of
+    the shape of `values`. A draw that has no value (nan) counts as below the interval's low end and above its high."""
+    found = np.array([statistic(draw) for draw in drawn], dtype=float)
+    low, _ = percentiles(np.where(np.isnan(found), -np.inf, found), confidence)
+    _, high = percentiles(np.where(np.isnan(found), np.inf, found), confidence)
+    return Interval(np.asarray(statistic(values), dtype=float), low, high)
 
 
 def percentiles(values: np.ndarray, confidence: float = 0.95) -> np.ndarray:
