@@ -128,6 +128,8 @@ class Check:
 
 def sampled(*intervals: Interval) -> dict[str, np.ndarray]:
     """`measured` and `interval` of a `Check`, from estimates with their intervals, numbers or arrays."""
+    if not intervals:
+        return {"measured": np.empty(0), "interval": np.empty((0, 2))}
     measured, low, high = (np.concatenate([np.ravel(end) for end in ends]) for ends in zip(*intervals, strict=True))
     return {"measured": measured, "interval": np.array([low, high]).T}
 
