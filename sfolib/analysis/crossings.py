@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sfolib._utils.errors import require
+from sfolib.analysis.fits import fit_front
 from sfolib.training.estimates import crossing_draws, percentiles
 from sfolib.training.records import Run
 
@@ -105,6 +106,21 @@ def pareto(frame: pd.DataFrame) -> pd.DataFrame:
     ordered = frame[np.isfinite(frame["samples"])].sort_values(["steps", "samples"])
     before = ordered["samples"].cummin().shift(fill_value=np.inf)
     return ordered[ordered["samples"] < before]
+
+
+def with_range(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cheapest batch at each ε², and those that the intervals cannot tell from it."""
+    best = cheapest(frame)
+    near_best = [
+        frame[(frame["eps2"] == row.eps2) & (frame["low"] <= row.high)]["batch_size"] for row in best.itertuples()
+    ]
+    return best.assign(first=[b.min() for b in near_best], last=[b.max() for b in near_best])
+
+
+def front_batch_size(sizes: np.ndarray, samples: np.ndarray) -> float:
+    """B of the front of these pairs; nan where it has fewer than three."""
+    front = pareto(pd.DataFrame({"steps": samples / sizes, "samples": samples}))
+    return fit_front(front["steps"], front["samples"]).batch_size if len(front) > 2 else np.nan
 
 
 def ratios(frame: pd.DataFrame, other: pd.DataFrame) -> dict[str, np.ndarray]:

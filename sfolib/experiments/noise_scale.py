@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar
 
@@ -11,10 +13,9 @@ import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
 
 from sfolib._utils.errors import require
-from sfolib.analysis.claims import Check
-from sfolib.analysis.crossings import cheapest, crossings, pareto
-from sfolib.analysis.fits import fit_exponent, fit_front
-from sfolib.analysis.noise_scale import adapt, near, noise_scale_band
+from sfolib.analysis.claims import Check, check, sampled
+from sfolib.analysis.crossings import crossings, drawn_crossings, front_batch_size, with_range
+from sfolib.analysis.noise_scale import noise_scale_band, of_search, of_seeds, ratio_of_means, said, strongly_convex
 from sfolib.analysis.predict import LocalPath, local_path
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
@@ -22,11 +23,13 @@ from sfolib.plotting import Band
 from sfolib.plotting.noise_scale import Estimated, along, critical_batch_sizes, optimal_batch_size, predicted_minimum
 from sfolib.problems.specs import Digits, Quadratic, named, split_digits
 from sfolib.schedules import base
-from sfolib.schedules.adaptive.noise_scale import critical_batch_size, local_critical_batch_size, sqnorm_variance
+from sfolib.schedules.adaptive.noise_scale import sqnorm_variance
 from sfolib.schedules.adaptive.optimal_batch import OptimalBatch
 from sfolib.schedules.plan import Plan
 from sfolib.theory import bounds
 from sfolib.theory.quadratic import PowerLawQuadratic
+from sfolib.training import estimates
+from sfolib.training.estimates import Interval
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
@@ -65,10 +68,7 @@ _BY_SCALE = {  # smoke, quick, paper
 
 
 class Parameters(notebook.Parameters):
-    SCALES: ClassVar[dict[str, dict[str, Any]]] = {
-        scale: {name: values[i] for name, values in _BY_SCALE.items()}
-        for i, scale in enumerate(("smoke", "quick", "paper"))
-    }
+    SCALES: ClassVar[dict[str, dict[str, Any]]] = notebook.scales(_BY_SCALE)
 
     lr: PositiveFloat = Field(0.1, description="digits: learning rate η")
     l2: PositiveFloat = Field(0.001, description="digits: ℓ2 coefficient")
@@ -184,112 +184,32 @@ def constants_along(p: Parameters, name: str) -> LocalPath:
     return local_path(asked, p.device, **({} if softmax else {"vectors": 8, "products": 5}))
 
 
-def at_rest(run: Run) -> tuple[pd.DataFrame, np.ndarray]:
-    """The loop's estimates on the quadratic where it does not move, beside what they estimate; and their squared
-    deviations from ‖G‖² over the variance formula, (seeds, points)."""
+def at_rest(run: Run) -> list[Interval]:
+    """On the quadratic where it does not move: the loop's ‖G‖² and tr Σ over what they estimate, and the squared
+    deviations of ‖G‖² over the variance formula; each in the mean over points."""
     exact = QUADRATIC.exact
     apart = run.steps >= 100  # 15 % of that many steps, and the window's mean age is 10
     G2, s = float(np.square(exact.eigenvalues * exact.theta0).sum()), exact.noise_variance
     one = sqnorm_variance(float(s @ np.square(exact.eigenvalues * exact.theta0)), float(s @ s), 16, 2)
-    error = (one * (1 - STILL_DECAY) / (1 + STILL_DECAY)) ** 0.5
     sqnorm, variance = (run.curves(name)[:, apart] for name in ("loop_sqnorm", "loop_variance"))
-    z2 = np.square((sqnorm - G2) / error)
-    frame = pd.DataFrame(
-        {
-            "estimated": [sqnorm.mean(), variance.mean(), z2.mean()],
-            "exact": [G2, exact.sigma2, 1.0],
-            "standard error": [
-                error / sqnorm.size**0.5, variance.std() / variance.size**0.5, z2.std() / z2.size**0.5,
-            ],
-        },
-        index=["‖G‖²", "tr Σ", "variance over formula"],
-    )  # fmt: skip
-    return frame, z2
-
-
-def with_range(frame: pd.DataFrame) -> pd.DataFrame:
-    """The cheapest batch at each ε², and those that the intervals cannot tell from it."""
-    best = cheapest(frame)
-    near_best = [
-        frame[(frame["eps2"] == row.eps2) & (frame["low"] <= row.high)]["batch_size"] for row in best.itertuples()
-    ]
-    return best.assign(first=[b.min() for b in near_best], last=[b.max() for b in near_best])
-
-
-def estimates(
-    run: Run, column: str, eps2: Any, lr: float, L: float | None = None, curvature: Any = None
-) -> pd.DataFrame:
-    """tr Σ/ε² (from `column`), T2's b* with it, and η tr(HΣ)/ε², each as the run passes ε."""
-    eps = np.array(eps2) ** 0.5
-    at = [run.first_crossing(e).samples for e in eps]
-    variance = np.array([near(run, column, n)[0] for n in at])
-    curvature = np.array([near(run, "curvature_noise", n)[0] for n in at]) if curvature is None else curvature
-    return pd.DataFrame(
-        {
-            "eps2": eps2,
-            "B": variance / eps**2,
-            "T2": np.nan if L is None else 2 * L * lr / (2 - L * lr) * variance / eps**2,
-            "curvature": local_critical_batch_size(curvature, lr, eps),
-        }
-    )
-
-
-START = float(np.square(WELL.theta0).sum())
-
-
-def known(radius: float) -> OptimalBatch:
-    """The rule with h as it is at the minimum."""
-    return OptimalBatch(WELL.sigma2, WELL.L, WELL.lam_min, radius)
-
-
-def first_below(samples: Any, sqdistance: Any, radius: float) -> float:
-    """Gradient evaluations at the first value of at most radius."""
-    return float(np.asarray(samples)[np.argmax(np.asarray(sqdistance) <= radius)])
-
-
-def exact_cost(rule: OptimalBatch, batch_size: float, radius: float) -> float:
-    """Gradient evaluations of the rule's lr at a constant batch size, exactly."""
-    steps = int(rule.steps_at(batch_size, START)) + 1
-    sqdistance = WELL.moments(batch_size, np.full(steps, rule.lr_at(batch_size))).sum(1)
-    return first_below(batch_size * np.arange(steps + 1), sqdistance, radius)
-
-
-def strongly_convex(radii: Mapping[float, float]) -> tuple[pd.DataFrame, dict[float, float], list[Band]]:
-    """On `WELL`: what constant batch sizes cost by the bound and exactly; what the rule takes as it learns, by share;
-    and the batch sizes that it learns."""
-    rule = known(radii[0.1])
-    grid = np.unique(np.round(rule.exact * 2.0 ** np.arange(-5, 4.5, 0.5)))
-    exact = [exact_cost(rule, b, radii[0.1]) for b in grid]
-    cost = pd.DataFrame({"batch_size": grid, "bound": grid * rule.steps_at(grid, START), "exact": exact})
-    h0 = WELL.sigma2 + float(np.square(WELL.eigenvalues * WELL.theta0).sum())
-    adapted, learned = {}, []
-    for share, radius in radii.items():
-        budget = int(3 * exact_cost(known(radius), known(radius).batch_size, radius))
-        runs = [adapt(WELL, OptimalBatch(h0, WELL.L, WELL.lam_min, radius), budget, seed) for seed in range(20)]
-        clock = np.geomspace(200, budget, 400)
-        sizes, sqdistance = (
-            np.array([np.interp(clock, run["samples"], run[name]) for run in runs]) for name in ("exact", "sqdistance")
-        )
-        adapted[share] = first_below(clock, sqdistance.mean(0), radius)
-        ends = np.percentile(sizes, [2.5, 97.5], axis=0)
-        learned.append(Band(f"$\\rho$ = {share:g} of the start", "measured", clock, sizes.mean(0), *ends))
-    return cost, adapted, learned
+    z2 = np.square(sqnorm - G2) / (one * (1 - STILL_DECAY) / (1 + STILL_DECAY))
+    return [estimates.mean(of.mean(1), log=False) for of in (sqnorm / G2, variance / exact.sigma2, z2)]
 
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
-    """rest, z2: as `at_rest`. watched: runs whose batch grows, by title. noise_scales: their B. found: crossings of the
-    searches, by problem; fitted: b* of K(b) at each (problem, ε²); least: the cheapest; front_batch_size: B of the
-    front with tuned lr. estimated: what estimates say of b*, by problem; truth: b* by fit or exactly; large: at large
-    batches. cost, adapted, learned: as `strongly_convex`, radii: their radii; asked: the rule's batch on digits."""
+    """rest: as `at_rest`. watched: runs whose batch grows, by title. noise_scales: their B. found: crossings of the
+    searches, by problem; critical: b* of K(b), (problem, ε²) → `Interval`; at_fitted, adam_slope: of Adam, see
+    `of_search`; least: the cheapest; front: B of the front with tuned lr, by ε². said: what estimates say of b*, by
+    problem, `estimated` the same as frames; truth: b* by fit or exactly; large: at large batches. well: as
+    `strongly_convex`; asked: its rule's batch on digits."""
     digits, exact = Digits(l2=p.l2), QUADRATIC.exact
-    rest, z2 = at_rest(runs["at rest"])
     first, softmax, mlp = (runs["watched", name] for name in WATCHED)
     paths = {name: constants_along(p, name) for name in ("softmax", "network")}
     watched = {title: runs["watched", name] for name, title in WATCHED.items()}
     growing = Plan(base.parse(p.growth), p.quadratic_lr, clock="sample")
     path = exact.grad_sqnorm_path(growing.table(2 * p.watched_samples[0], 1)["batch_size"], p.quadratic_lr)
     noise_scales = {}
-    for title, run in watched.items():
+    for (name, title), run in zip(WATCHED.items(), watched.values(), strict=True):
         truth = exact.sigma2 / path[first.steps] if run is first else noise_scale_band(run).value
         bands = [
             Band("exact", "exact", run.samples, truth),
@@ -298,47 +218,55 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         if run is not first:
             scale = noise_scale_band(run, "probe_")
             bands.append(Band("from probes: per-sample statistics", "permutation", run.samples, *scale))
-            constants, time = paths["softmax" if run is softmax else "network"], p.lr * run.steps
+            constants, time = paths[name], p.lr * run.steps
             on = time <= constants.time[-1]
             scale = np.interp(time[on], constants.time, constants.Q / constants.GHG)
-            bands.append(
-                Band(r"local: $\mathrm{tr}(H\Sigma)/G^\top HG$, no noise", "predicted", run.samples[on], scale)
-            )
+            label = r"local: $\mathrm{tr}(H\Sigma)/G^\top HG$, no noise"
+            bands.append(Band(label, "predicted", run.samples[on], scale))
         noise_scales[title] = ("noise scale $B$", bands)
 
-    def searched(name: str, eps2: list[float], lr: float) -> pd.DataFrame:
-        return crossings([run for key, run in runs.items() if key[:3] == ("search", name, lr)], eps2, source="measured")
-
-    found = {
-        "softmax": searched("softmax", p.eps2, p.lr),
-        "network": searched("network", p.mlp_eps2, p.lr),
-        "Adam": searched("Adam", p.adam_eps2, p.adam_lr),
-    }
-    tuned = pd.concat(searched("tuned", p.tuned_eps2, rate) for rate in p.tuned_lrs)
-    front = {target: pareto(tuned[tuned["eps2"] == target]) for target in p.tuned_eps2}
-    reached = np.isfinite(found["Adam"]["steps"]).groupby(found["Adam"]["eps2"]).sum()
+    searches = {"softmax": (p.eps2, p.lr), "network": (p.mlp_eps2, p.lr), "Adam": (p.adam_eps2, p.adam_lr)}
+    found, critical, further = {}, {}, {}
+    for name, (eps2, lr) in searches.items():
+        own = {key[3]: run for key, run in runs.items() if key[:3] == ("search", name, lr)}
+        found[name] = crossings(own.values(), eps2, source="measured")
+        sizes = np.array([*own], dtype=float)
+        values, drawn = (np.array(of) for of in zip(*(drawn_crossings(own.values(), e) for e in eps2), strict=True))
+        of_name = estimates.of_draws(partial(of_search, sizes, np.array(eps2)), values, np.moveaxis(drawn, 2, 0))
+        for i, target in enumerate(eps2):
+            critical[name, target] = Interval(*(float(end[i]) for end in of_name))
+        further[name] = Interval(*(end[len(eps2) :] for end in of_name))
     how = "each must be reached by three batch sizes; larger ones, or larger adam_max_steps and adam_max_samples"
-    require(bool((reached >= 3).all()), "adam_eps2", p.adam_eps2, how)
-    fitted = {
-        (name, target): critical_batch_size(f["batch_size"], f["steps"])
-        for name, frame in found.items()
-        for target, f in frame.groupby("eps2", sort=False)
-        if name == "Adam" or np.isfinite(f["steps"]).sum() >= 3
-    }
+    fitted = {key: of for key, of in critical.items() if not np.isnan(of.value)}
+    require(all(("Adam", e) in fitted for e in p.adam_eps2), "adam_eps2", p.adam_eps2, how)
+    tuned = {key[2:]: run for key, run in runs.items() if key[:2] == ("search", "tuned")}
+    front = {}
+    for target in p.tuned_eps2:
+        values, drawn = drawn_crossings(tuned.values(), target, 200)
+        sizes = np.array([b for _, b in tuned], dtype=float)
+        front[target] = estimates.of_draws(partial(front_batch_size, sizes), values, drawn.T)
+    require(not any(np.isnan(of.value) for of in front.values()), "tuned_eps2", p.tuned_eps2,
+            "each must be reached by the three pairs that a front takes")  # fmt: skip
     targets = {name: [e for of, e in fitted if of == name] for name in ("softmax", "network")}
     near_critical, probes = (lambda name: runs["near critical", name]), "probe_variance"
     curvature = exact.eigenvalues @ exact.noise_variance
-    estimated = {
-        "quadratic": estimates(first, "loop_variance", p.quadratic_eps2, p.quadratic_lr, exact.L, curvature),
-        "softmax": estimates(near_critical("softmax"), probes, targets["softmax"], p.lr, digits.smoothness_bound),
-        "network": estimates(near_critical("network"), probes, targets["network"], p.lr),
+    of_all = {
+        "quadratic": said(first, "loop_variance", p.quadratic_eps2, p.quadratic_lr, exact.L, curvature),
+        "softmax": said(near_critical("softmax"), probes, targets["softmax"], p.lr, digits.smoothness_bound),
+        "network": said(near_critical("network"), probes, targets["network"], p.lr),
     }
     for name, constants in paths.items():
         best = [constants.pairs(p.lr, e) for e in targets[name]]
-        found_b = [pairs["batch_size"].iloc[pairs["samples"].argmin()] if len(pairs) else np.nan for pairs in best]
-        estimated[name] = estimated[name].assign(predicted=found_b)
-    radii = {share: share * START for share in (0.1, 0.03)}
-    cost, adapted, learned = strongly_convex(radii)
+        told = [pairs["batch_size"].iloc[pairs["samples"].argmin()] if len(pairs) else np.nan for pairs in best]
+        of_all[name]["predicted"] = Interval(*[np.array(told)] * 3)
+    large = said(softmax, probes, p.tuned_eps2, p.lr, digits.smoothness_bound)
+    best = [exact.best_constant_batch_size(p.quadratic_lr, e**0.5).batch_size for e in p.quadratic_eps2]
+    truth = {"quadratic": Interval(*[np.array(best)] * 3)} | {
+        name: Interval(*(np.array(end) for end in zip(*(fitted[name, e] for e in eps2), strict=True)))
+        for name, eps2 in targets.items()
+        if eps2
+    }
+    of_eps2 = {"quadratic": p.quadratic_eps2, **targets}
     # as digits.smoothness_bound, of one sample
     L_max = 0.5 * (1 + float(np.square(split_digits(0)[0][0]).sum(1).max())) + p.l2
     moment = softmax.curves("probe_variance") + softmax.curves("probe_sqnorm")  # of the mean of ‖∇f_i‖²
@@ -347,12 +275,14 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         L, n = digits.smoothness_bound, digits.size
         return np.vectorize(lambda h: OptimalBatch(max(h, 0.0), L, p.l2, radius, L_max=L_max, n=n).exact)(moment)
 
+    def frame(eps2: Sequence[float], columns: Mapping[str, Interval]) -> pd.DataFrame:
+        return pd.DataFrame({"eps2": eps2} | {name: of.value for name, of in columns.items()})
+
     return SimpleNamespace(
         p=p,
         digits=digits,
         exact=exact,
-        rest=rest,
-        z2=z2,
+        rest=at_rest(runs["at rest"]),
         watched=watched,
         first=first,
         softmax=softmax,
@@ -360,27 +290,20 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         path=path,
         noise_scales=noise_scales,
         found=found,
-        front_batch_size={e: fit_front(frame["steps"], frame["samples"]).batch_size for e, frame in front.items()},
-        fitted=fitted,
-        least={name: with_range(frame) for name, frame in found.items()},
-        estimated=estimated,
-        large=estimates(softmax, probes, p.tuned_eps2, p.lr),
-        truth={
-            "quadratic": [exact.best_constant_batch_size(p.quadratic_lr, e**0.5).batch_size for e in p.quadratic_eps2],
-            **{name: [fitted[name, e] for e in of_name] for name, of_name in targets.items()},
-        },
-        radii=radii,
-        cost=cost,
-        rule=known(radii[0.1]),
-        adapted=adapted,
-        learned=learned,
+        front=front,
+        critical=fitted,
+        at_fitted=Interval(*(end[:-1] for end in further["Adam"])),
+        adam_slope=Interval(*(end[-1:] for end in further["Adam"])),
+        least={name: with_range(of) for name, of in found.items()},
+        said=of_all,
+        estimated={name: frame(of_eps2[name], columns) for name, columns in of_all.items()},
+        large_said=large,
+        large=frame(p.tuned_eps2, large),
+        truth={name: truth[name].value if name in truth else np.empty(0) for name in of_eps2},
+        critical_of=truth,
+        well=strongly_convex(WELL, (0.1, 0.03)),
         asked={radius: rule_on_digits(radius) for radius in (10.0, 1.0, 0.1)},
         guaranteed=[float(rule_on_digits(target / digits.smoothness_bound**2).min()) for target in p.eps2],
-        at_fitted=[
-            curve.iloc[np.abs(np.log(curve["batch_size"] / fitted["Adam", target])).argmin()]["samples"]
-            / curve["samples"].min()
-            for target, curve in found["Adam"].groupby("eps2", sort=False)
-        ],
     )
 
 
@@ -408,30 +331,24 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         ]
         if "predicted" in table:
             panels[name].append(Estimated("predicted (T15)", "predicted", table["eps2"], table["predicted"]))
-    front = [*res.front_batch_size], [*res.front_batch_size.values()]
+    front = [*res.front], *zip(*res.front.values(), strict=True)
     panels["softmax"].append(Estimated("$B$ of the front, tuned $\\eta$", "permutation", *front))
-    critical = critical_batch_sizes(
-        {
-            {"quadratic": "quadratic (synthetic)", "softmax": "digits, softmax", "network": "digits, network"}[
-                name
-            ]: items
-            for name, items in panels.items()
-        }
-    )
-    tended = {band.label: known(radius).exact for band, radius in zip(res.learned, res.radii.values(), strict=True)}
+    titles = {"quadratic": "quadratic (synthetic)", "softmax": "digits, softmax", "network": "digits, network"}
+    critical = critical_batch_sizes({titles[name]: items for name, items in panels.items()})
+    well = res.well
+    learned = [Band(label, "measured", *curves) for label, *curves in well.learned]
     on_digits = [
         Band(f"$\\rho$ = {radius:g}", "measured", res.softmax.samples, tau.mean(0), tau.min(0), tau.max(0))
         for radius, tau in res.asked.items()
     ]
     strongly = optimal_batch_size(
-        res.cost,
-        res.rule.exact,
-        {"quadratic: learned": (res.learned, tended), "digits": (on_digits, {"$n$": res.digits.size})},
+        well.cost,
+        well.rule.exact,
+        {"quadratic: learned": (learned, well.tended), "digits": (on_digits, {"$n$": res.digits.size})},
     )
     searched = {"SGD": res.found["softmax"], "Adam": res.found["Adam"]}
-    minima = predicted_minimum(
-        searched, {("SGD" if name == "softmax" else name, target): b for (name, target), b in res.fitted.items()}
-    )
+    fitted = {("SGD" if name == "softmax" else name, e): b.value for (name, e), b in res.critical.items()}
+    minima = predicted_minimum(searched, fitted)
     return {
         "scales": (
             scales,
@@ -460,291 +377,155 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     }
 
 
-def claims(res: SimpleNamespace) -> list[Check]:
+def factor(left: Interval, right: Interval) -> Interval:
+    """How many times one is the other, the larger over the smaller; from the far ends of both intervals."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, *ends = (np.log(a / b) for a, b in zip(left, (right.value, right.high, right.low), strict=True))
+    low, high = np.sort(np.abs(ends), axis=0)
+    return Interval(np.exp(np.abs(value)), np.exp(np.where(np.prod(ends, axis=0) <= 0, 0.0, low)), np.exp(high))
+
+
+def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
 
-    def factor(left, right):
-        """How many times one is the other, the larger over the smaller."""
-        return np.exp(np.abs(np.log(np.asarray(left, dtype=float) / np.asarray(right, dtype=float))))
-
-    def from_probes(run, samples):
-        """B from probes around there over B of all samples."""
-        B = {
-            names: near(run, names[0], samples)[0] / near(run, names[1], samples)[0]
-            for names in (("probe_variance", "probe_sqnorm"), ("variance", "grad_sqnorm"))
-        }
-        return B["probe_variance", "probe_sqnorm"] / B["variance", "grad_sqnorm"]
-
-    def from_loop(run, samples):
-        """B from the loop around there over the exact one."""
-        B = near(run, "loop_variance", samples)[0] / near(run, "loop_sqnorm", samples)[0]
+    def over_exact(run: Run, prefix: str, samples: float) -> Interval:
+        """B from "probe_" or "loop_" around there over the exact one."""
+        columns = [prefix + "variance", prefix + "sqnorm"]
         if run is res.first:
-            return B * np.interp(samples, run.samples, res.path[run.steps]) / res.exact.sigma2
-        return B * near(run, "grad_sqnorm", samples)[0] / near(run, "variance", samples)[0]
+            exact = res.exact.sigma2 / np.interp(samples, run.samples, res.path[run.steps])
+            return Interval(*(end / exact for end in ratio_of_means(run, columns, samples)))
+        return ratio_of_means(run, [*columns, "grad_sqnorm", "variance"], samples)
 
-    def until(run, level):
+    def until(run: Run, level: float) -> float:
         """Gradient evaluations at which the exact B first is at the level."""
         return float(run.samples[np.argmax(noise_scale_band(run).value >= level)])
 
-    def grown(run, samples):
-        """The estimates of B from probes at the start and around there, each with its interval."""
-        band = noise_scale_band(run, "probe_")
-        places = [0, int(np.searchsorted(run.samples, samples))]
-        return {"measured": band.value[places], "interval": np.array([band.low[places], band.high[places]]).T}
+    def factors(column: str, *names: str) -> Interval:
+        """Of what `column` says of b* to b*, for all ε of these problems."""
+        each = [factor(res.said[name][column], res.critical_of[name]) for name in names if name in res.critical_of]
+        return Interval(*(np.concatenate(ends) for ends in zip(*each, strict=True))) if each else Interval(*[[]] * 3)
 
+    def mean_factor(column: str) -> Interval:
+        return Interval(*(np.exp(np.log(end).mean()) if len(end) else np.nan for end in factors(column, "softmax")))
+
+    target = p.tuned_eps2[0]
     mean_curvature = [
         res.estimated[name]["curvature"].iloc[-1] / res.estimated[name]["B"].iloc[-1] / rate
         for name, rate in (("quadratic", p.quadratic_lr), ("softmax", p.lr))
+        if len(res.estimated[name])
     ]
-    far = {name: factor(table["B"], res.truth[name]) for name, table in res.estimated.items()}
-    by_T2 = {name: factor(res.estimated[name]["T2"], res.truth[name]) for name in ("quadratic", "softmax")}
-    by_curvature = {name: factor(table["curvature"], res.truth[name]) for name, table in res.estimated.items()}
-    on_path = factor(
-        res.estimated["softmax"].set_index("eps2")["curvature"][p.tuned_eps2[:1]],
-        [res.fitted["softmax", e] for e in p.tuned_eps2[:1]],
-    )
-    off_path = factor(res.large["curvature"][:1], [res.fitted["softmax", e] for e in p.tuned_eps2[:1]])
-    best_adam = res.least["Adam"]
-    ends = (
-        res.found["Adam"][res.found["Adam"]["batch_size"].isin([1, p.adam_largest_batch_size])]
-        .sort_values("samples")
-        .groupby("eps2")
-        .first()
-    )  # the cheaper end
     back = round(1 / (1 - p.decay))
     long = {
         name: (run, float(run.samples[np.argmax(run.steps >= 10 * back)]))
-        for name, run in zip(("quadratic", "softmax", "network"), res.watched.values(), strict=True)
+        for name, run in zip(WATCHED, res.watched.values(), strict=True)
         if run.steps[-1] >= 10 * back
     }
     fell = np.divide(
         *(
-            near(res.mlp, "grad_sqnorm", float(np.interp(step, res.mlp.steps, res.mlp.samples)))[0]
+            of_seeds(res.mlp, "grad_sqnorm", float(np.interp(step, res.mlp.steps, res.mlp.samples))).mean()
             for step in (9 * back, 10 * back)
         )
     )
-    at_once = res.mlp.curves("loop_sqnorm")[
-        :, min(int(np.searchsorted(res.mlp.steps, 10 * back)), len(res.mlp.steps) - 1)
-    ]
+    at_once = res.mlp.curves("loop_sqnorm")[:, min(np.searchsorted(res.mlp.steps, 10 * back), len(res.mlp.steps) - 1)]
     shaky = at_once.std(ddof=1) / len(at_once) ** 0.5 / at_once.mean()
-    weights = {step: p.decay ** np.arange(step)[::-1] for step in res.first.steps[res.first.steps >= back]}
-    looked_back = res.first.curves("loop_sqnorm").mean(0)[res.first.steps >= back] / [
-        w @ res.path[: len(w)] / w.sum() for w in weights.values()
+    on = res.first.steps >= back
+    weights = [p.decay ** np.arange(step)[::-1] for step in res.first.steps[on]]
+    remembered = [w @ res.path[: len(w)] / w.sum() for w in weights]
+    looked_back = estimates.mean(res.first.curves("loop_sqnorm")[:, on] / remembered, log=False)
+    adam = [res.critical["Adam", p.adam_eps2[i]] for i in (0, len(p.adam_eps2) // 2, -1)]
+    wide = res.found["Adam"][res.found["Adam"]["batch_size"].isin([1, p.adam_largest_batch_size])]
+    ends = wide.sort_values("samples").groupby("eps2").first()  # the cheaper end
+    tau = [Interval(of.mean(), of.min(), of.max()) for of in (res.asked[1.0][:, -1], res.asked[1.0][:, 1])]
+    found = res.well
+    # fmt: off
+    rows = [  # claim, kind, values, theory or tolerance, figure, source, what else
+        ("At rest: the estimates of ‖G‖² and of tr Σ have no bias (mean over truth)", "equal", res.rest[:2], 0.01,
+         "scales", "[N]", {}),
+        ("At rest: the estimate of ‖G‖² varies as 4GᵀΣG/b + 2 tr Σ² k/(b²(k − 1)) says (variance over formula)",
+         "equal", res.rest[2:], 0.2, "scales", "[N]", {}),
+        ("Quadratic, along the run: the loop's ‖G‖² over the exact expectation averaged with the same memory, after "
+         "one memory", "equal", [looked_back], 0.1, "scales", "[N]", {}),
+        (f"From the loop, after ten times its memory: B over the exact one ({', '.join(long)})", "equal",
+         [over_exact(run, "loop_", n) for run, n in long.values()], 0.15, "scales", "[N]",
+         {"explanation": "For the network the average is too short and too long at once. The standard error of the "
+          f"mean ‖G‖² over its {p.watched_seeds} runs is {shaky:.0%} there, and in the {back} steps that the average "
+          f"looks back its ‖∇f‖² fell by a factor of {fell:.2g}. Beside both there is no bias: see the check before "
+          "this one."}),
+        ("From probes, where B is the number of samples in a probe: B over the exact one (softmax, network)", "equal",
+         [over_exact(run, "probe_", until(run, p.probe)) for run in (res.softmax, res.mlp)], 0.25, "scales", "[N]", {}),
+        ("Softmax, η tuned: the front's B is σ²/ε² within a factor of ten", "upper_bound",
+         [factor(res.large_said["B"], Interval(*map(np.array, zip(*res.front.values(), strict=True))))], 10.0,
+         "critical", "T11 [N]", {}),
+        ("Fixed η: the critical batch size is the noise scale tr Σ/ε² within a factor of ten (quadratic, softmax, "
+         "network)", "upper_bound", [factors("B", *res.said)], 10.0, "critical", "T11 [N]",
+         {"explanation": "The noise scale knows no learning rate: it is the critical batch size where η is tuned for "
+          "each b (the check before this one). A fixed η far below 1/L is a step that makes less of each gradient, "
+          "and forgives more noise."}),
+        ("Fixed η: the critical batch size is T2's, with measured σ² and proven L, within a factor of ten (quadratic, "
+         "softmax)", "upper_bound", [factors("T2", "quadratic", "softmax")], 10.0, "critical", "T2 [S]",
+         {"explanation": "T2 charges all noise with the largest curvature. The noise meets tr(HΣ)/tr Σ, which is "
+          f"{mean_curvature[0]:.2g} on the quadratic, where L = {res.exact.L:g}, and {mean_curvature[-1]:.2g} on "
+          f"softmax regression at the last ε, where L ≤ {res.digits.smoothness_bound:.2g}. With tr(HΣ) in place of "
+          "Lσ² the factors are those of the next checks."}),
+        ("Fixed η: the critical batch size is η tr(HΣ)/ε² within a factor of ten (quadratic, softmax, network)",
+         "upper_bound", [factors("curvature", *res.said)], 10.0, "critical", "[N]", {"headline": True}),
+        ("Fixed η: the critical batch size is the predicted one (T15) within a factor of two (softmax, network)",
+         "upper_bound", [factors("predicted", "softmax", "network")], 2.0, "critical", "T15 [N]", {}),
+        ("Softmax, fixed η: η tr(HΣ)/ε² is nearer to the critical batch size than T2's (mean factor)", "ordering",
+         [mean_factor("curvature"), mean_factor("T2")], None, "critical", "[N]", {}),
+        (f"Softmax, ε² = {target:g}: η tr(HΣ)/ε² is nearer where the run's batch is near the critical one than where "
+         "it is larger (factor over factor)", "upper_bound", [on_and_off(res, target)], 1.0, "critical", "[N]", {}),
+        ("Strongly convex quadratic: learning τ* on the way costs at most 1.25 times knowing it, at both radii",
+         "upper_bound", found.regret, 1.25, "strongly", "Alfarra et al. 2020", {}),
+        ("Digits: the optimal batch for a radius falls along the run (end, start), as the noise scale grows",
+         "ordering", tau, None, "strongly", "[N]", {}),
+        ("Adam: the critical batch size grows from the first ε to the middle one, and to the last", "ordering", adam,
+         None, "minima", "Iiduka 2022", {}),
+        ("Adam: it grows like ε^−2 or faster, as C ≥ 0 (exponent)", "upper_bound", [res.adam_slope], -2.0, "minima",
+         "Iiduka 2022, [N]", {}),
+        ("Adam: the batch size nearest to 2B/(ε² − C), B and C fitted to K(b), costs at most 1.25 times the least of "
+         "the search", "upper_bound", [res.at_fitted], 1.25, "minima", "Iiduka 2022", {}),
+        *((f"Digits, {name}: the estimated noise scale is larger at the end of the run than at its start", "ordering",
+           [Interval(*(end[[0, -1]] for end in noise_scale_band(run, "probe_")))], None, "scales", "T11 [N]", {})
+          for name, run in (("softmax", res.softmax), ("network", res.mlp))),
+        *((f"Adam, ε² = {row.eps2:g}: fewer evaluations inside than at b = 1 and at b = {p.adam_largest_batch_size}",
+           "ordering", [Interval(of.samples, of.low, of.high) for of in (row, ends.loc[row.eps2])], None, "minima",
+           "Iiduka 2022", {})
+          for row in res.least["Adam"].iloc[[0, -1]].itertuples()),
     ]
-    adam_slope = fit_exponent(np.array(p.adam_eps2) ** 0.5, [res.fitted["Adam", e] for e in p.adam_eps2])
-    tau_start, tau_end = res.asked[1.0][:, 1], res.asked[1.0][:, -1]
-    checks = [
-        Check(
-            "At rest: the estimates of ‖G‖² and of tr Σ have no bias (mean over truth)",
-            "equal",
-            measured=[res.rest["estimated"].iloc[i] / res.rest["exact"].iloc[i] for i in (0, 1)],
-            theory=1.0,
-            tolerance=0.01,
-            source="[N]",
-            figure="scales",
-        ),
-        Check(
-            "At rest: the estimate of ‖G‖² varies as 4GᵀΣG/b + 2 tr Σ² k/(b²(k − 1)) says (variance over formula)",
-            "equal",
-            measured=float(res.z2.mean()),
-            theory=1.0,
-            tolerance=0.2,
-            source="[N]",
-            figure="scales",
-        ),
-        Check(
-            "Quadratic, along the run: the loop's ‖G‖² over the exact expectation averaged with the same memory, "
-            "after one memory",
-            "equal",
-            measured=looked_back,
-            theory=1.0,
-            tolerance=0.1,
-            source="[N]",
-            figure="scales",
-        ),
-        Check(
-            f"From the loop, after ten times its memory: B over the exact one ({', '.join(long)})",
-            "equal",
-            measured=[from_loop(run, n) for run, n in long.values()],
-            theory=1.0,
-            tolerance=0.15,
-            source="[N]",
-            figure="scales",
-            explanation="For the network the average is too short and too long at once. The standard error of the "
-            f"mean ‖G‖² over its {p.watched_seeds} runs is {shaky:.0%} there, and in the "
-            f"{back} steps that the average looks back its ‖∇f‖² fell by a factor of {fell:.2g}. Beside both there "
-            "is no bias: see the check before this one.",
-        ),
-        Check(
-            "From probes, where B is the number of samples in a probe: B over the exact one (softmax, network)",
-            "equal",
-            measured=[from_probes(run, until(run, p.probe)) for run in (res.softmax, res.mlp)],
-            theory=1.0,
-            tolerance=0.25,
-            source="[N]",
-            figure="scales",
-        ),
-        *(
-            Check(
-                f"Digits, {name}: the estimated noise scale is larger at the end of the run than at its start",
-                "ordering",
-                **grown(run, run.samples[-1]),
-                source="T11 [N]",
-                figure="scales",
-            )
-            for name, run in (("softmax", res.softmax), ("network", res.mlp))
-        ),
-        Check(
-            "Softmax, η tuned: the front's B is σ²/ε² within a factor of ten",
-            "upper_bound",
-            measured=factor(res.large["B"], [*res.front_batch_size.values()]),
-            theory=10.0,
-            source="T11 [N]",
-            figure="critical",
-        ),
-        Check(
-            "Fixed η: the critical batch size is the noise scale tr Σ/ε² within a factor of ten (quadratic, softmax, "
-            "network)",
-            "upper_bound",
-            measured=np.concatenate([*far.values()]),
-            theory=10.0,
-            source="T11 [N]",
-            figure="critical",
-            explanation="The noise scale knows no learning rate: it is the critical batch size where η is tuned for "
-            "each b (the check before this one). A fixed η far below 1/L is "
-            "a step that makes less of each gradient, and forgives more noise.",
-        ),
-        Check(
-            "Fixed η: the critical batch size is T2's, with measured σ² and proven L, within a factor of ten "
-            "(quadratic, softmax)",
-            "upper_bound",
-            measured=np.concatenate([*by_T2.values()]),
-            theory=10.0,
-            source="T2 [S]",
-            figure="critical",
-            explanation="T2 charges all noise with the largest curvature. The noise meets tr(HΣ)/tr Σ, which is "
-            f"{mean_curvature[0]:.2g} on the quadratic, where L = {res.exact.L:g}, and "
-            f"{mean_curvature[1]:.2g} on softmax regression at the last ε, where L ≤ "
-            f"{res.digits.smoothness_bound:.2g}. With tr(HΣ) in place of Lσ² the factors are those of the next "
-            "checks.",
-        ),
-        Check(
-            "Quadratic, small η: the critical batch size is η tr(HΣ)/ε²",
-            "equal",
-            measured=res.truth["quadratic"],
-            theory=res.estimated["quadratic"]["curvature"],
-            tolerance=0.1,
-            exact=True,
-            source="[N]",
-            figure="critical",
-        ),
-        Check(
-            "Fixed η: the critical batch size is η tr(HΣ)/ε² within a factor of ten (quadratic, softmax, network)",
-            "upper_bound",
-            measured=np.concatenate([*by_curvature.values()]),
-            theory=10.0,
-            headline=True,
-            source="[N]",
-            figure="critical",
-        ),
-        Check(
-            "Fixed η: the critical batch size is the predicted one (T15) within a factor of two (softmax, network)",
-            "upper_bound",
-            measured=np.concatenate(
-                [factor(res.estimated[name]["predicted"], res.truth[name]) for name in ("softmax", "network")]
-            ),
-            theory=2.0,
-            source="T15 [N]",
-            figure="critical",
-        ),
-        Check(
-            "Softmax, fixed η: η tr(HΣ)/ε² is nearer to the critical batch size than T2's, and that than the noise "
-            "scale (mean factor)",
-            "ordering",
-            measured=[np.exp(np.log(f["softmax"]).mean()) for f in (by_curvature, by_T2, far)],
-            source="[N]",
-            figure="critical",
-        ),
-        Check(
-            f"Softmax, ε² = {p.tuned_eps2[0]:g}: η tr(HΣ)/ε² is nearer where the run's batch is near the critical "
-            "one than where it is larger (factors)",
-            "ordering",
-            measured=[float(on_path[0]), float(off_path[0])],
-            source="[N]",
-            figure="critical",
-        ),
-        Check(
-            "Strongly convex quadratic: exact steps to the radius are at most the bound's, at every τ",
-            "upper_bound",
-            measured=float((res.cost["exact"] / res.cost["bound"]).max()),
-            theory=1.0,
-            exact=True,
-            source="Gower et al. 2019",
-            figure="strongly",
-        ),
-        Check(
-            "Strongly convex quadratic: τ* costs at most 1.25 times the cheapest τ",
-            "upper_bound",
-            measured=exact_cost(res.rule, res.rule.batch_size, res.radii[0.1]) / res.cost["exact"].min(),
-            theory=1.25,
-            exact=True,
-            source="Alfarra et al. 2020",
-            figure="strongly",
-        ),
-        Check(
-            "Strongly convex quadratic: learning τ* on the way costs at most 1.25 times knowing it, at both radii",
-            "upper_bound",
-            measured=[
-                res.adapted[share] / exact_cost(known(radius), known(radius).batch_size, radius)
-                for share, radius in res.radii.items()
-            ],
-            theory=1.25,
-            source="Alfarra et al. 2020",
-            figure="strongly",
-        ),
-        Check(
-            "Digits: the optimal batch for a radius falls along the run (end, start), as the noise scale grows",
-            "ordering",
-            measured=[tau_end.mean(), tau_start.mean()],
-            interval=[[tau.min(), tau.max()] for tau in (tau_end, tau_start)],
-            source="[N]",
-            figure="strongly",
-        ),
-        *(
-            Check(
-                f"Adam, ε² = {row.eps2:g}: fewer evaluations inside than at b = 1 and at b = "
-                f"{p.adam_largest_batch_size}",
-                "ordering",
-                measured=[row.samples, ends.samples[row.eps2]],
-                interval=[[row.low, row.high], [ends.low[row.eps2], ends.high[row.eps2]]],
-                source="Iiduka 2022",
-                figure="minima",
-            )
-            for row in best_adam.iloc[[0, -1]].itertuples()
-        ),
-        Check(
-            "Adam: the critical batch size grows from the first ε to the middle one, and to the last",
-            "ordering",
-            measured=[res.fitted["Adam", p.adam_eps2[i]] for i in (0, len(p.adam_eps2) // 2, -1)],
-            source="Iiduka 2022",
-            figure="minima",
-        ),
-        Check(
-            "Adam: it grows like ε^−2 or faster, as C ≥ 0 (exponent)",
-            "upper_bound",
-            measured=adam_slope.value,
-            theory=-2.0,
-            source="Iiduka 2022, [N]",
-            figure="minima",
-        ),
-        Check(
-            "Adam: the batch size nearest to 2B/(ε² − C), B and C fitted to K(b), costs at most 1.25 times the least "
-            "of the search",
-            "upper_bound",
-            measured=res.at_fitted,
-            theory=1.25,
-            source="Iiduka 2022",
-            figure="minima",
-        ),
+    computed = [
+        ("Quadratic, small η: the critical batch size is η tr(HΣ)/ε²", "equal", res.truth["quadratic"],
+         res.estimated["quadratic"]["curvature"], "critical", "[N]", {"tolerance": 0.1}),
+        ("Strongly convex quadratic: exact steps to the radius are at most the bound's, at every τ", "upper_bound",
+         float((found.cost["exact"] / found.cost["bound"]).max()), 1.0, "strongly", "Gower et al. 2019", {}),
+        ("Strongly convex quadratic: τ* costs at most 1.25 times the cheapest τ", "upper_bound", found.at_best, 1.25,
+         "strongly", "Alfarra et al. 2020", {}),
     ]
-    return checks
+    # fmt: on
+    missing = "none of the ε² was reached by three batch sizes"
+    return [
+        check(
+            claim, kind, missing=missing, **sampled(*values), figure=figure, source=source, **more,
+            **({"theory": 1.0, "tolerance": said} if kind == "equal" else {"theory": said}),
+        )
+        for claim, kind, values, said, figure, source, more in rows
+    ] + [
+        Check(claim, kind, measured=value, theory=theory, exact=True, figure=figure, source=source, **more)
+        for claim, kind, value, theory, figure, source, more in computed
+    ]  # fmt: skip
+
+
+def on_and_off(res: SimpleNamespace, eps2: float) -> Interval:
+    """Softmax: the factor of η tr(HΣ)/ε² to b* along the run near it, over that along the run of larger batches; at
+    their values, and the least and largest of all corners of their intervals."""
+    at = [*res.estimated["softmax"]["eps2"]]
+    if eps2 not in at:
+        return Interval(np.nan, np.nan, np.nan)
+    i = at.index(eps2)
+    near, far = (
+        Interval(*(end[j] for end in of["curvature"])) for of, j in ((res.said["softmax"], i), (res.large_said, 0))
+    )
+    corners = [
+        np.abs(np.log(a / t)) - np.abs(np.log(b / t)) for t, a, b in product(res.critical["softmax", eps2], near, far)
+    ]
+    return Interval(np.exp(corners[0]), np.exp(min(corners)), np.exp(max(corners)))
