@@ -74,7 +74,9 @@ def minimizers(runs: Iterable[Run], eps2: Iterable[float], confidence: float = 0
             {"eps2": target, "batch_size": sizes[reached][found.argmin()], "batch_low": batch_low,
              "batch_high": batch_high, "samples": found.min(), "low": low, "high": high}
         )  # fmt: skip
-    return pd.DataFrame(rows, columns=["eps2", "batch_size", "batch_low", "batch_high", "samples", "low", "high"])
+    return pd.DataFrame(
+        rows or np.empty((0, 7)), columns=["eps2", "batch_size", "batch_low", "batch_high", "samples", "low", "high"]
+    )
 
 
 def drawn_crossings(runs: Iterable[Run], target: float, count: int = 1000) -> tuple[np.ndarray, np.ndarray]:
