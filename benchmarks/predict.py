@@ -2,6 +2,7 @@
 
     python -m benchmarks.predict predict [CASE …]    # predictions.csv; refuses what is written there
     python -m benchmarks.predict measure [CASE …]    # trains, and writes predicted_and_measured.csv beside it
+    python -m benchmarks.predict pilots              # pilots.csv: the network again, with H and Σ where pilots are
     python -m benchmarks.predict notebook            # frozen.csv: what notebook 14 is held against, at all scales
 
 A crossing is `Run.first_crossing`: of the mean of ‖∇f‖² over the seeds, with its 95 % bootstrap interval.
@@ -10,6 +11,7 @@ A crossing is `Run.first_crossing`: of the mean of ‖∇f‖² over the seeds, 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 
 from sfolib._utils.errors import InputError, require
 from sfolib.analysis.crossings import crossings
+from sfolib.analysis.predict import predict as predict_run
 from sfolib.analysis.predict import predict_constant
 from sfolib.experiments import prediction
 from sfolib.problems.specs import Digits
@@ -27,7 +30,7 @@ from sfolib.training.run import run
 from sfolib.training.spec import Spec
 
 HERE = Path(__file__).parent
-PREDICTED, MEASURED = HERE / "predictions.csv", HERE / "predicted_and_measured.csv"
+PREDICTED, MEASURED, PILOTS = HERE / "predictions.csv", HERE / "predicted_and_measured.csv", HERE / "pilots.csv"
 SEEDS, MOST_STEPS = 32, 12_000
 BATCH_SIZES = [2**k for k in range(11)]
 
@@ -82,6 +85,24 @@ def measure(cases: list[str]) -> None:
         every.to_csv(MEASURED, index=False, float_format="%.6g")
 
 
+def pilots(_: list[str]) -> None:
+    """Why N(b) of the network is too large at small b: the bias along the noise-free path of the first seed, and the
+    noise with H and Σ along runs of the same batch size, in the mean over four of them from starts of their own."""
+    case, most, found = "mlp, lr 0.1", 5000, []
+    measured = pd.read_csv(MEASURED)
+    measured = measured[(measured["case"] == case) & (measured["steps"] <= 0.8 * most)]
+    path = predict_run(spec_of(case).model_copy(update={"max_steps": most}), "cpu", vectors=1)
+    for b in (4, 8, 16):
+        asked = [spec_of(case, b).model_copy(update={"max_steps": most, "seeds": (seed,)}) for seed in range(4)]
+        noise = np.mean([predict_run(spec, "cpu", pilot_batch_size=b, vectors=16).noise for spec in asked], axis=0)
+        told = replace(path, samples=b * path.steps, noise=noise, grad_sqnorm=path.bias + noise)
+        rows = measured[measured["batch_size"] == b]
+        rows = rows.assign(samples_pilots=[told.first_crossing(eps2**0.5).samples for eps2 in rows["eps2"]])
+        found.append(rows[["batch_size", "eps2", "samples", "low", "high", "samples_predicted", "samples_pilots"]])
+        pd.concat(found).to_csv(PILOTS, index=False, float_format="%.6g")
+        print(found[-1].to_string(), flush=True)
+
+
 def notebook(scales: list[str]) -> None:
     for scale in scales or ("quick", "paper"):
         prediction.write(prediction.Parameters(scale=scale, device="cpu"))
@@ -90,7 +111,7 @@ def notebook(scales: list[str]) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     try:
-        {"predict": predict, "measure": measure, "notebook": notebook}[sys.argv[1]](sys.argv[2:])
+        {"predict": predict, "measure": measure, "pilots": pilots, "notebook": notebook}[sys.argv[1]](sys.argv[2:])
     except (IndexError, KeyError):
         sys.exit(__doc__)
     except InputError as error:

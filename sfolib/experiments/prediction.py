@@ -4,32 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from sfolib import plotting
 from sfolib._utils.errors import InputError, require
-from sfolib.analysis.claims import Check
-from sfolib.analysis.crossings import crossings, minimizers
+from sfolib.analysis.claims import Check, sampled
+from sfolib.analysis.crossings import crossings, minimizers, places_apart
 from sfolib.analysis.predict import Prediction, predict
+from sfolib.analysis.successive import successive
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.experiments.project import root
-from sfolib.gradients.curvature import Hessian, gradient_covariance, hessian
 from sfolib.plotting.predicted import beside, ratios, successive_gradients
 from sfolib.plotting.style import NAMES, Band
-from sfolib.problems.modules import modules, training_data
 from sfolib.problems.specs import Digits
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import late_switch
-from sfolib.theory import local
 from sfolib.training import estimates
 from sfolib.training.estimates import Interval
 from sfolib.training.records import Run
@@ -38,45 +34,22 @@ from sfolib.training.spec import Spec
 ALL_SIZES = [1, 2, 4, 8, 32, 128, 512]
 
 
+_BY_SCALE = {  # smoke, quick, paper
+    "seeds": (4, 16, 256),
+    "network_seeds": (2, 3, 16),
+    "lrs": ([0.4, 1.6], [0.05, 0.4, 1.6, 2.0], [0.05, 0.2, 0.4, 0.8, 1.6, 2.0]),
+    "mlp_lrs": ([0.2], [0.05, 0.2, 0.8], [0.05, 0.2, 0.8]),
+    "batch_sizes": ([2, 8, 128], ALL_SIZES, ALL_SIZES),
+    "time": (40.0, 250.0, 250.0),
+    "mlp_time": (8.0, 100.0, 100.0),
+    "max_samples": (6000, 30_000, 30_000),
+    "network_samples": (800, 6000, 6000),
+    "draws": (256, 2048, 16_384),
+}
+
+
 class Parameters(notebook.Parameters):
-    SCALES: ClassVar[dict[str, dict[str, Any]]] = {
-        "smoke": {
-            "seeds": 4,
-            "network_seeds": 2,
-            "lrs": [0.4, 1.6],
-            "mlp_lrs": [0.2],
-            "batch_sizes": [2, 8, 128],
-            "time": 40.0,
-            "mlp_time": 8.0,
-            "max_samples": 6000,
-            "network_samples": 800,
-            "draws": 256,
-        },
-        "quick": {
-            "seeds": 16,
-            "network_seeds": 3,
-            "lrs": [0.05, 0.4, 1.6, 2.0],
-            "mlp_lrs": [0.05, 0.2, 0.8],
-            "batch_sizes": ALL_SIZES,
-            "time": 250.0,
-            "mlp_time": 100.0,
-            "max_samples": 30_000,
-            "network_samples": 6000,
-            "draws": 2048,
-        },
-        "paper": {
-            "seeds": 256,
-            "network_seeds": 16,
-            "lrs": [0.05, 0.2, 0.4, 0.8, 1.6, 2.0],
-            "mlp_lrs": [0.05, 0.2, 0.8],
-            "batch_sizes": ALL_SIZES,
-            "time": 250.0,
-            "mlp_time": 100.0,
-            "max_samples": 30_000,
-            "network_samples": 6000,
-            "draws": 16_384,
-        },
-    }
+    SCALES: ClassVar[dict[str, dict[str, Any]]] = notebook.scales(_BY_SCALE)
 
     lrs: list[PositiveFloat] = by_scale("softmax regression, constant pairs: learning rates η")
     mlp_lrs: list[PositiveFloat] = by_scale("… of the network of one hidden layer")
@@ -243,140 +216,8 @@ def predictions(p: Parameters, asked: Mapping[Hashable, Spec]) -> dict[str, tupl
     return found
 
 
-# --------------------------------------------------------------------------------------- T14, at points of a path
-POINTS = [20, 60, 200, 600]  # steps of the noise-free path
-PATH_LR = 0.4
-MULTIPLES = [0.25, 0.5, 1.0, 2.0, 4.0]  # of the critical batch size
-PER_POINT = 64  # runs side by side; each draws its pairs one after the other
-
-
-class Point(NamedTuple):
-    """A θ of the noise-free path and T14's constants there, exact. eigenvalues, noise: H's, and the diagonal of Σ in
-    their basis. halving: Σ η until ‖G‖² is half as large."""
-
-    theta: Tensor
-    G2: float
-    GHG: float
-    trace: float
-    Q: float
-    S2: float
-    eigenvalues: np.ndarray
-    noise: np.ndarray
-    halving: float = np.nan
-
-
-def points(problem: Digits, steps: Sequence[int], lr: float) -> list[Point]:
-    """Of softmax regression's path of full gradients; each costs n gradient evaluations for every row of H."""
-    task, n = problem.build_task((0,), "permutation", "cpu", "float64"), problem.size
-    (theta,), found, passed = task.parameters, [], []
-    for step in range(10 * max(steps) + 100):
-        G2 = float(task.measure()["grad_sqnorm"])
-        passed.append(G2)
-        if step in steps:
-            (model,), (x, y) = modules(task), training_data(task)
-            H, covariance = (
-                hessian(model, cross_entropy, x, y, l2=problem.l2),
-                gradient_covariance(model, cross_entropy, x, y),
-            )
-            g = Hessian(model, cross_entropy, x, y, problem.l2).gradient.double().numpy()
-            values, basis = np.linalg.eigh(H)
-            noise = np.sum(basis * (covariance @ basis), 0)
-            S2 = np.sum(covariance**2)
-            found.append(Point(theta[0].clone(), G2, g @ H @ g, noise.sum(), values @ noise, S2, values, noise))
-        if len(found) == len(steps) and G2 <= found[-1].G2 / 2:
-            break
-        theta -= lr * task.gradients(step, 0, n)[0]
-    clock = lr * np.arange(len(passed))
-    reached = np.minimum.accumulate(passed)
-    halved = [clock[np.argmax(reached <= point.G2 / 2)] - clock[step] for point, step in zip(found, steps, strict=True)]
-    return [point._replace(halving=float(time)) for point, time in zip(found, halved, strict=True)]
-
-
-def drawn(
-    problem: Digits, point: Point, batch_size: int, lr: float, draws: int, sampling: str
-) -> dict[str, np.ndarray]:
-    """Pairs of successive gradients from one θ, arrays (draws,): product is g·g′; halves and spread, of the first one's
-    halves, are g_a·g_b and ‖g_a − g_b‖²/4. By permutation the pairs are the first of an epoch each."""
-    task = problem.build_task(tuple(range(PER_POINT)), sampling, "cpu", "float32")
-    (theta,), half, rows = task.parameters, batch_size // 2, []
-    at = 0
-    for i in range(max(1, draws // PER_POINT)):
-        theta[:] = point.theta
-        a, b = (task.gradients(3 * i + k, at + k * half, half)[0] for k in range(2))
-        first = (a + b) / 2
-        theta -= lr * first
-        second = task.gradients(3 * i + 2, at + batch_size, batch_size)[0]
-        of_pair = (first * second, a * b, (a - b).square() / 4)
-        rows.append([value.double().sum((1, 2)).numpy() for value in of_pair])
-        at = (i + 1) * problem.size if sampling == "permutation" else at + 2 * batch_size
-    return dict(zip(("product", "halves", "spread"), np.concatenate(rows, axis=1), strict=True))
-
-
-def over_an_epoch(problem: Digits, point: Point, batch_size: int, lr: float, epochs: int) -> pd.DataFrame:
-    """E g_t·g_{t+1} − E‖G_t‖² over an epoch's permutation of steps from one θ: columns step, value, error."""
-    task, n = problem.build_task(tuple(range(PER_POINT)), "permutation", "cpu", "float32"), problem.size
-    (theta,), steps = task.parameters, n // batch_size
-    looks = range(0, steps - 1, max(1, steps // 8))
-    found = np.zeros((epochs, len(looks), PER_POINT))
-    for epoch in range(epochs):
-        theta[:] = point.theta
-        before, sqnorm = None, {}
-        for t in range(steps):
-            if t in looks:
-                sqnorm[t] = task.measure()["grad_sqnorm"].double().numpy()
-            now = task.gradients(t, epoch * n + t * batch_size, batch_size)[0]
-            if t - 1 in looks:
-                products = (before * now).double().sum((1, 2)).numpy()
-                found[epoch, looks.index(t - 1)] = products - sqnorm[t - 1]
-            theta -= lr * now
-            before = now
-    flat = found.transpose(1, 0, 2).reshape(len(looks), -1)
-    return pd.DataFrame({"step": list(looks), "value": flat.mean(1), "error": flat.std(1) / flat.shape[1] ** 0.5})
-
-
-def successive(p: Parameters) -> SimpleNamespace:
-    """pairs: a row a point and batch size, what was drawn beside T14; pflug: a row a point and rule, the steps to see
-    the sign (m, measured and by the formula) and those of the stage until ‖∇f‖² is half; epoch: as `over_an_epoch`."""
-    problem, rows, rules = PROBLEMS["softmax"], [], []
-    along = points(problem, POINTS[: 3 if p.scale == "smoke" else None], PATH_LR)
-
-    def even(b: float) -> int:
-        return max(2, 2 * round(b / 2))
-
-    first = even(local.critical_batch_size(PATH_LR, along[0].G2, along[0].Q, along[0].GHG))
-    for point in along:
-        critical = local.critical_batch_size(PATH_LR, point.G2, point.Q, point.GHG)
-        for sampling, of_critical in (("replacement", MULTIPLES), ("permutation", MULTIPLES[:2])):
-            for b in sorted({even(x * critical) for x in of_critical}):
-                if 2 * b > problem.size:
-                    continue
-                seen = drawn(problem, point, b, PATH_LR, p.draws, sampling)
-                n = None if sampling == "replacement" else problem.size
-                rows.append(
-                    {"G2": point.G2, "trace": point.trace, "sampling": sampling, "batch_size": b, "critical": critical,
-                     "theory": local.successive_gradients(b, PATH_LR, point.G2, point.Q, point.GHG, n, point.trace),
-                     "m_theory": local.detection_steps(PATH_LR, point.Q, point.S2),
-                     "m": 1.96**2 * seen["product"].var() / (PATH_LR * point.Q / b) ** 2}
-                    | {name: values.mean() for name, values in seen.items()}
-                    | {f"{name}_error": values.std() / len(values) ** 0.5 for name, values in seen.items()}
-                )  # fmt: skip
-        falling = first * point.G2 / (point.Q + first * point.GHG)  # the lr whose critical batch size is `first`
-        for rule, b, lr in (("b grows", even(critical), PATH_LR), ("η decays", first, falling)):
-            seen = drawn(problem, point, b, lr, p.draws, "replacement")
-            rules.append(
-                {"rule": rule, "G2": point.G2, "m": 1.96**2 * seen["product"].var() / (lr * point.Q / b) ** 2,
-                 "m_theory": local.detection_steps(lr, point.Q, point.S2), "stage": point.halving / lr}
-            )  # fmt: skip
-    last = along[min(2, len(along) - 1)]
-    b = 32
-    epoch = over_an_epoch(problem, last, b, PATH_LR, max(2, p.draws // 128))
-    n, forgotten = problem.size, 1 - (1 - PATH_LR * last.eigenvalues) ** epoch["step"].to_numpy()[:, None]
-    t14 = local.successive_gradients(b, PATH_LR, last.G2, last.Q, last.GHG, n, last.trace) - last.G2
-    epoch = epoch.assign(t14=t14, theory=t14 + 2 * forgotten @ last.noise / (n - 1))
-    return SimpleNamespace(pairs=pd.DataFrame(rows), pflug=pd.DataFrame(rules), epoch=epoch, batch_size=b, last=last)
-
-
 # ------------------------------------------------------------------------------------------- results and figures
+POINTS, PATH_LR = [20, 60, 200, 600], 0.4  # of softmax regression's path without noise: steps, and its η
 LEAST = ["model", "lr", "eps2", "batch_size", "batch_low", "batch_high", "batch_size_predicted"]
 WINDOWS = ((0.05, 0.2), (0.2, 0.5), (0.5, 1.0))  # of a run's steps, in which E‖∇f‖² is compared
 
@@ -421,7 +262,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         least=pd.concat(least or [pd.DataFrame(columns=LEAST, dtype=float)], ignore_index=True),
         ratios={key: ratio(runs[key], found) for key, found in predicted.items()},
         windows={key: in_windows(runs[key], found) for key, found in predicted.items()},
-        successive=successive(p),
+        successive=successive(PROBLEMS["softmax"], POINTS[: 3 if p.scale == "smoke" else None], PATH_LR, p.draws),
         online=runs["online"],
         probes=sum(found.probes for found, _ in known.values()),
     )
@@ -451,8 +292,7 @@ def in_windows(run: Run, found: Prediction) -> list[Interval]:
 
 def ends(res: SimpleNamespace, keys: Sequence[Hashable]) -> dict[str, np.ndarray]:
     """`measured` and `interval` of a claim: `in_windows` of each run."""
-    measured, low, high = np.array([window for key in keys for window in res.windows[key]]).T
-    return {"measured": measured, "interval": np.array([low, high]).T}
+    return sampled(*(window for key in keys for window in res.windows[key]))
 
 
 TITLES = {"softmax": "softmax", "mlp": "one hidden layer"}
@@ -543,206 +383,132 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     return found
 
 
-def claims(res: SimpleNamespace) -> list[Check]:
-    p, both = res.p, res.crossings.copy()
+def claims(res: SimpleNamespace) -> notebook.Claims:
+    p, both = res.p, res.crossings
     both = both[np.isfinite(both["samples"]) & np.isfinite(both["samples_predicted"])]
-    for end in ("samples", "low", "high"):
-        both[f"of_{end}"] = both[end] / both["samples_predicted"]
 
-    def counts(claim: str, rows: pd.DataFrame, tolerance: float, figure: str, **more: Any) -> list[Check]:
+    def counts(claim: str, rows: pd.DataFrame, tolerance: float, figure: str, **more: Any) -> Check | None:
         """A claim on N(b), of the pairs whose interval is short enough to decide it."""
-        sharp = rows[(rows["of_high"] - rows["of_low"]) <= 2 * tolerance * rows["of_samples"]]
+        sharp = rows[(rows["high"] - rows["low"]) <= 2 * tolerance * rows["samples"]]
         if not len(sharp):
-            return []
-        interval = sharp[["of_low", "of_high"]].to_numpy()
-        return [
-            Check(
-                claim, "equal", measured=sharp["of_samples"], interval=interval, theory=1.0, tolerance=tolerance,
-                source="T15 [N]", figure=figure, **more,
-            )
-        ]  # fmt: skip
+            return None
+        of_sharp = Interval(*(sharp[end] / sharp["samples_predicted"] for end in ("samples", "low", "high")))
+        return Check(
+            claim,
+            "equal",
+            **sampled(of_sharp),
+            theory=1.0,
+            tolerance=tolerance,
+            source="T15 [N]",
+            figure=figure,
+            **more,
+        )
+
+    def nearest(model: str, title: str) -> Check | None:
+        own = res.least[(res.least["model"] == model) & (res.least["lr"] <= 0.8)]
+        claim = f"{title.capitalize()}, η <= 0.8: the measured b* is at most one place of the grid from the predicted"
+        off = places_apart(own, own["batch_size_predicted"], p.batch_sizes) if len(own) else {"measured": []}
+        more = {"theory": 1.0, "source": "T15 [N]", "figure": f"{model}-pairs"}
+        return Check(claim, "upper_bound", **off, **more) if len(own) else None
 
     softmax, mlp = (both[both["model"] == model] for model in TITLES)
     stable = softmax[softmax["lr"] <= 0.8]
     large = stable["batch_size"] >= 8
-    checks = counts(
-        "Softmax, η <= 0.8, b >= 8: the measured N(b) is the predicted one within 5 %, wherever the interval is short "
-        "enough to tell", stable[large], 0.05, "softmax-pairs", headline=True,
-    )  # fmt: skip
-    checks += counts("Softmax, η <= 0.8, b < 8: within 15 %", stable[~large], 0.15, "softmax-pairs")
-    checks += counts("Softmax, η = 1.6: within 15 %", softmax[softmax["lr"] == 1.6], 0.15, "softmax-pairs")
-    checks += counts("One hidden layer, η <= 0.2: N(b) within 15 %", mlp[mlp["lr"] <= 0.2], 0.15, "mlp-pairs")
-    grid = np.log(np.array(p.batch_sizes, dtype=float))
-    least = res.least.assign(
-        **{
-            f"at_{end}": np.interp(np.log(res.least[f"batch_{end}"]), grid, np.arange(len(grid)))
-            - np.interp(np.log(res.least["batch_size_predicted"]), grid, np.arange(len(grid)))
-            for end in ("size", "low", "high")
-        }
-    )
-    for model, title in TITLES.items():
-        own = least[(least["model"] == model) & (least["lr"] <= 0.8)]
-        if len(own):
-            low, high = own["at_low"], own["at_high"]
-            nearest = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(low.abs(), high.abs()))
-            checks.append(
-                Check(
-                    f"{title.capitalize()}, η <= 0.8: the measured b* is at most one place of the grid from the "
-                    "predicted",
-                    "upper_bound",
-                    measured=own["at_size"].abs(),
-                    interval=np.array([nearest, np.maximum(low.abs(), high.abs())]).T,
-                    theory=1.0,
-                    source="T15 [N]",
-                    figure=f"{model}-pairs",
-                )
-            )
+    checks = [
+        counts(
+            "Softmax, η <= 0.8, b >= 8: the measured N(b) is the predicted one within 5 %, wherever the interval is "
+            "short enough to tell", stable[large], 0.05, "softmax-pairs", headline=True,
+        ),
+        counts("Softmax, η <= 0.8, b < 8: within 15 %", stable[~large], 0.15, "softmax-pairs"),
+        counts("Softmax, η = 1.6: within 15 %", softmax[softmax["lr"] == 1.6], 0.15, "softmax-pairs"),
+        counts("One hidden layer, η <= 0.2: N(b) within 15 %", mlp[mlp["lr"] <= 0.2], 0.15, "mlp-pairs"),
+        *(nearest(*of_model) for of_model in TITLES.items()),
+    ]  # fmt: skip
     plans = [key for key in res.predicted if key[0] == "plan"]
     shares = "from 5 % to 20 % of the steps, to 50 % and to the end"
-    for model, title in TITLES.items():
-        for sampling in ("replacement", "permutation"):
-            keys = [key for key in plans if key[1] == model and key[3] == sampling]
-            tolerance = res.tolerance[keys[0]]
-            checks.append(
-                Check(
-                    f"{title.capitalize()}, {'with' if sampling == 'replacement' else 'by'} {sampling}: E‖∇f‖² is the "
-                    f"predicted within {tolerance:.0%} {shares}, for {len(keys)} plans",
-                    "equal",
-                    **ends(res, keys),
-                    theory=1.0,
-                    tolerance=tolerance,
-                    headline=model == "softmax" and sampling == "replacement",
-                    explanation="" if model == "softmax" else WHY,
-                    source="T15 [N]",
-                    figure="plans",
-                )
-            )
+    groups = {}  # what is claimed of → runs
     for key in plans:
-        if key[1] not in TITLES:
-            checks.append(
-                Check(
-                    f"{key[2]}: E‖∇f‖² is the predicted within {res.tolerance[key]:.0%} {shares}",
-                    "equal",
-                    **ends(res, [key]),
-                    theory=1.0,
-                    tolerance=res.tolerance[key],
-                    explanation=WHY,
-                    source="T15 [N]",
-                    figure="networks",
-                )
+        title = TITLES.get(key[1])
+        how = {"replacement": "with replacement", "permutation": "by permutation"}[key[3]]
+        groups.setdefault(f"{title.capitalize()}, {how}" if title else key[2], []).append(key)
+    for name, keys in groups.items():
+        (_, model, _, sampling), tolerance = keys[0], res.tolerance[keys[0]]
+        checks.append(
+            Check(
+                f"{name}: E‖∇f‖² is the predicted within {tolerance:.0%} {shares}"
+                + (f", for {len(keys)} plans" if model in TITLES else ""),
+                "equal",
+                **ends(res, keys),
+                theory=1.0,
+                tolerance=tolerance,
+                headline=(model, sampling) == ("softmax", "replacement"),
+                explanation="" if model == "softmax" else WHY,
+                source="T15 [N]",
+                figure="plans" if model in TITLES else "networks",
             )
-    return checks + successive_claims(res)
+        )
+    return [found for found in checks if found] + successive_claims(res)
 
 
 def successive_claims(res: SimpleNamespace) -> list[Check]:
     seen, p = res.successive, res.p
-    pairs, rules = seen.pairs, seen.pflug
-    drawn = pairs[pairs["sampling"] == "replacement"]
-    permuted = pairs[pairs["sampling"] == "permutation"]
+    pairs, rules, middle = seen.pairs, seen.pflug, seen.epoch.iloc[1:]
+    drawn, permuted = (pairs[pairs["sampling"] == sampling] for sampling in ("replacement", "permutation"))
 
-    def shift(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-        """‖G‖² − s over the formula's."""
-        theory = frame["G2"] - frame["theory"]
-        value, error = (frame["G2"] - frame["product"]) / theory, 2 * frame["product_error"] / theory
-        return {"measured": value, "interval": np.array([value - error, value + error]).T}
+    def about(value: Any, error: Any, theory: Any) -> Interval:
+        """A drawn value over the formula's, with two standard errors."""
+        value, error = np.asarray(value) / theory, 2 * np.abs(np.asarray(error) / theory)
+        return Interval(value, value - error, value + error)
 
-    def over(column: str, exact: pd.Series) -> dict[str, np.ndarray]:
+    def shift(frame: pd.DataFrame) -> Interval:
+        """‖G‖² − s."""
+        return about(frame["G2"] - frame["product"], frame["product_error"], frame["G2"] - frame["theory"])
+
+    def over(column: str, exact: pd.Series) -> Interval:
         """The mean over all points, weighed by their errors."""
         value, error = drawn[column] / exact, drawn[f"{column}_error"] / exact
-        weight = 1 / error**2 / np.sum(1 / error**2)
-        mean, spread = float(weight @ value), 2 * float(np.sum(1 / error**2)) ** -0.5
-        return {"measured": mean, "interval": (mean - spread, mean + spread)}
+        weight = 1 / error**2
+        return about(weight @ value / weight.sum(), weight.sum() ** -0.5, 1.0)
+
+    def of_variance(value: pd.Series) -> Interval:
+        spread = 2 * (2 / p.draws) ** 0.5 * 1.5  # products have heavier tails than the normal law
+        return Interval(value, value * (1 - spread), value * (1 + spread))
 
     near = drawn[drawn["batch_size"] <= drawn["critical"]]
-    spread = 2 * (2 / p.draws) ** 0.5 * 1.5  # of a variance; products have heavier tails than the normal law
     growing, falling = (rules[rules["rule"] == rule] for rule in ("b grows", "η decays"))
-    middle = seen.epoch.iloc[1:]
     late = res.online.steps >= 100  # ten times its memory
-    per_seed = [res.online.curves(name)[:, late].mean(1) for name in ("loop_sqnorm", "grad_sqnorm")]
-    online, error = per_seed[0].mean() / per_seed[1].mean(), 2 * np.std(per_seed[0] / per_seed[1], ddof=1)
-    error /= len(per_seed[0]) ** 0.5
-    return [
-        Check(
-            "Successive gradients with replacement: ‖G‖² − s is η(GᵀHG + Q/b) within 15 %, at all points and b",
-            "equal",
-            **shift(drawn),
-            theory=1.0,
-            tolerance=0.15,
-            headline=True,
-            source="T14 [N]",
-            figure="successive",
-        ),
-        Check(
-            "… by permutation, the first two batches of an epoch: with tr Σ/(n − 1) and (n − b)/(n − 1), within 15 %",
-            "equal",
-            **shift(permuted),
-            theory=1.0,
-            tolerance=0.15,
-            source="T14 [N]",
-            figure="successive",
-        ),
-        Check(
-            "… by permutation, further on in an epoch: as its past is forgotten, 2 Σ σ²(1 − (1 − ηλ)^t)/(n − 1) comes "
-            "back, within 15 %",
-            "equal",
-            measured=middle["value"] / middle["theory"],
-            interval=np.sort(
-                [(middle["value"] + sign * 2 * middle["error"]) / middle["theory"] for sign in (-1, 1)], axis=0
-            ).T,
-            theory=1.0,
-            tolerance=0.15,
-            source="[N]",
-            figure="successive",
-        ),
-        *(
-            Check(
-                f"Half batches: {what} within 5 %, in the mean over points",
-                "equal",
-                **over(column, exact),
-                theory=1.0,
-                tolerance=0.05,
-                source="T14 [N]",
-                figure="successive",
-            )
-            for what, column, exact in (
-                ("g_a·g_b is ‖∇f‖²", "halves", drawn["G2"]),
-                ("‖g_a − g_b‖²/4 is tr Σ/b", "spread", drawn["trace"] / drawn["batch_size"]),
-            )
-        ),
-        Check(
-            "Along a run from step 100 on: the free ‖∇f‖² of half batches is the exact one within 10 %, in the mean",
-            "equal",
-            measured=online,
-            interval=(online - error, online + error),
-            theory=1.0,
-            tolerance=0.1,
-            source="T14 [N]",
-            figure="successive",
-        ),
-        Check(
-            "m = z² tr(Σ²)/(ηQ)² within 30 % at b up to b_c, whatever b is",
-            "equal",
-            measured=near["m"] / near["m_theory"],
-            interval=np.array([near["m"] / near["m_theory"] * (1 + sign * spread) for sign in (-1, 1)]).T,
-            theory=1.0,
-            tolerance=0.3,
-            source="T14 [N]",
-            figure="successive",
-            explanation="It does not go with b, and is larger by what is left out, 2GᵀΣG/b of the variance: most where "
-            "‖G‖² is large.",
-        ),
-        *(
-            Check(
-                f"Pflug's rule, {rule}: the share of a stage that the test needs {how} from each point to the next",
-                "ordering",
-                measured=share,
-                interval=np.outer(share, [1 - spread, 1 + spread]),
-                source="T14 [N]",
-                figure="successive",
-            )
-            for rule, how, share in (
-                ("b growing at one η", "falls", (growing["m"] / growing["stage"])[::-1]),
-                ("η decaying at one b", "grows", falling["m"] / falling["stage"]),
-            )
-        ),
+    halves, exact = (res.online.curves(name)[:, late].mean(1) for name in ("loop_sqnorm", "grad_sqnorm"))
+    online = about(halves.mean() / exact.mean(), np.std(halves / exact, ddof=1) / len(halves) ** 0.5, 1.0)
+    # fmt: off
+    equal = [
+        ("Successive gradients with replacement: ‖G‖² − s is η(GᵀHG + Q/b) within 15 %, at all points and b",
+         shift(drawn), 0.15, {"headline": True}),
+        ("… by permutation, the first two batches of an epoch: with tr Σ/(n − 1) and (n − b)/(n − 1), within 15 %",
+         shift(permuted), 0.15, {}),
+        ("… by permutation, further on in an epoch: as its past is forgotten, 2 Σ σ²(1 − (1 − ηλ)^t)/(n − 1) comes "
+         "back, within 15 %", about(middle["value"], middle["error"], middle["theory"]), 0.15, {"source": "[N]"}),
+        ("Half batches: g_a·g_b is ‖∇f‖² within 5 %, in the mean over points", over("halves", drawn["G2"]), 0.05, {}),
+        ("Half batches: ‖g_a − g_b‖²/4 is tr Σ/b within 5 %, in the mean over points",
+         over("spread", drawn["trace"] / drawn["batch_size"]), 0.05, {}),
+        ("Along a run from step 100 on: the free ‖∇f‖² of half batches is the exact one within 10 %, in the mean",
+         online, 0.1, {}),
+        ("m = z² tr(Σ²)/(ηQ)² within 30 % at b up to b_c, whatever b is", of_variance(near["m"] / near["m_theory"]),
+         0.3, {"explanation": "It does not go with b, and is larger by what is left out, 2GᵀΣG/b of the variance: most "
+                              "where ‖G‖² is large."}),
     ]
+    rising = [
+        ("b growing at one η", "falls", (growing["m"] / growing["stage"])[::-1]),
+        ("η decaying at one b", "grows", falling["m"] / falling["stage"]),
+    ]
+    # fmt: on
+    of_all = {"figure": "successive", "source": "T14 [N]"}
+    return [
+        Check(claim, "equal", **sampled(values), theory=1.0, tolerance=tolerance, **of_all | more)
+        for claim, values, tolerance, more in equal
+    ] + [
+        Check(
+            f"Pflug's rule, {rule}: the share of a stage that the test needs {how} from each point to the next",
+            "ordering", **sampled(of_variance(share)), **of_all,
+        )
+        for rule, how, share in rising
+    ]  # fmt: skip

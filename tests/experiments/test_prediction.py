@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sfolib.analysis import successive
 from sfolib.experiments import prediction
 from sfolib.experiments.prediction import PROBLEMS, described
 from sfolib.schedules.plan import Plan
@@ -44,16 +45,16 @@ def test_what_was_not_written_is_predicted_and_told(capsys):
 def test_what_is_drawn_is_t14():
     """Exact moments over all pairs of samples, batches of two of one sample each, where the step is nothing."""
     problem = PROBLEMS["softmax"]
-    (point,) = prediction.points(problem, [3], 0.4)
+    (point,) = successive.points(problem, [3], 0.4)
     assert point.trace == pytest.approx(point.noise.sum())
     assert point.halving > 0
-    seen = prediction.drawn(problem, point, 32, 1e-9, 512, "replacement")
+    seen = successive.drawn(problem, point, 32, 1e-9, 512, "replacement")
     for name, exact in (("product", point.G2), ("halves", point.G2), ("spread", point.trace / 32)):
         error = seen[name].std() / len(seen[name]) ** 0.5
         assert abs(seen[name].mean() - exact) < 4 * error, name
     variance = point.S2 / 32**2 + 2 * variance_along(problem, point) / 32
     assert seen["product"].var() == pytest.approx(variance, rel=0.3)
-    s = prediction.drawn(problem, point, 32, 0.4, 512, "replacement")["product"]
+    s = successive.drawn(problem, point, 32, 0.4, 512, "replacement")["product"]
     wanted = local.successive_gradients(32, 0.4, point.G2, point.Q, point.GHG)
     assert abs(s.mean() - wanted) < 4 * s.std() / len(s) ** 0.5
 
