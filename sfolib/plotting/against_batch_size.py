@@ -20,7 +20,7 @@ def against_batch_size(panels: Mapping[str, pd.DataFrame], quantity: str) -> Fig
     Each panel's frame has columns source ("bound", "predicted", "exact", "measured", "permutation"), eps2,
     batch_size, samples, steps and, where there is an interval of samples, low and high. A value of inf is one that was
     not reached: a cross at the top, the rows of different ε apart. The least samples of the bound are a star, of the
-    measured curve a large ring.
+    measured curve a large ring. A bound that is off the page of what was measured has a panel of its own.
     """
     with style():
         figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 4.0), squeeze=False)
@@ -51,7 +51,7 @@ def _batch_panel(axis: Axes, frame: pd.DataFrame, quantity: str) -> None:
         if source == "measured":
             missed = curve.loc[~np.isfinite(curve[quantity]), "batch_size"]
             axis.plot(missed, np.full(len(missed), rows[eps2]), "x", color=colour, markersize=4, transform=above)
-        if quantity == "samples" and reached["low"].notna().any():
+        if quantity == "samples" and "low" in reached and reached["low"].notna().any():
             high = reached["high"].where(np.isfinite(reached["high"]), top)
             axis.fill_between(reached["batch_size"], reached["low"], high, color=colour, alpha=0.25, linewidth=0)
         if quantity == "samples" and len(reached) and source in ("bound", "measured"):
@@ -59,8 +59,14 @@ def _batch_panel(axis: Axes, frame: pd.DataFrame, quantity: str) -> None:
             marker = "*" if source == "bound" else "o"
             if best["samples"] < top:
                 axis.plot(best["batch_size"], best["samples"], marker, color=colour, fillstyle="none", markersize=9)
-    axis.set_xlim(0.8, tried["batch_size"].max() * 1.6)
-    axis.set_ylim(measured[quantity].min() / 2, top * 1.5)
+    if len(tried):
+        axis.set_xlim(0.8, tried["batch_size"].max() * 1.6)
+        axis.set_ylim(measured[quantity].min() / 2, top * 1.5)
+    else:  # a bound alone: from its least, far from where it has none
+        least = finite.loc[finite.groupby("eps2")["samples"].idxmin()]
+        axis.set_xlim(least["batch_size"].min() / 10, least["batch_size"].max() * 20)
+        ends = finite[finite["batch_size"].between(*axis.get_xlim())].groupby("eps2")[quantity]
+        axis.set_ylim(ends.min().min() / 2, least[quantity].max() * 20)
     handles = [Line2D([], [], color=palette[e], linewidth=2, label=f"{e:.0e}".replace("e-0", "e-")) for e in palette]
     axis.legend(
         handles=handles,
@@ -79,7 +85,8 @@ def _batch_legend(panels: Mapping[str, pd.DataFrame], quantity: str) -> list[Lin
     handles = [Line2D([], [], color="0.3", label=NAMES[s], **LINES[s]) for s in shown]
     plain = {"color": "0.3", "linestyle": "none", "fillstyle": "none"}
     if quantity == "samples":
-        handles.append(Line2D([], [], marker="*", markersize=9, label=r"least $N$ of the bound", **plain))
+        if "bound" in shown:
+            handles.append(Line2D([], [], marker="*", markersize=9, label=r"least $N$ of the bound", **plain))
         handles.append(Line2D([], [], marker="o", markersize=9, label=r"least $N$ measured (band: 95 %)", **plain))
     if any((~np.isfinite(f.loc[f["source"] == "measured", quantity])).any() for f in panels.values()):
         handles.append(Line2D([], [], marker="x", markersize=4, label="not reached", **plain))

@@ -35,6 +35,9 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "benchmarks" / "crossings.json").write_text('{"provenance": {}, "rows": []}')
     table = "case,batch_size,eps2,samples_predicted,samples,low,high,ratio\na,64,0.1,303,300,290,310,1.01\n"
     (tmp_path / "benchmarks" / "predicted_and_measured.csv").write_text(table)
+    (tmp_path / "benchmarks" / "pilots.csv").write_text(
+        table.replace("ratio", "samples_starts,samples_pilots").replace("1.01", "300,290")
+    )
     (tmp_path / "docs").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reference, "PICTURE", Path("01_trains") / "one.png")
@@ -149,7 +152,13 @@ def test_the_page_of_predictions_counts_hits_and_misses():
     ]
     columns = ["case", "batch_size", "eps2", "samples_predicted", "samples", "low", "high"]
     frame = pd.DataFrame(rows, columns=columns)
-    page = reference.prediction_page(frame.assign(ratio=frame["samples_predicted"] / frame["samples"]))
+    pilots = frame[:3].assign(samples_starts=[90.0, 210.0, 270.0], samples_pilots=[90.0, 220.0, 270.0])
+    found = [CLAIM | {"notebook": "14_prediction", "claim": "|G| is as said"}, CLAIM | {"notebook": "13_cifar100"}]
+    frame = frame.assign(ratio=frame["samples_predicted"] / frame["samples"])
+    page = reference.prediction_page(frame, pilots, found)
     assert "| a | 5 | 3 | 1 | 1 | 2 | 1.0%, 1.0% | 5.0%, 10.0% |" in page
     assert "| b | 1 | 0 | 1 | 0 | 0 |  |  |" in page
     assert "| a | 0.1 | 8 | 8 | 100 | 100 |" in page
+    assert "each of the same starts it is -3%, at most 10%" in page
+    assert "| 8 | 0.01 | 200 (195 … 205) | 220 (× 1.10) | 210 (× 1.05) | 220 (× 1.10) |" in page
+    assert page.count("is as said") == 1

@@ -81,3 +81,18 @@ def test_first_points_are_linear_in_the_logarithm_of_the_clock():
     x = np.array([0.0, 1.0, 4.0])
     curves = np.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [3.0, 3.0, 3.0], [3.0, 1.0, 1.0]])
     assert estimates.first_points(x, curves, 1.5) == pytest.approx([2, 0, np.inf, 1])
+
+
+def test_a_statistic_of_draws_has_their_percentiles_and_what_has_no_value_opens_them():
+    drawn = np.random.default_rng(3).permutation(np.arange(1.0, 1001.0))[:, None] * [1.0, 2.0]
+    found = estimates.of_draws(lambda row: [row.sum(), row[1]], np.array([500.0, 1000.0]), drawn)
+    assert found.value.tolist() == [1500, 1000]
+    assert np.abs(found.low - [75, 50]).max() <= 3
+    assert np.abs(found.high - [3 * 975, 2 * 975]).max() <= 3
+    few, many = (
+        estimates.of_draws(lambda row, n=n: row[0] if row[0] > n else np.nan, np.array([500.0]), drawn)
+        for n in (20, 30)
+    )
+    assert few.low == found.low[0] / 3
+    assert few.high == pytest.approx(found.high[0] / 3 + 20, abs=1)
+    assert (many.low, many.high) == (-np.inf, np.inf)
