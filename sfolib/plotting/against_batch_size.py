@@ -68,13 +68,14 @@ def _batch_panel(axis: Axes, frame: pd.DataFrame, quantity: str) -> None:
         ends = finite[finite["batch_size"].between(*axis.get_xlim())].groupby("eps2")[quantity]
         axis.set_ylim(ends.min().min() / 2, least[quantity].max() * 20)
     handles = [Line2D([], [], color=palette[e], linewidth=2, label=f"{e:.0e}".replace("e-0", "e-")) for e in palette]
+    top_left = {"loc": "upper left", "bbox_to_anchor": (0, 0.86)}
     axis.legend(
         handles=handles,
         title=r"$\varepsilon^2$",
         fontsize=7.5,
         title_fontsize=8,
         # where no curve goes: steps fall with b, and what was not reached stands at the top
-        **({"loc": "lower right"} if quantity == "samples" else {"loc": "upper left", "bbox_to_anchor": (0, 0.86)}),
+        **({"loc": "lower right"} if quantity == "samples" else {"loc": "upper right"} if tried.empty else top_left),
         handlelength=1.0,
         labelspacing=0.25,
     )
