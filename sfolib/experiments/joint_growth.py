@@ -24,6 +24,7 @@ from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import stagewise
 from sfolib.theory import bounds, stage_growth
 from sfolib.theory.bounds import Constants
+from sfolib.training.estimates import Interval, of_means
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
@@ -174,15 +175,18 @@ def reports(p: Parameters, runs: Mapping[Hashable, Run], schedules: Any, device:
     return pd.DataFrame({title: report._asdict() for title, report in found.items()}).T
 
 
-def late_exponent(run: Run, stages: int) -> float:
-    """Of E‖∇f‖² in N, over the last three stages of equal steps."""
+def late_exponent(run: Run, stages: int) -> Interval:
+    """The slope of ln E‖∇f‖² in ln N over the last three stages of equal steps, with its interval over seeds."""
     late = run.steps >= max(1, run.steps[-1] * (1 - 3 / stages))
-    known = late & np.isfinite(run.expected) & (run.expected > 0)
-    return -fit_exponent(run.samples[known], run.expected[known]).value if known.sum() > 2 else np.nan
+    curves = run.averaged(run.curves())
+    known = late & np.isfinite(curves).all(0) & (curves > 0).all(0)
+    if known.sum() < 3:
+        return Interval(np.nan, np.nan, np.nan)
+    return of_means(lambda mean: fit_exponent(run.samples[known], mean).value, curves[:, known])
 
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
-    """equal_steps, equal_epochs: exact paths by name of the pair. predicted, exact, measured: exponents by pair.
+    """equal_steps, equal_epochs: exact paths by name of the pair. predicted, exact: exponents by pair, measured: slopes.
     runs: of equal epochs, by model and label; steps_runs: softmax's of equal steps; descent: where noise-free ones end,
     by γ; adam: Adam's. frame: what each needs to its goal. best, least, middle, …: names of pairs that claims set
     beside each other."""
@@ -252,7 +256,11 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         )
     )
     grid, at_delta = np.linspace(1.0, p.delta, 201), [pair for pair in res.pairs if pair[0] == p.delta]
-    dots = {"quadratic, exact": res.exact} | ({"digits, softmax regression": res.measured} if res.measured else {})
+    dots = {"quadratic, exact": res.exact} | (
+        {"digits, softmax regression": {pair: -found.value for pair, found in res.measured.items()}}
+        if res.measured
+        else {}
+    )
     slopes = exponents(
         grid,
         bounds.rate_exponent(p.delta, grid, 1.0),
@@ -351,10 +359,12 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
                 f"{' '.join(nearest_first[1:2]).split('= ')[-1]}, overlap.",
             ),
             check(
-                f"{here}: for every pair with an exponent p > 0, E‖∇f‖² falls at least as fast as N^−p",
+                f"{here}: for every pair with an exponent p > 0, E‖∇f‖² falls at least as fast as N^−p "
+                "(slope of ln E‖∇f‖² in ln N)",
                 "upper_bound",
-                measured=[res.predicted[pair] for pair in rated],
-                theory=[res.measured[pair] for pair in rated],
+                measured=[res.measured[pair].value for pair in rated],
+                interval=[res.measured[pair][1:] for pair in rated],
+                theory=[-res.predicted[pair] for pair in rated],
                 source="T5 [N]",
                 figure="exponents",
             ),

@@ -19,7 +19,7 @@ import ast
 import os
 import re
 import shutil
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -72,6 +72,11 @@ Counts = Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1), After
 def by_scale(description: str) -> Any:
     """A parameter's field whose value is None, and then what `SCALES` says for the scale."""
     return Field(None, description=f"{description}; None: by scale")
+
+
+def scales(**rows: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """`SCALES` from a table: for each parameter its values at smoke, quick and paper."""
+    return {scale: {name: row[i] for name, row in rows.items()} for i, scale in enumerate(("smoke", "quick", "paper"))}
 
 
 class Parameters(BaseModel):
