@@ -35,35 +35,15 @@ from sfolib.training.variance_tests import looks
 
 
 class Parameters(notebook.Parameters):
-    SCALES: ClassVar[dict[str, dict[str, Any]]] = {
-        "smoke": {
-            "seeds": 5,
-            "test_seeds": 3,
-            "eps2": [0.003, 0.001],
-            "max_samples": 60000,
-            "test_samples": 12000,
-            "look_samples": 3000,
-            "eta": [0.5, 0.1],
-        },
-        "quick": {
-            "seeds": 5,
-            "test_seeds": 5,
-            "eps2": [0.003, 0.0003],
-            "max_samples": 250000,
-            "test_samples": 100000,
-            "look_samples": 12000,
-            "eta": [0.5, 0.2, 0.1, 0.05],
-        },
-        "paper": {
-            "seeds": 32,
-            "test_seeds": 32,
-            "eps2": [0.003, 0.0001],
-            "max_samples": 4 * 10**6,
-            "test_samples": 2 * 10**6,
-            "look_samples": 10**6,
-            "eta": [0.5, 0.2, 0.1, 0.05],
-        },
-    }
+    SCALES: ClassVar = notebook.scales(
+        seeds=(5, 5, 32),
+        test_seeds=(3, 5, 32),
+        eps2=([0.003, 0.001], [0.003, 0.0003], [0.003, 0.0001]),
+        max_samples=(60000, 250000, 4 * 10**6),
+        test_samples=(12000, 100000, 2 * 10**6),
+        look_samples=(3000, 12000, 10**6),
+        eta=([0.5, 0.1], [0.5, 0.2, 0.1, 0.05], [0.5, 0.2, 0.1, 0.05]),
+    )
 
     lr: PositiveFloat = Field(0.1, description="learning rate η at the start")
     l2: PositiveFloat = Field(0.001, description="ℓ2 coefficient")
@@ -213,9 +193,9 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     """ended: stages that a trigger ends on the quadratic, by rule and excess; price: what following the norm test costs
     there, by ε² and tolerance. best: the cheapest constant batches; grown: triggers' runs, fixed times and the best
     constant; spent, looked: evaluations to each ε², without and with looks; over: those over the best constant's.
-    seen, asked, predicted: what the norm test sees on fresh batches, and theory; inner: the inner-product variance,
-    share: that as summed over tensors, over it. done, base: runs under tests, and a constant batch; following:
-    `settles` of them. free: `free` of the run by successive gradients."""
+    seen; asked, predicted, times η²: what the norm test asks for on fresh batches, and theory; inner: the inner-product
+    variance, share: that as summed over tensors, over it. done, base: runs under tests, and a constant batch;
+    following: `settles` of them. free: `free` of the run by successive gradients."""
     q, eps2, lr = QUADRATIC, targets(p), p.quadratic_lr
     b0 = q.best_constant_batch_size(lr[0], EPS0).batch_size
     tolerance = np.sqrt(U * q.sigma2 / (2 * q.small_step_constants()[1] * lr[1]))
@@ -248,45 +228,28 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     done = {key[1]: run for key, run in runs.items() if key[0] == "test" and key[1] != "constant"}
     norm_tests = [name for name in done if name.startswith("norm test, $")]
     tested = [*zip(norm_tests, p.eta, strict=True), *((f"norm test, {name}", p.eta[0]) for name in p.optimizers)]
+    ended = {
+        (rule, x): stages_of(q, GradNormTrigger(round(x * b0), lr[0], EPS0, p.delta, p.gamma, 1, rule=rule), MOST)
+        for rule in NAMES
+        for x in EXCESS
+    }
+    price = {
+        e: [
+            norm_tested_samples(q, lr[1], w, e**0.5) / q.best_constant_batch_size(lr[1], e**0.5).samples
+            for w in tolerance
+        ]
+        for e in (1e-2, 1e-3, 1e-4)
+    }
     return SimpleNamespace(
-        p=p,
-        q=q,
-        b0=b0,
-        ended={
-            (rule, x): stages_of(q, GradNormTrigger(round(x * b0), lr[0], EPS0, p.delta, p.gamma, 1, rule=rule), MOST)
-            for rule in NAMES
-            for x in EXCESS
-        },
-        price={
-            e: [
-                norm_tested_samples(q, lr[1], w, e**0.5) / q.best_constant_batch_size(lr[1], e**0.5).samples
-                for w in tolerance
-            ]
-            for e in (1e-2, 1e-3, 1e-4)
-        },
-        digits=digits,
-        eps2=eps2,
-        best=best,
-        first=start_of(best),
-        CONSTANT=constant,
-        triggers=triggers,
-        grown=grown,
-        spent=spent,
-        looked=looked,
-        free=free(grown[FREE]),
-        over={name: (frame["samples"] / best["samples"]).to_numpy() for name, frame in over.items()},
-        mlp=mlp,
-        seen=seen,
-        asked=seen["variance"] / seen["mean_sqnorm"],  # times η², what the norm test asks for
-        predicted=sigma2 / (seen["grad_sqnorm"] + sigma2 / seen["batch_size"]),
-        inner=inner,
+        p=p, q=q, b0=b0, ended=ended, price=price, digits=digits, eps2=eps2, best=best, first=start_of(best),
+        CONSTANT=constant, triggers=triggers, grown=grown, spent=spent, looked=looked, free=free(grown[FREE]),
+        over={name: (frame["samples"] / best["samples"]).to_numpy() for name, frame in over.items()}, mlp=mlp,
+        seen=seen, asked=seen["variance"] / seen["mean_sqnorm"],
+        predicted=sigma2 / (seen["grad_sqnorm"] + sigma2 / seen["batch_size"]), inner=inner,
         share={m: (summed[m]["inner_product_variance"] / inner[m]["inner_product_variance"]).to_numpy() for m in inner},
-        norm_specs=norm_tests,
-        other_specs=[name for name in done if name not in norm_tests],
-        done=done,
-        base=runs["test", "constant"],
-        following={name: settles(p, done[name], eta) for name, eta in tested},
-    )
+        norm_specs=norm_tests, other_specs=[name for name in done if name not in norm_tests], done=done,
+        base=runs["test", "constant"], following={name: settles(p, done[name], eta) for name, eta in tested},
+    )  # fmt: skip
 
 
 def figures(res: SimpleNamespace) -> notebook.Figures:
@@ -417,52 +380,36 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         ("batch_size", "grad_sqnorm", "loss", "test_error"),
     )
     return {
-        "exact": (
-            exact,
+        "exact": (exact,
             "Synthetic quadratic, exact recursion. Left: thresholds of the stages that a trigger gets to the end of; "
             "thin: T4's rule, markers: the published rule, which stops. "
             "Right: gradient evaluations of a batch that follows the norm test, over those of the best constant "
-            "batch size for the same ε. Dashed: theory, least at the tolerance of T10 (u = 1).",
-        ),
-        "runs": (
-            runs,
+            "batch size for the same ε. Dashed: theory, least at the tolerance of T10 (u = 1)."),
+        "runs": (runs,
             "Digits, softmax regression: triggers by thresholds, the same growth at fixed times, and the best "
             f"constant batch size for ε² = {p.goal:g}. "
-            f"Means over {p.seeds} seeds, each with its own batch sizes; bands: 95 % interval over seeds.",
-        ),
-        "bars": (
-            bars,
-            "Gradient evaluations to ε. Point: crossing of the mean over seeds; bar: 95 % interval over "
+            f"Means over {p.seeds} seeds, each with its own batch sizes; bands: 95 % interval over seeds."),
+        "bars": (bars, "Gradient evaluations to ε. Point: crossing of the mean over seeds; bar: 95 % interval over "
             "seeds; cross: not reached. “With looks” adds the full gradients that the trigger looks at. "
             "Over the best constant batch size, without looks: published "
             f"{res.over[PUBLISHED][list(res.eps2).index(p.goal)]:.2g} at ε² = {p.goal:g} and "
             f"{res.over[PUBLISHED][-1]:.2g} at {res.eps2[-1]:.2g}, T4's with both growing "
-            f"{res.over[T4_BOTH][list(res.eps2).index(p.goal)]:.2g} and {res.over[T4_BOTH][-1]:.2g}.",
-        ),
-        "online": (
-            online,
+            f"{res.over[T4_BOTH][list(res.eps2).index(p.goal)]:.2g} and {res.over[T4_BOTH][-1]:.2g}."),
+        "online": (online,
             "Digits, softmax regression, one run under the test of successive gradients: what it tells free of charge, "
             "with 95 % intervals, beside the exact ‖∇f‖² and the batch in force. The published trigger pays "
-            f"{res.digits.size:,} evaluations for every look at ‖∇f‖.",
-        ),
-        "statistics": (
-            statistics,
+            f"{res.digits.size:,} evaluations for every look at ‖∇f‖."),
+        "statistics": (statistics,
             "Left: what the norm test asks for on a batch of b, mean over many batches (MLP); dashed: theory. At "
             "small b it can ask for hardly more than b/η². "
             "Right: inner-product variance as AdAdaGrad's program sums it up, parameter tensor by parameter tensor, "
-            "over that of the whole model.",
-        ),
-        "tolerances": (
-            tolerances,
+            "over that of the whole model."),
+        "tolerances": (tolerances,
             "Digits, MLP, SGD under the norm test. Dashed: (1 − η²)σ²/(η²‖∇f‖²) from the measured σ² and ‖∇f‖². "
-            f"Means over {p.test_seeds} seeds; bands: 95 % interval over seeds.",
-        ),
-        "others": (
-            others,
+            f"Means over {p.test_seeds} seeds; bands: 95 % interval over seeds."),
+        "others": (others,
             f"Digits, MLP: other tests (SGD), and other optimizers under the norm test with η = {p.eta[0]:g}. Means "
-            f"over {p.test_seeds} seeds; bands: 95 % interval over seeds.",
-        ),
-    }
+            f"over {p.test_seeds} seeds; bands: 95 % interval over seeds.")}  # fmt: skip
 
 
 def claims(res: SimpleNamespace) -> notebook.Claims:
@@ -496,179 +443,72 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         )
     )
     checks = [
-        Check(
-            f"Quadratic, γ = {p.gamma:g}: the published thresholds end 1 + ⌊ln 2x/ln γ⌋ stages from x times the "
-            "critical batch size (x = 1, 2, 4, 8)",
-            "equal",
-            measured=[len(res.ended["published", x]) for x in EXCESS],
-            theory=stages_before_stalling(EXCESS, p.gamma),
-            tolerance=0.01,
-            exact=True,
-            source="T2 [S], T4 [S]",
+        Check(f"Quadratic, γ = {p.gamma:g}: the published thresholds end 1 + ⌊ln 2x/ln γ⌋ stages from x times the "
+            "critical batch size (x = 1, 2, 4, 8)", "equal", measured=[len(res.ended["published", x]) for x in EXCESS],
+            theory=stages_before_stalling(EXCESS, p.gamma), tolerance=0.01, exact=True, source="T2 [S], T4 [S]",
             figure="exact",
             explanation=f"At x = 1 the noise of the third stage is {p.gamma**2 / 2:.3g} of its ε² by T2, and "
-            f"{noise:.4g} on the quadratic, where b* is not quite 2Gη/ε²: it never ends.",
-        ),
-        Check(
-            "Quadratic: with T4's thresholds every stage ends, from every x",
-            "equal",
-            measured=[len(res.ended["critical", x]) for x in EXCESS],
-            theory=MOST,
-            tolerance=0.01,
-            exact=True,
-            source="T4 [S]",
-            figure="exact",
-        ),
-        Check(
-            "Quadratic: a batch that follows the norm test costs 1/(2u(2 − u)) of the best constant batch size, u ≤ "
-            "1.5",
-            "equal",
-            measured=np.array(res.price[1e-4])[U <= 1.5],
-            theory=tracking_price(U[U <= 1.5]),
-            tolerance=0.05,
-            exact=True,
-            source="T10 [N]",
-            figure="exact",
-        ),
-        Check(
-            "Digits: T4's thresholds, the batch alone growing, stay within 8/3 of the best constant batch size at "
-            "every ε",
-            "upper_bound",
-            **ratios(res.spent[T4_ALONE], res.best.reindex(res.spent[T4_ALONE].index)),
-            theory=8 / 3,
-            source="T6 [N]",
-            figure="bars",
-        ),
-        Check(
-            "The same with the evaluations of its looks",
-            "upper_bound",
-            **ratios(res.looked[T4_ALONE], res.best.reindex(res.looked[T4_ALONE].index)),
-            theory=8 / 3,
-            source="T6 [N]",
-            figure="bars",
-            explanation="Looks are no part of T6. At the first batch size they cost "
+            f"{noise:.4g} on the quadratic, where b* is not quite 2Gη/ε²: it never ends."),
+        Check("Quadratic: with T4's thresholds every stage ends, from every x", "equal",
+            measured=[len(res.ended["critical", x]) for x in EXCESS], theory=MOST, tolerance=0.01, exact=True,
+            source="T4 [S]", figure="exact"),
+        Check("Quadratic: a batch that follows the norm test costs 1/(2u(2 − u)) of the best constant batch size, u ≤ "
+            "1.5", "equal", measured=np.array(res.price[1e-4])[U <= 1.5], theory=tracking_price(U[U <= 1.5]),
+            tolerance=0.05, exact=True, source="T10 [N]", figure="exact"),
+        Check("Digits: T4's thresholds, the batch alone growing, stay within 8/3 of the best constant batch size at "
+            "every ε", "upper_bound", **ratios(res.spent[T4_ALONE], res.best.reindex(res.spent[T4_ALONE].index)),
+            theory=8 / 3, source="T6 [N]", figure="bars"),
+        Check("The same with the evaluations of its looks", "upper_bound",
+            **ratios(res.looked[T4_ALONE], res.best.reindex(res.looked[T4_ALONE].index)), theory=8 / 3, source="T6 [N]",
+            figure="bars", explanation="Looks are no part of T6. At the first batch size they cost "
             f"{res.digits.size / (p.check_every * res.first):.2g} evaluations for each one of training; "
-            "as the batch grows they cost less, "
-            "and the claim holds again at the smaller ε.",
-        ),
-        Check(
-            f"Digits, ε² = {p.goal:g}: the published trigger needs fewer evaluations than the same growth at fixed "
-            "times",
-            "ordering",
-            source="arXiv 2508.05302",
-            figure="bars",
-            **at_goal(res.spent[PUBLISHED], res.spent[FIXED]),
-        ),
+            "as the batch grows they cost less, and the claim holds again at the smaller ε."),
+        Check(f"Digits, ε² = {p.goal:g}: the published trigger needs fewer evaluations than the same growth at fixed "
+            "times", "ordering", source="arXiv 2508.05302", figure="bars",
+            **at_goal(res.spent[PUBLISHED], res.spent[FIXED])),
         Check(
             f"Digits, ε² = {p.goal:g}: the published trigger needs fewer evaluations than the best constant batch size",
-            "ordering",
-            source="arXiv 2508.05302",
-            figure="bars",
-            **at_goal(res.spent[PUBLISHED], res.best),
-        ),
-        Check(
-            "Digits: at every ε the published trigger needs at most the evaluations of the best constant batch size, "
-            "and of fixed times",
-            "upper_bound",
-            **ratios(
-                pd.concat([res.spent[PUBLISHED]] * 2),
-                pd.concat([of.reindex(res.spent[PUBLISHED].index) for of in (res.best, res.spent[FIXED])]),
-            ),
-            theory=1.0,
-            source="arXiv 2508.05302",
-            figure="bars",
+            "ordering", source="arXiv 2508.05302", figure="bars", **at_goal(res.spent[PUBLISHED], res.best)),
+        Check("Digits: at every ε the published trigger needs at most the evaluations of the best constant batch size, "
+            "and of fixed times", "upper_bound", **ratios(pd.concat([res.spent[PUBLISHED]] * 2),
+                pd.concat([of.reindex(res.spent[PUBLISHED].index) for of in (res.best, res.spent[FIXED])])), theory=1.0,
+            source="arXiv 2508.05302", figure="bars",
             explanation="It holds down to some ε and no further: the published thresholds fall behind the critical "
-            "batch size by γ a stage, as on the quadratic above.",
-        ),
-        Check(
-            "The published trigger against the best constant batch size, with the evaluations of its looks",
-            "ordering",
-            headline=True,
-            source="arXiv 2508.05302",
-            figure="bars",
-            **at_goal(res.looked[PUBLISHED], res.best),
-            explanation=f"Up to ε² = {p.goal:g} the looks alone cost "
+            "batch size by γ a stage, as on the quadratic above."),
+        Check("The published trigger against the best constant batch size, with the evaluations of its looks",
+            "ordering", headline=True, source="arXiv 2508.05302", figure="bars",
+            **at_goal(res.looked[PUBLISHED], res.best), explanation=f"Up to ε² = {p.goal:g} the looks alone cost "
             f"{res.looked[PUBLISHED].loc[p.goal, 'samples'] - res.spent[PUBLISHED].loc[p.goal, 'samples']:,.0f} "
             "evaluations, "
             f"{res.looked[PUBLISHED].loc[p.goal, 'samples'] / res.spent[PUBLISHED].loc[p.goal, 'samples'] - 1:.2g} "
-            "times the training. The authors' SFO leaves them out.",
-        ),
-        Check(
-            "The test of successive gradients, which looks at nothing, needs fewer evaluations than the published "
-            "trigger with its looks",
-            "ordering",
-            source="T14 [N]",
-            figure="bars",
-            **at_goal(res.spent[FREE], res.looked[PUBLISHED]),
-        ),
-        Check(
-            "Digits: the test of successive gradients stays within 8/3 of the best constant batch size at every ε",
-            "upper_bound",
-            **ratios(res.spent[FREE], res.best.reindex(res.spent[FREE].index)),
-            theory=8 / 3,
-            source="T6 [N], T14 [N]",
-            figure="bars",
-        ),
+            "times the training. The authors' SFO leaves them out."),
+        Check("The test of successive gradients, which looks at nothing, needs fewer evaluations than the published "
+            "trigger with its looks", "ordering", source="T14 [N]", figure="bars",
+            **at_goal(res.spent[FREE], res.looked[PUBLISHED])),
+        Check("Digits: the test of successive gradients stays within 8/3 of the best constant batch size at every ε",
+            "upper_bound", **ratios(res.spent[FREE], res.best.reindex(res.spent[FREE].index)), theory=8 / 3,
+            source="T6 [N], T14 [N]", figure="bars"),
         Check(
             "The exact ‖∇f‖² is outside of the 95 % interval of its free estimate at 20 % of a run's measuring points "
-            "at most, each seed",
-            "upper_bound",
-            measured=outside.value,
-            interval=outside[1:],
-            theory=0.2,
-            source="T14 [N]",
-            figure="online",
+            "at most, each seed", "upper_bound", measured=outside.value, interval=outside[1:], theory=0.2,
+            source="T14 [N]", figure="online",
             explanation="The estimate is a mean over the last half of a stage, the exact one that of a step: where it "
-            "falls or fluctuates by more than the interval, they differ.",
-        ),
-        Check(
-            "MLP: on a batch of b the norm test asks for σ²/(η²(‖∇f‖² + σ²/b))",
-            "equal",
-            measured=res.asked,
-            theory=res.predicted,
-            tolerance=0.15,
-            exact=True,
-            source="T10 [N]",
-            figure="statistics",
-        ),
-        Check(
-            "MLP, CNN: the sum over parameter tensors is the inner-product variance",
-            "equal",
-            measured=np.concatenate([*res.share.values()]),
-            theory=1.0,
-            tolerance=0.05,
-            exact=True,
-            source="T10 [S], AdAdaGrad's program",
-            figure="statistics",
+            "falls or fluctuates by more than the interval, they differ."),
+        Check("MLP: on a batch of b the norm test asks for σ²/(η²(‖∇f‖² + σ²/b))", "equal", measured=res.asked,
+            theory=res.predicted, tolerance=0.15, exact=True, source="T10 [N]", figure="statistics"),
+        Check("MLP, CNN: the sum over parameter tensors is the inner-product variance", "equal",
+            measured=np.concatenate([*res.share.values()]), theory=1.0, tolerance=0.05, exact=True,
+            source="T10 [S], AdAdaGrad's program", figure="statistics",
             explanation="The sum leaves out the covariances between the tensors (T10), which are positive here: it "
             f"is {res.share['mlp'].min():.2g} to {res.share['mlp'].max():.2g} of the variance (MLP) and "
             f"{res.share['cnn'].min():.2g} to {res.share['cnn'].max():.2g} (CNN), and the inner-product test with it "
-            "asks for as much smaller a batch.",
-        ),
-        Check(
-            "MLP: the run's batch size over (1 − η²)σ²/(η²‖∇f‖²) in the last third of the budget, every tolerance, "
-            "four optimizers",
-            "equal",
-            measured=[ratio.value for _, ratio in res.following.values()],
-            interval=[ratio[1:] for _, ratio in res.following.values()],
-            theory=1.0,
-            tolerance=0.25,
-            source="T10 [N]",
-            figure="tolerances",
-        ),
-        check(
-            "MLP: at the end of the budget the batch is larger the smaller the tolerance",
-            "ordering",
-            source="T10 [S]",
-            figure="tolerances",
-            **at_end([*res.norm_specs], 1),
-        ),
-        check(
-            "MLP: at the end of the budget ‖∇f‖² is larger the smaller the tolerance, and least at constant b = 16",
-            "ordering",
-            source="T2 [S], T10 [N]",
-            figure="tolerances",
-            **at_end(ordered, 0),
-        ),
-    ]
+            "asks for as much smaller a batch."),
+        Check("MLP: the run's batch size over (1 − η²)σ²/(η²‖∇f‖²) in the last third of the budget, every tolerance, "
+            "four optimizers", "equal", measured=[ratio.value for _, ratio in res.following.values()],
+            interval=[ratio[1:] for _, ratio in res.following.values()], theory=1.0, tolerance=0.25, source="T10 [N]",
+            figure="tolerances"),
+        check("MLP: at the end of the budget the batch is larger the smaller the tolerance", "ordering",
+            source="T10 [S]", figure="tolerances", **at_end([*res.norm_specs], 1)),
+        check("MLP: at the end of the budget ‖∇f‖² is larger the smaller the tolerance, and least at constant b = 16",
+            "ordering", source="T2 [S], T10 [N]", figure="tolerances", **at_end(ordered, 0))]  # fmt: skip
     return checks

@@ -33,42 +33,36 @@ from sfolib.training.spec import Spec
 
 
 class Parameters(notebook.Parameters):
-    SCALES: ClassVar[dict[str, dict[str, Any]]] = {
-        "smoke": {
-            "models": ["softmax", "mlp"],
-            "seeds": 3,
-            "eps2": {"softmax": [0.01, 0.0025], "mlp": [0.08, 0.04]},
-            "lrs": {"softmax": [0.1, 0.4], "mlp": [0.1]},
-            "batch_sizes": [4, 16, 64],
-            "max_samples": {"softmax": 50000, "mlp": 20000},
-            "max_steps": {"softmax": 2500, "mlp": 1500},
-            "raw_samples": {"softmax": 250000, "mlp": 60000},
-        },
-        "quick": {
-            "models": ["softmax", "mlp"],
-            "seeds": 5,
-            "eps2": {"softmax": [0.01, 0.0003125], "mlp": [0.04, 0.01]},
-            "lrs": {"softmax": [0.1, 0.4, 1.2], "mlp": [0.1, 0.4]},
-            "batch_sizes": [4, 16, 64, 256],
-            "max_samples": {"softmax": 300000, "mlp": 100000},
-            "max_steps": {"softmax": 8000, "mlp": 2600},
-            "raw_samples": {"softmax": 600000, "mlp": 250000},
-        },
-        "paper": {
-            "models": ["softmax", "mlp", "cnn"],
-            "seeds": 32,
-            "eps2": {"softmax": [0.01, 7.8125e-05], "mlp": [0.04, 0.0025], "cnn": [0.1, 0.0125]},
-            "lrs": {
-                "softmax": [0.1, 0.2, 0.4, 0.8, 1.2],
-                "mlp": [0.1, 0.2, 0.4, 0.8],
-                "cnn": [0.01, 0.02, 0.05, 0.1, 0.2],
-            },
-            "batch_sizes": [2**k for k in range(1, 11)],
-            "max_samples": {"softmax": 4 * 10**6, "mlp": 2 * 10**6, "cnn": 10**6},
-            "max_steps": {"softmax": 10**5, "mlp": 50000, "cnn": 20000},
-            "raw_samples": {"softmax": 10**8, "mlp": 10**8, "cnn": 10**7},
-        },
-    }
+    SCALES: ClassVar = notebook.scales(
+        models=(["softmax", "mlp"], ["softmax", "mlp"], ["softmax", "mlp", "cnn"]),
+        seeds=(3, 5, 32),
+        eps2=(
+            {"softmax": [0.01, 0.0025], "mlp": [0.08, 0.04]},
+            {"softmax": [0.01, 0.0003125], "mlp": [0.04, 0.01]},
+            {"softmax": [0.01, 7.8125e-05], "mlp": [0.04, 0.0025], "cnn": [0.1, 0.0125]},
+        ),
+        lrs=(
+            {"softmax": [0.1, 0.4], "mlp": [0.1]},
+            {"softmax": [0.1, 0.4, 1.2], "mlp": [0.1, 0.4]},
+            {"softmax": [0.1, 0.2, 0.4, 0.8, 1.2], "mlp": [0.1, 0.2, 0.4, 0.8], "cnn": [0.01, 0.02, 0.05, 0.1, 0.2]},
+        ),
+        batch_sizes=([4, 16, 64], [4, 16, 64, 256], [2**k for k in range(1, 11)]),
+        max_samples=(
+            {"softmax": 50000, "mlp": 20000},
+            {"softmax": 300000, "mlp": 100000},
+            {"softmax": 4 * 10**6, "mlp": 2 * 10**6, "cnn": 10**6},
+        ),
+        max_steps=(
+            {"softmax": 2500, "mlp": 1500},
+            {"softmax": 8000, "mlp": 2600},
+            {"softmax": 10**5, "mlp": 50000, "cnn": 20000},
+        ),
+        raw_samples=(
+            {"softmax": 250000, "mlp": 60000},
+            {"softmax": 600000, "mlp": 250000},
+            {"softmax": 10**8, "mlp": 10**8, "cnn": 10**7},
+        ),
+    )
 
     models: list[str] = by_scale('on digits: "softmax", "mlp", "cnn"')
     eps2: dict[str, notebook.FirstAndLast] = by_scale("for each model, first and last target ε²")
@@ -278,21 +272,11 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
             frames.append(took(model, name, aims, reached, price + looks, plans, run.samples[-1]))
     everything = pd.concat(frames, ignore_index=True)
     everything["paid"] = everything["samples"] + everything["price"]
-    return SimpleNamespace(
-        p=p,
-        q=q,
-        c=c,
-        results=everything,
-        everything=[QUADRATIC, *p.models],
+    return SimpleNamespace(p=p, q=q, c=c, results=everything, everything=[QUADRATIC, *p.models],
         of={key: frame.set_index("eps2") for key, frame in everything.groupby(["problem", "plan"], sort=False)},
-        best={problem: frame.set_index("eps2") for problem, frame in searched.items()},
-        pairs=pairs,
-        aims={model: targets(p, *p.eps2[model]) for model in p.models},
-        piloted=piloted,
-        table=pd.DataFrame(table).T,
-        runs=runs,
-        ran=ran,
-    )
+        best={problem: frame.set_index("eps2") for problem, frame in searched.items()}, pairs=pairs,
+        aims={model: targets(p, *p.eps2[model]) for model in p.models}, piloted=piloted, table=pd.DataFrame(table).T,
+        runs=runs, ran=ran)  # fmt: skip
 
 
 def figures(res: SimpleNamespace) -> notebook.Figures:
@@ -361,33 +345,22 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     shown = p.models[-1]
     curves = trajectories({name: res.ran[shown, name] for name in (FRONT, LED, SLOW, PAPER)})
     return {
-        "promise": (
-            promise,
+        "promise": (promise,
             "What the front's plan promised before training (dashed) and what each target took (solid; band: 95 % "
             "interval over seeds): with constants from a pilot, and from their definitions. "
             "A curve ends where the budget did. Front: the pairs of T11's hyperbola, a stage for each target, by a "
             "pilot's L, σ² and Δ, by those of the definitions, or (ends measured) with stages that end when ‖∇f‖ is "
-            "seen to be there.",
-        ),
-        "price": (
-            price,
+            "seen to be there."),
+        "price": (price,
             "Every plan over the best constant batch size for that target (η = 0.1, found by search), gradient "
             "evaluations above, steps below. All that a plan's pilot and its looks at ‖∇f‖ took is included; the "
-            "search is not. "
-            "Band: 95 % interval over seeds.",
-        ),
-        "where": (
-            where,
+            "search is not. Band: 95 % interval over seeds."),
+        "where": (where,
             "The smallest target on the plane of steps and gradient evaluations: all constant pairs of the search "
-            "(dots), the best of them (line), and the plans, without pilot. Bars: 95 % intervals over "
-            "seeds.",
-        ),
-        "curves": (
-            curves,
+            "(dots), the best of them (line), and the plans, without pilot. Bars: 95 % intervals over seeds."),
+        "curves": (curves,
             f"{TITLES[shown].capitalize()}: batch size, learning rate, loss and ‖∇f‖² of the plans. Lines: mean "
-            "over seeds; bands: 95 % intervals over seeds.",
-        ),
-    }
+            "over seeds; bands: 95 % intervals over seeds.")}  # fmt: skip
 
 
 def claims(res: SimpleNamespace) -> list[Check]:
@@ -501,150 +474,66 @@ def claims(res: SimpleNamespace) -> list[Check]:
     ]
     FAR, networks = "(far ends of the intervals)", [x for x in p.models if x != "softmax"]
     checks = [
-        Check(
-            "Front's plan from L, σ², Δ as defined: gradient evaluations are at most what was promised, wherever the "
-            "budget can tell",
-            "upper_bound",
-            **kept[RAW],
-            theory=1.0,
-            source="T6, T11 [N]",
-            figure="promise",
-        ),
-        Check(
-            "All three plans by pilot: gradient evaluations are at most what was promised, at every ε (upper end of "
-            "its interval)",
-            "upper_bound",
-            **kept["pilot"],
-            theory=1.0,
-            headline=True,
-            source="T2 [S], T6 [N]",
+        Check("Front's plan from L, σ², Δ as defined: gradient evaluations are at most what was promised, wherever the "
+            "budget can tell", "upper_bound", **kept[RAW], theory=1.0, source="T6, T11 [N]", figure="promise"),
+        Check("All three plans by pilot: gradient evaluations are at most what was promised, at every ε (upper end of "
+            "its interval)", "upper_bound", **kept["pilot"], theory=1.0, headline=True, source="T2 [S], T6 [N]",
             figure="promise",
             explanation="The misses are at first targets on digits. A pilot sees one seed, whose own ‖∇f‖ dips below "
             "ε₀ before the mean over seeds does. With constants from the mean's crossing the front's "
-            f"first stage takes {numbers(together.values())} of the promise ({', '.join(together)}).",
-        ),
-        Check(
-            "By pilot: the first target takes what was promised for the front's first stage, within 25 %",
-            "equal",
-            measured=[x["samples"] for x in first.values()],
-            interval=[[x["low"], x["high"]] for x in first.values()],
-            theory=[x["promised"] for x in first.values()],
-            tolerance=0.25,
-            source="T2 [S]",
-            figure="promise",
+            f"first stage takes {numbers(together.values())} of the promise ({', '.join(together)})."),
+        Check("By pilot: the first target takes what was promised for the front's first stage, within 25 %", "equal",
+            measured=[x["samples"] for x in first.values()], interval=[[x["low"], x["high"]] for x in first.values()],
+            theory=[x["promised"] for x in first.values()], tolerance=0.25, source="T2 [S]", figure="promise",
             explanation="It does for softmax regression. T2's Lη/2 charges for curvature that is not there on the "
-            "quadratic (see the claim on steps), and a pilot's single seed promises the network too much.",
-        ),
-        Check(
-            "The front's plan needs no more gradient evaluations than the critical plan at η = 1/L, on each problem "
-            f"at each ε {FAR}",
-            "upper_bound",
-            **over(FRONT, FAST, price=False),
-            theory=1.0,
-            source="T11 [N]",
+            "quadratic (see the claim on steps), and a pilot's single seed promises the network too much."),
+        Check("The front's plan needs no more gradient evaluations than the critical plan at η = 1/L, on each problem "
+            f"at each ε {FAR}", "upper_bound", **over(FRONT, FAST, price=False), theory=1.0, source="T11 [N]",
             figure="price",
             explanation="On the quadratic it always does, down to half, which is T11's factor. On digits the promise "
             "is so far above the truth that a run is stages behind when it reaches ε, "
-            "and which of the two plans has the better batch just then decides.",
-        ),
-        Check(
-            f"The front's plan needs no more steps than the critical plan at η = 1/L {FAR}",
-            "upper_bound",
-            **over(FRONT, FAST, "steps"),
-            theory=1.0,
-            source="T11 [N]",
-            figure="price",
+            "and which of the two plans has the better batch just then decides."),
+        Check(f"The front's plan needs no more steps than the critical plan at η = 1/L {FAR}", "upper_bound",
+            **over(FRONT, FAST, "steps"), theory=1.0, source="T11 [N]", figure="price",
             explanation="The two have the same η/b, and by T1 the larger η gains nothing, since η(1 − Lη/2) pays "
             "for curvature L. What is left of the quadratic's gradient at the first target has a mean "
             f"curvature of {curvature:.2f} L: "
             f"twice the η is nearly twice as fast. Steps at the first target, front over critical: {numbers(speed)} "
-            f"({', '.join(res.everything)}).",
-        ),
-        Check(
-            f"The front's plan, pilot included, needs no more gradient evaluations than the published plan {FAR}",
-            "upper_bound",
-            **over(FRONT, PAPER),
-            theory=1.0,
-            source="T11 [N]",
-            figure="price",
+            f"({', '.join(res.everything)})."),
+        Check(f"The front's plan, pilot included, needs no more gradient evaluations than the published plan {FAR}",
+            "upper_bound", **over(FRONT, PAPER), theory=1.0, source="T11 [N]", figure="price",
             explanation="The pilot is dear against easy targets: without it, and of means, the ratio is "
             f"{alone.min():.2g} to {alone.max():.2g}. At small ε the promise, fourfold a stage, is far "
             "above the truth: when the smallest ε is reached, the run is "
-            f"{numbers(late)} stages behind ({', '.join(res.everything)}), at too small a batch.",
-        ),
-        Check(
-            f"Quadratic and softmax regression: the front's plan needs no more steps than the published plan {FAR}",
-            "upper_bound",
-            **over(FRONT, PAPER, "steps", problems=[x for x in res.everything if x not in networks]),
-            theory=1.0,
-            source="T11 [N]",
-            figure="price",
-        ),
+            f"{numbers(late)} stages behind ({', '.join(res.everything)}), at too small a batch."),
+        Check(f"Quadratic and softmax regression: the front's plan needs no more steps than the published plan {FAR}",
+            "upper_bound", **over(FRONT, PAPER, "steps", problems=[x for x in res.everything if x not in networks]),
+            theory=1.0, source="T11 [N]", figure="price"),
         *(
-            Check(
-                f"{TITLES[x].capitalize()}: the front's plan needs no more steps than the published plan {FAR}",
-                "upper_bound",
-                **over(FRONT, PAPER, "steps", problems=[x]),
-                theory=1.0,
-                source="T11 [N]",
-                figure="price",
-                explanation="In the mean the ratio is "
+            Check(f"{TITLES[x].capitalize()}: the front's plan needs no more steps than the published plan {FAR}",
+                "upper_bound", **over(FRONT, PAPER, "steps", problems=[x]), theory=1.0, source="T11 [N]",
+                figure="price", explanation="In the mean the ratio is "
                 f"{numbers(res.of[x, FRONT]['steps'] / res.of[x, PAPER]['steps'])}, and the "
                 "intervals overlap. L is larger here, so that the front's η = 1/(2L) is about where the "
-                "published plan starts.",
-            )
-            for x in networks
-        ),
-        Check(
-            "The front's plan, pilot included, needs no more gradient evaluations than the best constant batch size "
-            f"of each ε {FAR}",
-            "upper_bound",
-            **over(FRONT, None),
-            theory=1.0,
-            source="T11 [N]",
-            figure="price",
+                "published plan starts.") for x in networks),
+        Check("The front's plan, pilot included, needs no more gradient evaluations than the best constant batch size "
+            f"of each ε {FAR}", "upper_bound", **over(FRONT, None), theory=1.0, source="T11 [N]", figure="price",
             explanation="As against the published plan; and this competitor was told every ε in advance and is "
-            "charged for no search.",
-        ),
-        Check(
-            f"The front's plan needs no more steps than the best constant batch size of each ε {FAR}",
-            "upper_bound",
-            **over(FRONT, None, "steps"),
-            theory=1.0,
-            source="T11 [N]",
-            figure="price",
+            "charged for no search."),
+        Check(f"The front's plan needs no more steps than the best constant batch size of each ε {FAR}", "upper_bound",
+            **over(FRONT, None, "steps"), theory=1.0, source="T11 [N]", figure="price",
             explanation="On the quadratic and on softmax regression it needs less than half. On a network η = 1/(2L) "
             "is about that of the search, and a best constant batch that is larger than the front's then "
-            "needs fewer steps.",
-        ),
-        Check(
-            "The front's plan stays within 8/3 of the cheapest constant pair (η, b) that takes no more steps",
-            "upper_bound",
-            measured=pair_ratio[:, 0],
-            interval=pair_ratio[:, 1:],
-            theory=bounds.anytime_ratio(2.0, stop_early=True),
-            source="T6, T11 [N]",
-            figure="where",
-        ),
-        Check(
-            "Smallest ε, ends of stages measured: pilot and looks included, no more gradient evaluations than the "
-            "published plan, in the geometric mean over the problems",
-            "upper_bound",
-            **geometric_mean(over(LED, PAPER, last=True)),
-            theory=1.0,
-            source="T11 [N]",
-            figure="price",
+            "needs fewer steps."),
+        Check("The front's plan stays within 8/3 of the cheapest constant pair (η, b) that takes no more steps",
+            "upper_bound", measured=pair_ratio[:, 0], interval=pair_ratio[:, 1:],
+            theory=bounds.anytime_ratio(2.0, stop_early=True), source="T6, T11 [N]", figure="where"),
+        Check("Smallest ε, ends of stages measured: pilot and looks included, no more gradient evaluations than the "
+            "published plan, in the geometric mean over the problems", "upper_bound",
+            **geometric_mean(over(LED, PAPER, last=True)), theory=1.0, source="T11 [N]", figure="price",
             explanation=f"Without pilot and looks the ratio is {mean_over[LED]['samples']:.2g}. Finding the "
-            "constants and the ends of stages costs what knowing them saves.",
-        ),
-        Check(
-            "Smallest ε, ends of stages measured: no more steps than the published plan, in the geometric mean over "
-            "the problems",
-            "upper_bound",
-            **geometric_mean(over(LED, PAPER, "steps", last=True)),
-            theory=1.0,
-            source="T11 [N]",
-            figure="price",
-        ),
-    ]
+            "constants and the ends of stages costs what knowing them saves."),
+        Check("Smallest ε, ends of stages measured: no more steps than the published plan, in the geometric mean over "
+            "the problems", "upper_bound", **geometric_mean(over(LED, PAPER, "steps", last=True)), theory=1.0,
+            source="T11 [N]", figure="price")]  # fmt: skip
     return checks

@@ -114,8 +114,8 @@ def of_means(statistic: Callable[..., Any], *values: np.ndarray, confidence: flo
     """statistic(means over the first axis of each of values), with Student's interval of the jackknife.
 
     values: (seeds, …), the same seeds in all; a statistic may be a number or an array, and should be smooth: a
-    logarithm in place of a ratio. Interval: θ ± t s/√n, with s the deviation of Tukey's pseudo-values nθ − (n − 1)θ₍ₛ₎, θ₍ₛ₎
-    being the statistic without seed s. nan with one seed.
+    logarithm in place of a ratio. Interval: θ ± t s/√n, with s the deviation of Tukey's pseudo-values
+    nθ − (n − 1)θ₍ₛ₎, θ₍ₛ₎ being the statistic without seed s. nan with one seed.
     """
     centre, n = statistic(*(of.mean(0) for of in values)), len(values[0])
     if n == 1:
