@@ -144,11 +144,12 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     q, m, base = QUADRATIC.exact, np.arange(10_000), p.batch_sizes[0]
     pairs = {label: taken(run) for label, run in of_quadratic.items()}
     stage = 2 * QUADRATIC_EPOCH
+    grown = np.array([bounds.capped_stage(k, base, p.quadratic_lr, p.delta, 1.0).batch_size for k in range(60)])
     growing = {
         f"constant $b={base}$": (base + 0.0 * m, stage * (1.0 + m)),
         LINEAR: (base + p.increment * m, stage),
-        EXPONENTIAL: (base * p.delta ** m[:60], stage),
-        "exponential, stages × δ² (T4)": (base * p.delta ** m[:60], stage * p.delta ** (2.0 * m[:60])),
+        EXPONENTIAL: (grown, stage),
+        "exponential, stages × δ² (T4)": (grown, stage * (grown / base) ** 2),
     }
     softmax, constants, bound = of_model.get("softmax"), None, {}
     if softmax:
