@@ -16,6 +16,7 @@ from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band, costs, trajectories
 from sfolib.plotting.adaptive import laws
+from sfolib.plotting.schedules import value_at
 from sfolib.problems.specs import named
 from sfolib.schedules import base
 from sfolib.schedules.adaptive import (
@@ -114,13 +115,15 @@ def schedules(p):
 
 
 def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:
-    softmax = {
-        "problem": named("digits", "softmax", l2=p.l2),
-        "seeds": tuple(range(p.seeds)),
-        "sampling": "replacement",
-        "eval_every": 1.03,
-        "max_samples": p.max_samples,
-    }
+    def common(model: str, seeds: int, **how: Any) -> dict[str, Any]:
+        return {
+            "problem": named("digits", model, l2=p.l2),
+            "seeds": tuple(range(seeds)),
+            "sampling": "replacement",
+        } | how
+
+    softmax = common("softmax", p.seeds, eval_every=1.03, max_samples=p.max_samples)
+    mlp = common("mlp", p.test_seeds, eval_every=1.05, max_samples=p.test_samples)
     sizes = [2**k for k in range(2, 9)]
     found: dict[Hashable, Spec] = {
         ("constant", b): Spec(plan=Plan(b, p.lr), max_steps=p.max_samples // 16, **softmax) for b in sizes
@@ -130,13 +133,6 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
         for name, policy in schedules["triggers"](first).items():
             found["trigger", name] = Spec(policy=policy, **softmax)
         found["trigger", FIXED] = Spec(plan=schedules["fixed times"](first), **softmax)
-    mlp = {
-        "problem": named("digits", "mlp", l2=p.l2),
-        "seeds": tuple(range(p.test_seeds)),
-        "sampling": "replacement",
-        "eval_every": 1.05,
-        "max_samples": p.test_samples,
-    }
     for name, policy in (schedules["norm tests"] | schedules["other tests"]).items():
         found["test", name] = Spec(policy=policy, **mlp)
     for name, policy in schedules["other optimizers"].items():
@@ -259,137 +255,78 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     def path(aims):
         return np.cumsum([aim.batch_size * aim.steps for aim in aims]), [aim.eps**2 for aim in aims]
 
-    exact = laws(
-        {
-            f"thresholds, γ = {p.gamma:g}": (
-                [
-                    Band(
-                        f"{NAMES[rule]}, x = {x:g}",
-                        "measured" if rule == "published" else "exact",
-                        *path(res.ended[rule, x]),
-                    )
-                    for x in (1.0, 4.0)
-                    for rule in NAMES
-                ],
-                {"xlabel": "gradient evaluations", "ylabel": r"$\varepsilon_m^2$ of the stages that end"},
-            ),
-            "norm test": (
-                [
-                    Band("theory, 1/(2u(2 − u))", "bound", fine, tracking_price(fine)),
-                    *(Band(f"exact, $\\varepsilon^2$ = {e:g}", "measured", U, ratio) for e, ratio in res.price.items()),
-                ],
-                {"xlabel": r"$u=\eta_{nt}^2/\eta_\star^2$", "ylabel": "over the best constant batch size"},
-            ),
-        },
-        height=3.9,
-    )
-    runs = trajectories(res.grown)
+    thresholds = [
+        Band(f"{NAMES[rule]}, x = {x:g}", look, *path(res.ended[rule, x]))
+        for x in (1.0, 4.0)
+        for rule, look in (("published", "measured"), ("critical", "exact"))
+    ]
+    followed = [Band("theory, 1/(2u(2 − u))", "bound", fine, tracking_price(fine))]
+    followed += [Band(f"exact, $\\varepsilon^2$ = {e:g}", "measured", U, ratio) for e, ratio in res.price.items()]
+    axes = {"xlabel": "gradient evaluations", "ylabel": r"$\varepsilon_m^2$ of the stages that end"}
+    over = {"xlabel": r"$u=\eta_{nt}^2/\eta_\star^2$", "ylabel": "over the best constant batch size"}
+    exact = laws({f"thresholds, γ = {p.gamma:g}": (thresholds, axes), "norm test": (followed, over)}, height=3.9)
     one = res.free[0]
     told = one.drop_duplicates("online_grad_sqnorm")  # once a look
     known = told[np.isfinite(told["critical_batch_size_high"])]
+    x, lowest, name = "gradient evaluations", p.eps2[-1] / 10, "critical, free, where its interval ends"
+    value, low, high = (told[f"online_grad_sqnorm{end}"] for end in ("", "_low", "_high"))
+    estimate = Band(
+        "free, mean of the last half of a stage", "measured", told["samples"], value.where(value > 0),
+        low.clip(lower=lowest), high,
+    )  # fmt: skip
+    value, low, high = (known[f"critical_batch_size{end}"] for end in ("", "_low", "_high"))
+    batch = Band(name, "measured", known["samples"], value, low.clip(lower=1), high)
+    exactly, in_force = (
+        Band(label, "bound", one["samples"], one[column])
+        for label, column in (("exact", "grad_sqnorm"), ("in force", "batch_size"))
+    )
     online = laws(
         {
-            r"$\|\nabla f\|^2$": (
-                [
-                    Band("exact", "bound", one["samples"], one["grad_sqnorm"]),
-                    Band(
-                        "free, mean of the last half of a stage", "measured", told["samples"],
-                        told["online_grad_sqnorm"].where(told["online_grad_sqnorm"] > 0),
-                        told["online_grad_sqnorm_low"].clip(lower=p.eps2[-1] / 10), told["online_grad_sqnorm_high"],
-                    ),
-                ],
-                {"xlabel": "gradient evaluations", "ylim": (p.eps2[-1] / 10, None)},
-            ),
-            "batch size": (
-                [
-                    Band("in force", "bound", one["samples"], one["batch_size"]),
-                    Band(
-                        "critical, free, where its interval ends", "measured", known["samples"],
-                        known["critical_batch_size"], known["critical_batch_size_low"].clip(lower=1),
-                        known["critical_batch_size_high"],
-                    ),
-                ],
-                {"xlabel": "gradient evaluations", "ylim": (1, 4 * one["batch_size"].max())},
-            ),
+            r"$\|\nabla f\|^2$": ([exactly, estimate], {"xlabel": x, "ylim": (lowest, None)}),
+            "batch size": ([in_force, batch], {"xlabel": x, "ylim": (1, 4 * one["batch_size"].max())}),
         },
         height=3.6,
-    )  # fmt: skip
-    panels = dict.fromkeys([p.goal, p.eps2[-1]])
-    shown = [
-        *((name, res.spent[name]) for name in res.grown if name != res.CONSTANT),
-        ("best constant b for this ε", res.best),
-        *((f"{name}, with looks", res.looked[name]) for name in res.triggers),
+    )
+    groups = {rf"$\varepsilon^2$ = {target:.2g}": target for target in dict.fromkeys([p.goal, p.eps2[-1]])}
+    shown = {name: of for name, of in res.spent.items() if name != res.CONSTANT}
+    shown |= {"best constant b for this ε": res.best} | {f"{name}, with looks": of for name, of in res.looked.items()}
+    rows = [
+        {"group": group, "system": name, **frame.loc[target, ["samples", "low", "high"]]}
+        for group, target in groups.items()
+        for name, frame in shown.items()
     ]
-    bars = costs(
-        pd.DataFrame(
-            [
-                {
-                    "group": rf"$\varepsilon^2$ = {target:.2g}",
-                    "system": name,
-                    **frame.loc[target, ["samples", "low", "high"]],
-                }
-                for target in panels
-                for name, frame in shown
-            ]
-        ),
-        [rf"$\varepsilon^2$ = {target:.2g}" for target in panels],
-    )
+    asked = [
+        Band(label or f"{samples:,} evaluations into the run", look, sizes, values[sizes.index])
+        for samples, sizes in res.seen.groupby("samples")["batch_size"]
+        for label, look, values in (("", "measured", res.asked), ("theory", "bound", res.predicted))
+    ]
+    shares = [
+        Band(f"{m}: summed over tensors / whole", "measured", res.inner[m]["samples"], of)
+        for m, of in res.share.items()
+    ]
+    shares.append(Band("whole model", "bound", [16, 3 * res.mlp.size], [1, 1]))
+    axes = {"xlabel": "batch size $b$", "ylabel": r"asked for, times $\eta_{nt}^2$"}
+    plain = {"xlabel": "gradient evaluations into the run", "ylabel": "ratio", "yscale": "linear", "ylim": (0, 1.1)}
     statistics = laws(
-        {
-            "norm test, what a batch of b asks for": (
-                [
-                    Band(
-                        f"{samples:,} evaluations into the run" if source == "measured" else "theory",
-                        source,
-                        res.seen["batch_size"][here],
-                        values[here],
-                    )
-                    for samples, here in res.seen.groupby("samples").groups.items()
-                    for source, values in (("measured", res.asked), ("bound", res.predicted))
-                ],
-                {"xlabel": "batch size $b$", "ylabel": r"asked for, times $\eta_{nt}^2$"},
-            ),
-            "inner-product variance": (
-                [
-                    Band(f"{m}: summed over tensors / whole", "measured", res.inner[m]["samples"], res.share[m])
-                    for m in res.share
-                ]
-                + [Band("whole model", "bound", [16, 3 * res.mlp.size], [1, 1])],
-                {
-                    "xlabel": "gradient evaluations into the run",
-                    "ylabel": "ratio",
-                    "yscale": "linear",
-                    "ylim": (0, 1.1),
-                },
-            ),
-        },
-        height=3.9,
+        {"norm test, what a batch of b asks for": (asked, axes), "inner-product variance": (shares, plain)}, height=3.9
     )
-    SGD = next(iter(res.norm_specs))
-    tolerances = trajectories(
-        {name: res.done[name] for name in res.norm_specs} | {"constant b = 16": res.base},
-        ("batch_size", "grad_sqnorm", "loss", "test_error"),
-        theory={
-            "batch_size": [
-                Band(name, "bound", res.done[name].samples[1:], res.following[name][0][1:]) for name in res.norm_specs
-            ]
-        },
-    )
-    others = trajectories(
-        {SGD: res.done[SGD]} | {name: res.done[name] for name in res.other_specs},
-        ("batch_size", "grad_sqnorm", "loss", "test_error"),
-    )
+    columns = "batch_size", "grad_sqnorm", "loss", "test_error"
+    settled = [Band(k, "bound", res.done[k].samples[1:], res.following[k][0][1:]) for k in res.norm_specs]
+    tested = {name: res.done[name] for name in res.norm_specs} | {"constant b = 16": res.base}
+    tolerances = trajectories(tested, columns, theory={"batch_size": settled})
+    others = trajectories({name: res.done[name] for name in (res.norm_specs[0], *res.other_specs)}, columns)
     return {
         "exact": (exact,
             "Synthetic quadratic, exact recursion. Left: thresholds of the stages that a trigger gets to the end of; "
             "thin: T4's rule, markers: the published rule, which stops. "
             "Right: gradient evaluations of a batch that follows the norm test, over those of the best constant "
             "batch size for the same ε. Dashed: theory, least at the tolerance of T10 (u = 1)."),
-        "runs": (runs,
+        "runs": (trajectories(res.grown),
             "Digits, softmax regression: triggers by thresholds, the same growth at fixed times, and the best "
             f"constant batch size for ε² = {p.goal:g}. "
             f"Means over {p.seeds} seeds, each with its own batch sizes; bands: 95 % interval over seeds."),
-        "bars": (bars, "Gradient evaluations to ε. Point: crossing of the mean over seeds; bar: 95 % interval over "
+        "bars": (costs(pd.DataFrame(rows), [*groups]),
+            "Gradient evaluations to ε. Point: crossing of the mean over seeds; bar: 95 % interval over "
             "seeds; cross: not reached. “With looks” adds the full gradients that the trigger looks at. "
             "Over the best constant batch size, without looks: published "
             f"{res.over[PUBLISHED][list(res.eps2).index(p.goal)]:.2g} at ε² = {p.goal:g} and "
@@ -414,34 +351,27 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
 
 def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
-    last = {
-        name: (run.mean_ci("grad_sqnorm"), run.mean_ci("batch_size"))
-        for name, run in {"constant": res.base, **res.done}.items()
-    }
-    ordered = ["constant", *res.norm_specs]
+    ordered = {"constant": res.base} | {name: res.done[name] for name in res.norm_specs}
 
     def at_end(names, column):
-        bands = [last[name][column] for name in names]
-        return {
-            "measured": [band.value[-1] for band in bands],
-            "interval": [[band.low[-1], band.high[-1]] for band in bands],
-        }
+        bands = [value_at(ordered[name], column) for name in names]
+        return {"measured": [band.value for band in bands], "interval": [band[1:] for band in bands]}
 
     def at_goal(*frames):
         rows = [frame.loc[p.goal] for frame in frames]
         return {"measured": [row["samples"] for row in rows], "interval": [[row["low"], row["high"]] for row in rows]}
 
+    def over_best(frame):
+        return ratios(frame, res.best.reindex(frame.index))
+
     third = GradNormTrigger(round(res.b0), p.quadratic_lr[0], EPS0, p.delta, p.gamma, 1, rule="published")
     third.update(third.batch_size, 0.0), third.update(third.batch_size, 0.0)
     noise = res.q.grad_sqnorm(third.batch_size, third.lr, 10**12) / third.eps**2
-    outside = further(
-        np.array(
-            [
-                (~f["grad_sqnorm"].between(f["online_grad_sqnorm_low"], f["online_grad_sqnorm_high"])).mean()
-                for f in res.free.values()
-            ]
-        )
-    )
+    missed = [
+        (~f["grad_sqnorm"].between(f["online_grad_sqnorm_low"], f["online_grad_sqnorm_high"])).mean()
+        for f in res.free.values()
+    ]
+    outside = further(np.array(missed))
     checks = [
         Check(f"Quadratic, γ = {p.gamma:g}: the published thresholds end 1 + ⌊ln 2x/ln γ⌋ stages from x times the "
             "critical batch size (x = 1, 2, 4, 8)", "equal", measured=[len(res.ended["published", x]) for x in EXCESS],
@@ -456,10 +386,10 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             "1.5", "equal", measured=np.array(res.price[1e-4])[U <= 1.5], theory=tracking_price(U[U <= 1.5]),
             tolerance=0.05, exact=True, source="T10 [N]", figure="exact"),
         Check("Digits: T4's thresholds, the batch alone growing, stay within 8/3 of the best constant batch size at "
-            "every ε", "upper_bound", **ratios(res.spent[T4_ALONE], res.best.reindex(res.spent[T4_ALONE].index)),
+            "every ε", "upper_bound", **over_best(res.spent[T4_ALONE]),
             theory=8 / 3, source="T6 [N]", figure="bars"),
         Check("The same with the evaluations of its looks", "upper_bound",
-            **ratios(res.looked[T4_ALONE], res.best.reindex(res.looked[T4_ALONE].index)), theory=8 / 3, source="T6 [N]",
+            **over_best(res.looked[T4_ALONE]), theory=8 / 3, source="T6 [N]",
             figure="bars", explanation="Looks are no part of T6. At the first batch size they cost "
             f"{res.digits.size / (p.check_every * res.first):.2g} evaluations for each one of training; "
             "as the batch grows they cost less, and the claim holds again at the smaller ε."),
@@ -486,7 +416,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             "trigger with its looks", "ordering", source="T14 [N]", figure="bars",
             **at_goal(res.spent[FREE], res.looked[PUBLISHED])),
         Check("Digits: the test of successive gradients stays within 8/3 of the best constant batch size at every ε",
-            "upper_bound", **ratios(res.spent[FREE], res.best.reindex(res.spent[FREE].index)), theory=8 / 3,
+            "upper_bound", **over_best(res.spent[FREE]), theory=8 / 3,
             source="T6 [N], T14 [N]", figure="bars"),
         Check(
             "The exact ‖∇f‖² is outside of the 95 % interval of its free estimate at 20 % of a run's measuring points "
@@ -508,7 +438,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             interval=[ratio[1:] for _, ratio in res.following.values()], theory=1.0, tolerance=0.25, source="T10 [N]",
             figure="tolerances"),
         check("MLP: at the end of the budget the batch is larger the smaller the tolerance", "ordering",
-            source="T10 [S]", figure="tolerances", **at_end([*res.norm_specs], 1)),
+            source="T10 [S]", figure="tolerances", **at_end(res.norm_specs, "batch_size")),
         check("MLP: at the end of the budget ‖∇f‖² is larger the smaller the tolerance, and least at constant b = 16",
-            "ordering", source="T2 [S], T10 [N]", figure="tolerances", **at_end(ordered, 0))]  # fmt: skip
+            "ordering", source="T2 [S], T10 [N]", figure="tolerances", **at_end(ordered, "grad_sqnorm"))]  # fmt: skip
     return checks

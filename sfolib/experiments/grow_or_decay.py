@@ -269,37 +269,25 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             Band("power-law spectrum", "exact", res.exact_lr, res.spectrum_ratio),
         ],
     )
-    SHOWN = (
-        ("batch_size", "samples"),
-        ("lr", "samples"),
-        ("loss", "samples"),
-        ("grad_sqnorm", "samples"),
-        ("test_error", "samples"),
-        ("loss", "steps"),
-    )
+    SHOWN = [(column, "samples") for column in ("batch_size", "lr", "loss", "grad_sqnorm", "test_error")]
+    SHOWN.append(("loss", "steps"))
     smith = panels_of([Panel(res.sgd, *shown) for shown in SHOWN])
+    plain = {name: res.sgd[name] for name in ("lr decays", "batch grows")}
     scaling_figure, momentum_figure = (
-        panels_of(
-            [
-                Panel({"lr decays": res.sgd["lr decays"], "batch grows": res.sgd["batch grows"]} | runs, *shown)
-                for shown in SHOWN
-            ]
-        )
-        for runs in (res.pushed, res.with_momentum)
+        panels_of([Panel(plain | runs, *shown) for shown in SHOWN]) for runs in (res.pushed, res.with_momentum)
     )
     distances = [
         Band(
-            title, "measured", p.lr * np.array(res.factors), *np.array([found.ratio for found in res.paired[column]]).T
+            title,
+            "measured",
+            p.lr * np.array(res.factors),
+            *np.transpose([found.ratio for found in res.paired[column]]),
         )
         for column, title in COLUMNS.items()
     ]
+    factors, first = np.array(res.factors), res.paired["loss"][0].ratio.value
     guides = [
-        Band(
-            f"∝ {label}",
-            "bound",
-            p.lr * np.array(res.factors),
-            res.paired["loss"][0].ratio.value * (np.array(res.factors) / res.factors[0]) ** power,
-        )
+        Band(f"∝ {label}", "bound", p.lr * factors, first * (factors / factors[0]) ** power)
         for label, power in (("√η", 0.5), ("η", 1.0))
     ]
     coarse_figure = coarsening(
@@ -308,27 +296,13 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "distance / distance between two seeds",
     )
     RULES = ("lr decays", "batch grows", "Seesaw")
-    seesaw_figure = panels_of(
-        [
-            Panel({name: res.adam[LONG][name] for name in RULES}, "batch_size"),
-            Panel({name: res.adam[LONG][name] for name in RULES}, "lr", title="Adam"),
-            *(
-                Panel({name: runs[name] for name in RULES}, column, title=group)
-                for column in ("loss", "grad_sqnorm")
-                for group, runs in res.adam.items()
-            ),
-            *(
-                Panel({name: res.sgd[name] for name in RULES}, column, title="SGD")
-                for column in ("loss", "grad_sqnorm")
-            ),
-        ]
-    )
-    late_figure = panels_of(
-        [
-            Panel({name: run for name, run in res.late_runs.items() if name != as_many_steps(p)}, *shown)
-            for shown in SHOWN
-        ]
-    )
+    ruled = {group: {name: runs[name] for name in RULES} for group, runs in (res.adam | {"SGD": res.sgd}).items()}
+    seen = [(group, column) for column in ("loss", "grad_sqnorm") for group in res.adam]
+    seen += [("SGD", column) for column in ("loss", "grad_sqnorm")]
+    adam = [Panel(ruled[LONG], "batch_size"), Panel(ruled[LONG], "lr", title="Adam")]
+    seesaw_figure = panels_of(adam + [Panel(ruled[group], column, title=group) for group, column in seen])
+    late = {name: run for name, run in res.late_runs.items() if name != as_many_steps(p)}
+    late_figure = panels_of([Panel(late, *shown) for shown in SHOWN])
     aligned = {name: res.late_runs[name] for name in ("late switch", f"constant b = {p.batch_size}", as_many_steps(p))}
     catch_up = panels_of(
         [Panel(aligned, column, "steps", start=0.5 * res.switch_step) for column in ("loss", "grad_sqnorm")]
@@ -371,22 +345,19 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
 def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
     table = res.table
-    last_stage = (
-        (1 - p.milestones[-1]) * res.budget / (p.batch_size * p.alpha ** len(res.at))
-    )  # steps of the grown batch
+    last_stage = (1 - p.milestones[-1]) * res.budget / (p.batch_size * p.alpha ** len(res.at))  # steps of grown batch
     LINEAR, ROOT = (next(name for name in res.adam[LONG] if rule in name) for rule in ("linear", "square root"))
     SAME = (
         "in loss, ‖∇f‖² and test accuracy it changes a run less than another seed does (distance / distance of "
         "two seeds)"
     )
 
-    def ratios(group, *systems):
-        found = table.loc[[(group, system, column) for system in systems for column in COLUMNS]]
+    def ratios(group, *systems, columns=COLUMNS):
+        found = table.loc[[(group, system, column) for system in systems for column in columns]]
         return {"measured": found["value"].tolist(), "interval": found[["low", "high"]].to_numpy()}
 
     def nearer(group, first, second, column="loss"):
-        found = table.loc[[(group, first, column), (group, second, column)]]
-        return {"measured": found["value"].tolist(), "interval": found[["low", "high"]].to_numpy()}
+        return ratios(group, first, second, columns=[column])
 
     def noise_share(run):
         """σ²/(b‖∇f‖²) after the first epoch: noise over signal in a step of the scaled run."""

@@ -297,34 +297,25 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             [Band(name, "bound", res.of[problem, name].index, res.of[problem, name][promised])] if promised else []
         )
 
+    def row(names, column, over=None, promised=None):
+        """The bands of these plans on each problem, over `best`'s column if it is told."""
+        return {
+            TITLES[x]: [
+                y for name in names for y in bands(x, name, column, res.best[x][over] if over else 1.0, promised)
+            ]
+            for x in res.everything
+        }
+
     promise = against_target(
         {
-            r"gradient evaluations to $\varepsilon$": {
-                TITLES[x]: [
-                    *bands(x, FRONT, "samples", promised="promised"),
-                    *bands(x, RAW, "samples", promised="promised"),
-                ]
-                for x in res.everything
-            },
-            r"steps to $\varepsilon$": {
-                TITLES[x]: [
-                    *bands(x, FRONT, "steps", promised="promised_steps"),
-                    *bands(x, RAW, "steps", promised="promised_steps"),
-                ]
-                for x in res.everything
-            },
+            r"gradient evaluations to $\varepsilon$": row([FRONT, RAW], "samples", promised="promised"),
+            r"steps to $\varepsilon$": row([FRONT, RAW], "steps", promised="promised_steps"),
         }
     )
     price = against_target(
         {
-            "evaluations, pilot and looks\nincluded, over the best": {
-                TITLES[x]: [y for name in COMPARED for y in bands(x, name, "paid", res.best[x]["samples"])]
-                for x in res.everything
-            },
-            "steps over the best": {
-                TITLES[x]: [y for name in COMPARED for y in bands(x, name, "steps", res.best[x]["steps"])]
-                for x in res.everything
-            },
+            "evaluations, pilot and looks\nincluded, over the best": row(COMPARED, "paid", "samples"),
+            "steps over the best": row(COMPARED, "steps", "steps"),
         },
         level=1.0,
     )
