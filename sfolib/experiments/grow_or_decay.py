@@ -276,16 +276,11 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     scaling_figure, momentum_figure = (
         panels_of([Panel(plain | runs, *shown) for shown in SHOWN]) for runs in (res.pushed, res.with_momentum)
     )
+    factors, first = np.array(res.factors), res.paired["loss"][0].ratio.value
     distances = [
-        Band(
-            title,
-            "measured",
-            p.lr * np.array(res.factors),
-            *np.transpose([found.ratio for found in res.paired[column]]),
-        )
+        Band(title, "measured", p.lr * factors, *np.transpose([found.ratio for found in res.paired[column]]))
         for column, title in COLUMNS.items()
     ]
-    factors, first = np.array(res.factors), res.paired["loss"][0].ratio.value
     guides = [
         Band(f"∝ {label}", "bound", p.lr * factors, first * (factors / factors[0]) ** power)
         for label, power in (("√η", 0.5), ("η", 1.0))

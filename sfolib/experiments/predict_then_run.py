@@ -299,11 +299,9 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
 
     def row(names, column, over=None, promised=None):
         """The bands of these plans on each problem, over `best`'s column if it is told."""
+        scale = {x: res.best[x][over] if over else 1.0 for x in res.everything}
         return {
-            TITLES[x]: [
-                y for name in names for y in bands(x, name, column, res.best[x][over] if over else 1.0, promised)
-            ]
-            for x in res.everything
+            TITLES[x]: [y for name in names for y in bands(x, name, column, scale[x], promised)] for x in res.everything
         }
 
     promise = against_target(
@@ -397,7 +395,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 return []
             fewest = pairs.loc[pairs["samples"].idxmin(), ["samples", "low", "high"]]
         least, low, high = fewest
-        return [(row.samples / least, row.low / high, row.high / low)]
+        return [(row.samples / least, row.low / high, row.high / low)] if np.isfinite(least) else []
 
     def geometric_mean(ratios):
         """Of independent ratios with their intervals: deviations of ln add in quadrature."""
@@ -435,7 +433,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
         together[model] = first[model]["samples"] / plan.rows[0].samples
     pair_ratio = np.array(
         [found for x in res.everything for at, row in res.of[x, FRONT].iterrows() for found in over_fewest(x, at, row)]
-    )
+    ).reshape(-1, 3)
     last = {name: [res.of[x, name].iloc[-1] for x in res.everything] for name in (FRONT, LED, PAPER)}
     mean_over = {
         name: {
