@@ -16,6 +16,7 @@ from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band, costs, trajectories
 from sfolib.plotting.adaptive import laws
+from sfolib.plotting.schedules import value_at
 from sfolib.problems.specs import named
 from sfolib.schedules import base
 from sfolib.schedules.adaptive import (
@@ -28,41 +29,22 @@ from sfolib.schedules.adaptive import (
 from sfolib.schedules.plan import Plan
 from sfolib.theory.quadratic import PowerLawQuadratic
 from sfolib.theory.quadratic_policies import norm_tested_samples, stages_before_stalling, stages_of, tracking_price
+from sfolib.training.estimates import Interval, further, of_means
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 from sfolib.training.variance_tests import looks
 
 
 class Parameters(notebook.Parameters):
-    SCALES: ClassVar[dict[str, dict[str, Any]]] = {
-        "smoke": {
-            "seeds": 5,
-            "test_seeds": 3,
-            "eps2": [0.003, 0.001],
-            "max_samples": 60000,
-            "test_samples": 12000,
-            "look_samples": 3000,
-            "eta": [0.5, 0.1],
-        },
-        "quick": {
-            "seeds": 5,
-            "test_seeds": 5,
-            "eps2": [0.003, 0.0003],
-            "max_samples": 250000,
-            "test_samples": 100000,
-            "look_samples": 12000,
-            "eta": [0.5, 0.2, 0.1, 0.05],
-        },
-        "paper": {
-            "seeds": 32,
-            "test_seeds": 32,
-            "eps2": [0.003, 0.0001],
-            "max_samples": 4 * 10**6,
-            "test_samples": 2 * 10**6,
-            "look_samples": 10**6,
-            "eta": [0.5, 0.2, 0.1, 0.05],
-        },
-    }
+    SCALES: ClassVar = notebook.scales(
+        seeds=(5, 5, 32),
+        test_seeds=(3, 5, 32),
+        eps2=([0.003, 0.001], [0.003, 0.0003], [0.003, 0.0001]),
+        max_samples=(60000, 250000, 4 * 10**6),
+        test_samples=(12000, 100000, 2 * 10**6),
+        look_samples=(3000, 12000, 10**6),
+        eta=([0.5, 0.1], [0.5, 0.2, 0.1, 0.05], [0.5, 0.2, 0.1, 0.05]),
+    )
 
     lr: PositiveFloat = Field(0.1, description="learning rate η at the start")
     l2: PositiveFloat = Field(0.001, description="ℓ2 coefficient")
@@ -133,13 +115,15 @@ def schedules(p):
 
 
 def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:
-    softmax = {
-        "problem": named("digits", "softmax", l2=p.l2),
-        "seeds": tuple(range(p.seeds)),
-        "sampling": "replacement",
-        "eval_every": 1.03,
-        "max_samples": p.max_samples,
-    }
+    def common(model: str, seeds: int, **how: Any) -> dict[str, Any]:
+        return {
+            "problem": named("digits", model, l2=p.l2),
+            "seeds": tuple(range(seeds)),
+            "sampling": "replacement",
+        } | how
+
+    softmax = common("softmax", p.seeds, eval_every=1.03, max_samples=p.max_samples)
+    mlp = common("mlp", p.test_seeds, eval_every=1.05, max_samples=p.test_samples)
     sizes = [2**k for k in range(2, 9)]
     found: dict[Hashable, Spec] = {
         ("constant", b): Spec(plan=Plan(b, p.lr), max_steps=p.max_samples // 16, **softmax) for b in sizes
@@ -149,13 +133,6 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
         for name, policy in schedules["triggers"](first).items():
             found["trigger", name] = Spec(policy=policy, **softmax)
         found["trigger", FIXED] = Spec(plan=schedules["fixed times"](first), **softmax)
-    mlp = {
-        "problem": named("digits", "mlp", l2=p.l2),
-        "seeds": tuple(range(p.test_seeds)),
-        "sampling": "replacement",
-        "eval_every": 1.05,
-        "max_samples": p.test_samples,
-    }
     for name, policy in (schedules["norm tests"] | schedules["other tests"]).items():
         found["test", name] = Spec(policy=policy, **mlp)
     for name, policy in schedules["other optimizers"].items():
@@ -196,21 +173,25 @@ def free(run: Run) -> dict[int, pd.DataFrame]:
     return {int(seed): of_seed for seed, of_seed in rows.groupby("seed")}
 
 
-def settles(p: Parameters, run: Run, eta: float) -> tuple[np.ndarray, float]:
+def settles(p: Parameters, run: Run, eta: float) -> tuple[np.ndarray, Interval]:
     """The norm test's own batch size along the run, from σ² and ‖∇f‖² as measured; and the run's over it, late on."""
-    b, grad, sigma2 = (run.mean_ci(name).value for name in ("batch_size", "grad_sqnorm", "variance"))
-    theory = (1 - eta**2) * sigma2 / (eta**2 * grad)
+    b, grad, sigma2 = run.curves("batch_size"), run.averaged(run.curves()), run.curves("variance")
     late = run.samples > p.test_samples * 2 / 3  # the first tests ask for b/η² at most: the batch is catching up
-    return theory, float(np.exp(np.mean(np.log(b / theory)[late])))
+
+    def asked(grad, sigma2):
+        return (1 - eta**2) * sigma2 / (eta**2 * grad)
+
+    found = of_means(lambda b, grad, sigma2: np.log(b / asked(grad, sigma2))[late].mean(), b, grad, sigma2)
+    return asked(grad.mean(0), sigma2.mean(0)), Interval(*np.exp(found))
 
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     """ended: stages that a trigger ends on the quadratic, by rule and excess; price: what following the norm test costs
     there, by ε² and tolerance. best: the cheapest constant batches; grown: triggers' runs, fixed times and the best
     constant; spent, looked: evaluations to each ε², without and with looks; over: those over the best constant's.
-    seen, asked, predicted: what the norm test sees on fresh batches, and theory; inner: the inner-product variance,
-    share: that as summed over tensors, over it. done, base: runs under tests, and a constant batch; following:
-    `settles` of them. free: `free` of the run by successive gradients."""
+    seen; asked, predicted, times η²: what the norm test asks for on fresh batches, and theory; inner: the inner-product
+    variance, share: that as summed over tensors, over it. done, base: runs under tests, and a constant batch;
+    following: `settles` of them. free: `free` of the run by successive gradients."""
     q, eps2, lr = QUADRATIC, targets(p), p.quadratic_lr
     b0 = q.best_constant_batch_size(lr[0], EPS0).batch_size
     tolerance = np.sqrt(U * q.sigma2 / (2 * q.small_step_constants()[1] * lr[1]))
@@ -243,45 +224,28 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     done = {key[1]: run for key, run in runs.items() if key[0] == "test" and key[1] != "constant"}
     norm_tests = [name for name in done if name.startswith("norm test, $")]
     tested = [*zip(norm_tests, p.eta, strict=True), *((f"norm test, {name}", p.eta[0]) for name in p.optimizers)]
+    ended = {
+        (rule, x): stages_of(q, GradNormTrigger(round(x * b0), lr[0], EPS0, p.delta, p.gamma, 1, rule=rule), MOST)
+        for rule in NAMES
+        for x in EXCESS
+    }
+    price = {
+        e: [
+            norm_tested_samples(q, lr[1], w, e**0.5) / q.best_constant_batch_size(lr[1], e**0.5).samples
+            for w in tolerance
+        ]
+        for e in (1e-2, 1e-3, 1e-4)
+    }
     return SimpleNamespace(
-        p=p,
-        q=q,
-        b0=b0,
-        ended={
-            (rule, x): stages_of(q, GradNormTrigger(round(x * b0), lr[0], EPS0, p.delta, p.gamma, 1, rule=rule), MOST)
-            for rule in NAMES
-            for x in EXCESS
-        },
-        price={
-            e: [
-                norm_tested_samples(q, lr[1], w, e**0.5) / q.best_constant_batch_size(lr[1], e**0.5).samples
-                for w in tolerance
-            ]
-            for e in (1e-2, 1e-3, 1e-4)
-        },
-        digits=digits,
-        eps2=eps2,
-        best=best,
-        first=start_of(best),
-        CONSTANT=constant,
-        triggers=triggers,
-        grown=grown,
-        spent=spent,
-        looked=looked,
-        free=free(grown[FREE]),
-        over={name: (frame["samples"] / best["samples"]).to_numpy() for name, frame in over.items()},
-        mlp=mlp,
-        seen=seen,
-        asked=seen["variance"] / seen["mean_sqnorm"],  # times η², what the norm test asks for
-        predicted=sigma2 / (seen["grad_sqnorm"] + sigma2 / seen["batch_size"]),
-        inner=inner,
+        p=p, q=q, b0=b0, ended=ended, price=price, digits=digits, eps2=eps2, best=best, first=start_of(best),
+        CONSTANT=constant, triggers=triggers, grown=grown, spent=spent, looked=looked, free=free(grown[FREE]),
+        over={name: (frame["samples"] / best["samples"]).to_numpy() for name, frame in over.items()}, mlp=mlp,
+        seen=seen, asked=seen["variance"] / seen["mean_sqnorm"],
+        predicted=sigma2 / (seen["grad_sqnorm"] + sigma2 / seen["batch_size"]), inner=inner,
         share={m: (summed[m]["inner_product_variance"] / inner[m]["inner_product_variance"]).to_numpy() for m in inner},
-        norm_specs=norm_tests,
-        other_specs=[name for name in done if name not in norm_tests],
-        done=done,
-        base=runs["test", "constant"],
-        following={name: settles(p, done[name], eta) for name, eta in tested},
-    )
+        norm_specs=norm_tests, other_specs=[name for name in done if name not in norm_tests], done=done,
+        base=runs["test", "constant"], following={name: settles(p, done[name], eta) for name, eta in tested},
+    )  # fmt: skip
 
 
 def figures(res: SimpleNamespace) -> notebook.Figures:
@@ -291,373 +255,190 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     def path(aims):
         return np.cumsum([aim.batch_size * aim.steps for aim in aims]), [aim.eps**2 for aim in aims]
 
-    exact = laws(
-        {
-            f"thresholds, γ = {p.gamma:g}": (
-                [
-                    Band(
-                        f"{NAMES[rule]}, x = {x:g}",
-                        "measured" if rule == "published" else "exact",
-                        *path(res.ended[rule, x]),
-                    )
-                    for x in (1.0, 4.0)
-                    for rule in NAMES
-                ],
-                {"xlabel": "gradient evaluations", "ylabel": r"$\varepsilon_m^2$ of the stages that end"},
-            ),
-            "norm test": (
-                [
-                    Band("theory, 1/(2u(2 − u))", "bound", fine, tracking_price(fine)),
-                    *(Band(f"exact, $\\varepsilon^2$ = {e:g}", "measured", U, ratio) for e, ratio in res.price.items()),
-                ],
-                {"xlabel": r"$u=\eta_{nt}^2/\eta_\star^2$", "ylabel": "over the best constant batch size"},
-            ),
-        },
-        height=3.9,
-    )
-    runs = trajectories(res.grown)
+    thresholds = [
+        Band(f"{NAMES[rule]}, x = {x:g}", look, *path(res.ended[rule, x]))
+        for x in (1.0, 4.0)
+        for rule, look in (("published", "measured"), ("critical", "exact"))
+    ]
+    followed = [Band("theory, 1/(2u(2 − u))", "bound", fine, tracking_price(fine))]
+    followed += [Band(f"exact, $\\varepsilon^2$ = {e:g}", "measured", U, ratio) for e, ratio in res.price.items()]
+    axes = {"xlabel": "gradient evaluations", "ylabel": r"$\varepsilon_m^2$ of the stages that end"}
+    over = {"xlabel": r"$u=\eta_{nt}^2/\eta_\star^2$", "ylabel": "over the best constant batch size"}
+    exact = laws({f"thresholds, γ = {p.gamma:g}": (thresholds, axes), "norm test": (followed, over)}, height=3.9)
     one = res.free[0]
     told = one.drop_duplicates("online_grad_sqnorm")  # once a look
     known = told[np.isfinite(told["critical_batch_size_high"])]
+    x, lowest, name = "gradient evaluations", p.eps2[-1] / 10, "critical, free, where its interval ends"
+    value, low, high = (told[f"online_grad_sqnorm{end}"] for end in ("", "_low", "_high"))
+    estimate = Band(
+        "free, mean of the last half of a stage", "measured", told["samples"], value.where(value > 0),
+        low.clip(lower=lowest), high,
+    )  # fmt: skip
+    value, low, high = (known[f"critical_batch_size{end}"] for end in ("", "_low", "_high"))
+    batch = Band(name, "measured", known["samples"], value, low.clip(lower=1), high)
+    exactly, in_force = (
+        Band(label, "bound", one["samples"], one[column])
+        for label, column in (("exact", "grad_sqnorm"), ("in force", "batch_size"))
+    )
     online = laws(
         {
-            r"$\|\nabla f\|^2$": (
-                [
-                    Band("exact", "bound", one["samples"], one["grad_sqnorm"]),
-                    Band(
-                        "free, mean of the last half of a stage", "measured", told["samples"],
-                        told["online_grad_sqnorm"].where(told["online_grad_sqnorm"] > 0),
-                        told["online_grad_sqnorm_low"].clip(lower=p.eps2[-1] / 10), told["online_grad_sqnorm_high"],
-                    ),
-                ],
-                {"xlabel": "gradient evaluations", "ylim": (p.eps2[-1] / 10, None)},
-            ),
-            "batch size": (
-                [
-                    Band("in force", "bound", one["samples"], one["batch_size"]),
-                    Band(
-                        "critical, free, where its interval ends", "measured", known["samples"],
-                        known["critical_batch_size"], known["critical_batch_size_low"].clip(lower=1),
-                        known["critical_batch_size_high"],
-                    ),
-                ],
-                {"xlabel": "gradient evaluations", "ylim": (1, 4 * one["batch_size"].max())},
-            ),
+            r"$\|\nabla f\|^2$": ([exactly, estimate], {"xlabel": x, "ylim": (lowest, None)}),
+            "batch size": ([in_force, batch], {"xlabel": x, "ylim": (1, 4 * one["batch_size"].max())}),
         },
         height=3.6,
-    )  # fmt: skip
-    panels = dict.fromkeys([p.goal, p.eps2[-1]])
-    shown = [
-        *((name, res.spent[name]) for name in res.grown if name != res.CONSTANT),
-        ("best constant b for this ε", res.best),
-        *((f"{name}, with looks", res.looked[name]) for name in res.triggers),
+    )
+    groups = {rf"$\varepsilon^2$ = {target:.2g}": target for target in dict.fromkeys([p.goal, p.eps2[-1]])}
+    shown = {name: of for name, of in res.spent.items() if name != res.CONSTANT}
+    shown |= {"best constant b for this ε": res.best} | {f"{name}, with looks": of for name, of in res.looked.items()}
+    rows = [
+        {"group": group, "system": name, **frame.loc[target, ["samples", "low", "high"]]}
+        for group, target in groups.items()
+        for name, frame in shown.items()
     ]
-    bars = costs(
-        pd.DataFrame(
-            [
-                {
-                    "group": rf"$\varepsilon^2$ = {target:.2g}",
-                    "system": name,
-                    **frame.loc[target, ["samples", "low", "high"]],
-                }
-                for target in panels
-                for name, frame in shown
-            ]
-        ),
-        [rf"$\varepsilon^2$ = {target:.2g}" for target in panels],
-    )
+    asked = [
+        Band(label or f"{samples:,} evaluations into the run", look, sizes, values[sizes.index])
+        for samples, sizes in res.seen.groupby("samples")["batch_size"]
+        for label, look, values in (("", "measured", res.asked), ("theory", "bound", res.predicted))
+    ]
+    shares = [
+        Band(f"{m}: summed over tensors / whole", "measured", res.inner[m]["samples"], of)
+        for m, of in res.share.items()
+    ]
+    shares.append(Band("whole model", "bound", [16, 3 * res.mlp.size], [1, 1]))
+    axes = {"xlabel": "batch size $b$", "ylabel": r"asked for, times $\eta_{nt}^2$"}
+    plain = {"xlabel": "gradient evaluations into the run", "ylabel": "ratio", "yscale": "linear", "ylim": (0, 1.1)}
     statistics = laws(
-        {
-            "norm test, what a batch of b asks for": (
-                [
-                    Band(
-                        f"{samples:,} evaluations into the run" if source == "measured" else "theory",
-                        source,
-                        res.seen["batch_size"][here],
-                        values[here],
-                    )
-                    for samples, here in res.seen.groupby("samples").groups.items()
-                    for source, values in (("measured", res.asked), ("bound", res.predicted))
-                ],
-                {"xlabel": "batch size $b$", "ylabel": r"asked for, times $\eta_{nt}^2$"},
-            ),
-            "inner-product variance": (
-                [
-                    Band(f"{m}: summed over tensors / whole", "measured", res.inner[m]["samples"], res.share[m])
-                    for m in res.share
-                ]
-                + [Band("whole model", "bound", [16, 3 * res.mlp.size], [1, 1])],
-                {
-                    "xlabel": "gradient evaluations into the run",
-                    "ylabel": "ratio",
-                    "yscale": "linear",
-                    "ylim": (0, 1.1),
-                },
-            ),
-        },
-        height=3.9,
+        {"norm test, what a batch of b asks for": (asked, axes), "inner-product variance": (shares, plain)}, height=3.9
     )
-    SGD = next(iter(res.norm_specs))
-    tolerances = trajectories(
-        {name: res.done[name] for name in res.norm_specs} | {"constant b = 16": res.base},
-        ("batch_size", "grad_sqnorm", "loss", "test_error"),
-        theory={
-            "batch_size": [
-                Band(name, "bound", res.done[name].samples[1:], res.following[name][0][1:]) for name in res.norm_specs
-            ]
-        },
-    )
-    others = trajectories(
-        {SGD: res.done[SGD]} | {name: res.done[name] for name in res.other_specs},
-        ("batch_size", "grad_sqnorm", "loss", "test_error"),
-    )
+    columns = "batch_size", "grad_sqnorm", "loss", "test_error"
+    settled = [Band(k, "bound", res.done[k].samples[1:], res.following[k][0][1:]) for k in res.norm_specs]
+    tested = {name: res.done[name] for name in res.norm_specs} | {"constant b = 16": res.base}
+    tolerances = trajectories(tested, columns, theory={"batch_size": settled})
+    others = trajectories({name: res.done[name] for name in (res.norm_specs[0], *res.other_specs)}, columns)
     return {
-        "exact": (
-            exact,
+        "exact": (exact,
             "Synthetic quadratic, exact recursion. Left: thresholds of the stages that a trigger gets to the end of; "
             "thin: T4's rule, markers: the published rule, which stops. "
             "Right: gradient evaluations of a batch that follows the norm test, over those of the best constant "
-            "batch size for the same ε. Dashed: theory, least at the tolerance of T10 (u = 1).",
-        ),
-        "runs": (
-            runs,
+            "batch size for the same ε. Dashed: theory, least at the tolerance of T10 (u = 1)."),
+        "runs": (trajectories(res.grown),
             "Digits, softmax regression: triggers by thresholds, the same growth at fixed times, and the best "
             f"constant batch size for ε² = {p.goal:g}. "
-            f"Means over {p.seeds} seeds, each with its own batch sizes; bands: 95 % interval over seeds.",
-        ),
-        "bars": (
-            bars,
+            f"Means over {p.seeds} seeds, each with its own batch sizes; bands: 95 % interval over seeds."),
+        "bars": (costs(pd.DataFrame(rows), [*groups]),
             "Gradient evaluations to ε. Point: crossing of the mean over seeds; bar: 95 % interval over "
             "seeds; cross: not reached. “With looks” adds the full gradients that the trigger looks at. "
             "Over the best constant batch size, without looks: published "
             f"{res.over[PUBLISHED][list(res.eps2).index(p.goal)]:.2g} at ε² = {p.goal:g} and "
             f"{res.over[PUBLISHED][-1]:.2g} at {res.eps2[-1]:.2g}, T4's with both growing "
-            f"{res.over[T4_BOTH][list(res.eps2).index(p.goal)]:.2g} and {res.over[T4_BOTH][-1]:.2g}.",
-        ),
-        "online": (
-            online,
+            f"{res.over[T4_BOTH][list(res.eps2).index(p.goal)]:.2g} and {res.over[T4_BOTH][-1]:.2g}."),
+        "online": (online,
             "Digits, softmax regression, one run under the test of successive gradients: what it tells free of charge, "
             "with 95 % intervals, beside the exact ‖∇f‖² and the batch in force. The published trigger pays "
-            f"{res.digits.size:,} evaluations for every look at ‖∇f‖.",
-        ),
-        "statistics": (
-            statistics,
+            f"{res.digits.size:,} evaluations for every look at ‖∇f‖."),
+        "statistics": (statistics,
             "Left: what the norm test asks for on a batch of b, mean over many batches (MLP); dashed: theory. At "
             "small b it can ask for hardly more than b/η². "
             "Right: inner-product variance as AdAdaGrad's program sums it up, parameter tensor by parameter tensor, "
-            "over that of the whole model.",
-        ),
-        "tolerances": (
-            tolerances,
+            "over that of the whole model."),
+        "tolerances": (tolerances,
             "Digits, MLP, SGD under the norm test. Dashed: (1 − η²)σ²/(η²‖∇f‖²) from the measured σ² and ‖∇f‖². "
-            f"Means over {p.test_seeds} seeds; bands: 95 % interval over seeds.",
-        ),
-        "others": (
-            others,
+            f"Means over {p.test_seeds} seeds; bands: 95 % interval over seeds."),
+        "others": (others,
             f"Digits, MLP: other tests (SGD), and other optimizers under the norm test with η = {p.eta[0]:g}. Means "
-            f"over {p.test_seeds} seeds; bands: 95 % interval over seeds.",
-        ),
-    }
+            f"over {p.test_seeds} seeds; bands: 95 % interval over seeds.")}  # fmt: skip
 
 
 def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
-    last = {
-        name: (run.mean_ci("grad_sqnorm"), run.mean_ci("batch_size"))
-        for name, run in {"constant": res.base, **res.done}.items()
-    }
-    ordered = ["constant", *res.norm_specs]
+    ordered = {"constant": res.base} | {name: res.done[name] for name in res.norm_specs}
 
     def at_end(names, column):
-        bands = [last[name][column] for name in names]
-        return {
-            "measured": [band.value[-1] for band in bands],
-            "interval": [[band.low[-1], band.high[-1]] for band in bands],
-        }
+        bands = [value_at(ordered[name], column) for name in names]
+        return {"measured": [band.value for band in bands], "interval": [band[1:] for band in bands]}
 
     def at_goal(*frames):
         rows = [frame.loc[p.goal] for frame in frames]
         return {"measured": [row["samples"] for row in rows], "interval": [[row["low"], row["high"]] for row in rows]}
 
+    def over_best(frame):
+        return ratios(frame, res.best.reindex(frame.index))
+
     third = GradNormTrigger(round(res.b0), p.quadratic_lr[0], EPS0, p.delta, p.gamma, 1, rule="published")
     third.update(third.batch_size, 0.0), third.update(third.batch_size, 0.0)
     noise = res.q.grad_sqnorm(third.batch_size, third.lr, 10**12) / third.eps**2
+    missed = [
+        (~f["grad_sqnorm"].between(f["online_grad_sqnorm_low"], f["online_grad_sqnorm_high"])).mean()
+        for f in res.free.values()
+    ]
+    outside = further(np.array(missed))
     checks = [
-        Check(
-            f"Quadratic, γ = {p.gamma:g}: the published thresholds end 1 + ⌊ln 2x/ln γ⌋ stages from x times the "
-            "critical batch size (x = 1, 2, 4, 8)",
-            "equal",
-            measured=[len(res.ended["published", x]) for x in EXCESS],
-            theory=stages_before_stalling(EXCESS, p.gamma),
-            tolerance=0.01,
-            exact=True,
-            source="T2 [S], T4 [S]",
+        Check(f"Quadratic, γ = {p.gamma:g}: the published thresholds end 1 + ⌊ln 2x/ln γ⌋ stages from x times the "
+            "critical batch size (x = 1, 2, 4, 8)", "equal", measured=[len(res.ended["published", x]) for x in EXCESS],
+            theory=stages_before_stalling(EXCESS, p.gamma), tolerance=0.01, exact=True, source="T2 [S], T4 [S]",
             figure="exact",
             explanation=f"At x = 1 the noise of the third stage is {p.gamma**2 / 2:.3g} of its ε² by T2, and "
-            f"{noise:.4g} on the quadratic, where b* is not quite 2Gη/ε²: it never ends.",
-        ),
-        Check(
-            "Quadratic: with T4's thresholds every stage ends, from every x",
-            "equal",
-            measured=[len(res.ended["critical", x]) for x in EXCESS],
-            theory=MOST,
-            tolerance=0.01,
-            exact=True,
-            source="T4 [S]",
-            figure="exact",
-        ),
-        Check(
-            "Quadratic: a batch that follows the norm test costs 1/(2u(2 − u)) of the best constant batch size, u ≤ "
-            "1.5",
-            "equal",
-            measured=np.array(res.price[1e-4])[U <= 1.5],
-            theory=tracking_price(U[U <= 1.5]),
-            tolerance=0.05,
-            exact=True,
-            source="T10 [N]",
-            figure="exact",
-        ),
-        Check(
-            "Digits: T4's thresholds, the batch alone growing, stay within 8/3 of the best constant batch size at "
-            "every ε",
-            "upper_bound",
-            **ratios(res.spent[T4_ALONE], res.best.reindex(res.spent[T4_ALONE].index)),
-            theory=8 / 3,
-            source="T6 [N]",
-            figure="bars",
-        ),
-        Check(
-            "The same with the evaluations of its looks",
-            "upper_bound",
-            **ratios(res.looked[T4_ALONE], res.best.reindex(res.looked[T4_ALONE].index)),
-            theory=8 / 3,
-            source="T6 [N]",
-            figure="bars",
-            explanation="Looks are no part of T6. At the first batch size they cost "
+            f"{noise:.4g} on the quadratic, where b* is not quite 2Gη/ε²: it never ends."),
+        Check("Quadratic: with T4's thresholds every stage ends, from every x", "equal",
+            measured=[len(res.ended["critical", x]) for x in EXCESS], theory=MOST, tolerance=0.01, exact=True,
+            source="T4 [S]", figure="exact"),
+        Check("Quadratic: a batch that follows the norm test costs 1/(2u(2 − u)) of the best constant batch size, u ≤ "
+            "1.5", "equal", measured=np.array(res.price[1e-4])[U <= 1.5], theory=tracking_price(U[U <= 1.5]),
+            tolerance=0.05, exact=True, source="T10 [N]", figure="exact"),
+        Check("Digits: T4's thresholds, the batch alone growing, stay within 8/3 of the best constant batch size at "
+            "every ε", "upper_bound", **over_best(res.spent[T4_ALONE]),
+            theory=8 / 3, source="T6 [N]", figure="bars"),
+        Check("The same with the evaluations of its looks", "upper_bound",
+            **over_best(res.looked[T4_ALONE]), theory=8 / 3, source="T6 [N]",
+            figure="bars", explanation="Looks are no part of T6. At the first batch size they cost "
             f"{res.digits.size / (p.check_every * res.first):.2g} evaluations for each one of training; "
-            "as the batch grows they cost less, "
-            "and the claim holds again at the smaller ε.",
-        ),
-        Check(
-            f"Digits, ε² = {p.goal:g}: the published trigger needs fewer evaluations than the same growth at fixed "
-            "times",
-            "ordering",
-            source="arXiv 2508.05302",
-            figure="bars",
-            **at_goal(res.spent[PUBLISHED], res.spent[FIXED]),
-        ),
+            "as the batch grows they cost less, and the claim holds again at the smaller ε."),
+        Check(f"Digits, ε² = {p.goal:g}: the published trigger needs fewer evaluations than the same growth at fixed "
+            "times", "ordering", source="arXiv 2508.05302", figure="bars",
+            **at_goal(res.spent[PUBLISHED], res.spent[FIXED])),
         Check(
             f"Digits, ε² = {p.goal:g}: the published trigger needs fewer evaluations than the best constant batch size",
-            "ordering",
-            source="arXiv 2508.05302",
-            figure="bars",
-            **at_goal(res.spent[PUBLISHED], res.best),
-        ),
-        Check(
-            "Digits: at every ε the published trigger needs at most the evaluations of the best constant batch size, "
-            "and of fixed times",
-            "upper_bound",
-            **ratios(
-                pd.concat([res.spent[PUBLISHED]] * 2),
-                pd.concat([of.reindex(res.spent[PUBLISHED].index) for of in (res.best, res.spent[FIXED])]),
-            ),
-            theory=1.0,
-            source="arXiv 2508.05302",
-            figure="bars",
+            "ordering", source="arXiv 2508.05302", figure="bars", **at_goal(res.spent[PUBLISHED], res.best)),
+        Check("Digits: at every ε the published trigger needs at most the evaluations of the best constant batch size, "
+            "and of fixed times", "upper_bound", **ratios(pd.concat([res.spent[PUBLISHED]] * 2),
+                pd.concat([of.reindex(res.spent[PUBLISHED].index) for of in (res.best, res.spent[FIXED])])), theory=1.0,
+            source="arXiv 2508.05302", figure="bars",
             explanation="It holds down to some ε and no further: the published thresholds fall behind the critical "
-            "batch size by γ a stage, as on the quadratic above.",
-        ),
-        Check(
-            "The published trigger against the best constant batch size, with the evaluations of its looks",
-            "ordering",
-            headline=True,
-            source="arXiv 2508.05302",
-            figure="bars",
-            **at_goal(res.looked[PUBLISHED], res.best),
-            explanation=f"Up to ε² = {p.goal:g} the looks alone cost "
+            "batch size by γ a stage, as on the quadratic above."),
+        Check("The published trigger against the best constant batch size, with the evaluations of its looks",
+            "ordering", headline=True, source="arXiv 2508.05302", figure="bars",
+            **at_goal(res.looked[PUBLISHED], res.best), explanation=f"Up to ε² = {p.goal:g} the looks alone cost "
             f"{res.looked[PUBLISHED].loc[p.goal, 'samples'] - res.spent[PUBLISHED].loc[p.goal, 'samples']:,.0f} "
             "evaluations, "
             f"{res.looked[PUBLISHED].loc[p.goal, 'samples'] / res.spent[PUBLISHED].loc[p.goal, 'samples'] - 1:.2g} "
-            "times the training. The authors' SFO leaves them out.",
-        ),
-        Check(
-            "The test of successive gradients, which looks at nothing, needs fewer evaluations than the published "
-            "trigger with its looks",
-            "ordering",
-            source="T14 [N]",
-            figure="bars",
-            **at_goal(res.spent[FREE], res.looked[PUBLISHED]),
-        ),
-        Check(
-            "Digits: the test of successive gradients stays within 8/3 of the best constant batch size at every ε",
-            "upper_bound",
-            **ratios(res.spent[FREE], res.best.reindex(res.spent[FREE].index)),
-            theory=8 / 3,
-            source="T6 [N], T14 [N]",
-            figure="bars",
-        ),
+            "times the training. The authors' SFO leaves them out."),
+        Check("The test of successive gradients, which looks at nothing, needs fewer evaluations than the published "
+            "trigger with its looks", "ordering", source="T14 [N]", figure="bars",
+            **at_goal(res.spent[FREE], res.looked[PUBLISHED])),
+        Check("Digits: the test of successive gradients stays within 8/3 of the best constant batch size at every ε",
+            "upper_bound", **over_best(res.spent[FREE]), theory=8 / 3,
+            source="T6 [N], T14 [N]", figure="bars"),
         Check(
             "The exact ‖∇f‖² is outside of the 95 % interval of its free estimate at 20 % of a run's measuring points "
-            "at most, each seed",
-            "upper_bound",
-            measured=[
-                float((~f["grad_sqnorm"].between(f["online_grad_sqnorm_low"], f["online_grad_sqnorm_high"])).mean())
-                for f in res.free.values()
-            ],
-            theory=0.2,
-            exact=True,
-            source="T14 [N]",
-            figure="online",
+            "at most, each seed", "upper_bound", measured=outside.value, interval=outside[1:], theory=0.2,
+            source="T14 [N]", figure="online",
             explanation="The estimate is a mean over the last half of a stage, the exact one that of a step: where it "
-            "falls or fluctuates by more than the interval, they differ.",
-        ),
-        Check(
-            "MLP: on a batch of b the norm test asks for σ²/(η²(‖∇f‖² + σ²/b))",
-            "equal",
-            measured=res.asked,
-            theory=res.predicted,
-            tolerance=0.15,
-            exact=True,
-            source="T10 [N]",
-            figure="statistics",
-        ),
-        Check(
-            "MLP, CNN: the sum over parameter tensors is the inner-product variance",
-            "equal",
-            measured=np.concatenate([*res.share.values()]),
-            theory=1.0,
-            tolerance=0.05,
-            exact=True,
-            source="T10 [S], AdAdaGrad's program",
-            figure="statistics",
+            "falls or fluctuates by more than the interval, they differ."),
+        Check("MLP: on a batch of b the norm test asks for σ²/(η²(‖∇f‖² + σ²/b))", "equal", measured=res.asked,
+            theory=res.predicted, tolerance=0.15, exact=True, source="T10 [N]", figure="statistics"),
+        Check("MLP, CNN: the sum over parameter tensors is the inner-product variance", "equal",
+            measured=np.concatenate([*res.share.values()]), theory=1.0, tolerance=0.05, exact=True,
+            source="T10 [S], AdAdaGrad's program", figure="statistics",
             explanation="The sum leaves out the covariances between the tensors (T10), which are positive here: it "
             f"is {res.share['mlp'].min():.2g} to {res.share['mlp'].max():.2g} of the variance (MLP) and "
             f"{res.share['cnn'].min():.2g} to {res.share['cnn'].max():.2g} (CNN), and the inner-product test with it "
-            "asks for as much smaller a batch.",
-        ),
-        Check(
-            "MLP: the run's batch size over (1 − η²)σ²/(η²‖∇f‖²) in the last third of the budget, every tolerance, "
-            "four optimizers",
-            "equal",
-            measured=[ratio for _, ratio in res.following.values()],
-            theory=1.0,
-            tolerance=0.25,
-            source="T10 [N]",
-            figure="tolerances",
-        ),
-        check(
-            "MLP: at the end of the budget the batch is larger the smaller the tolerance",
-            "ordering",
-            source="T10 [S]",
-            figure="tolerances",
-            **at_end([*res.norm_specs], 1),
-        ),
-        check(
-            "MLP: at the end of the budget ‖∇f‖² is larger the smaller the tolerance, and least at constant b = 16",
-            "ordering",
-            source="T2 [S], T10 [N]",
-            figure="tolerances",
-            **at_end(ordered, 0),
-        ),
-    ]
+            "asks for as much smaller a batch."),
+        Check("MLP: the run's batch size over (1 − η²)σ²/(η²‖∇f‖²) in the last third of the budget, every tolerance, "
+            "four optimizers", "equal", measured=[ratio.value for _, ratio in res.following.values()],
+            interval=[ratio[1:] for _, ratio in res.following.values()], theory=1.0, tolerance=0.25, source="T10 [N]",
+            figure="tolerances"),
+        check("MLP: at the end of the budget the batch is larger the smaller the tolerance", "ordering",
+            source="T10 [S]", figure="tolerances", **at_end(res.norm_specs, "batch_size")),
+        check("MLP: at the end of the budget ‖∇f‖² is larger the smaller the tolerance, and least at constant b = 16",
+            "ordering", source="T2 [S], T10 [N]", figure="tolerances", **at_end(ordered, "grad_sqnorm"))]  # fmt: skip
     return checks

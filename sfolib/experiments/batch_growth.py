@@ -21,6 +21,7 @@ from sfolib.schedules.base import exponential, linear
 from sfolib.schedules.plan import Plan
 from sfolib.theory import bounds
 from sfolib.theory.bounds import Constants
+from sfolib.training.estimates import ratio_of_means
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
@@ -143,11 +144,12 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     q, m, base = QUADRATIC.exact, np.arange(10_000), p.batch_sizes[0]
     pairs = {label: taken(run) for label, run in of_quadratic.items()}
     stage = 2 * QUADRATIC_EPOCH
+    grown = np.array([bounds.capped_stage(k, base, p.quadratic_lr, p.delta, 1.0).batch_size for k in range(60)])
     growing = {
         f"constant $b={base}$": (base + 0.0 * m, stage * (1.0 + m)),
         LINEAR: (base + p.increment * m, stage),
-        EXPONENTIAL: (base * p.delta ** m[:60], stage),
-        "exponential, stages × δ² (T4)": (base * p.delta ** m[:60], stage * p.delta ** (2.0 * m[:60])),
+        EXPONENTIAL: (grown, stage),
+        "exponential, stages × δ² (T4)": (grown, stage * (grown / base) ** 2),
     }
     softmax, constants, bound = of_model.get("softmax"), None, {}
     if softmax:
@@ -166,25 +168,13 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         if not is_short(p, name)
     }
     accurate = goals(of_model[shown], p.accuracy, f"{shown}: {p.accuracy:.0%} of test images", "test_accuracy")
-    return SimpleNamespace(
-        p=p,
-        q=q,
-        runs_q=of_quadratic,
-        runs=of_model,
+    return SimpleNamespace(p=p, q=q, runs_q=of_quadratic, runs=of_model,
         exact={label: q.grad_sqnorm_path(*pair) for label, pair in pairs.items()},
         exact_loss={label: q.loss_path(*pair) for label, pair in pairs.items()},
         bound_q={label: bounds.gradient_bound(q.constants(), *pair) for label, pair in pairs.items()},
         far={label: q.stage_path(spending(p.quadratic_lr, *plan, total=1e7)) for label, plan in growing.items()},
-        softmax=softmax,
-        constants=constants,
-        bound=bound,
-        descent=runs.get("noise-free"),
-        shown=shown,
-        FIRST=first,
-        reached=reached,
-        frame=pd.concat([*reached.values(), accurate]),
-        digits=p.dataset == "digits",
-    )
+        softmax=softmax, constants=constants, bound=bound, descent=runs.get("noise-free"), shown=shown, FIRST=first,
+        reached=reached, frame=pd.concat([*reached.values(), accurate]), digits=p.dataset == "digits")  # fmt: skip
 
 
 def figures(res: SimpleNamespace) -> notebook.Figures:
@@ -208,40 +198,21 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     }
     cost = plotting.costs(res.frame, list(dict.fromkeys(res.frame["group"])))
     return {
-        "quadratic": (
-            synthetic,
-            "Synthetic quadratic. "
-            + OF_CLOCK
+        "quadratic": (synthetic, "Synthetic quadratic. " + OF_CLOCK
             + "Dashed: bound (T1), thin: exact expectation (under the markers), in the colour of their schedule. The "
-            "gradient ranks the schedules "
-            "otherwise than the loss does.",
-        ),
-        "rates": (
-            rates,
+            "gradient ranks the schedules otherwise than the loss does."),
+        "rates": (rates,
             "Synthetic quadratic, exact, the schedules going on without caps: the exponential one runs out of steps, "
             "the linear one nearly; T4's longer stages do not."
-            + (" Plans of your own are not among them." if p.plans else ""),
-        ),
-        **{
-            name: (
-                figure,
-                f"{'Digits' if res.digits else p.dataset}, {name}. "
-                + OF_CLOCK
-                + ("Dashed: bound (T1), with measured constants." if name == "softmax" else ""),
-            )
-            for name, figure in panels.items()
-        },
-        "schedules": (
-            schedules,
-            f"{res.shown}: the schedules, loss, ‖∇f‖² and test error against gradient evaluations. Bands: 95 % "
-            "interval over seeds.",
-        ),
-        "cost": (
-            cost,
-            "Gradient evaluations to each goal. Dots: crossing of the mean over seeds; bars: 95 % interval "
-            "over seeds; cross: not reached in the budget.",
-        ),
-    }
+            + (" Plans of your own are not among them." if p.plans else "")), **{name: (figure,
+                f"{'Digits' if res.digits else p.dataset}, {name}. " + OF_CLOCK
+                + ("Dashed: bound (T1), with measured constants." if name == "softmax" else ""))
+            for name, figure in panels.items()},
+        "schedules": (schedules,
+            f"{res.shown}: batch size, loss, ‖∇f‖² and test error against gradient evaluations. Bands: 95 % "
+            "interval over seeds."),
+        "cost": (cost, "Gradient evaluations to each goal. Dots: crossing of the mean over seeds; bars: 95 % interval "
+            "over seeds; cross: not reached in the budget.")}  # fmt: skip
 
 
 def claims(res: SimpleNamespace) -> notebook.Claims:
@@ -250,107 +221,50 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
     constant_q = [label for label in res.exact if label.startswith("constant")]
     fewest = len(res.exact[EXPONENTIAL]) - 1  # steps of the exponential growth
     checks = [
-        Check(
-            "Quadratic: the exact min E‖∇f‖² is at most T1's bound at every step of every schedule",
-            "upper_bound",
-            measured=[(np.minimum.accumulate(res.exact[k])[:-1] / res.bound_q[k]).max() for k in res.exact],
-            theory=1.0,
-            exact=True,
-            source="T1 [S]",
-            figure="quadratic",
-        ),
-        Check(
-            "Quadratic: sampled E‖∇f‖² is the exact one at the end of every stage of every schedule",
-            "equal",
+        Check("Quadratic: the exact min E‖∇f‖² is at most T1's bound at every step of every schedule", "upper_bound",
+            measured=[(np.minimum.accumulate(res.exact[k])[:-1] / res.bound_q[k]).max() for k in res.exact], theory=1.0,
+            exact=True, source="T1 [S]", figure="quadratic"),
+        Check("Quadratic: sampled E‖∇f‖² is the exact one at the end of every stage of every schedule", "equal",
             measured=np.concatenate([run.expected[6::6] for run in res.runs_q.values()]),
             interval=np.concatenate([np.transpose(run.mean_ci()[1:])[6::6] for run in res.runs_q.values()]),
             theory=np.concatenate(
-                [run.averaged(res.exact[k][run.steps][None])[0, 6::6] for k, run in res.runs_q.items()]
-            ),
-            tolerance=0.15,
-            source="exact recursion [N]",
-            figure="quadratic",
-        ),
-        Check(
-            f"Quadratic: constant b = {p.batch_sizes[0]} stays at its stationary noise Σ λ s η/(b(2 − ηλ)), exactly "
-            "and "
-            "sampled",
-            "equal",
-            measured=[end_q[res.FIRST], res.runs_q[res.FIRST].expected[-1]],
-            interval=[[end_q[res.FIRST]] * 2, value_at(res.runs_q[res.FIRST], "grad_sqnorm")[1:]],
-            theory=float(
+                [run.averaged(res.exact[k][run.steps][None])[0, 6::6] for k, run in res.runs_q.items()]),
+            tolerance=0.15, source="exact recursion [N]", figure="quadratic"),
+        Check(f"Quadratic: constant b = {p.batch_sizes[0]} stays at its stationary noise Σ λ s η/(b(2 − ηλ)), exactly "
+            "and sampled", "equal", measured=[end_q[res.FIRST], res.runs_q[res.FIRST].expected[-1]],
+            interval=[[end_q[res.FIRST]] * 2, value_at(res.runs_q[res.FIRST], "grad_sqnorm")[1:]], theory=float(
                 np.sum(res.q.eigenvalues * res.q.noise_variance / (2 - p.quadratic_lr * res.q.eigenvalues))
-                * p.quadratic_lr
-                / p.batch_sizes[0]
-            ),
-            tolerance=0.15,
-            source="T1, T9 [S]",
-            figure="quadratic",
-        ),
-        Check(
-            "Quadratic, exact: at the end of the budget both growing batches are below every constant one",
-            "ordering",
-            measured=[max(end_q[k] for k in GROWING), min(end_q[k] for k in constant_q)],
-            exact=True,
-            source="2501.08883",
-            figure="quadratic",
-        ),
-        check(
-            f"Quadratic, exact, per step: after the {fewest} steps of the exponential growth it is lowest, then "
-            f"linear, then b = {p.batch_sizes[0]}",
-            "ordering",
+                * p.quadratic_lr / p.batch_sizes[0]), tolerance=0.15, source="T1, T9 [S]", figure="quadratic"),
+        Check("Quadratic, exact: at the end of the budget both growing batches are below every constant one",
+            "ordering", measured=[max(end_q[k] for k in GROWING), min(end_q[k] for k in constant_q)], exact=True,
+            source="2501.08883", figure="quadratic"),
+        check(f"Quadratic, exact, per step: after the {fewest} steps of the exponential growth it is lowest, then "
+            f"linear, then b = {p.batch_sizes[0]}", "ordering",
             measured=[res.exact[k][fewest] for k in (EXPONENTIAL, LINEAR, res.FIRST) if fewest < len(res.exact[k])],
-            exact=True,
-            source="T1 [S]",
-            figure="quadratic",
-        ),
-        Check(
-            "Quadratic, exact, 10⁷ evaluations: T4's stages are lowest, then linear, exponential, constant",
-            "ordering",
-            measured=[res.far[k].grad_sqnorm[-1] for k in reversed(res.far)][:1]
-            + [res.far[k].grad_sqnorm[-1] for k in (LINEAR, EXPONENTIAL, res.FIRST)],
-            exact=True,
-            source="T5 [N]",
-            figure="rates",
-        ),
-        Check(
-            "Quadratic, exact: exponential growth ends with a lower loss than the constant batch size",
-            "ordering",
-            measured=[res.exact_loss[EXPONENTIAL][-1], res.exact_loss[res.FIRST][-1]],
-            exact=True,
-            source="2409.08770",
-            figure="quadratic",
-            explanation=f"It has taken {fewest} steps where the constant batch size has taken "
+            exact=True, source="T1 [S]", figure="quadratic"),
+        Check("Quadratic, exact, 10⁷ evaluations: T4's stages are lowest, then linear, exponential, constant",
+            "ordering", measured=[res.far[k].grad_sqnorm[-1] for k in reversed(res.far)][:1]
+            + [res.far[k].grad_sqnorm[-1] for k in (LINEAR, EXPONENTIAL, res.FIRST)], exact=True, source="T5 [N]",
+            figure="rates"),
+        Check("Quadratic, exact: exponential growth ends with a lower loss than the constant batch size", "ordering",
+            measured=[res.exact_loss[EXPONENTIAL][-1], res.exact_loss[res.FIRST][-1]], exact=True, source="2409.08770",
+            figure="quadratic", explanation=f"It has taken {fewest} steps where the constant batch size has taken "
             f"{len(res.exact[res.FIRST]) - 1}. Noise-free descent in as many steps ends at "
             f"{float(res.q.loss(1e300, p.quadratic_lr, fewest)):.3f}: what is left of the loss is missing steps, not "
             "noise. ‖∇f‖² weights the directions that are still missing by their curvature squared, the loss by "
-            "their curvature.",
-        ),
-    ]
+            "their curvature.")]  # fmt: skip
     if res.softmax:
         checks += [
-            Check(
-                "Digits, softmax: min E‖∇f‖² is at most T1's bound at every step of every schedule",
-                "upper_bound",
+            Check("Digits, softmax: min E‖∇f‖² is at most T1's bound at every step of every schedule", "upper_bound",
                 measured=[run.ratio_to(res.bound[k]).value for k, run in res.softmax.items()],
-                interval=[run.ratio_to(res.bound[k])[1:] for k, run in res.softmax.items()],
-                theory=1.0,
-                source="T1 [S]",
-                figure="softmax",
-            ),
-            Check(
-                "Quadratic and digits, softmax: exponential growth ends with the loss of noise-free descent in as "
-                "many steps",
-                "equal",
+                interval=[run.ratio_to(res.bound[k])[1:] for k, run in res.softmax.items()], theory=1.0,
+                source="T1 [S]", figure="softmax"),
+            Check("Quadratic and digits, softmax: exponential growth ends with the loss of noise-free descent in as "
+                "many steps", "equal",
                 measured=[res.exact_loss[EXPONENTIAL][-1], value_at(res.softmax[EXPONENTIAL], "loss").value],
                 interval=[[res.exact_loss[EXPONENTIAL][-1]] * 2, value_at(res.softmax[EXPONENTIAL], "loss")[1:]],
                 theory=[float(res.q.loss(1e300, p.quadratic_lr, fewest)), float(res.descent.rows["loss"].iloc[-1])],
-                tolerance=0.02,
-                headline=True,
-                source="T1 [S]",
-                figure="softmax",
-            ),
-        ]
+                tolerance=0.02, headline=True, source="T1 [S]", figure="softmax")]  # fmt: skip
     for name, of in res.runs.items():
         title = f"{'Digits' if res.digits else p.dataset}, {name}"
         end = {k: value_at(run, "grad_sqnorm") for k, run in of.items()}
@@ -361,72 +275,35 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         )
         more = value_at(of[EXPONENTIAL], "test_accuracy").value - value_at(of[res.FIRST], "test_accuracy").value
         early = is_short(p, name)
+        compared = [run for k, run in of.items() if k != res.FIRST and run.steps[-1] >= K]
+        over = [ratio_of_means(at_step(run, "loss", K), at_step(of[res.FIRST], "loss", K)) for run in compared]
         checks.append(
-            rising(
-                f"{title}: at the end of the budget both growing batches are below constant b = {p.batch_sizes[0]} "
-                "in ‖∇f‖²",
-                [max(end[k] for k in GROWING), end[res.FIRST]],
-                "2409.08770, 2501.08883",
-                name,
-                **(
-                    {
+            rising(f"{title}: at the end of the budget both growing batches are below constant b = {p.batch_sizes[0]} "
+                "in ‖∇f‖²", [max(end[k] for k in GROWING), end[res.FIRST]], "2409.08770, 2501.08883", name, **({
                         "explanation": "Growth wins once noise is what keeps the gradient up. In this short budget "
                         "the constant batch size is not at its floor: "
                         f"its ‖∇f‖² was {half.value:.2g} at half of its steps and is {end[res.FIRST].value:.2g} at the "
-                        f"end. Growing has only taken steps away ({taken_by}).",
-                    }
-                    if early
-                    else {}
-                ),
-            )
-        )
+                        f"end. Growing has only taken steps away ({taken_by})."} if early else {})))  # fmt: skip
         if early:
             continue
         goal = res.reached[name].set_index("system")
         best = goal[goal.index.str.startswith("constant")].sort_values(["samples", "high"]).iloc[0]
         fast = goal.loc[EXPONENTIAL]
         checks += [
-            Check(
-                f"{title}: to a third of constant b = {p.batch_sizes[0]}'s floor, exponential growth needs fewer "
-                "evaluations "
-                "than the best constant batch size",
-                "ordering",
-                measured=[fast.samples, best.samples],
-                interval=[[fast.low, fast.high], [best.low, best.high]],
-                source="2501.08883",
-                figure="cost",
-            ),
-            rising(
-                f"{title}, per step: after the steps of the exponential growth it is lowest in ‖∇f‖², then linear, "
+            Check(f"{title}: to a third of constant b = {p.batch_sizes[0]}'s floor, exponential growth needs fewer "
+                "evaluations than the best constant batch size", "ordering", measured=[fast.samples, best.samples],
+                interval=[[fast.low, fast.high], [best.low, best.high]], source="2501.08883", figure="cost"),
+            rising(f"{title}, per step: after the steps of the exponential growth it is lowest in ‖∇f‖², then linear, "
                 f"then b = {p.batch_sizes[0]}",
-                [value_at(of[k], "grad_sqnorm", K) for k in (EXPONENTIAL, LINEAR, res.FIRST)],
-                "T1 [S]",
-                name,
-            ),
-            check(
-                f"{title}: after as many steps as exponential growth takes, every schedule that takes so many has "
-                "the same loss, whatever its batch sizes",
-                "equal",
-                measured=[at_step(run, "loss", K) for k, run in of.items() if k != res.FIRST and run.steps[-1] >= K],
-                theory=at_step(of[res.FIRST], "loss", K),
-                tolerance=0.05,
-                source="T1 [S]",
-                figure=name,
-            ),
-            rising(
-                f"{title}: exponential growth ends with a lower loss than constant b = {p.batch_sizes[0]}",
-                [value_at(of[k], "loss") for k in (EXPONENTIAL, res.FIRST)],
-                "2409.08770",
-                name,
+                [value_at(of[k], "grad_sqnorm", K) for k in (EXPONENTIAL, LINEAR, res.FIRST)], "T1 [S]", name),
+            check(f"{title}: after as many steps as exponential growth takes, every schedule that takes so many has "
+                "the same loss, whatever its batch sizes", "equal", measured=[found.value for found in over],
+                interval=[found[1:] for found in over], theory=1.0, tolerance=0.05, source="T1 [S]", figure=name),
+            rising(f"{title}: exponential growth ends with a lower loss than constant b = {p.batch_sizes[0]}",
+                [value_at(of[k], "loss") for k in (EXPONENTIAL, res.FIRST)], "2409.08770", name,
                 explanation=f"At one learning rate the loss goes with the steps ({taken_by}), as the check above has "
-                "it.",
-            ),
-            rising(
-                f"{title}: exponential growth ends with a better test accuracy than constant b = {p.batch_sizes[0]}",
-                [value_at(of[k], "test_accuracy") for k in (res.FIRST, EXPONENTIAL)],
-                "2508.05297",
-                name,
-                explanation=f"It ends {100 * more:+.2f} percentage points from it, at a higher loss.",
-            ),
-        ]
+                "it."),
+            rising(f"{title}: exponential growth ends with a better test accuracy than constant b = {p.batch_sizes[0]}",
+                [value_at(of[k], "test_accuracy") for k in (res.FIRST, EXPONENTIAL)], "2508.05297", name,
+                explanation=f"It ends {100 * more:+.2f} percentage points from it, at a higher loss.")]  # fmt: skip
     return checks

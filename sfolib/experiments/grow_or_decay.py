@@ -234,47 +234,22 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     late, late_runs = of["late"]["late switch"], of["late"]
     steps = late_runs[as_many_steps(p)]
     switch_step = np.interp(0.8 * samples, late.samples, late.steps)
-    return SimpleNamespace(
-        p=p,
-        at=at,
-        budget=samples,
-        exact_lr=lr,
-        bound_ratio=(1 - lr / (2 * p.alpha)) / (1 - lr / 2),
+    return SimpleNamespace(p=p, at=at, budget=samples, exact_lr=lr, bound_ratio=(1 - lr / (2 * p.alpha)) / (1 - lr / 2),
         single_ratio=floors(PowerLawQuadratic(d=1, lam_min=1.0), lr, p.alpha),
-        spectrum_ratio=floors(QUADRATIC, lr, p.alpha),
-        plans=plans,
-        ratios=counted.div(counted.xs("lr decays", level="plan"), level="sampling", axis=0),
-        sgd=of["SGD"],
-        factors=factors,
-        paired=paired,
-        with_momentum=of["momentum"],
-        pushed=of["pushed"],
-        pushed_on=[next(iter(of["pushed"])), *of["momentum"]],
-        by_memory=[
-            Band(
-                title,
-                "measured",
+        spectrum_ratio=floors(QUADRATIC, lr, p.alpha), plans=plans,
+        ratios=counted.div(counted.xs("lr decays", level="plan"), level="sampling", axis=0), sgd=of["SGD"],
+        factors=factors, paired=paired, with_momentum=of["momentum"], pushed=of["pushed"],
+        pushed_on=[next(iter(of["pushed"])), *of["momentum"]], by_memory=[Band(title, "measured",
                 [1 / (1 - m) for m in p.momentum],
-                *momenta.loc[momenta["column"] == column, ["value", "low", "high"]].to_numpy().T,
-            )
-            for column, title in COLUMNS.items()
-        ],
-        growth=exponent(p.lr * np.array(factors), paired["loss"]),
-        between=np.diff(np.log([found.ratio.value for found in paired["loss"]])) / np.diff(np.log(factors)),
-        adam=adam,
-        table=table.set_index(["group", "system", "column"]),
-        large=p.late_batch_size,
-        late_runs=late_runs,
-        late=late,
+                *momenta.loc[momenta["column"] == column, ["value", "low", "high"]].to_numpy().T)
+            for column, title in COLUMNS.items()], growth=exponent(p.lr * np.array(factors), paired["loss"]),
+        between=np.diff(np.log([found.ratio.value for found in paired["loss"]])) / np.diff(np.log(factors)), adam=adam,
+        table=table.set_index(["group", "system", "column"]), large=p.late_batch_size, late_runs=late_runs, late=late,
         switch_step=switch_step,
         caught_up={c: compare(steps, late, c, "steps", (switch_step + late.steps[-1]) / 2) for c in COLUMNS},
-        before={c: compare(steps, late, c, "steps", 0.8 * switch_step, switch_step) for c in COLUMNS},
-        at_the_end={
-            name: compare(run, late, start=0.85 * samples)
-            for name, run in late_runs.items()
-            if name not in ("late switch", as_many_steps(p))
-        },
-    )
+        before={c: compare(steps, late, c, "steps", 0.8 * switch_step, switch_step) for c in COLUMNS}, at_the_end={
+            name: compare(run, late, start=0.85 * samples) for name, run in late_runs.items()
+            if name not in ("late switch", as_many_steps(p))})  # fmt: skip
 
 
 def figures(res: SimpleNamespace) -> notebook.Figures:
@@ -294,37 +269,20 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             Band("power-law spectrum", "exact", res.exact_lr, res.spectrum_ratio),
         ],
     )
-    SHOWN = (
-        ("batch_size", "samples"),
-        ("lr", "samples"),
-        ("loss", "samples"),
-        ("grad_sqnorm", "samples"),
-        ("test_error", "samples"),
-        ("loss", "steps"),
-    )
+    SHOWN = [(column, "samples") for column in ("batch_size", "lr", "loss", "grad_sqnorm", "test_error")]
+    SHOWN.append(("loss", "steps"))
     smith = panels_of([Panel(res.sgd, *shown) for shown in SHOWN])
+    plain = {name: res.sgd[name] for name in ("lr decays", "batch grows")}
     scaling_figure, momentum_figure = (
-        panels_of(
-            [
-                Panel({"lr decays": res.sgd["lr decays"], "batch grows": res.sgd["batch grows"]} | runs, *shown)
-                for shown in SHOWN
-            ]
-        )
-        for runs in (res.pushed, res.with_momentum)
+        panels_of([Panel(plain | runs, *shown) for shown in SHOWN]) for runs in (res.pushed, res.with_momentum)
     )
+    factors, first = np.array(res.factors), res.paired["loss"][0].ratio.value
     distances = [
-        Band(
-            title, "measured", p.lr * np.array(res.factors), *np.array([found.ratio for found in res.paired[column]]).T
-        )
+        Band(title, "measured", p.lr * factors, *np.transpose([found.ratio for found in res.paired[column]]))
         for column, title in COLUMNS.items()
     ]
     guides = [
-        Band(
-            f"∝ {label}",
-            "bound",
-            p.lr * np.array(res.factors),
-            res.paired["loss"][0].ratio.value * (np.array(res.factors) / res.factors[0]) ** power,
-        )
+        Band(f"∝ {label}", "bound", p.lr * factors, first * (factors / factors[0]) ** power)
         for label, power in (("√η", 0.5), ("η", 1.0))
     ]
     coarse_figure = coarsening(
@@ -333,107 +291,68 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "distance / distance between two seeds",
     )
     RULES = ("lr decays", "batch grows", "Seesaw")
-    seesaw_figure = panels_of(
-        [
-            Panel({name: res.adam[LONG][name] for name in RULES}, "batch_size"),
-            Panel({name: res.adam[LONG][name] for name in RULES}, "lr", title="Adam"),
-            *(
-                Panel({name: runs[name] for name in RULES}, column, title=group)
-                for column in ("loss", "grad_sqnorm")
-                for group, runs in res.adam.items()
-            ),
-            *(
-                Panel({name: res.sgd[name] for name in RULES}, column, title="SGD")
-                for column in ("loss", "grad_sqnorm")
-            ),
-        ]
-    )
-    late_figure = panels_of(
-        [
-            Panel({name: run for name, run in res.late_runs.items() if name != as_many_steps(p)}, *shown)
-            for shown in SHOWN
-        ]
-    )
+    ruled = {group: {name: runs[name] for name in RULES} for group, runs in (res.adam | {"SGD": res.sgd}).items()}
+    seen = [(group, column) for column in ("loss", "grad_sqnorm") for group in res.adam]
+    seen += [("SGD", column) for column in ("loss", "grad_sqnorm")]
+    adam = [Panel(ruled[LONG], "batch_size"), Panel(ruled[LONG], "lr", title="Adam")]
+    seesaw_figure = panels_of(adam + [Panel(ruled[group], column, title=group) for group, column in seen])
+    late = {name: run for name, run in res.late_runs.items() if name != as_many_steps(p)}
+    late_figure = panels_of([Panel(late, *shown) for shown in SHOWN])
     aligned = {name: res.late_runs[name] for name in ("late switch", f"constant b = {p.batch_size}", as_many_steps(p))}
     catch_up = panels_of(
         [Panel(aligned, column, "steps", start=0.5 * res.switch_step) for column in ("loss", "grad_sqnorm")]
     )
     return {
-        "exact": (
-            exact_figure,
+        "exact": (exact_figure,
             "Synthetic quadratic, exact. Left: lr decayed (dashed) and batch grown (thin) at the same noise scale "
             "η/b, at a small and a large learning rate. "
             "Right: noise floor of the grown batch over that of the decayed lr. Dashed: T8's factor between the two "
-            "bounds of T1, which a quadratic of one curvature meets exactly.",
-        ),
-        "smith": (
-            smith,
+            "bounds of T1, which a quadratic of one curvature meets exactly."),
+        "smith": (smith,
             "Digits, one hidden layer, SGD: four ways to the same noise scale, and none. The curves lie on each "
-            "other per gradient evaluation; per step (last panel) they part. "
-            "Mean and 95 % interval over seeds;",
-        ),
-        "coarse": (
-            coarse_figure,
+            "other per gradient evaluation; per step (last panel) they part. Mean and 95 % interval over seeds;"),
+        "coarse": (coarse_figure,
             "Distance from the run that should be the same, over the distance between two seeds (line: 1), on the "
             "same samples. Left: batch grown against lr decayed, both from η and b in proportion. "
-            "Right: momentum m with batch/(1 − m) against none. Bands: 95 % intervals over seeds of the "
-            "distance.",
-        ),
-        "scaling": (
-            scaling_figure,
+            "Right: momentum m with batch/(1 − m) against none. Bands: 95 % intervals over seeds of the distance."),
+        "scaling": (scaling_figure,
             "SGD, the growing plan with lr and batch scaled linearly and by the square root. Mean and 95 % "
-            "interval over seeds.",
-        ),
-        "momentum": (
-            momentum_figure,
-            "SGD, the growing plan with momentum m and the batch over 1 − m. Mean and 95 % interval over seeds.",
-        ),
-        "seesaw": (
-            seesaw_figure,
+            "interval over seeds."),
+        "momentum": (momentum_figure,
+            "SGD, the growing plan with momentum m and the batch over 1 − m. Mean and 95 % interval over seeds."),
+        "seesaw": (seesaw_figure,
             "Decayed lr, Smith et al.'s rule (batch × α) and Seesaw (batch × α, lr / √α) under Adam with a long and "
-            "a short memory of its second moment, and under SGD. Mean and 95 % interval over seeds.",
-        ),
-        "late": (
-            late_figure,
+            "a short memory of its second moment, and under SGD. Mean and 95 % interval over seeds."),
+        "late": (late_figure,
             "SGD at constant lr, switched from a small to a large batch late or early, and both constant batch "
-            "sizes. Mean and 95 % interval over seeds.",
-        ),
-        "catch_up": (
-            catch_up,
+            "sizes. Mean and 95 % interval over seeds."),
+        "catch_up": (catch_up,
             "The late switch against steps, beside the large batch for as many steps, from half of the way to the "
-            "switch on. Mean and 95 % interval over seeds.",
-        ),
-        "overview": (
-            run_distances(res.table.reset_index(), COLUMNS),
+            "switch on. Mean and 95 % interval over seeds."),
+        "overview": (run_distances(res.table.reset_index(), COLUMNS),
             "How far each run is from the one with decaying lr that it should be like (for the scaling rules under "
             "Adam: from the unscaled run), from the first milestone on, over the distance of two seeds of that run. "
             "Shared out: both lr and batch change, by half each; hybrid: the batch grows up to a cap, then lr decays; "
             "Seesaw: batch × α, lr / √α. Dashed: as far as another seed. Bars: 95 % intervals over seeds of the "
-            "distance. In brackets: "
-            "how many times fewer updates.",
-        ),
-    }
+            "distance. In brackets: how many times fewer updates.")}  # fmt: skip
 
 
 def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
     table = res.table
-    last_stage = (
-        (1 - p.milestones[-1]) * res.budget / (p.batch_size * p.alpha ** len(res.at))
-    )  # steps of the grown batch
+    last_stage = (1 - p.milestones[-1]) * res.budget / (p.batch_size * p.alpha ** len(res.at))  # steps of grown batch
     LINEAR, ROOT = (next(name for name in res.adam[LONG] if rule in name) for rule in ("linear", "square root"))
     SAME = (
         "in loss, ‖∇f‖² and test accuracy it changes a run less than another seed does (distance / distance of "
         "two seeds)"
     )
 
-    def ratios(group, *systems):
-        found = table.loc[[(group, system, column) for system in systems for column in COLUMNS]]
+    def ratios(group, *systems, columns=COLUMNS):
+        found = table.loc[[(group, system, column) for system in systems for column in columns]]
         return {"measured": found["value"].tolist(), "interval": found[["low", "high"]].to_numpy()}
 
     def nearer(group, first, second, column="loss"):
-        found = table.loc[[(group, first, column), (group, second, column)]]
-        return {"measured": found["value"].tolist(), "interval": found[["low", "high"]].to_numpy()}
+        return ratios(group, first, second, columns=[column])
 
     def noise_share(run):
         """σ²/(b‖∇f‖²) after the first epoch: noise over signal in a step of the scaled run."""
@@ -441,19 +360,11 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
 
     # a fit to four distances says something where the last stage has more than a few steps: not at smoke scale
     long_enough = [
-        Check(
-            "SGD, loss: that distance is in proportion to η",
-            "exponent",
-            measured=res.growth.value,
-            interval=res.growth[1:],
-            theory=1.0,
-            source="T8 [N]",
-            figure="coarse",
+        Check("SGD, loss: that distance is in proportion to η", "exponent", measured=res.growth.value,
+            interval=res.growth[1:], theory=1.0, source="T8 [N]", figure="coarse",
             explanation="From each η to the next larger the exponent is "
             f"{', '.join(f'{slope:.2f}' for slope in res.between)}: no one power of η over this range. "
-            "Of the two terms of T8, √η and η, neither was measured apart from the other.",
-        )
-    ]
+            "Of the two terms of T8, √η and η, neither was measured apart from the other.")]  # fmt: skip
     exchange = ["shared out", "batch grows", "hybrid"]
     starts, parts = [0, *res.at], np.diff([0, *res.at, p.epochs]) / p.epochs
     updates = [
@@ -461,187 +372,76 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         for name in exchange
     ]
     checks = [
-        Check(
-            "S and V of the shared, grown and hybrid plans over those of the decaying one, by replacement",
-            "equal",
+        Check("S and V of the shared, grown and hybrid plans over those of the decaying one, by replacement", "equal",
             measured=res.ratios.loc["replacement"].loc[exchange, ["lr_sum", "noise_sum"]].to_numpy().ravel(),
-            theory=1.0,
-            tolerance=0.02,
-            exact=True,
-            source="T8 [S]",
-            figure="exact",
-        ),
-        Check(
-            "Quadratic of one curvature: grown over decayed noise floor is T8's factor, Lη from 0.05 to 1.9",
-            "equal",
-            measured=res.single_ratio,
-            theory=res.bound_ratio,
-            tolerance=1e-6,
-            exact=True,
-            source="T8 [N]",
-            figure="exact",
-        ),
-        Check(
-            "Quadratic with a spectrum: that ratio is at most T8's factor",
-            "upper_bound",
-            measured=res.spectrum_ratio,
-            theory=res.bound_ratio,
-            exact=True,
-            source="T8 [N]",
-            figure="exact",
-        ),
-        Check(
-            "Updates over those of the decaying lr: shared, batch grows, hybrid; Σ (share of the samples) b₀/b",
-            "equal",
-            measured=[res.sgd[name].steps[-1] / res.sgd["lr decays"].steps[-1] for name in exchange],
-            theory=updates,
-            tolerance=0.03,
-            exact=True,
-            source="T8 [S]",
-            figure="smith",
-        ),
+            theory=1.0, tolerance=0.02, exact=True, source="T8 [S]", figure="exact"),
+        Check("Quadratic of one curvature: grown over decayed noise floor is T8's factor, Lη from 0.05 to 1.9", "equal",
+            measured=res.single_ratio, theory=res.bound_ratio, tolerance=1e-6, exact=True, source="T8 [N]",
+            figure="exact"),
+        Check("Quadratic with a spectrum: that ratio is at most T8's factor", "upper_bound",
+            measured=res.spectrum_ratio, theory=res.bound_ratio, exact=True, source="T8 [N]", figure="exact"),
+        Check("Updates over those of the decaying lr: shared, batch grows, hybrid; Σ (share of the samples) b₀/b",
+            "equal", measured=[res.sgd[name].steps[-1] / res.sgd["lr decays"].steps[-1] for name in exchange],
+            theory=updates, tolerance=0.03, exact=True, source="T8 [S]", figure="smith"),
         *(
-            Check(
-                f"{group}, batch grown for lr decayed: {SAME}",
-                "upper_bound",
-                headline=group == "SGD",
-                **ratios(group, *systems),
-                theory=1.0,
-                source="T8 [S]",
-                figure="overview",
-            )
-            for group, systems in (("SGD", exchange), ("Nesterov", ["batch grows"]), (LONG, ["batch grows"]))
-        ),
+            Check(f"{group}, batch grown for lr decayed: {SAME}", "upper_bound", headline=group == "SGD",
+                **ratios(group, *systems), theory=1.0, source="T8 [S]", figure="overview")
+            for group, systems in (("SGD", exchange), ("Nesterov", ["batch grows"]), (LONG, ["batch grows"]))),
         *(
-            Check(
-                f"SGD, {COLUMNS[column]}: the batch grown is nearer to the decaying lr than no decay",
-                "ordering",
-                **nearer("SGD", "batch grows", "no decay", column),
-                source="T8 [S]",
-                figure="overview",
-            )
-            for column in COLUMNS
-        ),
-        Check(
-            f"SGD, loss: the distance of batch grown from lr decayed is larger from η = {p.lr * res.factors[-1]:g} "
-            f"than from η = {p.lr * res.factors[0]:g}, at the same η/b",
-            "ordering",
+            Check(f"SGD, {COLUMNS[column]}: the batch grown is nearer to the decaying lr than no decay", "ordering",
+                **nearer("SGD", "batch grows", "no decay", column), source="T8 [S]", figure="overview")
+            for column in COLUMNS),
+        Check(f"SGD, loss: the distance of batch grown from lr decayed is larger from η = {p.lr * res.factors[-1]:g} "
+            f"than from η = {p.lr * res.factors[0]:g}, at the same η/b", "ordering",
             measured=[res.paired["loss"][i].distance.value for i in (0, -1)],
-            interval=[res.paired["loss"][i].distance[1:] for i in (0, -1)],
-            source="T8 [N]",
-            figure="coarse",
-        ),
+            interval=[res.paired["loss"][i].distance[1:] for i in (0, -1)], source="T8 [N]", figure="coarse"),
         *(long_enough if last_stage > 15 else []),
-        Check(
-            f"SGD, pushed on by lr × {p.scaling:g} and by momentum: {SAME}",
-            "upper_bound",
-            **ratios("SGD", *res.pushed_on),
-            theory=1.0,
-            source="T8 [S]",
-            figure="overview",
+        Check(f"SGD, pushed on by lr × {p.scaling:g} and by momentum: {SAME}", "upper_bound",
+            **ratios("SGD", *res.pushed_on), theory=1.0, source="T8 [S]", figure="overview",
             explanation="What T8 keeps, it keeps to first order in the length of a step. The distance grows with η "
             "and with the memory of the "
             f"momentum (the next two checks). Momentum {p.momentum[-1]:g} acts over {1 / (1 - p.momentum[-1]):.0f} "
-            f"steps, and the last stage of its run has {last_stage * (1 - p.momentum[-1]):.1f}.",
-        ),
-        check(
-            "SGD: the distance, in ‖∇f‖², grows with the momentum that is put in",
-            "ordering",
-            measured=res.by_memory[1].y,
-            interval=np.array([res.by_memory[1].low, res.by_memory[1].high]).T,
-            source="T8 [N]",
-            figure="coarse",
-        ),
-        Check(
-            "SGD: linear scaling is nearer than square-root scaling",
-            "ordering",
-            **nearer("SGD", *res.pushed),
-            source="T8 [S]",
-            figure="overview",
-        ),
-        Check(
-            "SGD: batch × α at constant lr is nearer than Seesaw's lr / √α",
-            "ordering",
-            **nearer("SGD", "batch grows", "Seesaw"),
-            source="T8 [S]",
-            figure="overview",
-        ),
-        Check(
-            f"{LONG}, Seesaw: {SAME}",
-            "upper_bound",
-            **ratios(LONG, "Seesaw"),
-            theory=1.0,
-            source="arXiv 2510.14717",
+            f"steps, and the last stage of its run has {last_stage * (1 - p.momentum[-1]):.1f}."),
+        check("SGD: the distance, in ‖∇f‖², grows with the momentum that is put in", "ordering",
+            measured=res.by_memory[1].y, interval=np.array([res.by_memory[1].low, res.by_memory[1].high]).T,
+            source="T8 [N]", figure="coarse"),
+        Check("SGD: linear scaling is nearer than square-root scaling", "ordering", **nearer("SGD", *res.pushed),
+            source="T8 [S]", figure="overview"),
+        Check("SGD: batch × α at constant lr is nearer than Seesaw's lr / √α", "ordering",
+            **nearer("SGD", "batch grows", "Seesaw"), source="T8 [S]", figure="overview"),
+        Check(f"{LONG}, Seesaw: {SAME}", "upper_bound", **ratios(LONG, "Seesaw"), theory=1.0, source="arXiv 2510.14717",
             figure="overview",
             explanation="The loss falls too slowly. Adam's denominator remembers the noise of 1000 steps, and the "
             "last stage of the grown batch "
             f"has {last_stage:.0f}: it divides by the noise of the small batch still, and lr / √α is felt without "
             f"the compensation. With a memory of {1 / (1 - p.short_memory):.0f} steps the same plan keeps the curve "
-            "(next check).",
-        ),
-        Check(
-            f"{short(p)}, Seesaw: {SAME}",
-            "upper_bound",
-            **ratios(short(p), "Seesaw"),
-            theory=1.0,
-            source="arXiv 2510.14717",
-            figure="overview",
-        ),
-        Check(
-            f"{short(p)}: Seesaw is nearer than batch × α at constant lr",
-            "ordering",
-            **nearer(short(p), "Seesaw", "batch grows"),
-            source="arXiv 2510.14717",
-            figure="overview",
-        ),
-        Check(
-            f"{LONG}: batch × α at constant lr is nearer than Seesaw",
-            "ordering",
-            **nearer(LONG, "batch grows", "Seesaw"),
-            source="T8 [S]",
-            figure="overview",
-        ),
-        Check(
-            f"{LONG}: square-root scaling is nearer than linear scaling",
-            "ordering",
-            **nearer(LONG, ROOT, LINEAR),
-            source="arXiv 2205.10287",
-            figure="overview",
-        ),
-        Check(
-            "Adam: square-root scaling changes the loss less than another seed does, with long and with short memory",
-            "upper_bound",
-            measured=[table.loc[(group, ROOT, "loss"), "value"] for group in res.adam],
+            "(next check)."),
+        Check(f"{short(p)}, Seesaw: {SAME}", "upper_bound", **ratios(short(p), "Seesaw"), theory=1.0,
+            source="arXiv 2510.14717", figure="overview"),
+        Check(f"{short(p)}: Seesaw is nearer than batch × α at constant lr", "ordering",
+            **nearer(short(p), "Seesaw", "batch grows"), source="arXiv 2510.14717", figure="overview"),
+        Check(f"{LONG}: batch × α at constant lr is nearer than Seesaw", "ordering",
+            **nearer(LONG, "batch grows", "Seesaw"), source="T8 [S]", figure="overview"),
+        Check(f"{LONG}: square-root scaling is nearer than linear scaling", "ordering", **nearer(LONG, ROOT, LINEAR),
+            source="arXiv 2205.10287", figure="overview"),
+        Check("Adam: square-root scaling changes the loss less than another seed does, with long and with short memory",
+            "upper_bound", measured=[table.loc[(group, ROOT, "loss"), "value"] for group in res.adam],
             interval=[[table.loc[(group, ROOT, "loss"), end] for end in ("low", "high")] for group in res.adam],
-            theory=1.0,
-            source="arXiv 2205.10287",
-            figure="overview",
+            theory=1.0, source="arXiv 2205.10287", figure="overview",
             explanation="Scaled from the start, the loss falls more slowly by the square-root rule and faster by the "
             "linear one: the truth lies between. The square root is right "
             "where noise is all that Adam's denominator sees. After the first epoch, noise over signal in a step of "
             f"the scaled run, σ²/(b‖∇f‖²), is only {noise_share(res.adam[LONG][ROOT]):.1f}. "
             f"A short memory helps and is not enough: {table.loc[(short(p), ROOT, 'loss'), 'value']:.1f} times the "
             f"distance of two seeds in place of {table.loc[(LONG, ROOT, 'loss'), 'value']:.1f}. "
-            "Begun later, when noise dominates, the rule is Seesaw's (checks above).",
-        ),
-        Check(
-            f"After the switch the loss is nearer to that of b = {res.large} for as many steps "
+            "Begun later, when noise dominates, the rule is Seesaw's (checks above)."),
+        Check(f"After the switch the loss is nearer to that of b = {res.large} for as many steps "
             f"({res.late_runs[as_many_steps(p)].samples[-1] / res.late.samples[-1]:.1f} times the samples) than "
-            "before it",
-            "ordering",
-            measured=[res.caught_up["loss"].distance.value, res.before["loss"].distance.value],
-            interval=[res.caught_up["loss"].distance[1:], res.before["loss"].distance[1:]],
-            source="arXiv 2602.14208",
-            figure="catch_up",
-        ),
-        Check(
-            "Loss of the late switch over that of the early one and of both constant batch sizes, for equal samples",
-            "upper_bound",
-            measured=[np.exp(found.shift.value) for found in res.at_the_end.values()],
-            interval=[np.exp(found.shift[1:]) for found in res.at_the_end.values()],
-            theory=1.0,
-            source="arXiv 2602.14208",
-            figure="late",
-        ),
-    ]
+            "before it", "ordering", measured=[res.caught_up["loss"].distance.value, res.before["loss"].distance.value],
+            interval=[res.caught_up["loss"].distance[1:], res.before["loss"].distance[1:]], source="arXiv 2602.14208",
+            figure="catch_up"),
+        Check("Loss of the late switch over that of the early one and of both constant batch sizes, for equal samples",
+            "upper_bound", measured=[np.exp(found.shift.value) for found in res.at_the_end.values()],
+            interval=[np.exp(found.shift[1:]) for found in res.at_the_end.values()], theory=1.0,
+            source="arXiv 2602.14208", figure="late")]  # fmt: skip
     return checks

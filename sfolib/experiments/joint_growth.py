@@ -24,6 +24,7 @@ from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import stagewise
 from sfolib.theory import bounds, stage_growth
 from sfolib.theory.bounds import Constants
+from sfolib.training.estimates import Interval, of_means
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
@@ -174,18 +175,21 @@ def reports(p: Parameters, runs: Mapping[Hashable, Run], schedules: Any, device:
     return pd.DataFrame({title: report._asdict() for title, report in found.items()}).T
 
 
-def late_exponent(run: Run, stages: int) -> float:
-    """Of E‖∇f‖² in N, over the last three stages of equal steps."""
+def late_exponent(run: Run, stages: int) -> Interval:
+    """The slope of ln E‖∇f‖² in ln N over the last three stages of equal steps, with its interval over seeds."""
     late = run.steps >= max(1, run.steps[-1] * (1 - 3 / stages))
-    known = late & np.isfinite(run.expected) & (run.expected > 0)
-    return -fit_exponent(run.samples[known], run.expected[known]).value if known.sum() > 2 else np.nan
+    curves = run.averaged(run.curves())
+    known = late & np.isfinite(curves).all(0) & (curves > 0).all(0)
+    if known.sum() < 3:
+        return Interval(np.nan, np.nan, np.nan)
+    return of_means(lambda mean: fit_exponent(run.samples[known], mean).value, curves[:, known])
 
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
-    """equal_steps, equal_epochs: exact paths by name of the pair. predicted, exact, measured: exponents by pair.
-    runs: of equal epochs, by model and label; steps_runs: softmax's of equal steps; descent: where noise-free ones end,
-    by γ; adam: Adam's. frame: what each needs to its goal. best, least, middle, …: names of pairs that claims set
-    beside each other."""
+    """equal_steps, equal_epochs: exact paths by name of the pair. predicted, exact: exponents by pair; measured:
+    slopes. runs: of equal epochs, by model and label; steps_runs: softmax's of equal steps; descent: where noise-free
+    ones end, by γ; adam: Adam's. frame: what each needs to its goal. best, least, middle, …: names of pairs that claims
+    set beside each other."""
     pairs = pairs_of(p)
 
     def of_kind(kind: str, model: str) -> dict[str, Run]:
@@ -205,29 +209,19 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         group = f"{title.removeprefix(p.dataset + ', ').replace(', ', chr(10))}\n$\\varepsilon^2$ = {goal:.1e}"
         found.append(goals(plain, goal, group).assign(title=title))
     first = of_model[p.models[0]]
-    return SimpleNamespace(
-        p=p,
-        pairs=pairs,
+    return SimpleNamespace(p=p, pairs=pairs,
         equal_steps={name(*pair): stage_growth.exact_path(*pair, 1.0) for pair in pairs},
         equal_epochs={name(*pair): stage_growth.exact_path(*pair, 1 / pair[0]) for pair in pairs},
         predicted={pair: float(bounds.rate_exponent(*pair, 1.0)) for pair in pairs},
         exact={pair: stage_growth.exact_exponent(*pair, 1.0) for pair in pairs},
         measured={pair: late_exponent(steps_runs[name(*pair)], p.stages) for pair in pairs} if steps_runs else {},
-        runs=of_model,
-        steps_runs=steps_runs,
+        runs=of_model, steps_runs=steps_runs,
         descent={key[1]: run.expected[-1] for key, run in runs.items() if key[0] == "noise-free"},
-        adam={model: of_kind("adam", model) for model in p.models},
-        frame=pd.concat(found),
-        first=first,
-        capped=[label for label in first if label.endswith("T7")],
-        best=name(p.delta, p.gammas[-1]),
-        least=name(p.delta, p.gammas[0]),
-        middle=name(p.delta, p.gammas[(len(p.gammas) - 1) // 2]),
-        scaled=name(p.delta, p.delta),
-        widest=name(p.deltas[-1], p.gamma),
-        square=name(p.deltas[0], p.gamma),
-        digits=p.dataset == "digits",
-    )
+        adam={model: of_kind("adam", model) for model in p.models}, frame=pd.concat(found), first=first,
+        capped=[label for label in first if label.endswith("T7")], best=name(p.delta, p.gammas[-1]),
+        least=name(p.delta, p.gammas[0]), middle=name(p.delta, p.gammas[(len(p.gammas) - 1) // 2]),
+        scaled=name(p.delta, p.delta), widest=name(p.deltas[-1], p.gamma), square=name(p.deltas[0], p.gamma),
+        digits=p.dataset == "digits")  # fmt: skip
 
 
 def figures(res: SimpleNamespace) -> notebook.Figures:
@@ -252,7 +246,11 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         )
     )
     grid, at_delta = np.linspace(1.0, p.delta, 201), [pair for pair in res.pairs if pair[0] == p.delta]
-    dots = {"quadratic, exact": res.exact} | ({"digits, softmax regression": res.measured} if res.measured else {})
+    dots = {"quadratic, exact": res.exact} | (
+        {"digits, softmax regression": {pair: -found.value for pair, found in res.measured.items()}}
+        if res.measured
+        else {}
+    )
     slopes = exponents(
         grid,
         bounds.rate_exponent(p.delta, grid, 1.0),
@@ -260,34 +258,23 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     )
     adam_figures = {f"adam_{model}": readable(plotting.trajectories(of)) for model, of in res.adam.items()}
     return {
-        "rates": (
-            rates,
+        "rates": (rates,
             "Synthetic quadratic, exact expectation at the ends of stages. Left: at equal steps a stage the pair on "
             "δ = γ² is steepest. Right: at equal epochs "
-            "a stage every pair stops; γ = δ at its noise, the others for want of descent, the later the larger γ.",
-        ),
-        "exponents": (
-            slopes,
+            "a stage every pair stops; γ = δ at its noise, the others for want of descent, the later the larger γ."),
+        "exponents": (slopes,
             f"Exponent in N at equal steps a stage, δ = {p.delta:g}. Dashed: T5. Digits falls faster than what T5 "
-            "promises for any smooth f: its ℓ2 makes it strongly convex.",
-        ),
-        "schedules": (
-            schedules,
+            "promises for any smooth f: its ℓ2 makes it strongly convex."),
+        "schedules": (schedules,
             f"{p.models[0]}, equal epochs a stage: batch size, learning rate, loss and ‖∇f‖² against gradient "
-            "evaluations. T7: with T7's caps. " + BANDS,
-        ),
-        "cost": (
-            cost,
+            "evaluations. T7: with T7's caps. " + BANDS),
+        "cost": (cost,
             "Gradient evaluations to a gradient that all pairs with γ < δ reach. At equal epochs a stage it is noise "
             "that decides, and the pair that is rid of it first gets there first; at equal steps it is descent, and "
             "the goal is too easy for the noise of γ = δ to show. Dots: crossing of the mean over seeds; bars: 95 % "
-            "interval over seeds; cross: not reached.",
-        ),
-        **{
+            "interval over seeds; cross: not reached."), **{
             key: (figure, f"Adam, {key.removeprefix('adam_')}, equal epochs a stage. " + BANDS)
-            for key, figure in adam_figures.items()
-        },
-    }
+            for key, figure in adam_figures.items()}}  # fmt: skip
 
 
 def claims(res: SimpleNamespace) -> notebook.Claims:
@@ -302,37 +289,20 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         [(1e300, lr, steps) for _, lr, steps in stage_growth.growing_stages(p.delta, p.gammas[0], 1 / p.delta)]
     ).grad_sqnorm
     checks = [
-        check(
-            "Quadratic, equal steps: the exact exponents of these pairs are T5's",
-            "equal",
-            measured=[res.exact[pair] for pair in rated],
-            theory=[res.predicted[pair] for pair in rated],
-            tolerance=0.05,
-            exact=True,
-            source="T5 [N]",
-            figure="rates",
-        ),
-        check(
-            "Quadratic, equal epochs: for every pair with γ < δ the second half of the stages gains nothing",
-            "equal",
-            measured=[
-                g.min() / g[: len(g) // 2 + 1].min()
-                for g in (res.equal_epochs[name(*pair)].grad_sqnorm for pair in slower)
-            ],
-            theory=1.0,
-            tolerance=0.02,
-            exact=True,
-            source="T5 [N]",
-            figure="rates",
+        check("Quadratic, equal steps: the exact exponents of these pairs are T5's", "equal",
+            measured=[res.exact[pair] for pair in rated], theory=[res.predicted[pair] for pair in rated],
+            tolerance=0.05, exact=True, source="T5 [N]", figure="rates"),
+        check("Quadratic, equal epochs: for every pair with γ < δ the second half of the stages gains nothing", "equal",
+            measured=[g.min() / g[: len(g) // 2 + 1].min()
+                for g in (res.equal_epochs[name(*pair)].grad_sqnorm for pair in slower)], theory=1.0, tolerance=0.02,
+            exact=True, source="T5 [N]", figure="rates",
             explanation="At γ = 1 the learning rate starts at its largest, and after "
             f"{len(res.equal_epochs[res.least].steps) - 1} stages the next would be a single step: half "
             "of them are too few for the sums to be at their limits. "
             f"Without noise, too, the second half gains {1 - quiet.min() / quiet[: len(quiet) // 2 + 1].min():.0%}. "
             "The other pairs have "
             f"{min((len(res.equal_epochs[name(*pair)].steps) - 1 for pair in slower if pair[1] > 1), default=0)} "
-            "stages or more.",
-        ),
-    ]
+            "stages or more.")]  # fmt: skip
     if res.steps_runs:
         here = "Digits, softmax, equal steps"
         nearest_first = [name(p.delta, g) for g in reversed(p.gammas) if g != p.gamma]
@@ -340,65 +310,28 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             res.frame[res.frame["title"] == f"{p.dataset}, softmax, equal steps"].set_index("system").loc[nearest_first]
         )
         checks += [
-            check(
-                f"{here}, δ = {p.delta:g}: the nearer γ ≤ √δ is to √δ, the fewer gradient evaluations to the goal",
-                "ordering",
-                measured=to_goal["samples"].tolist(),
-                interval=to_goal[["low", "high"]].to_numpy(),
-                source="T5 [N], 2508.05297",
-                figure="cost",
+            check(f"{here}, δ = {p.delta:g}: the nearer γ ≤ √δ is to √δ, the fewer gradient evaluations to the goal",
+                "ordering", measured=to_goal["samples"].tolist(), interval=to_goal[["low", "high"]].to_numpy(),
+                source="T5 [N], 2508.05297", figure="cost",
                 explanation="In the mean it holds for all. The intervals of the two nearest, γ = √δ and "
-                f"{' '.join(nearest_first[1:2]).split('= ')[-1]}, overlap.",
-            ),
-            check(
-                f"{here}: for every pair with an exponent p > 0, E‖∇f‖² falls at least as fast as N^−p",
-                "upper_bound",
-                measured=[res.predicted[pair] for pair in rated],
-                theory=[res.measured[pair] for pair in rated],
-                source="T5 [N]",
-                figure="exponents",
-            ),
-            rising(
-                f"{here}, δ = {p.delta:g}: the nearer γ ≤ √δ is to √δ, the lower it ends in ‖∇f‖",
-                end(res.steps_runs, *nearest_first),
-                "T5 [N], 2508.05297",
-                "cost",
-            ),
-            rising(
-                f"{here}, δ = {p.delta:g}: γ = √δ ends below the linear scaling rule γ = δ",
-                end(res.steps_runs, res.best, res.scaled),
-                "T5 [N]",
-                "cost",
-            ),
-            rising(
-                f"{here}, γ = {p.gamma:g}: δ = {p.deltas[0]:g} ≈ γ² ends below δ = {p.deltas[-1]:g}",
-                end(res.steps_runs, res.square, res.widest),
-                "T5 [N], 2508.05297",
-                "cost",
-            ),
-            rising(
-                f"Digits, softmax, {res.widest}: with T7's caps it ends below the authors' plan, whose lr grows on "
-                "at a full batch",
-                end(res.first, res.widest + ", T7", res.widest),
-                "T7 [N]",
-                "schedules",
-            ),
-            rising(
-                f"Digits, softmax, {res.scaled}, lr held at 1.9/L: still above γ = √δ",
-                end(res.first, res.best, res.scaled + ", T7"),
-                "T5, T7 [N]",
-                "schedules",
-            ),
-            Check(
-                "Digits, softmax, equal epochs: without noise, on the same lr and steps, γ = √δ ends below γ = "
-                f"{p.gammas[0]:g}",
-                "ordering",
-                measured=[res.descent[p.gammas[-1]], res.descent[p.gammas[0]]],
-                exact=True,
-                source="T1 [S]",
-                figure="schedules",
-            ),
-        ]
+                f"{' '.join(nearest_first[1:2]).split('= ')[-1]}, overlap."),
+            check(f"{here}: for every pair with an exponent p > 0, E‖∇f‖² falls at least as fast as N^−p "
+                "(slope of ln E‖∇f‖² in ln N)", "upper_bound", measured=[res.measured[pair].value for pair in rated],
+                interval=[res.measured[pair][1:] for pair in rated], theory=[-res.predicted[pair] for pair in rated],
+                source="T5 [N]", figure="exponents"),
+            rising(f"{here}, δ = {p.delta:g}: the nearer γ ≤ √δ is to √δ, the lower it ends in ‖∇f‖",
+                end(res.steps_runs, *nearest_first), "T5 [N], 2508.05297", "cost"),
+            rising(f"{here}, δ = {p.delta:g}: γ = √δ ends below the linear scaling rule γ = δ",
+                end(res.steps_runs, res.best, res.scaled), "T5 [N]", "cost"),
+            rising(f"{here}, γ = {p.gamma:g}: δ = {p.deltas[0]:g} ≈ γ² ends below δ = {p.deltas[-1]:g}",
+                end(res.steps_runs, res.square, res.widest), "T5 [N], 2508.05297", "cost"),
+            rising(f"Digits, softmax, {res.widest}: with T7's caps it ends below the authors' plan, whose lr grows on "
+                "at a full batch", end(res.first, res.widest + ", T7", res.widest), "T7 [N]", "schedules"),
+            rising(f"Digits, softmax, {res.scaled}, lr held at 1.9/L: still above γ = √δ",
+                end(res.first, res.best, res.scaled + ", T7"), "T5, T7 [N]", "schedules"),
+            Check("Digits, softmax, equal epochs: without noise, on the same lr and steps, γ = √δ ends below γ = "
+                f"{p.gammas[0]:g}", "ordering", measured=[res.descent[p.gammas[-1]], res.descent[p.gammas[0]]],
+                exact=True, source="T1 [S]", figure="schedules")]  # fmt: skip
     for model, of in res.runs.items():
         here = f"{'Digits' if res.digits else p.dataset}, {model}, equal epochs"
         last_steps = (
@@ -415,43 +348,20 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             else " As with softmax regression, the loss is lower for the larger γ all the same (below)."
         )
         checks += [
-            rising(
-                f"{here}, δ = {p.delta:g}: γ = √δ ends below {res.middle.split(', ')[1]}, and that below γ = "
-                f"{p.gammas[0]:g}",
-                end(of, res.best, res.middle, res.least),
-                "2508.05297",
-                "cost",
+            rising(f"{here}, δ = {p.delta:g}: γ = √δ ends below {res.middle.split(', ')[1]}, and that below γ = "
+                f"{p.gammas[0]:g}", end(of, res.best, res.middle, res.least), "2508.05297", "cost",
                 explanation=f"The last stage has η/b {p.gammas[-1] ** (p.stages - 1):.1f} times that of γ = "
-                f"{p.gammas[0]:g}, and stages of equal epochs leave it "
-                f"{last_steps} steps." + more,
-            ),
-            rising(
-                f"{here}, δ = {p.delta:g}: γ = √δ ends below the linear scaling rule γ = δ",
-                end(of, res.best, res.scaled),
-                "T5 [N]",
-                "cost",
-            ),
-            rising(
-                f"{here}, γ = {p.gamma:g}: δ = {p.deltas[0]:g} ≈ γ² ends below δ = {p.deltas[-1]:g}",
-                end(of, res.square, res.widest),
-                "2508.05297",
-                "cost",
-            ),
-            rising(
-                f"{here}, δ = {p.delta:g}: γ = √δ ends with a lower loss than {res.middle.split(', ')[1]}, and that "
+                f"{p.gammas[0]:g}, and stages of equal epochs leave it " f"{last_steps} steps." + more),
+            rising(f"{here}, δ = {p.delta:g}: γ = √δ ends below the linear scaling rule γ = δ",
+                end(of, res.best, res.scaled), "T5 [N]", "cost"),
+            rising(f"{here}, γ = {p.gamma:g}: δ = {p.deltas[0]:g} ≈ γ² ends below δ = {p.deltas[-1]:g}",
+                end(of, res.square, res.widest), "2508.05297", "cost"),
+            rising(f"{here}, δ = {p.delta:g}: γ = √δ ends with a lower loss than {res.middle.split(', ')[1]}, and that "
                 f"than γ = {p.gammas[0]:g}",
-                [value_at(of[label], "loss") for label in (res.best, res.middle, res.least)],
-                "T1 [S]",
-                "cost",
-            ),
-            rising(
-                f"{'Digits' if res.digits else p.dataset}, {model}, Adam, δ = {p.delta:g}: γ = {p.gammas[0]:g} ends "
+                [value_at(of[label], "loss") for label in (res.best, res.middle, res.least)], "T1 [S]", "cost"),
+            rising(f"{'Digits' if res.digits else p.dataset}, {model}, Adam, δ = {p.delta:g}: γ = {p.gammas[0]:g} ends "
                 "below γ = √δ, which keeps η/√b, and that below γ = δ",
-                end(res.adam[model], res.least, res.best, res.scaled),
-                "2205.10287",
-                f"adam_{model}",
-            ),
-        ]
+                end(res.adam[model], res.least, res.best, res.scaled), "2205.10287", f"adam_{model}")]  # fmt: skip
     return [judged(p, claim) for claim in checks]
 
 

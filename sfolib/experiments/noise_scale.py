@@ -68,7 +68,7 @@ _BY_SCALE = {  # smoke, quick, paper
 
 
 class Parameters(notebook.Parameters):
-    SCALES: ClassVar[dict[str, dict[str, Any]]] = notebook.scales(_BY_SCALE)
+    SCALES: ClassVar[dict[str, dict[str, Any]]] = notebook.scales(**_BY_SCALE)
 
     lr: PositiveFloat = Field(0.1, description="digits: learning rate η")
     l2: PositiveFloat = Field(0.001, description="digits: ℓ2 coefficient")

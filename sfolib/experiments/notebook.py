@@ -74,11 +74,9 @@ def by_scale(description: str) -> Any:
     return Field(None, description=f"{description}; None: by scale")
 
 
-def scales(values: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
-    """`SCALES`, from what smoke, quick and paper set, a row a parameter."""
-    return {
-        scale: {name: row[i] for name, row in values.items()} for i, scale in enumerate(("smoke", "quick", "paper"))
-    }
+def scales(**rows: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """`SCALES` from a table: for each parameter its values at smoke, quick and paper."""
+    return {scale: {name: row[i] for name, row in rows.items()} for i, scale in enumerate(("smoke", "quick", "paper"))}
 
 
 class Parameters(BaseModel):

@@ -33,42 +33,36 @@ from sfolib.training.spec import Spec
 
 
 class Parameters(notebook.Parameters):
-    SCALES: ClassVar[dict[str, dict[str, Any]]] = {
-        "smoke": {
-            "models": ["softmax", "mlp"],
-            "seeds": 3,
-            "eps2": {"softmax": [0.01, 0.0025], "mlp": [0.08, 0.04]},
-            "lrs": {"softmax": [0.1, 0.4], "mlp": [0.1]},
-            "batch_sizes": [4, 16, 64],
-            "max_samples": {"softmax": 50000, "mlp": 20000},
-            "max_steps": {"softmax": 2500, "mlp": 1500},
-            "raw_samples": {"softmax": 250000, "mlp": 60000},
-        },
-        "quick": {
-            "models": ["softmax", "mlp"],
-            "seeds": 5,
-            "eps2": {"softmax": [0.01, 0.0003125], "mlp": [0.04, 0.01]},
-            "lrs": {"softmax": [0.1, 0.4, 1.2], "mlp": [0.1, 0.4]},
-            "batch_sizes": [4, 16, 64, 256],
-            "max_samples": {"softmax": 300000, "mlp": 100000},
-            "max_steps": {"softmax": 8000, "mlp": 2600},
-            "raw_samples": {"softmax": 600000, "mlp": 250000},
-        },
-        "paper": {
-            "models": ["softmax", "mlp", "cnn"],
-            "seeds": 32,
-            "eps2": {"softmax": [0.01, 7.8125e-05], "mlp": [0.04, 0.0025], "cnn": [0.1, 0.0125]},
-            "lrs": {
-                "softmax": [0.1, 0.2, 0.4, 0.8, 1.2],
-                "mlp": [0.1, 0.2, 0.4, 0.8],
-                "cnn": [0.01, 0.02, 0.05, 0.1, 0.2],
-            },
-            "batch_sizes": [2**k for k in range(1, 11)],
-            "max_samples": {"softmax": 4 * 10**6, "mlp": 2 * 10**6, "cnn": 10**6},
-            "max_steps": {"softmax": 10**5, "mlp": 50000, "cnn": 20000},
-            "raw_samples": {"softmax": 10**8, "mlp": 10**8, "cnn": 10**7},
-        },
-    }
+    SCALES: ClassVar = notebook.scales(
+        models=(["softmax", "mlp"], ["softmax", "mlp"], ["softmax", "mlp", "cnn"]),
+        seeds=(3, 5, 32),
+        eps2=(
+            {"softmax": [0.01, 0.0025], "mlp": [0.08, 0.04]},
+            {"softmax": [0.01, 0.0003125], "mlp": [0.04, 0.01]},
+            {"softmax": [0.01, 7.8125e-05], "mlp": [0.04, 0.0025], "cnn": [0.1, 0.0125]},
+        ),
+        lrs=(
+            {"softmax": [0.1, 0.4], "mlp": [0.1]},
+            {"softmax": [0.1, 0.4, 1.2], "mlp": [0.1, 0.4]},
+            {"softmax": [0.1, 0.2, 0.4, 0.8, 1.2], "mlp": [0.1, 0.2, 0.4, 0.8], "cnn": [0.01, 0.02, 0.05, 0.1, 0.2]},
+        ),
+        batch_sizes=([4, 16, 64], [4, 16, 64, 256], [2**k for k in range(1, 11)]),
+        max_samples=(
+            {"softmax": 50000, "mlp": 20000},
+            {"softmax": 300000, "mlp": 100000},
+            {"softmax": 4 * 10**6, "mlp": 2 * 10**6, "cnn": 10**6},
+        ),
+        max_steps=(
+            {"softmax": 2500, "mlp": 1500},
+            {"softmax": 8000, "mlp": 2600},
+            {"softmax": 10**5, "mlp": 50000, "cnn": 20000},
+        ),
+        raw_samples=(
+            {"softmax": 250000, "mlp": 60000},
+            {"softmax": 600000, "mlp": 250000},
+            {"softmax": 10**8, "mlp": 10**8, "cnn": 10**7},
+        ),
+    )
 
     models: list[str] = by_scale('on digits: "softmax", "mlp", "cnn"')
     eps2: dict[str, notebook.FirstAndLast] = by_scale("for each model, first and last target ε²")
@@ -206,7 +200,8 @@ def on_quadratic(p: Parameters) -> tuple[PowerLawQuadratic, Constants, pd.DataFr
     b, delta, gamma, epochs = p.published
     samples = epochs * named("digits", "softmax").size
     last = int(np.log(p.max_batch_size / b) / np.log(delta))
-    published = [(b * delta**m, p.lr * gamma**m, np.ceil(samples / (b * delta**m))) for m in range(last + 1)]
+    pairs = [bounds.capped_stage(m, b, p.lr, delta, gamma)[:2] for m in range(last + 1)]
+    published = [(b, lr, np.ceil(samples / b)) for b, lr in pairs]
     lr = p.pilot_lr[QUADRATIC]
     steps = q.steps_to(np.array(p.pilot_batch_sizes), lr, eps2[0] ** 0.5)
     c, price = fitted_constants(q.L, p.pilot_batch_sizes, lr, steps, eps2[0] ** 0.5), float(steps @ p.pilot_batch_sizes)
@@ -278,21 +273,11 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
             frames.append(took(model, name, aims, reached, price + looks, plans, run.samples[-1]))
     everything = pd.concat(frames, ignore_index=True)
     everything["paid"] = everything["samples"] + everything["price"]
-    return SimpleNamespace(
-        p=p,
-        q=q,
-        c=c,
-        results=everything,
-        everything=[QUADRATIC, *p.models],
+    return SimpleNamespace(p=p, q=q, c=c, results=everything, everything=[QUADRATIC, *p.models],
         of={key: frame.set_index("eps2") for key, frame in everything.groupby(["problem", "plan"], sort=False)},
-        best={problem: frame.set_index("eps2") for problem, frame in searched.items()},
-        pairs=pairs,
-        aims={model: targets(p, *p.eps2[model]) for model in p.models},
-        piloted=piloted,
-        table=pd.DataFrame(table).T,
-        runs=runs,
-        ran=ran,
-    )
+        best={problem: frame.set_index("eps2") for problem, frame in searched.items()}, pairs=pairs,
+        aims={model: targets(p, *p.eps2[model]) for model in p.models}, piloted=piloted, table=pd.DataFrame(table).T,
+        runs=runs, ran=ran)  # fmt: skip
 
 
 def figures(res: SimpleNamespace) -> notebook.Figures:
@@ -312,34 +297,23 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             [Band(name, "bound", res.of[problem, name].index, res.of[problem, name][promised])] if promised else []
         )
 
+    def row(names, column, over=None, promised=None):
+        """The bands of these plans on each problem, over `best`'s column if it is told."""
+        scale = {x: res.best[x][over] if over else 1.0 for x in res.everything}
+        return {
+            TITLES[x]: [y for name in names for y in bands(x, name, column, scale[x], promised)] for x in res.everything
+        }
+
     promise = against_target(
         {
-            r"gradient evaluations to $\varepsilon$": {
-                TITLES[x]: [
-                    *bands(x, FRONT, "samples", promised="promised"),
-                    *bands(x, RAW, "samples", promised="promised"),
-                ]
-                for x in res.everything
-            },
-            r"steps to $\varepsilon$": {
-                TITLES[x]: [
-                    *bands(x, FRONT, "steps", promised="promised_steps"),
-                    *bands(x, RAW, "steps", promised="promised_steps"),
-                ]
-                for x in res.everything
-            },
+            r"gradient evaluations to $\varepsilon$": row([FRONT, RAW], "samples", promised="promised"),
+            r"steps to $\varepsilon$": row([FRONT, RAW], "steps", promised="promised_steps"),
         }
     )
     price = against_target(
         {
-            "evaluations, pilot and looks\nincluded, over the best": {
-                TITLES[x]: [y for name in COMPARED for y in bands(x, name, "paid", res.best[x]["samples"])]
-                for x in res.everything
-            },
-            "steps over the best": {
-                TITLES[x]: [y for name in COMPARED for y in bands(x, name, "steps", res.best[x]["steps"])]
-                for x in res.everything
-            },
+            "evaluations, pilot and looks\nincluded, over the best": row(COMPARED, "paid", "samples"),
+            "steps over the best": row(COMPARED, "steps", "steps"),
         },
         level=1.0,
     )
@@ -361,33 +335,22 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     shown = p.models[-1]
     curves = trajectories({name: res.ran[shown, name] for name in (FRONT, LED, SLOW, PAPER)})
     return {
-        "promise": (
-            promise,
+        "promise": (promise,
             "What the front's plan promised before training (dashed) and what each target took (solid; band: 95 % "
             "interval over seeds): with constants from a pilot, and from their definitions. "
             "A curve ends where the budget did. Front: the pairs of T11's hyperbola, a stage for each target, by a "
             "pilot's L, σ² and Δ, by those of the definitions, or (ends measured) with stages that end when ‖∇f‖ is "
-            "seen to be there.",
-        ),
-        "price": (
-            price,
+            "seen to be there."),
+        "price": (price,
             "Every plan over the best constant batch size for that target (η = 0.1, found by search), gradient "
             "evaluations above, steps below. All that a plan's pilot and its looks at ‖∇f‖ took is included; the "
-            "search is not. "
-            "Band: 95 % interval over seeds.",
-        ),
-        "where": (
-            where,
+            "search is not. Band: 95 % interval over seeds."),
+        "where": (where,
             "The smallest target on the plane of steps and gradient evaluations: all constant pairs of the search "
-            "(dots), the best of them (line), and the plans, without pilot. Bars: 95 % intervals over "
-            "seeds.",
-        ),
-        "curves": (
-            curves,
+            "(dots), the best of them (line), and the plans, without pilot. Bars: 95 % intervals over seeds."),
+        "curves": (curves,
             f"{TITLES[shown].capitalize()}: batch size, learning rate, loss and ‖∇f‖² of the plans. Lines: mean "
-            "over seeds; bands: 95 % intervals over seeds.",
-        ),
-    }
+            "over seeds; bands: 95 % intervals over seeds.")}  # fmt: skip
 
 
 def claims(res: SimpleNamespace) -> list[Check]:
@@ -396,11 +359,12 @@ def claims(res: SimpleNamespace) -> list[Check]:
     def numbers(values):
         return ", ".join(f"{x:.2g}" for x in values)
 
-    def over(name, other, clock="samples", price=True, problems=tuple(res.everything)):
+    def over(name, other, clock="samples", price=True, problems=tuple(res.everything), last=False):
         """Ratios to the same problem's other plan, or to `best`, where both reached the target, with the far ends of
         both intervals.
 
-        clock: "sfo", with all that the plan took beside the run if price is True, or "steps".
+        clock: "samples", with all that the plan took beside the run if price is True, or "steps". last: the smallest
+        target alone.
         """
         ratios = []
         for x in problems:
@@ -415,16 +379,29 @@ def claims(res: SimpleNamespace) -> list[Check]:
             else:
                 value, low, high = (mine[end] + price * mine["price"] for end in ("samples", "low", "high"))
                 ends = value / theirs["samples"], low / theirs["high"], high / theirs["low"]
-            ratios.append(pd.concat(ends, axis=1, keys=("value", "low", "high")))
+            ratios.append(pd.concat(ends, axis=1, keys=("value", "low", "high"))[-1 if last else 0 :])
         found = pd.concat(ratios).dropna(subset="value")
         return {"measured": found["value"].to_numpy(), "interval": found[["low", "high"]].to_numpy()}
 
-    def fewest(problem, target, steps):
-        """N of the cheapest constant pair that takes no more steps; nan where none is so quick."""
+    def over_fewest(problem, target, row):
+        """A row's N over that of the cheapest constant pair that takes no more steps, with the far ends of both
+        intervals; none where no pair is so quick."""
         if problem == QUADRATIC:
-            return res.q.front(int(steps), target**0.5).samples
-        frame = res.pairs[problem]
-        return frame.loc[(frame["eps2"] == target) & (frame["steps"] <= steps), "samples"].min()
+            fewest = [res.q.front(int(row.steps), target**0.5).samples] * 3
+        else:
+            pairs = res.pairs[problem]
+            pairs = pairs[(pairs["eps2"] == target) & (pairs["steps"] <= row.steps) & np.isfinite(pairs["samples"])]
+            if pairs.empty:
+                return []
+            fewest = pairs.loc[pairs["samples"].idxmin(), ["samples", "low", "high"]]
+        least, low, high = fewest
+        return [(row.samples / least, row.low / high, row.high / low)] if np.isfinite(least) else []
+
+    def geometric_mean(ratios):
+        """Of independent ratios with their intervals: deviations of ln add in quadrature."""
+        value, low, high = np.log(np.transpose([ratios["measured"], *np.transpose(ratios["interval"])]).T)
+        down, up = (np.sqrt(np.square(end - value).sum()) / len(value) for end in (low, high))
+        return {"measured": np.exp(value.mean()), "interval": np.exp([value.mean() - down, value.mean() + up])}
 
     says = res.results[
         res.results["promised"].notna()
@@ -454,12 +431,9 @@ def claims(res: SimpleNamespace) -> list[Check]:
             res.aims[model],
         )[FRONT]
         together[model] = first[model]["samples"] / plan.rows[0].samples
-    pair_ratio = np.concatenate(
-        [
-            [row.samples / fewest(x, target, row.steps) for target, row in res.of[x, FRONT].iterrows()]
-            for x in res.everything
-        ]
-    )
+    pair_ratio = np.array(
+        [found for x in res.everything for at, row in res.of[x, FRONT].iterrows() for found in over_fewest(x, at, row)]
+    ).reshape(-1, 3)
     last = {name: [res.of[x, name].iloc[-1] for x in res.everything] for name in (FRONT, LED, PAPER)}
     mean_over = {
         name: {
@@ -490,148 +464,66 @@ def claims(res: SimpleNamespace) -> list[Check]:
     ]
     FAR, networks = "(far ends of the intervals)", [x for x in p.models if x != "softmax"]
     checks = [
-        Check(
-            "Front's plan from L, σ², Δ as defined: gradient evaluations are at most what was promised, wherever the "
-            "budget can tell",
-            "upper_bound",
-            **kept[RAW],
-            theory=1.0,
-            source="T6, T11 [N]",
-            figure="promise",
-        ),
-        Check(
-            "All three plans by pilot: gradient evaluations are at most what was promised, at every ε (upper end of "
-            "its interval)",
-            "upper_bound",
-            **kept["pilot"],
-            theory=1.0,
-            headline=True,
-            source="T2 [S], T6 [N]",
+        Check("Front's plan from L, σ², Δ as defined: gradient evaluations are at most what was promised, wherever the "
+            "budget can tell", "upper_bound", **kept[RAW], theory=1.0, source="T6, T11 [N]", figure="promise"),
+        Check("All three plans by pilot: gradient evaluations are at most what was promised, at every ε (upper end of "
+            "its interval)", "upper_bound", **kept["pilot"], theory=1.0, headline=True, source="T2 [S], T6 [N]",
             figure="promise",
             explanation="The misses are at first targets on digits. A pilot sees one seed, whose own ‖∇f‖ dips below "
             "ε₀ before the mean over seeds does. With constants from the mean's crossing the front's "
-            f"first stage takes {numbers(together.values())} of the promise ({', '.join(together)}).",
-        ),
-        Check(
-            "By pilot: the first target takes what was promised for the front's first stage, within 25 %",
-            "equal",
-            measured=[x["samples"] for x in first.values()],
-            theory=[x["promised"] for x in first.values()],
-            tolerance=0.25,
-            source="T2 [S]",
-            figure="promise",
-            explanation="It does for softmax regression. T2's Lη/2 charges for curvature that is not there on the "
-            "quadratic (see the claim on steps), and a pilot's single seed promises the network too much.",
-        ),
-        Check(
-            "The front's plan needs no more gradient evaluations than the critical plan at η = 1/L, on each problem "
-            f"at each ε {FAR}",
-            "upper_bound",
-            **over(FRONT, FAST, price=False),
-            theory=1.0,
-            source="T11 [N]",
+            f"first stage takes {numbers(together.values())} of the promise ({', '.join(together)})."),
+        Check("By pilot: the first target takes what was promised for the front's first stage, within 25 %", "equal",
+            measured=[x["samples"] for x in first.values()], interval=[[x["low"], x["high"]] for x in first.values()],
+            theory=[x["promised"] for x in first.values()], tolerance=0.25, source="T2 [S]", figure="promise",
+            explanation="In the mean it does for softmax regression. T2's Lη/2 charges for curvature that is not there "
+            "on the quadratic (see the claim on steps), and a pilot's single seed promises the network too much."),
+        Check("The front's plan needs no more gradient evaluations than the critical plan at η = 1/L, on each problem "
+            f"at each ε {FAR}", "upper_bound", **over(FRONT, FAST, price=False), theory=1.0, source="T11 [N]",
             figure="price",
             explanation="On the quadratic it always does, down to half, which is T11's factor. On digits the promise "
             "is so far above the truth that a run is stages behind when it reaches ε, "
-            "and which of the two plans has the better batch just then decides.",
-        ),
-        Check(
-            f"The front's plan needs no more steps than the critical plan at η = 1/L {FAR}",
-            "upper_bound",
-            **over(FRONT, FAST, "steps"),
-            theory=1.0,
-            source="T11 [N]",
-            figure="price",
+            "and which of the two plans has the better batch just then decides."),
+        Check(f"The front's plan needs no more steps than the critical plan at η = 1/L {FAR}", "upper_bound",
+            **over(FRONT, FAST, "steps"), theory=1.0, source="T11 [N]", figure="price",
             explanation="The two have the same η/b, and by T1 the larger η gains nothing, since η(1 − Lη/2) pays "
             "for curvature L. What is left of the quadratic's gradient at the first target has a mean "
             f"curvature of {curvature:.2f} L: "
             f"twice the η is nearly twice as fast. Steps at the first target, front over critical: {numbers(speed)} "
-            f"({', '.join(res.everything)}).",
-        ),
-        Check(
-            f"The front's plan, pilot included, needs no more gradient evaluations than the published plan {FAR}",
-            "upper_bound",
-            **over(FRONT, PAPER),
-            theory=1.0,
-            source="T11 [N]",
-            figure="price",
+            f"({', '.join(res.everything)})."),
+        Check(f"The front's plan, pilot included, needs no more gradient evaluations than the published plan {FAR}",
+            "upper_bound", **over(FRONT, PAPER), theory=1.0, source="T11 [N]", figure="price",
             explanation="The pilot is dear against easy targets: without it, and of means, the ratio is "
             f"{alone.min():.2g} to {alone.max():.2g}. At small ε the promise, fourfold a stage, is far "
             "above the truth: when the smallest ε is reached, the run is "
-            f"{numbers(late)} stages behind ({', '.join(res.everything)}), at too small a batch.",
-        ),
-        Check(
-            f"Quadratic and softmax regression: the front's plan needs no more steps than the published plan {FAR}",
-            "upper_bound",
-            **over(FRONT, PAPER, "steps", problems=[x for x in res.everything if x not in networks]),
-            theory=1.0,
-            source="T11 [N]",
-            figure="price",
-        ),
+            f"{numbers(late)} stages behind ({', '.join(res.everything)}), at too small a batch."),
+        Check(f"Quadratic and softmax regression: the front's plan needs no more steps than the published plan {FAR}",
+            "upper_bound", **over(FRONT, PAPER, "steps", problems=[x for x in res.everything if x not in networks]),
+            theory=1.0, source="T11 [N]", figure="price"),
         *(
-            Check(
-                f"{TITLES[x].capitalize()}: the front's plan needs no more steps than the published plan {FAR}",
-                "upper_bound",
-                **over(FRONT, PAPER, "steps", problems=[x]),
-                theory=1.0,
-                source="T11 [N]",
-                figure="price",
-                explanation="In the mean the ratio is "
+            Check(f"{TITLES[x].capitalize()}: the front's plan needs no more steps than the published plan {FAR}",
+                "upper_bound", **over(FRONT, PAPER, "steps", problems=[x]), theory=1.0, source="T11 [N]",
+                figure="price", explanation="In the mean the ratio is "
                 f"{numbers(res.of[x, FRONT]['steps'] / res.of[x, PAPER]['steps'])}, and the "
                 "intervals overlap. L is larger here, so that the front's η = 1/(2L) is about where the "
-                "published plan starts.",
-            )
-            for x in networks
-        ),
-        Check(
-            "The front's plan, pilot included, needs no more gradient evaluations than the best constant batch size "
-            f"of each ε {FAR}",
-            "upper_bound",
-            **over(FRONT, None),
-            theory=1.0,
-            source="T11 [N]",
-            figure="price",
+                "published plan starts.") for x in networks),
+        Check("The front's plan, pilot included, needs no more gradient evaluations than the best constant batch size "
+            f"of each ε {FAR}", "upper_bound", **over(FRONT, None), theory=1.0, source="T11 [N]", figure="price",
             explanation="As against the published plan; and this competitor was told every ε in advance and is "
-            "charged for no search.",
-        ),
-        Check(
-            f"The front's plan needs no more steps than the best constant batch size of each ε {FAR}",
-            "upper_bound",
-            **over(FRONT, None, "steps"),
-            theory=1.0,
-            source="T11 [N]",
-            figure="price",
+            "charged for no search."),
+        Check(f"The front's plan needs no more steps than the best constant batch size of each ε {FAR}", "upper_bound",
+            **over(FRONT, None, "steps"), theory=1.0, source="T11 [N]", figure="price",
             explanation="On the quadratic and on softmax regression it needs less than half. On a network η = 1/(2L) "
             "is about that of the search, and a best constant batch that is larger than the front's then "
-            "needs fewer steps.",
-        ),
-        Check(
-            "The front's plan stays within 8/3 of the cheapest constant pair (η, b) that takes no more steps",
-            "upper_bound",
-            measured=pair_ratio[np.isfinite(pair_ratio)],
-            theory=bounds.anytime_ratio(2.0, stop_early=True),
-            source="T6, T11 [N]",
-            figure="where",
-        ),
-        Check(
-            "Smallest ε, ends of stages measured: pilot and looks included, no more gradient evaluations than the "
-            "published plan, in the geometric mean over the problems",
-            "upper_bound",
-            measured=mean_over[LED]["paid"],
-            theory=1.0,
-            source="T11 [N]",
-            figure="price",
+            "needs fewer steps."),
+        Check("The front's plan stays within 8/3 of the cheapest constant pair (η, b) that takes no more steps",
+            "upper_bound", measured=pair_ratio[:, 0], interval=pair_ratio[:, 1:],
+            theory=bounds.anytime_ratio(2.0, stop_early=True), source="T6, T11 [N]", figure="where"),
+        Check("Smallest ε, ends of stages measured: pilot and looks included, no more gradient evaluations than the "
+            "published plan, in the geometric mean over the problems", "upper_bound",
+            **geometric_mean(over(LED, PAPER, last=True)), theory=1.0, source="T11 [N]", figure="price",
             explanation=f"Without pilot and looks the ratio is {mean_over[LED]['samples']:.2g}. Finding the "
-            "constants and the ends of stages costs what knowing them saves.",
-        ),
-        Check(
-            "Smallest ε, ends of stages measured: no more steps than the published plan, in the geometric mean over "
-            "the problems",
-            "upper_bound",
-            measured=mean_over[LED]["steps"],
-            theory=1.0,
-            source="T11 [N]",
-            figure="price",
-        ),
-    ]
+            "constants and the ends of stages costs what knowing them saves."),
+        Check("Smallest ε, ends of stages measured: no more steps than the published plan, in the geometric mean over "
+            "the problems", "upper_bound", **geometric_mean(over(LED, PAPER, "steps", last=True)), theory=1.0,
+            source="T11 [N]", figure="price")]  # fmt: skip
     return checks

@@ -49,7 +49,7 @@ _BY_SCALE = {  # smoke, quick, paper
 
 
 class Parameters(notebook.Parameters):
-    SCALES: ClassVar[dict[str, dict[str, Any]]] = notebook.scales(_BY_SCALE)
+    SCALES: ClassVar[dict[str, dict[str, Any]]] = notebook.scales(**_BY_SCALE)
 
     lrs: list[PositiveFloat] = by_scale("softmax regression, constant pairs: learning rates η")
     mlp_lrs: list[PositiveFloat] = by_scale("… of the network of one hidden layer")

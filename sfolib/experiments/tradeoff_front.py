@@ -46,7 +46,7 @@ _BY_SCALE = {  # smoke, quick, paper
 
 
 class Parameters(notebook.Parameters):
-    SCALES: ClassVar[dict[str, dict[str, Any]]] = notebook.scales(_BY_SCALE)
+    SCALES: ClassVar[dict[str, dict[str, Any]]] = notebook.scales(**_BY_SCALE)
 
     quadratic_eps2: notebook.Values = Field(
         [0.01, 0.001], description="synthetic quadratic with L and σ² of 1; targets ε²"

@@ -36,10 +36,10 @@ def rising(claim: str, values: Sequence[Interval], source: str, figure: str, **k
     return check(claim, "ordering", means, interval=intervals, source=source, figure=figure, **known)
 
 
-def at_step(run: Run, column: str, step: float) -> float:
-    """The column's mean over seeds at `step`, linear in log step between the measuring points around it."""
+def at_step(run: Run, column: str, step: float) -> np.ndarray:
+    """The column at `step`, linear in log step between the measuring points around it, (seeds,)."""
     require(run.steps[1] <= step <= run.steps[-1], "step", step, f"must be in [{run.steps[1]}, {run.steps[-1]}]")
-    return float(np.interp(np.log(step), np.log(run.steps[1:]), run.curves(column).mean(0)[1:]))
+    return np.array([np.interp(np.log(step), np.log(run.steps[1:]), of_seed[1:]) for of_seed in run.curves(column)])
 
 
 def taken(run: Run) -> tuple[np.ndarray, np.ndarray]:

@@ -106,6 +106,32 @@ def mean(values: np.ndarray, confidence: float = 0.95, log: bool = True) -> Inte
         return Interval(centre, centre - half, centre + half)
 
 
+def further(values: np.ndarray, confidence: float = 0.95) -> Interval:
+    """Mean of values (seeds, …), with the interval in which one more seed falls: mean ± t s √(1 + 1/n)."""
+    centre, low, high = mean(values, confidence, log=False)
+    return Interval(centre, *(centre + (end - centre) * (len(values) + 1) ** 0.5 for end in (low, high)))
+
+
+def of_means(statistic: Callable[..., Any], *values: np.ndarray, confidence: float = 0.95) -> Interval:
+    """statistic(means over the first axis of each of values), with Student's interval of the jackknife.
+
+    values: (seeds, …), the same seeds in all; a statistic may be a number or an array, and should be smooth: a
+    logarithm in place of a ratio. Interval: θ ± t s/√n, with s the deviation of Tukey's pseudo-values
+    nθ − (n − 1)θ₍ₛ₎, θ₍ₛ₎ being the statistic without seed s. nan with one seed.
+    """
+    centre, n = statistic(*(of.mean(0) for of in values)), len(values[0])
+    if n == 1:
+        return Interval(centre, centre * np.nan, centre * np.nan)
+    without = np.array([statistic(*(np.delete(of, s, 0).mean(0) for of in values)) for s in range(n)])
+    _, low, high = mean((n - 1) * (without.mean(0) - without), confidence, log=False)
+    return Interval(centre, centre + low, centre + high)
+
+
+def ratio_of_means(first: np.ndarray, second: np.ndarray, confidence: float = 0.95) -> Interval:
+    """mean first / mean second of the same seeds (seeds, …), with the interval of its logarithm."""
+    return Interval(*np.exp(of_means(lambda a, b: np.log(a / b), first, second, confidence=confidence)))
+
+
 def draws(values: np.ndarray, count: int = _DRAWS) -> np.ndarray:
     """Draws (count, …) of the expectation given values (seeds ≥ 2, …); always the same ones.
 

@@ -60,7 +60,7 @@ def test_values_at_a_step():
     assert value_at(LATE, "grad_sqnorm") == tuple(part[-1] for part in LATE.mean_ci())
     assert value_at(LATE, "grad_sqnorm", 101.5).value == pytest.approx(1e-2)
     straight = run_of([0, 1, 100], [0, 4, 400], [4] * 3, [1.0, 1.0, 1.0], loss=[9.0, 4.0, 2.0])
-    assert at_step(straight, "loss", 10) == pytest.approx(3.0)
+    assert at_step(straight, "loss", 10) == pytest.approx([3.0, 3.0])
     with pytest.raises(InputError, match="step = -1"):
         value_at(LATE, "grad_sqnorm", -1)
     with pytest.raises(InputError, match="step = 101"):

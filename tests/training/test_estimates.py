@@ -96,3 +96,26 @@ def test_a_statistic_of_draws_has_their_percentiles_and_what_has_no_value_opens_
     assert few.low == found.low[0] / 3
     assert few.high == pytest.approx(found.high[0] / 3 + 20, abs=1)
     assert (many.low, many.high) == (-np.inf, np.inf)
+
+
+def test_a_statistic_of_means_has_the_interval_of_its_linear_part():
+    """Of a mean it is Student's; of the log of a ratio of means it covers the truth."""
+    rng = np.random.default_rng(3)
+    values = rng.normal(2.0, 0.3, (5, 4))
+    of_mean, student = estimates.of_means(lambda x: 3 * x, values), estimates.mean(3 * values, log=False)
+    assert np.allclose(of_mean, student)
+    held = []
+    for _ in range(400):
+        shared = rng.normal(size=(5, 1))
+        first, second = (np.exp(0.3 * shared + 0.2 * rng.normal(size=(5, 1))) for _ in range(2))
+        _, low, high = estimates.of_means(lambda a, b: np.log(a / b)[0], first, second)
+        held.append(low <= 0 <= high)
+    assert np.mean(held) == pytest.approx(0.95, abs=0.03)
+    assert np.isnan(estimates.of_means(np.sum, values[:1])[1:]).all()
+
+
+def test_one_more_seed_falls_into_its_interval():
+    rng = np.random.default_rng(4)
+    seen = rng.normal(size=(4000, 6))
+    _, low, high = estimates.further(seen[:, :5].T)
+    assert ((low <= seen[:, 5]) & (seen[:, 5] <= high)).mean() == pytest.approx(0.95, abs=0.012)
