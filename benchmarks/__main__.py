@@ -8,5 +8,5 @@ from sfolib._utils import provenance
 from sfolib.training import records
 
 rows = report(loop.rows, gradstats.rows, networks.rows)
-told = provenance.machine("cpu") | {"threads": 1, "repeats": REPEATS, "command": "python -m benchmarks"}
-records.write_json(Path(__file__).parent / "results.json", {"provenance": told, "rows": rows})
+made_by = provenance.machine("cpu") | {"threads": 1, "repeats": REPEATS, "command": "python -m benchmarks"}
+records.write_json(Path(__file__).parent / "results.json", {"provenance": made_by, "rows": rows})

@@ -166,12 +166,12 @@ def main() -> None:
     for row in rows(args.seeds):
         print(row, flush=True)
         found.append(row)
-    told = provenance.machine("cpu") | {
+    made_by = provenance.machine("cpu") | {
         "seeds": args.seeds,
         "groups": GROUPS,
         "command": "python -m benchmarks.crossings",
     }
-    records.write_json(args.out, {"provenance": told, "rows": found})
+    records.write_json(args.out, {"provenance": made_by, "rows": found})
 
 
 if __name__ == "__main__":

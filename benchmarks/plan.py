@@ -23,21 +23,21 @@ def digits(model: str) -> Iterator[list[str]]:
     base = Spec(problem=named("digits", model), plan=own, max_samples=BUDGET, eval_every=NEVER)
     found = recommend(base, budget=BUDGET)
     predicted = found.table.set_index("schedule")
-    told = {
+    ends = {
         name: [f"{row['grad_sqnorm']:.2g}", f"{row['loss']:.4f}", f"{row['steps']:,.0f}"]
         for name, row in predicted.iterrows()
     }
-    yield ["`plan`, predicted", *told["recommended"]]
+    yield ["`plan`, predicted", *ends["recommended"]]
     yield ["the same, trained", *_trained(found.spec)]
-    yield ["the config's own, predicted", *told["config"]]
+    yield ["the config's own, predicted", *ends["config"]]
     yield ["the same, trained", *_trained(base)]
     print("\n".join(found.notes))
-    for name, led in {
+    for name, leader in {
         "constant": {"plan": Plan(16, 0.1)},
         "`late_ramp`": {"plan": late_ramp(16, 0.1, BUDGET)},
         "`HorizonRamp`": {"plan": None, "policy": HorizonRamp(16, 0.1, BUDGET)},
     }.items():
-        yield [name, *_trained(Spec(**dict(base) | led))]
+        yield [name, *_trained(Spec(**dict(base) | leader))]
 
 
 def learning_rates(model: str) -> Iterator[list[str]]:
@@ -56,7 +56,7 @@ def learning_rates(model: str) -> Iterator[list[str]]:
 def fashion() -> Iterator[list[str]]:
     """Rows of (schedule, ‖∇f‖², loss, test accuracy, steps, gradient evaluations of looks) after one epoch of
     Fashion-MNIST, CNN, lr 0.1, one seed."""
-    for name, led in {
+    for name, leader in {
         "constant b = 16": {"plan": Plan(16, 0.1)},
         "`late_ramp`": {"plan": late_ramp(16, 0.1, EPOCH)},
         "`share=0`, the mirror": {"plan": late_ramp(16, 0.1, EPOCH, share=0)},
@@ -66,7 +66,7 @@ def fashion() -> Iterator[list[str]]:
         "`HorizonRamp`": {"policy": HorizonRamp(16, 0.1, EPOCH)},
         '`HorizonRamp`, objective "loss"': {"policy": HorizonRamp(16, 0.1, EPOCH, "loss")},
     }.items():
-        spec = Spec(problem=named("fashion_mnist", "cnn"), max_samples=EPOCH, eval_every=NEVER, **led)
+        spec = Spec(problem=named("fashion_mnist", "cnn"), max_samples=EPOCH, eval_every=NEVER, **leader)
         rows = run(spec).rows
         end, looked = rows.iloc[-1], rows["probes"].iloc[-1] - len(rows) * rows["probes"].iloc[0]
         accuracy = f"{100 * end['test_accuracy']:.1f} %"

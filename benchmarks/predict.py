@@ -99,8 +99,8 @@ def pilots(_: list[str]) -> None:
         bias, noise = (np.mean([getattr(of, name) for of in found], axis=0) for name in ("bias", "noise"))
         return replace(found[0], bias=bias, noise=noise, grad_sqnorm=bias + noise)
 
-    def crossings_of(told: Prediction, eps2: pd.Series) -> list[float]:
-        return [told.first_crossing(target**0.5).samples for target in eps2]
+    def crossings_of(prediction: Prediction, eps2: pd.Series) -> list[float]:
+        return [prediction.first_crossing(target**0.5).samples for target in eps2]
 
     path, found = mean(1), []
     for b, rows in measured.groupby("batch_size"):
@@ -108,7 +108,7 @@ def pilots(_: list[str]) -> None:
         noise = mean(b, pilot_batch_size=b).noise
         on_pilots = replace(own, noise=noise, grad_sqnorm=own.bias + noise)
         kept = rows[["batch_size", "eps2", "samples", "low", "high", "samples_predicted"]]
-        starts, piloted = (crossings_of(told, rows["eps2"]) for told in (own, on_pilots))
+        starts, piloted = (crossings_of(prediction, rows["eps2"]) for prediction in (own, on_pilots))
         found.append(kept.assign(samples_starts=starts, samples_pilots=piloted))
         pd.concat(found).to_csv(PILOTS, index=False, float_format="%.6g")
         print(found[-1].to_string(), flush=True)

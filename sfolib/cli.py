@@ -110,8 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     aim.add_argument("--budget", type=int, metavar="N", help="gradient evaluations (default: those of the file)")
     aim.add_argument("--eps", type=float, metavar="E", help="fewest gradient evaluations to ‖∇f‖ ≤ E")
     aim.add_argument("--anytime", action="store_true", help="good at every ‖∇f‖ on the way, adapts to the run")
-    told = "what is to be least (default: grad_norm); time measures this machine"
-    plan.add_argument("--objective", choices=("grad_norm", "loss", "time"), default="grad_norm", help=told)
+    objective = "what is to be least (default: grad_norm); time measures this machine"
+    plan.add_argument("--objective", choices=("grad_norm", "loss", "time"), default="grad_norm", help=objective)
     plan.add_argument(
         "--worst-case", action="store_true", help="stages from L, sigma2 and gap, the theory's worst case"
     )

@@ -159,8 +159,8 @@ class Table(list):
 
     def _row(self, check: Mapping[str, Any]) -> tuple[str, ...]:
         ends = check["interval"] or []
-        told = values(ends) if ends and isinstance(ends[0], list) else f"[{values(ends)}]" if ends else ""
-        measured = " ".join(filter(None, [values(check["measured"]), told]))
+        interval = values(ends) if ends and isinstance(ends[0], list) else f"[{values(ends)}]" if ends else ""
+        measured = " ".join(filter(None, [values(check["measured"]), interval]))
         kind, theory = check["kind"].replace("_", " "), values(check["theory"])
         why = check["explanation"] if check["verdict"] != "reproduced" else ""
         return check["claim"], check["source"], kind, measured, theory, outcome(check), why

@@ -61,7 +61,7 @@ def ratio_of_means(run: records.Run, columns: Sequence[str], samples: float) -> 
     return estimates.of_draws(ratio, values.mean(0), estimates.draws(values))
 
 
-def said(
+def critical_sizes(
     run: records.Run,
     column: str,
     eps2: Sequence[float],

@@ -266,12 +266,12 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     over = {"xlabel": r"$u=\eta_{nt}^2/\eta_\star^2$", "ylabel": "over the best constant batch size"}
     exact = laws({f"thresholds, γ = {p.gamma:g}": (thresholds, axes), "norm test": (followed, over)}, height=3.9)
     one = res.free[0]
-    told = one.drop_duplicates("online_grad_sqnorm")  # once a look
-    known = told[np.isfinite(told["critical_batch_size_high"])]
+    looks = one.drop_duplicates("online_grad_sqnorm")  # once a look
+    known = looks[np.isfinite(looks["critical_batch_size_high"])]
     x, lowest, name = "gradient evaluations", p.eps2[-1] / 10, "critical, free, where its interval ends"
-    value, low, high = (told[f"online_grad_sqnorm{end}"] for end in ("", "_low", "_high"))
+    value, low, high = (looks[f"online_grad_sqnorm{end}"] for end in ("", "_low", "_high"))
     estimate = Band(
-        "free, mean of the last half of a stage", "measured", told["samples"], value.where(value > 0),
+        "free, mean of the last half of a stage", "measured", looks["samples"], value.where(value > 0),
         low.clip(lower=lowest), high,
     )  # fmt: skip
     value, low, high = (known[f"critical_batch_size{end}"] for end in ("", "_low", "_high"))

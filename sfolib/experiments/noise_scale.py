@@ -15,7 +15,14 @@ from pydantic import PositiveFloat, PositiveInt
 from sfolib._utils.errors import require
 from sfolib.analysis.claims import Check, check, sampled
 from sfolib.analysis.crossings import crossings, drawn_crossings, front_batch_size, with_range
-from sfolib.analysis.noise_scale import noise_scale_band, of_search, of_seeds, ratio_of_means, said, strongly_convex
+from sfolib.analysis.noise_scale import (
+    critical_sizes,
+    noise_scale_band,
+    of_search,
+    of_seeds,
+    ratio_of_means,
+    strongly_convex,
+)
 from sfolib.analysis.predict import LocalPath, local_path
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
@@ -199,8 +206,8 @@ def at_rest(run: Run) -> list[Interval]:
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     """rest: as `at_rest`. watched: runs whose batch grows, by title. noise_scales: their B. found: crossings of the
     searches, by problem; critical: b* of K(b), (problem, ε²) → `Interval`; at_fitted, adam_slope: of Adam, see
-    `of_search`; least: the cheapest; front: B of the front with tuned lr, by ε². said: what estimates say of b*, by
-    problem, `estimated` the same as frames; truth: b* by fit or exactly; large: at large batches. well: as
+    `of_search`; least: the cheapest; front: B of the front with tuned lr, by ε². estimated_b: what estimates say of b*,
+    by problem, `estimated` the same as frames; truth: b* by fit or exactly; large: at large batches. well: as
     `strongly_convex`; asked: its rule's batch on digits."""
     digits, exact = Digits(l2=p.l2), QUADRATIC.exact
     first, softmax, mlp = (runs["watched", name] for name in WATCHED)
@@ -251,15 +258,15 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     near_critical, probes = (lambda name: runs["near critical", name]), "probe_variance"
     curvature = exact.eigenvalues @ exact.noise_variance
     of_all = {
-        "quadratic": said(first, "loop_variance", p.quadratic_eps2, p.quadratic_lr, exact.L, curvature),
-        "softmax": said(near_critical("softmax"), probes, targets["softmax"], p.lr, digits.smoothness_bound),
-        "network": said(near_critical("network"), probes, targets["network"], p.lr),
+        "quadratic": critical_sizes(first, "loop_variance", p.quadratic_eps2, p.quadratic_lr, exact.L, curvature),
+        "softmax": critical_sizes(near_critical("softmax"), probes, targets["softmax"], p.lr, digits.smoothness_bound),
+        "network": critical_sizes(near_critical("network"), probes, targets["network"], p.lr),
     }
     for name, constants in paths.items():
         best = [constants.pairs(p.lr, e) for e in targets[name]]
-        told = [pairs["batch_size"].iloc[pairs["samples"].argmin()] if len(pairs) else np.nan for pairs in best]
-        of_all[name]["predicted"] = Interval(*[np.array(told)] * 3)
-    large = said(softmax, probes, p.tuned_eps2, p.lr, digits.smoothness_bound)
+        cheapest = [pairs["batch_size"].iloc[pairs["samples"].argmin()] if len(pairs) else np.nan for pairs in best]
+        of_all[name]["predicted"] = Interval(*[np.array(cheapest)] * 3)
+    large = critical_sizes(softmax, probes, p.tuned_eps2, p.lr, digits.smoothness_bound)
     best = [exact.best_constant_batch_size(p.quadratic_lr, e**0.5).batch_size for e in p.quadratic_eps2]
     truth = {"quadratic": Interval(*[np.array(best)] * 3)} | {
         name: Interval(*(np.array(end) for end in zip(*(fitted[name, e] for e in eps2), strict=True)))
@@ -295,9 +302,9 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         at_fitted=Interval(*(end[:-1] for end in further["Adam"])),
         adam_slope=Interval(*(end[-1:] for end in further["Adam"])),
         least={name: with_range(of) for name, of in found.items()},
-        said=of_all,
+        estimated_b=of_all,
         estimated={name: frame(of_eps2[name], columns) for name, columns in of_all.items()},
-        large_said=large,
+        large_estimated_b=large,
         large=frame(p.tuned_eps2, large),
         truth={name: truth[name].value if name in truth else np.empty(0) for name in of_eps2},
         critical_of=truth,
@@ -402,7 +409,9 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
 
     def factors(column: str, *names: str) -> Interval:
         """Of what `column` says of b* to b*, for all ε of these problems."""
-        each = [factor(res.said[name][column], res.critical_of[name]) for name in names if name in res.critical_of]
+        each = [
+            factor(res.estimated_b[name][column], res.critical_of[name]) for name in names if name in res.critical_of
+        ]
         return Interval(*(np.concatenate(ends) for ends in zip(*each, strict=True))) if each else Interval(*[[]] * 3)
 
     def mean_factor(column: str) -> Interval:
@@ -454,10 +463,10 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         ("From probes, where B is the number of samples in a probe: B over the exact one (softmax, network)", "equal",
          [over_exact(run, "probe_", until(run, p.probe)) for run in (res.softmax, res.mlp)], 0.25, "scales", "[N]", {}),
         ("Softmax, η tuned: the front's B is σ²/ε² within a factor of ten", "upper_bound",
-         [factor(res.large_said["B"], Interval(*map(np.array, zip(*res.front.values(), strict=True))))], 10.0,
+         [factor(res.large_estimated_b["B"], Interval(*map(np.array, zip(*res.front.values(), strict=True))))], 10.0,
          "critical", "T11 [N]", {}),
         ("Fixed η: the critical batch size is the noise scale tr Σ/ε² within a factor of ten (quadratic, softmax, "
-         "network)", "upper_bound", [factors("B", *res.said)], 10.0, "critical", "T11 [N]",
+         "network)", "upper_bound", [factors("B", *res.estimated_b)], 10.0, "critical", "T11 [N]",
          {"explanation": "The noise scale knows no learning rate: it is the critical batch size where η is tuned for "
           "each b (the check before this one). A fixed η far below 1/L is a step that makes less of each gradient, "
           "and forgives more noise."}),
@@ -468,7 +477,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
           f"softmax regression at the last ε, where L ≤ {res.digits.smoothness_bound:.2g}. With tr(HΣ) in place of "
           "Lσ² the factors are those of the next checks."}),
         ("Fixed η: the critical batch size is η tr(HΣ)/ε² within a factor of ten (quadratic, softmax, network)",
-         "upper_bound", [factors("curvature", *res.said)], 10.0, "critical", "[N]", {"headline": True}),
+         "upper_bound", [factors("curvature", *res.estimated_b)], 10.0, "critical", "[N]", {"headline": True}),
         ("Fixed η: the critical batch size is the predicted one (T15) within a factor of two (softmax, network)",
          "upper_bound", [factors("predicted", "softmax", "network")], 2.0, "critical", "T15 [N]", {}),
         ("Softmax, fixed η: η tr(HΣ)/ε² is nearer to the critical batch size than T2's (mean factor)", "ordering",
@@ -506,9 +515,9 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
     return [
         check(
             claim, kind, missing=missing, **sampled(*values), figure=figure, source=source, **more,
-            **({"theory": 1.0, "tolerance": said} if kind == "equal" else {"theory": said}),
+            **({"theory": 1.0, "tolerance": limit} if kind == "equal" else {"theory": limit}),
         )
-        for claim, kind, values, said, figure, source, more in rows
+        for claim, kind, values, limit, figure, source, more in rows
     ] + [
         Check(claim, kind, measured=value, theory=theory, exact=True, figure=figure, source=source, **more)
         for claim, kind, value, theory, figure, source, more in computed
@@ -523,7 +532,8 @@ def on_and_off(res: SimpleNamespace, eps2: float) -> Interval:
         return Interval(np.nan, np.nan, np.nan)
     i = at.index(eps2)
     near, far = (
-        Interval(*(end[j] for end in of["curvature"])) for of, j in ((res.said["softmax"], i), (res.large_said, 0))
+        Interval(*(end[j] for end in of["curvature"]))
+        for of, j in ((res.estimated_b["softmax"], i), (res.large_estimated_b, 0))
     )
     corners = [
         np.abs(np.log(a / t)) - np.abs(np.log(b / t)) for t, a, b in product(res.critical["softmax", eps2], near, far)

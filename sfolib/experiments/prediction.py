@@ -241,13 +241,13 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
             own = {key: run for key, run in runs.items() if key[:3] == ("pair", model, lr)}
             measured = crossings(own.values(), eps2, model=model, lr=lr, source="measured")
             budget = {key[3]: run.spec.max_steps for key, run in own.items()}
-            told = pd.DataFrame(
+            predicted = pd.DataFrame(
                 {"batch_size": key[3], "eps2": e, **predicted[key].first_crossing(e**0.5)._asdict()}
                 for key in own
                 for e in eps2
             )
-            told.loc[told["steps"] > told["batch_size"].map(budget), ["steps", "samples"]] = np.inf
-            rows.append(measured.merge(told, on=["batch_size", "eps2"], suffixes=("", "_predicted")))
+            predicted.loc[predicted["steps"] > predicted["batch_size"].map(budget), ["steps", "samples"]] = np.inf
+            rows.append(measured.merge(predicted, on=["batch_size", "eps2"], suffixes=("", "_predicted")))
             best = rows[-1].loc[rows[-1].groupby("eps2")["samples_predicted"].idxmin()]
             sure = minimizers(own.values(), eps2)
             if len(sure):
@@ -276,9 +276,9 @@ def at(found: Prediction, steps: np.ndarray, column: str = "grad_sqnorm") -> np.
 
 def ratio(run: Run, found: Prediction) -> tuple[np.ndarray, Interval]:
     """Gradient evaluations, and measured E‖∇f‖² over the predicted with its interval there, from the first step on."""
-    told = at(found, run.steps[1:])
+    expected = at(found, run.steps[1:])
     with np.errstate(invalid="ignore"):  # inf over inf
-        return run.samples[1:], Interval(*(end[1:] / told for end in run.mean_ci()))
+        return run.samples[1:], Interval(*(end[1:] / expected for end in run.mean_ci()))
 
 
 def in_windows(run: Run, found: Prediction) -> list[Interval]:
@@ -304,8 +304,8 @@ def curves(res: SimpleNamespace, key: Hashable, column: str = "grad_sqnorm") -> 
     run, found = res.runs[key], res.predicted[key]
     source, value = {"replacement": "measured"}.get(sampling, sampling), [end[1:] for end in run.mean_ci(column)]
     steps = run.steps[1:][run.steps[1:] <= found.steps[-1]]
-    told = Band("predicted", "predicted", run.samples[1:][: len(steps)], at(found, steps, column))
-    return [Band(NAMES[source], source, run.samples[1:], *value), told]
+    predicted = Band("predicted", "predicted", run.samples[1:][: len(steps)], at(found, steps, column))
+    return [Band(NAMES[source], source, run.samples[1:], *value), predicted]
 
 
 def figures(res: SimpleNamespace) -> notebook.Figures:
@@ -317,10 +317,10 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         for lr, frame in own.groupby("lr"):
             if not np.isfinite(frame["samples"]).any() or len(panels) == 3:  # there is room for three
                 continue
-            told = frame[["batch_size", "eps2"]].assign(
+            predicted = frame[["batch_size", "eps2"]].assign(
                 samples=frame["samples_predicted"], steps=frame["steps_predicted"], source="predicted"
             )
-            panels[rf"{title}, $\eta$ = {lr:g}"] = pd.concat([frame, told])
+            panels[rf"{title}, $\eta$ = {lr:g}"] = pd.concat([frame, predicted])
         if not panels:  # nothing was reached
             continue
         found[f"{model}-pairs"] = (

@@ -224,11 +224,11 @@ def _of_pilots(pilots: pd.DataFrame) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for i, row in enumerate(pilots.itertuples()):
-        told = " | ".join(
+        ends = " | ".join(
             f"{getattr(row, f'samples_{of}'):.3g} (× {ratio.iloc[i]:.2f})" for of, ratio in ratios.items()
         )
         interval = f"{row.samples:.3g} ({row.low:.3g} … {row.high:.3g})"
-        lines.append(f"| {row.batch_size} | {row.eps2:g} | {interval} | {told} |")
+        lines.append(f"| {row.batch_size} | {row.eps2:g} | {interval} | {ends} |")
     return lines
 
 

@@ -194,8 +194,8 @@ def fingerprint(path: Path, scale: str, given: Mapping[str, Any] | None = None) 
     versions."""
     packages = sorted(f"{d.metadata['Name']} {d.version}" for d in metadata.distributions())
     sources = sorted(Path(__file__).parents[1].rglob("*.py"))
-    told = [json.dumps(given, sort_keys=True)] if given else []
-    digest = hashlib.sha256("\n".join([scale, *told, platform.python_version(), *packages]).encode())
+    parameters = [json.dumps(given, sort_keys=True)] if given else []
+    digest = hashlib.sha256("\n".join([scale, *parameters, platform.python_version(), *packages]).encode())
     for file in (path, *sources):
         digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -377,10 +377,10 @@ def marked(text: str) -> Markup:
     from markupsafe import Markup, escape
 
     def formula(found: re.Match) -> str:
-        told = re.sub(r"_(\{[^}]*\}|\w)", lambda index: f"<sub>{index[1].strip('{}')}</sub>", found[1])
+        html = re.sub(r"_(\{[^}]*\}|\w)", lambda index: f"<sub>{index[1].strip('{}')}</sub>", found[1])
         for sign, plain in _SIGNS.items():
-            told = told.replace(sign, plain)
-        return f"<i>{told}</i>"
+            html = html.replace(sign, plain)
+        return f"<i>{html}</i>"
 
     text = re.sub(r"\[`?([^\]`]+)`?\]\(([\w/]+)\.ipynb\)", r'<a href="#\2">\1</a>', str(escape(text)))
     return Markup(re.sub(r"\$([^$]+)\$", formula, re.sub(r"`([^`]+)`", r"<code>\1</code>", text)))

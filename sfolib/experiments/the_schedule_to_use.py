@@ -138,14 +138,14 @@ def specs(
             lr = _stable_lr(common["problem"], p.device)
         made = make(p.batch_size, lr, p.budget)
         if isinstance(made, Workers):
-            led = {"plan": Plan(made.scale * p.batch_size, lr), "workers": made, "sampling": "replacement"}
+            leader = {"plan": Plan(made.scale * p.batch_size, lr), "workers": made, "sampling": "replacement"}
         else:
-            led = {"plan" if isinstance(made, Plan) else "policy": made}
-        alone = "policy" in led  # each seed goes its own way
+            leader = {"plan" if isinstance(made, Plan) else "policy": made}
+        alone = "policy" in leader  # each seed goes its own way
         if alone:
             common["log_train_metrics"] = made.signal in ("loss", "noise_and_loss")
         for seeds in [(s,) for s in range(p.policy_seeds)] if alone else [tuple(range(p.seeds))]:
-            found[problem, method, factor, seeds[0]] = Spec(seeds=seeds, **led, **common)
+            found[problem, method, factor, seeds[0]] = Spec(seeds=seeds, **leader, **common)
     return found
 
 

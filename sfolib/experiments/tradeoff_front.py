@@ -153,7 +153,7 @@ def bound_front(c: Constants, eps2: float) -> pd.DataFrame:
     return pd.DataFrame({"steps": steps, "samples": bounds.front_samples(c, steps, eps2**0.5), "source": "bound"})
 
 
-def told(p: Parameters, lr: np.ndarray, batch_size: np.ndarray, samples: np.ndarray) -> np.ndarray:
+def statistics(p: Parameters, lr: np.ndarray, batch_size: np.ndarray, samples: np.ndarray) -> np.ndarray:
     """What claims say of a grid's crossings, (pairs,) each, at one ε²: K_min, N_min and B of its front's hyperbola, the
     rms distance from it over that from the nearest power law, the mean time of √(B τ0/τ1) over that of B; at each of
     `p.time_ratios` the time of the former; all nan without a front; last the η of fewest steps at each batch size.
@@ -176,7 +176,7 @@ def told(p: Parameters, lr: np.ndarray, batch_size: np.ndarray, samples: np.ndar
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     """exact: as `exact_fronts`. grid: digits' crossings that were reached, with lr; measured, fits, best: of it the
-    front, its hyperbola, and the fewest steps at each batch size, by ε²; told: as `told`, with intervals, by ε²;
+    front, its hyperbola, and the fewest steps at each batch size, by ε²; statistics: as there, with intervals, by ε²;
     predicted, predicted_fits: the front as `predicted_fronts` has it, and its hyperbola. here: τ0/τ1 of this machine,
     digits_B the fitted B that goes with it. optima, costs: as `optimal_schedules`."""
     digits = Digits(l2=p.l2)
@@ -195,7 +195,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         found, drawn = drawn_crossings(runs.values(), target, DRAWS)
         reached = np.isfinite(found)
         sizes, lrs = np.array([*runs])[reached].T
-        of_grid[target] = of_draws(partial(told, p, lrs, sizes), found[reached], drawn[reached].T)
+        of_grid[target] = of_draws(partial(statistics, p, lrs, sizes), found[reached], drawn[reached].T)
     c, variance = PowerLawQuadratic().constants(), float(max(run.rows["variance"].max() for run in runs.values()))
     of_digits = Constants(digits.smoothness_bound, variance, digits.start_loss() - digits.minimum.value)
     latency, per_sample = fit_step_time(TIMED, measure_step_time(digits, TIMED, device=p.device))
@@ -208,7 +208,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         grid=grid,
         measured=measured,
         fits=fits,
-        told=of_grid,
+        statistics=of_grid,
         predicted=predicted,
         predicted_fits={target: fit_front(frame["steps"], frame["samples"]) for target, frame in predicted.items()},
         probes=probes,
@@ -328,8 +328,8 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         )
 
     def seen(target: float, *at: int) -> dict[str, np.ndarray]:
-        """Entries of `told`, as `measured` and `interval` of a check."""
-        return sampled(Interval(*(end[[*at]] for end in res.told[target])))
+        """Entries of `statistics`, as `measured` and `interval` of a check."""
+        return sampled(Interval(*(end[[*at]] for end in res.statistics[target])))
 
     def of_all(*at: int) -> dict[str, np.ndarray]:
         each = [seen(target, *at) for target in p.eps2]

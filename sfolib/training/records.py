@@ -73,8 +73,8 @@ class Run:
         names = {"grad_sqnorm": "‖∇f‖²", "loss": "loss", "accuracy": "accuracy", "test_accuracy": "test accuracy"}
         ends = [f"{word} {last[name]:.4g}" for name, word in names.items() if np.isfinite(last.get(name, np.nan))]
         seeds = self.rows["seed"].nunique()
-        told = f" (means over {seeds} seeds)" if seeds > 1 else ""
-        end = f"; at the end{told}: {', '.join(ends)}" if ends else ""
+        over = f" (means over {seeds} seeds)" if seeds > 1 else ""
+        end = f"; at the end{over}: {', '.join(ends)}" if ends else ""
         return f"{self.status} after {self.steps[-1]} steps, {self.samples[-1]} gradient evaluations{end}"
 
     def __repr__(self) -> str:
