@@ -136,12 +136,23 @@ def between(values: np.ndarray) -> list[float]:
     return [*map(float, estimates.mean(values, log=False)[1:])]
 
 
+def of_median(found: Sequence[float]) -> list[float]:
+    """The least and the greatest; of fewer than five they hold the median too seldom, and are none."""
+    return [min(found), max(found)] if len(found) >= 5 else [np.nan, np.nan]
+
+
 def apart(found: Sequence[float], best: Any) -> dict[str, list[float]]:
     """|log₂| of a median over seeds over `best`, or over the median of such, with the interval that the least and the
-    greatest of them make: it holds a median with probability 1 − 2^(1 − seeds), 94 % for five."""
+    greatest of them make: it holds a median with probability 1 − 2^(1 − seeds), 94 % for five; none of fewer."""
     low, middle, high = np.log2(np.quantile(found, [0, 0.5, 1]) / np.quantile(best, [1, 0.5, 0]))
-    nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
-    return {"measured": [abs(middle)], "interval": [[nearest, max(abs(low), abs(high))]]}
+    if len(found) < 5:
+        return {"measured": [abs(middle)], "interval": [[np.nan, np.nan]]}
+    return {"measured": [abs(middle)], "interval": [magnitude(low, high)]}
+
+
+def magnitude(low: float, high: float) -> list[float]:
+    """Of |x|, where x is between low and high."""
+    return [0.0 if low <= 0 <= high else min(abs(low), abs(high)), max(abs(low), abs(high))]
 
 
 def joined(parts: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
@@ -323,17 +334,18 @@ def claims(res: SimpleNamespace) -> list[Check]:
     raw_lr = np.median(
         [res.grow[res.large](int((k + 0.5) * res.steps_per_epoch[res.large])) for k in by_epoch.argmin(1)]
     )
-    saved = np.concatenate([np.log(res.ended[name] / res.direct[b]) for b, name in both.items()])
+    saved = np.mean([np.log(res.ended[name] / res.direct[b]) for b, name in both.items()], axis=0)
     likelihood, adam = (np.array([found[:2] for found in res.replayed[name]]).T for name in FITS)
     exact, second_half = res.along[res.S_max].curves("exact"), res.along[res.S_max].steps >= p.iterations / 2
     grown = [exact[:, 0], exact[:, second_half].mean(1)]
     # what is said of all seeds is judged by where one more would fall
+    steps_apart, places = estimates.further(adam[0] / likelihood[0]), estimates.further(adam[1] - likelihood[1])
     decides = {b: estimates.further(np.array(epochs)) for b, epochs in epochs_of.items()}
     later = estimates.further(res.ended["constant, then cosine"] - res.ended[both[res.large]])
     checks = [
         Check(f"AutoWU, b = {p.batch_sizes}: the lr found, in the median over seeds, is not above the largest constant "
             "lr at which all seeds train", "upper_bound", measured=[res.lr_found[b] for b in p.batch_sizes],
-            interval=[[min(res.peak[name]), max(res.peak[name])] for name in both.values()],
+            interval=[of_median(res.peak[name]) for name in both.values()],
             theory=[res.stable_lr[b] for b in p.batch_sizes], source="Kim et al. 2021", figure="peaks"),
         Check(f"AutoWU, b = {p.batch_sizes}: the lr found, in the median over seeds, is within a factor 2 of the best "
             "constant lr (|log₂|)", "upper_bound",
@@ -342,19 +354,20 @@ def claims(res: SimpleNamespace) -> list[Check]:
             explanation=f"At b = {res.large} it is {res.best_lr[res.large] / res.lr_found[res.large]:.1f} times too "
             "small. The recorded losses of the warm-up, an epoch at a time, are least at η = "
             f"{raw_lr:.2g} (median over seeds): "
-            f"not yet the η = {res.best_lr[res.large]:g} that is best to stay at for the whole budget. And the "
+            f"where η = {res.best_lr[res.large]:g} is best to stay at for the whole budget. And the "
             f"process smooths: 0.2 of the run up to the decision is a factor {resolution:.0f} in η, so that "
             "the rise beyond pulls its minimum forward."),
         Check("AutoWU: all seeds decide within 10 % of the median epoch", "equal",
             measured=[found.value for found in decides.values()], interval=[found[1:] for found in decides.values()],
             theory=[np.median(epochs) for epochs in epochs_of.values()], tolerance=0.1, source="Kim et al. 2021",
             figure="warm"),
-        Check("AutoWU: fitted as the authors do, the decision comes at the same step within 5 %", "equal",
-            measured=adam[0], exact=True, theory=likelihood[0], tolerance=0.05, source="Kim et al. 2021", figure="warm",
-        ),
+        Check("AutoWU: fitted as the authors do, the decision comes at the same step within 5 %, at one more seed",
+            "equal", measured=steps_apart.value, interval=steps_apart[1:], theory=1.0, tolerance=0.05,
+            source="Kim et al. 2021", figure="warm"),
         Check("AutoWU: fitted as the authors do, the least loss lies at the same place, within a quarter of the "
-            "lengthscale", "upper_bound", measured=abs(adam[1] - likelihood[1]), exact=True,
-            theory=loss_gp.LENGTHSCALE / 4, source="Kim et al. 2021", figure="warm"),
+            "lengthscale, at one more seed (either way)", "upper_bound", measured=abs(places.value),
+            interval=magnitude(places.low, places.high), theory=loss_gp.LENGTHSCALE / 4, source="Kim et al. 2021",
+            figure="warm"),
         Check(f"AutoWU, b = {p.batch_sizes}: the final training loss is no higher than that of the best constant "
             "lr (ratio)", "upper_bound", **joined([paired(res.ended[name], at_best[b]) for b, name in both.items()]),
             theory=1.0, source="Kim et al. 2021", figure="systems",
@@ -366,7 +379,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "The paper, which finds AutoWU as good as tuned baselines, trains with AdamP and LAMB, whose steps a "
             "large gradient does not lengthen."),
         Check("AutoWU: turned back at the same lr without the excursion beyond it, the final loss is lower (mean of ln "
-            "of the ratio over all seeds of all batch sizes, against 0)", "ordering", measured=[0.0, saved.mean()],
+            "of the ratio over batch sizes and seeds, against 0)", "ordering", measured=[0.0, saved.mean()],
             interval=[[0.0, 0.0], between(saved)], source="Kim et al. 2021", figure="warm"),
         Check(f"AutoWU, b = {res.large}: linear and exponential warm-up find the same lr within a factor 2 (|log₂| of "
             "the medians)", "upper_bound", **apart(res.peak["linear warm-up"], res.peak[both[res.large]]), theory=1.0,

@@ -230,13 +230,13 @@ def figures(res: Results) -> notebook.Figures:
 
 
 def single_dips(runs: Iterable[Run], eps2: float) -> Interval:
-    """The batch size at which single runs first dip below ε² cheapest, in the median over seeds; seeds are resampled,
-    each batch size's for itself."""
+    """The batch size at which single runs first dip below ε² cheapest, in the median over seeds, which are resampled:
+    of eight seeds such percentiles hold a median in 92 % of cases."""
     runs, rng = list(runs), np.random.default_rng(0)
-    dips = [run.per_seed_crossings(eps2**0.5) for run in runs]
-    drawn = np.array([np.median(of[rng.integers(len(of), size=(1000, len(of)))], axis=1) for of in dips]).T
+    dips = np.array([run.per_seed_crossings(eps2**0.5) for run in runs])
+    drawn = np.median(dips[:, rng.integers(dips.shape[1], size=(1000, dips.shape[1]))], axis=2).T
     sizes = np.array([run.rows["batch_size"].iloc[0] for run in runs], dtype=float)
-    return of_draws(lambda medians: sizes[np.argmin(medians)], np.array([*map(np.median, dips)]), drawn)
+    return of_draws(lambda medians: sizes[np.argmin(medians)], np.median(dips, axis=1), drawn)
 
 
 def thirds(eps2: pd.Series) -> list[float]:
@@ -276,7 +276,11 @@ def claims(res: Results) -> notebook.Claims:
         minimizers(constant.values(), p.eps2), "left", on="eps2", suffixes=("", "_")
     )
     least = least.merge(res.least["digits", "predicted"], on="eps2", suffixes=("", "_predicted"))
-    dips = single_dips(constant.values(), sure["eps2"].iloc[-1]) if len(sure) else None
+    dips = [single_dips(constant.values(), target) for target in least["eps2"]]
+    smaller = [
+        Interval(dip.value / row.batch_size, dip.low / row.batch_high, dip.high / row.batch_low)
+        for dip, row in zip(dips, least.itertuples(), strict=True)
+    ]
 
     def exponent(claim: str, kind: str, key: tuple[str, str, str], theory: float, **more: Any) -> Check | LeftOut:
         slope = res.slopes[key]
@@ -373,10 +377,11 @@ def claims(res: Results) -> notebook.Claims:
             figure="samples",
         ),
         check(
-            "Digits: a single run's first dip below ε comes at a smaller b than the expectation's",
-            "ordering",
-            missing="it needs an ε² that two batch sizes reached, and two seeds",
-            **sampled(*([dips, Interval(*sure[list(BATCH)].iloc[-1])] if dips else [])),
+            "Digits: a single run's first dip below ε comes at a smaller b than the expectation's, at every ε (ratio)",
+            "upper_bound",
+            missing="it needs an ε² that was reached",
+            **sampled(*smaller),
+            theory=np.nextafter(1.0, 0.0),
             source="T1 [S]",
             figure="samples",
         ),

@@ -251,7 +251,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     for target in p.tuned_eps2:
         values, drawn = drawn_crossings(tuned.values(), target, 200)
         sizes = np.array([b for _, b in tuned], dtype=float)
-        front[target] = estimates.of_draws(partial(front_batch_size, sizes), values, drawn.T)
+        front[target] = estimates.wide(estimates.of_draws(partial(front_batch_size, sizes), values, drawn.T))
     require(not any(np.isnan(of.value) for of in front.values()), "tuned_eps2", p.tuned_eps2,
             "each must be reached by the three pairs that a front takes")  # fmt: skip
     targets = {name: [e for of, e in fitted if of == name] for name in ("softmax", "network")}
@@ -417,6 +417,17 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
     def mean_factor(column: str) -> Interval:
         return Interval(*(np.exp(np.log(end).mean()) if len(end) else np.nan for end in factors(column, "softmax")))
 
+    def nearer(a: Interval, b: Interval) -> Interval:
+        return Interval(a.value / b.value, a.low / b.high, a.high / b.low)
+
+    def same_sigma(a: str, b: str) -> Interval:
+        """The mean factor of one estimate over that of another, which has the same tr Σ and the same b* in it: their
+        quotient, where all of both is above b*."""
+        of, truth = res.estimated_b["softmax"], res.critical_of.get("softmax")
+        if truth is None or not all((of[name].low > truth.high).all() for name in (a, b)):
+            return Interval(np.nan, np.nan, np.nan)
+        return Interval(*[float(np.exp(np.log(of[a].value / of[b].value).mean()))] * 3)
+
     target = p.tuned_eps2[0]
     mean_curvature = [
         res.estimated[name]["curvature"].iloc[-1] / res.estimated[name]["B"].iloc[-1] / rate
@@ -444,7 +455,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
     adam = [res.critical["Adam", p.adam_eps2[i]] for i in (0, len(p.adam_eps2) // 2, -1)]
     wide = res.found["Adam"][res.found["Adam"]["batch_size"].isin([1, p.adam_largest_batch_size])]
     ends = wide.sort_values("samples").groupby("eps2").first()  # the cheaper end
-    tau = [Interval(of.mean(), of.min(), of.max()) for of in (res.asked[1.0][:, -1], res.asked[1.0][:, 1])]
+    tau = [estimates.mean(of) for of in (res.asked[1.0][:, -1], res.asked[1.0][:, 1])]
     found = res.well
     # fmt: off
     rows = [  # claim, kind, values, theory or tolerance, figure, source, what else
@@ -480,8 +491,9 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
          "upper_bound", [factors("curvature", *res.estimated_b)], 10.0, "critical", "[N]", {"headline": True}),
         ("Fixed η: the critical batch size is the predicted one (T15) within a factor of two (softmax, network)",
          "upper_bound", [factors("predicted", "softmax", "network")], 2.0, "critical", "T15 [N]", {}),
-        ("Softmax, fixed η: η tr(HΣ)/ε² is nearer to the critical batch size than T2's (mean factor)", "ordering",
-         [mean_factor("curvature"), mean_factor("T2")], None, "critical", "[N]", {}),
+        ("Softmax, fixed η: η tr(HΣ)/ε² is nearer to the critical batch size than T2's, and that than the noise scale "
+         "(mean factor over that of the next)", "upper_bound",
+         [nearer(mean_factor("curvature"), mean_factor("T2")), same_sigma("T2", "B")], 1.0, "critical", "[N]", {}),
         (f"Softmax, ε² = {target:g}: η tr(HΣ)/ε² is nearer where the run's batch is near the critical one than where "
          "it is larger (factor over factor)", "upper_bound", [on_and_off(res, target)], 1.0, "critical", "[N]", {}),
         ("Strongly convex quadratic: learning τ* on the way costs at most 1.25 times knowing it, at both radii",
@@ -535,7 +547,7 @@ def on_and_off(res: SimpleNamespace, eps2: float) -> Interval:
         Interval(*(end[j] for end in of["curvature"]))
         for of, j in ((res.estimated_b["softmax"], i), (res.large_estimated_b, 0))
     )
-    corners = [
-        np.abs(np.log(a / t)) - np.abs(np.log(b / t)) for t, a, b in product(res.critical["softmax", eps2], near, far)
-    ]
+    truth = res.critical["softmax", eps2]
+    places = [(*of, *np.clip(truth, of.low, of.high)) for of in (near, far)]  # a factor is least where it is 1
+    corners = [np.abs(np.log(a / t)) - np.abs(np.log(b / t)) for t, a, b in product(truth, *places)]
     return Interval(np.exp(corners[0]), np.exp(min(corners)), np.exp(max(corners)))

@@ -241,13 +241,13 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
             own = {key: run for key, run in runs.items() if key[:3] == ("pair", model, lr)}
             measured = crossings(own.values(), eps2, model=model, lr=lr, source="measured")
             budget = {key[3]: run.spec.max_steps for key, run in own.items()}
-            predicted = pd.DataFrame(
+            foreseen = pd.DataFrame(
                 {"batch_size": key[3], "eps2": e, **predicted[key].first_crossing(e**0.5)._asdict()}
                 for key in own
                 for e in eps2
             )
-            predicted.loc[predicted["steps"] > predicted["batch_size"].map(budget), ["steps", "samples"]] = np.inf
-            rows.append(measured.merge(predicted, on=["batch_size", "eps2"], suffixes=("", "_predicted")))
+            foreseen.loc[foreseen["steps"] > foreseen["batch_size"].map(budget), ["steps", "samples"]] = np.inf
+            rows.append(measured.merge(foreseen, on=["batch_size", "eps2"], suffixes=("", "_predicted")))
             best = rows[-1].loc[rows[-1].groupby("eps2")["samples_predicted"].idxmin()]
             sure = minimizers(own.values(), eps2)
             if len(sure):
@@ -465,10 +465,10 @@ def successive_claims(res: SimpleNamespace) -> list[Check]:
         return about(frame["G2"] - frame["product"], frame["product_error"], frame["G2"] - frame["theory"])
 
     def over(column: str, exact: pd.Series) -> Interval:
-        """The mean over all points, weighed by their errors."""
+        """The mean over all points, weighed by their errors, which add: points share their draws."""
         value, error = drawn[column] / exact, drawn[f"{column}_error"] / exact
         weight = 1 / error**2
-        return about(weight @ value / weight.sum(), weight.sum() ** -0.5, 1.0)
+        return about(weight @ value / weight.sum(), weight @ error / weight.sum(), 1.0)
 
     def of_variance(value: pd.Series) -> Interval:
         spread = 2 * (2 / p.draws) ** 0.5 * 1.5  # products have heavier tails than the normal law
@@ -478,7 +478,7 @@ def successive_claims(res: SimpleNamespace) -> list[Check]:
     growing, falling = (rules[rules["rule"] == rule] for rule in ("b grows", "η decays"))
     late = res.online.steps >= 100  # ten times its memory
     halves, exact = (res.online.curves(name)[:, late].mean(1) for name in ("loop_sqnorm", "grad_sqnorm"))
-    online = about(halves.mean() / exact.mean(), np.std(halves / exact, ddof=1) / len(halves) ** 0.5, 1.0)
+    online = estimates.of_means(lambda a, b: a / b, halves, exact)
     # fmt: off
     equal = [
         ("Successive gradients with replacement: ‖G‖² − s is η(GᵀHG + Q/b) within 15 %, at all points and b",

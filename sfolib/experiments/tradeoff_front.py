@@ -27,7 +27,7 @@ from sfolib.theory import bounds, optimal_schedule
 from sfolib.theory.bounds import Constants
 from sfolib.theory.optimal_schedule import Optimum
 from sfolib.theory.quadratic import PowerLawQuadratic
-from sfolib.training.estimates import Interval, of_draws
+from sfolib.training.estimates import Interval, of_draws, wide
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
@@ -161,9 +161,10 @@ def statistics(p: Parameters, lr: np.ndarray, batch_size: np.ndarray, samples: n
     sizes, x = np.unique(batch_size), np.array(p.time_ratios, dtype=float)
     at = [np.flatnonzero(batch_size == b) for b in sizes]
     best = np.array([of[samples[of].argmin()] for of in at])  # at one b fewest steps and evaluations are one
+    fastest = np.where(np.isfinite(samples[best]), lr[best], np.nan)
     front = pareto(pd.DataFrame({"steps": samples[best] / sizes, "samples": samples[best]}))
     if len(front) < 3:
-        return np.concatenate([np.full(5 + len(x), np.nan), lr[best]])
+        return np.concatenate([np.full(5 + len(x), np.nan), fastest])
     fit = fit_front(front["steps"], front["samples"])
     time = samples[best] * (1 + x[:, None] / sizes)
     asked = np.array([(fit.batch_size * x) ** 0.5, np.full(len(x), fit.batch_size)])
@@ -171,7 +172,16 @@ def statistics(p: Parameters, lr: np.ndarray, batch_size: np.ndarray, samples: n
     regret = time[np.arange(len(x)), nearest] / time.min(1)
     scatter = fit.scatter / power_law_scatter(front["steps"], front["samples"])
     means = regret.mean(1)
-    return np.array([*fit[:2], fit.batch_size, scatter, means[0] / means[1], *regret[0], *lr[best]])
+    return np.array([*fit[:2], fit.batch_size, scatter, means[0] / means[1], *regret[0], *fastest])
+
+
+def of_fits(found: Interval) -> Interval:
+    """The intervals of `statistics`: of what is fitted to the front `estimates.wide`; of the distance over that from a
+    power law none, because its draws lie all to one side of it."""
+    ends = [np.where(np.arange(len(found.value)) < 3, *both) for both in zip(wide(found), found, strict=True)]
+    for end in ends[1:]:
+        end[3] = np.nan
+    return Interval(*ends)
 
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
@@ -195,7 +205,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         found, drawn = drawn_crossings(runs.values(), target, DRAWS)
         reached = np.isfinite(found)
         sizes, lrs = np.array([*runs])[reached].T
-        of_grid[target] = of_draws(partial(statistics, p, lrs, sizes), found[reached], drawn[reached].T)
+        of_grid[target] = of_fits(of_draws(partial(statistics, p, lrs, sizes), found[reached], drawn[reached].T))
     c, variance = PowerLawQuadratic().constants(), float(max(run.rows["variance"].max() for run in runs.values()))
     of_digits = Constants(digits.smoothness_bound, variance, digits.start_loss() - digits.minimum.value)
     latency, per_sample = fit_step_time(TIMED, measure_step_time(digits, TIMED, device=p.device))

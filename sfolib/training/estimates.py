@@ -156,6 +156,16 @@ def of_draws(
     return Interval(np.asarray(statistic(values), dtype=float), low, high)
 
 
+def wide(found: Interval) -> Interval:
+    """Both the interval of percentiles of draws and the basic one, 2θ̂ − percentiles.
+
+    For what is fitted to the least of several noisy values: the estimate has the winner's curse, and each draw has it
+    again, so that percentiles alone lie too far to its side.
+    """
+    value, low, high = found
+    return Interval(value, np.minimum(low, 2 * value - high), np.maximum(high, 2 * value - low))
+
+
 def percentiles(values: np.ndarray, confidence: float = 0.95) -> np.ndarray:
     """Percentiles (low, high) along the first axis; picks a draw, so that no interpolation meets an infinity."""
     tail = (1 - confidence) / 2
