@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from sfolib._utils.errors import InputError
 from sfolib.analysis.claims import Check, LeftOut
+from sfolib.analysis.predict import Prediction
 from sfolib.cli import main
-from sfolib.experiments import adaptive, critical_batch_size, derivations, notebook, registry
+from sfolib.experiments import adaptive, critical_batch_size, derivations, notebook, prediction, registry
 
 NOTEBOOKS = sorted((notebook.root() / "notebooks").glob("*.ipynb"))
 # so little that runs take no time; what is drawn at random is each parameter but these
@@ -48,6 +49,10 @@ TINY = {
         "problems": ["digits/softmax"], "budget": 3000, "factors": [], "seeds": 2, "policy_seeds": 2,
     },
     "all_side_by_side": {"seeds": 2, "epochs": 3, "model": "softmax"},
+    "prediction": {
+        "seeds": 2, "network_seeds": 2, "network_samples": 64, "max_samples": 600, "stage": 200, "draws": 16,
+        "time": 4.0, "mlp_time": 2.0, "batch_sizes": [2, 8], "lrs": [0.4], "mlp_lrs": [0.2],
+    },
     "cifar100": {"seeds": 2, "epochs": 2, "train_images": 40, "test_images": 20},
 }  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")  # inf and nan of few seeds
@@ -109,6 +114,15 @@ def _quick(monkeypatch):
         return frame.drop(columns="source").assign(bias=0.0)
 
     monkeypatch.setattr(critical_batch_size, "predict_constant", predicted)
+
+    def forecast(spec, device):
+        steps = np.arange(1 + (spec.max_steps or spec.max_samples))
+        constant = spec.plan.is_constant and spec.sampling == "replacement"
+        bias, noise = 1 / (1 + steps), np.full(len(steps), 0.01)
+        samples = steps * (1 if constant else spec.plan.at(0)[0])
+        return Prediction(steps, samples, bias + noise, bias, noise, bias + noise, noise, probes=1)
+
+    monkeypatch.setattr(prediction, "forecast", forecast)
     looks = adaptive.looks
     monkeypatch.setattr(adaptive, "looks", lambda spec, marks, *how, **more: looks(spec, marks[:2], *how, **more))
 
