@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sfolib._utils.errors import InputError
 from sfolib._utils.rng import epoch_order
-from sfolib.analysis.noise_scale import adapt, near, noise_scale_band
+from sfolib.analysis.noise_scale import adapt, near, noise_scale_band, of_seeds
 from sfolib.gradients.statistics import GradientStatistics
 from sfolib.problems.specs import Digits, Quadratic, split_digits
 from sfolib.schedules.adaptive import noise_scale
@@ -33,6 +33,7 @@ from sfolib.theory import adam_bound, bounds
 from sfolib.theory.adam_bound import AdamConstants
 from sfolib.theory.bounds import Constants
 from sfolib.theory.quadratic import PowerLawQuadratic
+from sfolib.training import estimates
 from sfolib.training.records import Run
 from sfolib.training.run import run
 from sfolib.training.spec import NoiseProbes, Spec
@@ -463,7 +464,8 @@ def test_the_band_is_a_ratio_of_means():
 
 
 def test_near_is_a_mean_around_there():
-    mean, low, high = near(small_run(), "variance", 15, width=1.6)  # points at 10 and 20
+    wide = of_seeds(small_run(), "variance", 15, width=1.6)  # points at 10 and 20
+    mean, low, high = estimates.mean(wide, log=False)
     assert (mean, low, high) == pytest.approx((5.0, 5.0 - 12.706, 5.0 + 12.706), rel=1e-4)  # Student's t, 1 degree
     with pytest.raises(InputError, match="samples = 1000"):
         near(small_run(), "variance", 1000)
