@@ -58,7 +58,9 @@ def test_what_is_told_of_a_grid_is_that_of_the_hyperbola_it_lies_on():
     N = K_min * (1 + B / sizes) * sizes
     p = tradeoff_front.Parameters(scale="smoke", time_ratios=[1, 50])
     lr, batch_size = np.repeat([0.1, 0.4], len(sizes)), np.tile(sizes, 2)
-    K, samples, B_found, scatter, mean, *others = tradeoff_front.statistics(p, lr, batch_size, np.concatenate([3 * N, N]))
+    K, samples, B_found, scatter, mean, *others = tradeoff_front.statistics(
+        p, lr, batch_size, np.concatenate([3 * N, N])
+    )
     assert (K, samples, B_found) == pytest.approx((K_min, B * K_min, B), rel=1e-4)
     assert scatter < 1e-3
     time = {x: N * (1 + x / sizes) for x in (1, 50)}  # x latency and one a sample: K (x + b)
