@@ -1,4 +1,4 @@
-"""`python -m benchmarks.rounding [SETTING …] [--python PATH]`: whether another processor's rounding turns a verdict.
+"""`python -m benchmarks.rounding [--setting NAME] [--python PATH] [--page]`: which verdicts rounding turns.
 
 Runs the notebooks at quick scale (11 minutes a setting on two idle cores) under each setting, a change of the last
 digits of every sum, into a folder of its own beside `figures/`, and writes docs/rounding.md: claims decided otherwise
@@ -88,7 +88,7 @@ def page(by_setting: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("settings", nargs="*", choices=[*SETTINGS, []], help="default: all")
+    parser.add_argument("--setting", action="append", choices=SETTINGS, help="one of them; default: all")
     parser.add_argument("--python", help="interpreter with another torch")
     parser.add_argument("--page", action="store_true", help="run nothing, write the page")
     asked = parser.parse_args()
@@ -98,7 +98,7 @@ def main() -> None:
         name = "torch " + subprocess.run(version, check=True, capture_output=True, text=True).stdout.strip()
         run(name, {}, asked.python, folder)
     elif not asked.page:
-        for name in asked.settings or SETTINGS:
+        for name in asked.setting or SETTINGS:
             run(name, SETTINGS[name], sys.executable, folder)
     reference = json.loads((root() / "figures" / "reference" / "checks.json").read_text())
     done = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/checks.json"))}

@@ -61,6 +61,7 @@ def ratios(checks: Sequence[Check]) -> Figure:
             Line2D([], [], color=dark, label="off by", **plain),
             Line2D([], [], color="0.85", linewidth=7, label="tolerance"),
             Line2D([], [], color=dark, fillstyle="none", label="below its bound by", **plain),
+            Line2D([], [], color=red, fillstyle="none", label="above its bound by", **plain),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=7.5)
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7.5)
     return figure

@@ -160,7 +160,9 @@ def wide(found: Interval) -> Interval:
     """Both the interval of percentiles of draws and the basic one, 2θ̂ − percentiles.
 
     For what is fitted to the least of several noisy values: the estimate has the winner's curse, and each draw has it
-    again, so that percentiles alone lie too far to its side.
+    again, so that percentiles alone lie too far to its side. Of the least of ten means over eight seeds, equal ones to
+    ones 0.3 deviations apart, it covers 92 to 97 %, percentiles 1 to 89 %
+    (`test_what_is_picked_as_the_least_needs_the_wide_interval`).
     """
     value, low, high = found
     return Interval(value, np.minimum(low, 2 * value - high), np.maximum(high, 2 * value - low))

@@ -6,6 +6,7 @@ from html import escape
 import numpy as np
 import pytest
 
+from benchmarks.rounding import compare
 from sfolib._utils.errors import InputError
 from sfolib.analysis.claims import KINDS, VERDICTS, Check, LeftOut, Table, chance, check, differences, outcome, table
 from sfolib.analysis.fits import fit_exponent, fit_front, power_law_scatter
@@ -189,3 +190,21 @@ def test_the_table_shows_claims_whole_and_escapes_them():
         assert "9 values, 2 … 2" in text
         assert "why" in text
         assert "None" not in text
+
+
+def test_verdicts_that_rounding_turns():
+    def claim(name, verdict, *measured):
+        return {"notebook": "01_x", "claim": name, "verdict": verdict, "measured": list(measured)}
+
+    before = [claim("a", "reproduced", 1.0, None), claim("b", "partly", 2.0), claim("c", "undecided", 4.0)]
+    now = [
+        claim("a", "reproduced", 1.0, None),
+        claim("b", "reproduced", 2.1),
+        claim("c", "partly", 4.0),
+        claim("d", "partly"),
+    ]
+    found = compare([*now, claim("d", "partly")], before)
+    assert found["claims"] == 3
+    assert found["turned"] == [("01: b", "reproduced", "partly")]
+    assert found["undecided"] == [("01: c", "partly", "undecided")]
+    assert (found["same"], found["beyond_1_percent"]) == (0.75, 0.25)

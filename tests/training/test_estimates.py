@@ -119,3 +119,17 @@ def test_one_more_seed_falls_into_its_interval():
     seen = rng.normal(size=(4000, 6))
     _, low, high = estimates.further(seen[:, :5].T)
     assert ((low <= seen[:, 5]) & (seen[:, 5] <= high)).mean() == pytest.approx(0.95, abs=0.012)
+
+
+@pytest.mark.parametrize(("apart", "least", "most"), [(0.0, 0.88, 0.1), (0.3, 0.94, 0.93)])
+def test_what_is_picked_as_the_least_needs_the_wide_interval(apart, least, most):
+    """The least of ten expectations, so far apart, each a mean over eight seeds: percentiles alone lie below the truth,
+    0, and hold it in at most `most` of the cases."""
+    rng, held = np.random.default_rng(5), {"percentiles": [], "wide": []}
+    for _ in range(400):
+        values = rng.normal(size=(8, 10)) + apart * np.arange(10)
+        narrow = estimates.of_draws(np.min, values.mean(0), estimates.draws(values, 400))
+        for name, (_, low, high) in (("percentiles", narrow), ("wide", estimates.wide(narrow))):
+            held[name].append(low <= 0 <= high)
+    assert np.mean(held["percentiles"]) < most
+    assert np.mean(held["wide"]) > least
