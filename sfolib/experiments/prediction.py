@@ -430,9 +430,10 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
     for key in plans:
         title = TITLES.get(key[1])
         how = {"replacement": "with replacement", "permutation": "by permutation"}[key[3]]
-        groups.setdefault(f"{title.capitalize()}, {how}" if title else key[2], []).append(key)
+        whose = "" if key[2] in PLANS else ", plans of your own"  # predicted when they are asked for
+        groups.setdefault(f"{title.capitalize()}, {how}{whose}" if title else key[2], []).append(key)
     for name, keys in groups.items():
-        (_, model, _, sampling), tolerance = keys[0], res.tolerance[keys[0]]
+        (_, model, plan, sampling), tolerance = keys[0], res.tolerance[keys[0]]
         checks.append(
             Check(
                 f"{name}: E‖∇f‖² is the predicted within {tolerance:.0%} {shares}"
@@ -441,7 +442,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
                 **ends(res, keys),
                 theory=1.0,
                 tolerance=tolerance,
-                headline=(model, sampling) == ("softmax", "replacement"),
+                headline=(model, sampling) == ("softmax", "replacement") and plan in PLANS,
                 explanation="" if model == "softmax" else WHY,
                 source="T15 [N]",
                 figure="plans" if model in TITLES else "networks",

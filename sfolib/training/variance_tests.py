@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
 from sfolib._utils.errors import require
 from sfolib.training import policy_signals
+from sfolib.training.estimates import ratio_of_means
 from sfolib.training.loop import Trainer
 from sfolib.training.spec import Spec
 
@@ -24,7 +26,8 @@ def looks(
 
     As many batches of a size are drawn as `samples` allow, at least one, in the way of spec.sampling; with
     "permutation" a size of the whole data set is just that. Columns: sfo, batch, grad_sqnorm = ‖∇f‖², and the fields
-    of `gradients.GradientStatistics`; with `per_tensor` those of the sum over parameter tensors.
+    of `gradients.GradientStatistics`; with `per_tensor` those of the sum over parameter tensors; asked, tr Σ over
+    ‖g‖², with its 95 % interval over the batches (asked_low, asked_high).
     Needs one seed, and marks that rise and are within spec.max_samples.
     """
     require(len(spec.seeds) == 1, "seeds", spec.seeds, "must be one")
@@ -43,7 +46,12 @@ def looks(
                 starts = range(first, first + max(samples, size), size)
                 found = [policy_signals.statistics(trainer.task, start, size, per_tensor) for start in starts]
                 means = {name: sum(getattr(f, name) for f in found) / len(found) for name in _STATISTICS}
-                rows.append({"samples": trainer.samples, "batch_size": size, "grad_sqnorm": grad_sqnorm, **means})
+                each = (np.array([[float(getattr(f, name))] for f in found]) for name in ("variance", "mean_sqnorm"))
+                asked = (float(end[0]) for end in ratio_of_means(*each))
+                asked_for = dict(zip(("asked", "asked_low", "asked_high"), asked, strict=True))
+                rows.append(
+                    {"samples": trainer.samples, "batch_size": size, "grad_sqnorm": grad_sqnorm, **means, **asked_for}
+                )
     finally:
         torch.set_num_threads(threads)
     return pd.DataFrame(rows)

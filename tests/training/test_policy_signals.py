@@ -181,6 +181,8 @@ def test_looks_are_means_over_fresh_batches(per_tensor):
     last = found.iloc[-1]
     for name in ("mean_sqnorm", "variance", "inner_product_variance", "orthogonal_variance"):
         assert last[name] == pytest.approx(np.mean([getattr(each, name) for each in seen]))
+    assert last["asked"] == pytest.approx(last["variance"] / last["mean_sqnorm"])
+    assert last["asked_low"] < last["asked"] < last["asked_high"]
     assert last["grad_sqnorm"] == trainer.task.measure()["grad_sqnorm"].item()
 
 
