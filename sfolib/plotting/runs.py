@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -140,7 +141,11 @@ def _legend(figure: Figure, axes: np.ndarray, theory: Sequence[Band] = ()) -> No
             plain = {"marker": mark, "linestyle": "none", "color": "0.3", "markersize": 7, "fillstyle": "none"}
             handles.append(Line2D([], [], label=words, **plain))
     labels = [*labels, *(h.get_label() for h in handles[len(labels) :])]
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(handles)))
+    below = partial(figure.legend, handles, labels, loc="outside lower center")
+    legend = below(ncols=min(3, len(handles)))
+    if legend.get_window_extent().width > figure.bbox.width:
+        legend.remove()
+        below(ncols=2)
 
 
 def _within(axis: Axes, runs: Iterable[Run], column: str) -> None:

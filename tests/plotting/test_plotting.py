@@ -89,6 +89,9 @@ def test_trajectories_draw_means_and_intervals_over_seeds():
     three = plotting.trajectories({"one": run}, ["batch_size", "lr", "test_error"], "epochs").axes[:3]
     assert [axis.get_xlabel() for axis in three] == ["", "epochs", "epochs"]
     assert [axis.xaxis.get_tick_params()["labelbottom"] for axis in three] == [False, True, True]
+    many = plotting.trajectories({f"a schedule that grows {by} at fixed times": run for by in "bη?"}, ["lr"], "epochs")
+    (legend,) = many.legends
+    assert legend.get_window_extent().width <= many.bbox.width
 
 
 def test_costs_show_what_was_not_reached_as_a_cross():
