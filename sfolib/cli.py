@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     figures = commands.add_parser("figures", help="run notebooks through papermill and write the report page")
     figures.add_argument("names", nargs="*", metavar="NAME", help="notebooks, by name or its beginning (default: all)")
-    figures.add_argument("--scale", choices=("smoke", "quick", "paper"), default="quick")
+    figures.add_argument("--scale", choices=("smoke", "quick", "paper", "full"), default="quick")
     how = "a parameter of theirs, as in -p eps2 '[0.02]'; again for more"
     figures.add_argument(
         "-p", dest="given", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"), help=how
@@ -154,6 +154,8 @@ def _figures(args: argparse.Namespace) -> int:
 
     require(args.jobs >= 1, "jobs", args.jobs, "must be 1 or more")
     out, notebooks = args.out or root() / "figures", report.select(args.names)
+    if args.scale == "full":
+        notebooks = _at_full_size(notebooks, args.names)
     given = {name: _value(text) for name, text in args.given}
     for name in ("scale", "jobs", "out"):
         require(name not in given, name, given.get(name), f"is said by --{name}")
@@ -181,10 +183,20 @@ def _figures(args: argparse.Namespace) -> int:
 
         with executors.backend(args.backend, args.address, args.jobs):
             lost = registry.train_all(due, args.scale, out, args.jobs, given)
-    outcomes = report.figures(args.names, args.scale, args.jobs, out, args.again, lost, given)
+    outcomes = report.figures([path.stem for path in notebooks], args.scale, args.jobs, out, args.again, lost, given)
     turned = report.write(out, outcomes)
     print("\n".join([*turned, *report.headlines(out), f"report: {out / 'index.html'}"]))
     return 1 if any(outcome.error for outcome in outcomes) or (args.strict and turned) else 0
+
+
+def _at_full_size(notebooks: list[Path], named: list[str]) -> list[Path]:
+    """Those that have a scale "full": of all, or all that were named."""
+    from sfolib.experiments import registry
+
+    found = [path for path in notebooks if "full" in registry.experiment(path).Parameters.SCALES]
+    missing = [path.stem for path in notebooks if path not in found] if named else []
+    require(not missing, "scale", "full", f"{', '.join(missing)} has none; 'paper' is the largest there")
+    return found
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -18,7 +18,8 @@ from sfolib.plotting import Band
 from sfolib.plotting.cifar import nominal_counts, norms
 from sfolib.plotting.decay import Panel
 from sfolib.plotting.decay import schedules as panels_of
-from sfolib.problems.specs import Images
+from sfolib.plotting.schedules import rising, value_at
+from sfolib.problems.specs import Digits, Images, named
 from sfolib.schedules.plan import Plan
 from sfolib.training import estimates
 from sfolib.training.records import Run
@@ -27,83 +28,115 @@ from sfolib.training.spec import Spec
 
 class Parameters(notebook.Parameters):
     SCALES: ClassVar = notebook.scales(
-        dataset=("handwriting", "handwriting", "cifar100"),
-        models=(["resnet8"], ["resnet8"], ["resnet18", "WideResNet28_10"]),
-        max_batch_size=(64, 64, 2048),
-        interval=(1, 2, 20),
-        epochs=(4, 8, 200),
-        seeds=(2, 3, 3),
-        train_images=(120, 240, 1),
-        precision=("fp32", "fp32", "bf16"),
+        dataset=("handwriting", "handwriting", "cifar100", "fashion_mnist"),
+        models=(["resnet8"], ["resnet8"], ["resnet18", "WideResNet28_10"], ["resnet8", "cnn"]),
+        max_batch_size=(64, 64, 2048, 2048),
+        interval=(1, 2, 20, 2),
+        epochs=(4, 8, 200, 20),
+        norm_epochs=(4, 8, 200, 4),
+        seeds=(2, 3, 3, 3),
+        digits=([], [], [], ["cnn"]),
+        train_images=(120, 240, 1, 1),
+        precision=("fp32", "fp32", "bf16", "fp32"),
     )
 
-    dataset: Literal["handwriting", "cifar100"] = by_scale('"cifar100", or "handwriting" for the stand-in')
+    scale: notebook.Scale = Field("quick", description='"smoke" (seconds), "quick", "paper" or "full"')
+    dataset: Literal["handwriting", "fashion_mnist", "cifar100"] = by_scale(
+        '"cifar100", "fashion_mnist", or "handwriting" for the stand-in'
+    )
     models: list[str] = by_scale("networks")
     data_dir: str = Field(
-        "data", description="where CIFAR-100 lies, from the project's root; the stand-in is written beside the figures"
+        "data",
+        description="where the data set lies, from the project's root; the stand-in is written beside the figures",
     )
     batch_size: PositiveInt = Field(16, description="initial batch size")
     lr: PositiveFloat = Field(0.1, description="initial learning rate")
+    increment: PositiveInt = Field(16, description="what linear growth adds to the batch size a stage")
     delta: PositiveFloat = Field(2.0, description="factor on the batch size a stage")
     gamma: PositiveFloat = Field(1.4, description="factor on the learning rate a stage")
     max_batch_size: PositiveInt = by_scale("cap of a growing batch")
     interval: PositiveInt = by_scale("epochs of a stage")
     epochs: PositiveInt = by_scale("budget of a run")
+    norm_epochs: PositiveInt = by_scale("of the four runs that compare gradient norms")
+    digits: list[str] = by_scale("networks trained on the digits beside, for the paper's own 200 epochs")
     seeds: PositiveInt = by_scale("independent runs")
     train_images: PositiveInt = by_scale("of the stand-in")
     test_images: PositiveInt = Field(60, description="of the stand-in")
     precision: Literal["fp32", "tf32", "bf16"] = by_scale('of the training steps: "fp32", "tf32" or "bf16"')
 
 
-PAPER = {"bs": 16, "lr": 0.1, "epochs": 200, "csv_path": "unused/", "incr_interval": 20}
+TITLES = {"handwriting": "handwriting (stand-in)", "fashion_mnist": "Fashion-MNIST", "cifar100": "CIFAR-100"}
+CONSTANT, LINEAR, EXPONENTIAL, BOTH = "constant", "batch grows linearly", "batch grows", "both grow"
 CIFAR_IMAGES = 50_000
 AS_PUBLISHED, PLAIN = "BatchNorm, augmented (as published)", "no BatchNorm, not augmented"
 
 
 def methods(p: Parameters) -> dict[str, dict[str, Any]]:
-    """What the three JSON files say of batch size and learning rate."""
+    """What the JSON files say of batch size and learning rate."""
     grows = {"bs_method": "exp_growth", "bs_exp_rate": p.delta}
     return {
-        "constant": {"bs_method": "constant", "lr_method": "constant"},
-        "batch grows": grows | {"lr_method": "constant"},
-        "both grow": grows | {"lr_method": "exp_growth", "lr_exp_rate": p.gamma},
+        CONSTANT: {"bs_method": "constant", "lr_method": "constant"},
+        LINEAR: {"bs_method": "linear_growth", "coefficient": p.increment, "lr_method": "constant"},
+        EXPONENTIAL: grows | {"lr_method": "constant"},
+        BOTH: grows | {"lr_method": "exp_growth", "lr_exp_rate": p.gamma},
     }
 
 
 def schedules(p):
-    """The authors' JSON files as plans (the model does not matter to them)."""
-    common = {"bs": p.batch_size, "lr": p.lr, "epochs": p.epochs, "max_bs": p.max_batch_size, "csv_path": "unused/"}
-    common["incr_interval"] = p.interval
-    return {name: Config(model="resnet18", **common, **method).plan() for name, method in methods(p).items()}
+    """The authors' JSON files as plans (the model does not matter to them): of so many epochs, in stages of so many."""
+
+    def of(epochs, interval):
+        common = {
+            "bs": p.batch_size,
+            "lr": p.lr,
+            "epochs": epochs,
+            "incr_interval": interval,
+            "max_bs": p.max_batch_size,
+        }
+        return {name: Config(model="resnet18", **common, **method).plan() for name, method in methods(p).items()}
+
+    return of
 
 
-def problem_of(p: Parameters, model: str, augment: bool = True) -> Images:
-    """CIFAR-100 from the project's root, or the stand-in, which is written beside the figures."""
-    if p.dataset == "cifar100":
-        return Images(dataset="cifar100", model=model, data_dir=str(root() / p.data_dir), augment=augment)
+def problem_of(p: Parameters, model: str, augment: bool | None = None, **how: Any) -> Images | Digits:
+    """The data set from the project's root, or the stand-in, which is written beside the figures; "digits/cnn" is a
+    network on the digits. augment: None where the paper augments."""
+    on_digits, _, name = model.rpartition("/")
+    if on_digits:
+        return named("digits", name)
+    augment = p.dataset != "fashion_mnist" if augment is None else augment
+    if p.dataset != "handwriting":
+        place = str(root() / p.data_dir)
+        return Images(dataset=p.dataset, model=model, data_dir=place, augment=augment, **how)
     place = p.folder / "data"
     cifar_stand_in.write(place)
     sizes = {"train_images": p.train_images, "test_images": p.test_images}
-    return cifar_stand_in.Handwriting(model=model, data_dir=str(place), augment=augment, **sizes)
+    return cifar_stand_in.Handwriting(model=model, data_dir=str(place), augment=augment, **sizes, **how)
 
 
-def specs(p: Parameters, schedules: Mapping[str, Plan], runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:
-    constant = schedules["constant"]
-    asked = {(model, name): (model, True, plan) for model in p.models for name, plan in schedules.items()}
-    asked |= {
-        ("norm", AS_PUBLISHED): (p.models[0], True, constant),
-        ("norm", "BatchNorm, not augmented"): (p.models[0], False, constant),
-        ("norm", "no BatchNorm, augmented"): ("cnn", True, constant),
-        ("norm", PLAIN): ("cnn", False, constant),
-    }
-    size = problem_of(p, p.models[0]).size
-    return {
-        key: Spec(
-            problem=problem_of(p, model, augment), plan=plan, seeds=tuple(range(p.seeds)), max_samples=p.epochs * size,
+def specs(p: Parameters, schedules: Any, runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:
+    found: dict[Hashable, Spec] = {}
+
+    def add(key: Hashable, problem: Images | Digits, plan: Plan, epochs: int) -> None:
+        found[key] = Spec(
+            problem=problem, plan=plan, seeds=tuple(range(p.seeds)), max_samples=epochs * problem.size,
             eval_every="epoch", precision=p.precision, channels_last=True, grad_norms="both",
-        )
-        for key, (model, augment, plan) in asked.items()
-    }  # fmt: skip
+        )  # fmt: skip
+
+    for models, epochs, interval in ((p.models, p.epochs, p.interval), ([f"digits/{m}" for m in p.digits], 200, 20)):
+        for model in models:
+            for name, plan in schedules(epochs, interval).items():
+                add((model, name), problem_of(p, model), plan, epochs)
+    constant = schedules(p.norm_epochs, p.interval)[CONSTANT]
+    padded = {"padding": 2} if p.dataset == "fashion_mnist" else {}  # to CIFAR's 32×32
+    for variant, model, augment in (
+        (AS_PUBLISHED, p.models[0], True),
+        ("BatchNorm, not augmented", p.models[0], False),
+        ("no BatchNorm, augmented", "cnn", True),
+        (PLAIN, "cnn", False),
+    ):
+        add(("norm", variant), problem_of(p, model, augment, **padded), constant, p.norm_epochs)
+    return found
 
 
 def nominal(plan: Plan, n: int, epochs: int) -> np.ndarray:
@@ -131,58 +164,61 @@ def norm_ratio(run: Run) -> np.ndarray:
 
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
-    """n: training images. runs: by model and schedule; norm_runs: the constant schedule, by variant. measured_counts,
-    paper_counts: nominal over true gradient evaluations an epoch, here and on CIFAR-100; differing: values that are not
-    those of the plan's table."""
-    plans, n = schedules(p), problem_of(p, p.models[0]).size
-    of_model = {model: {key[1]: run for key, run in runs.items() if key[0] == model} for model in p.models}
-    return SimpleNamespace(p=p, real=p.dataset == "cifar100",
-        name_of_data="CIFAR-100" if p.dataset == "cifar100" else "handwriting (stand-in)", n=n,
-        plans=plans, runs=of_model, first=of_model[p.models[0]],
+    """n: training images. runs: by model and schedule; figure_of: names of their figures; norm_runs: the constant
+    schedule, by variant. measured_counts, paper_counts: nominal over true gradient evaluations an epoch, here and on
+    CIFAR-100; differing: values that are not those of the plan's table."""
+    plans, n = schedules(p)(p.epochs, p.interval), problem_of(p, p.models[0]).size
+    models = [*p.models, *(f"digits/{model}" for model in p.digits)]
+    of_model = {model: {key[1]: run for key, run in runs.items() if key[0] == model} for model in models}
+    first = of_model[p.models[0]]
+    paper = p.model_copy(update={"batch_size": 16, "increment": 16, "delta": 2.0, "max_batch_size": 2048})
+    return SimpleNamespace(p=p, real=p.dataset != "handwriting", name_of_data=TITLES[p.dataset], n=n, plans=plans,
+        runs=of_model, first=first, figure_of={model: model.replace("/", "_") for model in models},
         norm_runs={key[1]: run for key, run in runs.items() if key[0] == "norm"},
-        measured_counts={name: counted(run) for name, run in of_model[p.models[0]].items()}, paper_counts={
-            name: nominal(Config(model="resnet18", **PAPER, **method).plan(), CIFAR_IMAGES, 200)
-            for name, method in methods(p).items() if name != "both grow"},
-        differing=[differing(run, plans[name], n, p.epochs) for of in of_model.values() for name, run in of.items()],
+        measured_counts={name: counted(run) for name, run in first.items()},
+        paper_counts={name: nominal(plan, CIFAR_IMAGES, 200) for name, plan in schedules(paper)(200, 20).items()
+            if name != BOTH},
+        differing=[differing(of_model[model][name], plans[name], n, p.epochs) for model in p.models for name in plans],
     )  # fmt: skip
 
 
 def figures(res: SimpleNamespace) -> notebook.Figures:
     p = res.p
     SHOWN = ("batch_size", "lr", "loss", "test_error", "grad_sqnorm")
-    trajectories = panels_of(
-        [Panel(of_model, column, title=model) for model, of_model in res.runs.items() for column in SHOWN]
-        + [Panel(of_model, "loss", "steps", title=model) for model, of_model in res.runs.items()]
-    )
+    trajectories = {
+        model: panels_of([*(Panel(of, column) for column in SHOWN), Panel(of, "loss", "steps")])
+        for model, of in res.runs.items()
+    }
     count_figure = nominal_counts(
         {
             f"{res.name_of_data}, {res.n} images": [
                 Band(name, "measured", np.arange(1, p.epochs + 1), found)
                 for name, found in res.measured_counts.items()
-                if name != "both grow"
+                if name != BOTH
             ],
             f"CIFAR-100, {CIFAR_IMAGES} images": [
                 Band(name, "exact", np.arange(1, 201), found) for name, found in res.paper_counts.items()
             ],
         }
     )
+    padded = ", padded to 32×32" if p.dataset == "fashion_mnist" else ""
     norm_figure = norms(res.norm_runs[AS_PUBLISHED], res.norm_runs)
     return {
-        "trajectories": (trajectories,
-            f"{res.name_of_data}: the authors' schedules, with the exact ‖∇f‖². Mean and 95 % interval over seeds.",
-        ),
+        **{res.figure_of[model]: (figure,
+            f"{title(res, model)}: the authors' schedules, with the exact ‖∇f‖². Mean and 95 % interval over seeds.")
+            for model, figure in trajectories.items()},
         "counts": (count_figure,
             "Gradient evaluations that steps × nominal batch size counts, over those truly made, epoch by epoch. The "
             "last batch of an epoch is short."),
         "norms": (norm_figure,
-            f"{res.name_of_data}, constant schedule. Left: ‖∇f‖ of f and as the authors' program takes it. Right: "
-            "their ratio, with and without BatchNorm and augmentation. "
+            f"{res.name_of_data}{padded}, constant schedule. Left: ‖∇f‖ of f and as the authors' program takes it. "
+            "Right: their ratio, with and without BatchNorm and augmentation. "
             "Geometric means and ranges over seeds.")}  # fmt: skip
 
 
 def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
-    grown = res.first["both grow"].rows.query("seed == 0")
+    shown, grown = res.figure_of[p.models[0]], res.first[BOTH].rows.query("seed == 0")
     pairs = (grown["lr"] / grown["batch_size"]).to_numpy()[:: p.interval][: -(-p.epochs // p.interval)]
     capped = (grown["batch_size"].to_numpy()[:: p.interval] >= p.max_batch_size)[: len(pairs) - 1]
     apart = {name: norm_ratio(run) for name, run in res.norm_runs.items()}
@@ -190,7 +226,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
     checks = [
         Check(
             "At every epoch's end steps, samples and the last true batch are those of plan.table (values that differ)",
-            "upper_bound", measured=res.differing, theory=0, exact=True, source="SFO = Σ b_t", figure="trajectories"),
+            "upper_bound", measured=res.differing, theory=0, exact=True, source="SFO = Σ b_t", figure=shown),
         Check(f"Steps × nominal batch over the true samples, {res.name_of_data}, every epoch of every schedule: ⌈n/b⌉ "
             "b/n", "equal", measured=np.concatenate([*res.measured_counts.values()]), theory=np.concatenate([
                     [-(-res.n // b) * b / res.n for b in (plan.at(epoch)[0] for epoch in range(p.epochs))]
@@ -201,7 +237,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             source="SFO = Σ b_t", figure="counts"),
         check("η/b from stage to stage: × γ/δ while the batch grows, × γ at its cap", "equal",
             measured=pairs[1:] / pairs[:-1], theory=np.where(capped, p.gamma, p.gamma / p.delta), tolerance=1e-9,
-            exact=True, source="T7 [N]", figure="trajectories"),
+            exact=True, source="T7 [N]", figure=shown),
         Check("Without BatchNorm and augmentation the published full gradient norm is ‖∇f‖", "equal",
             measured=np.exp(apart[PLAIN].mean(0)), theory=1.0, tolerance=1e-3, exact=True, source="arXiv 2508.05297",
             figure="norms"),
@@ -212,17 +248,42 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             "own batch of 100. In the mean over the epochs it is "
             + ", ".join(f"{np.exp(of.mean()):.2g} times the exact norm ({name})" for name, of in apart.items())
             + ". Either cause alone moves it. So it cannot be set beside ε.")]  # fmt: skip
-    if res.real:
-        last = {
-            name: [run.curves("published_sqnorm")[:, -1] ** 0.5 for run in (of[name] for of in res.runs.values())]
-            for name in res.plans
-        }
-        for i, model in enumerate(p.models):
-            ends_at = {name: norm[i] for name, norm in last.items()}
-            order = ["both grow", "batch grows", "constant"]
-            checks.append(
-                Check(f"{model}: the published norm ends lowest where both grow, then where the batch grows, then "
-                    "constant", "ordering", measured=[ends_at[name].mean() for name in order],
-                    interval=[estimates.mean(ends_at[name])[1:] for name in order], source="arXiv 2508.05297",
-                    figure="trajectories"))  # fmt: skip
+    for model, of in res.runs.items() if res.real else ():
+        checks += paper_claims(res, model, of)
     return checks
+
+
+def title(res: SimpleNamespace, model: str) -> str:
+    return model.replace("/", ", ") if "/" in model else f"{res.name_of_data}, {model}"
+
+
+def paper_claims(res: SimpleNamespace, model: str, of: Mapping[str, Run]) -> notebook.Claims:
+    """What the paper says of its figures: at equal epochs, how low each schedule ends."""
+    name, figure, source = title(res, model), res.figure_of[model], "arXiv 2508.05297"
+    columns = {"‖∇f‖²": "grad_sqnorm", "loss": "loss", "test error": "test_error"}
+    if np.any(of[CONSTANT].rows["published_sqnorm"] != of[CONSTANT].rows["grad_sqnorm"]):
+        columns["the published norm"] = "published_sqnorm"
+    checks = []
+    for what, column in columns.items():
+        end = {label: at_end(run, column) for label, run in of.items()}
+        checks += [
+            rising(f"{name}: exponential growth of the batch ends below linear growth and the constant one in {what}, "
+                "at equal epochs", [end[EXPONENTIAL], end[LINEAR], end[CONSTANT]], source, figure),
+            rising(f"{name}: the constant batch ends above both growing ones in {what}",
+                [max(end[EXPONENTIAL], end[LINEAR]), end[CONSTANT]], source, figure),
+            rising(f"{name}: growing the learning rate with the batch ends below growing the batch alone in {what}",
+                [end[BOTH], end[EXPONENTIAL]], source, figure)]  # fmt: skip
+    loss = of[BOTH].curves("loss")
+    borne = estimates.ratio_of_means(loss[:, -1], loss[:, int(np.argmin(loss.mean(0)))])
+    checks.append(
+        check(f"{name}: where both grow, up to η of {of[BOTH].rows['lr'].max():.3g}, loss ends within 5 % of its "
+            "lowest", "upper_bound", measured=borne.value, interval=borne[1:], theory=1.05, source="A1, T7 [N]",
+            figure=figure))  # fmt: skip
+    return checks
+
+
+def at_end(run: Run, column: str) -> estimates.Interval:
+    """The mean of a column at the end of the run, with its interval over seeds."""
+    if column != "test_error":
+        return value_at(run, column)
+    return estimates.mean(1 - run.curves("test_accuracy")[:, -1])

@@ -42,7 +42,7 @@ class Handwriting(Images):
     ) -> Task:
         kind = datasets.KINDS["cifar100"]
         augment = None if self.augment is False else crop_and_flip
-        data = ImageData(*self._load(), 10, kind.mean, kind.std, augment)
+        data = ImageData(*self._padded(), 10, kind.mean, kind.std, augment)
         return NetworkTask(self.model, data, self.l2, seeds, sampling, device, dtype, how)
 
     def _load(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:

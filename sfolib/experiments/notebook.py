@@ -24,7 +24,7 @@ from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
@@ -74,9 +74,13 @@ def by_scale(description: str) -> Any:
     return Field(None, description=f"{description}; None: by scale")
 
 
+Scale = Literal["smoke", "quick", "paper", "full"]
+
+
 def scales(**rows: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    """`SCALES` from a table: for each parameter its values at smoke, quick and paper."""
-    return {scale: {name: row[i] for name, row in rows.items()} for i, scale in enumerate(("smoke", "quick", "paper"))}
+    """`SCALES` from a table: for each parameter its values at smoke, quick, paper and, where there is one, full."""
+    known = get_args(Scale)[: min(map(len, rows.values()))]
+    return {scale: {name: row[i] for name, row in rows.items()} for i, scale in enumerate(known)}
 
 
 class Parameters(BaseModel):
@@ -88,7 +92,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {"smoke": {}, "quick": {}, "paper": {}}
 
-    scale: Literal["smoke", "quick", "paper"] = Field("quick", description='"smoke" (seconds), "quick" or "paper"')
+    scale: Scale = Field("quick", description='"smoke" (seconds), "quick" or "paper"')
     device: str = Field("auto", description="auto, cpu, cuda or cuda:<index>")
     jobs: int | None = Field(None, ge=1, description="processes; None: one a core")
     out: str | None = Field(None, description="folder for figures and records; None: figures/")

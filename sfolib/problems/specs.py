@@ -133,6 +133,7 @@ class Images(Problem):
 
     data_dir: where the data set is, see `datasets.load`; download: let it fetch what is not there.
     augment: random crops out of a frame of 4 pixels, and mirrored images; None means for CIFAR alone.
+    padding: rows and columns of zeros on each side, in training and test images (2 makes 28×28 into CIFAR's 32×32).
     l2: ℓ2 coefficient on all parameters. The theory's f is over the training set, not augmented, in eval mode.
     """
 
@@ -144,6 +145,7 @@ class Images(Problem):
     data_dir: Annotated[str, PLACE] = "data"
     download: Annotated[bool, PLACE] = False
     augment: bool | None = None
+    padding: int = Field(0, ge=0, le=64)
     l2: float = Field(0.0, ge=0, le=1e30)
 
     @property
@@ -160,11 +162,15 @@ class Images(Problem):
         kind = datasets.KINDS[self.dataset]
         augmented = kind.augment if self.augment is None else self.augment
         augment = crop_and_flip if augmented else None
-        data = ImageData(*self._load(), kind.classes, kind.mean, kind.std, augment)
+        data = ImageData(*self._padded(), kind.classes, kind.mean, kind.std, augment)
         return NetworkTask(self.model, data, self.l2, seeds, sampling, device, dtype, how)
 
     def _load(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
         return datasets.load(self.dataset, self.data_dir, self.download)
+
+    def _padded(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        frame = ((0, 0), (0, 0), (self.padding,) * 2, (self.padding,) * 2)
+        return tuple((np.pad(x, frame), y) for x, y in self._load()) if self.padding else self._load()
 
 
 class Quadratic(Problem):

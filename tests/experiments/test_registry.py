@@ -12,7 +12,7 @@ from sfolib._utils.errors import InputError
 from sfolib.cli import main
 from sfolib.experiments import cost, notebook, registry
 from sfolib.problems import datasets
-from sfolib.problems.specs import Digits
+from sfolib.problems.specs import Digits, Images
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.training.loop import Trainer
@@ -110,6 +110,18 @@ def test_a_dry_run_tells_what_is_missing_and_trains_nothing(project, tmp_path, c
     assert sorted((tmp_path / "figures").rglob("*")) == before
 
 
+def test_full_size_is_of_the_notebooks_that_have_it(project, capsys):
+    project("01_a", [8])
+    project("02_b", [8])
+    sys.modules["sfolib.experiments.b"].Parameters = type(
+        "Parameters", (notebook.Parameters,), {"SCALES": {"quick": {}, "full": {}}}
+    )
+    assert main(["figures", "--scale", "full", "--dry-run"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:2]] == ["02_b"]
+    assert main(["figures", "01", "--scale", "full", "--dry-run"]) == 1
+    assert "scale = 'full': 01_a has none; 'paper' is the largest there" in capsys.readouterr().err
+
+
 def test_what_a_dry_run_cannot_know_it_says_and_tells_the_rest(tmp_path, monkeypatch):
     def absent(*_):
         raise InputError("data_dir = 'data': no cifar100 there")
@@ -138,11 +150,13 @@ def test_cells_are_as_the_experiment_says_and_papermill_reads_every_parameter(pa
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
-def test_every_scale_is_a_valid_choice_of_parameters(path, scale, tmp_path):
+@pytest.mark.parametrize("scale", ["smoke", "quick", "paper", "full"])
+def test_every_scale_is_a_valid_choice_of_parameters(path, scale, tmp_path, monkeypatch):
     module = registry.experiment(path)
-    if module.__name__.endswith("cifar100") and scale == "paper":
-        pytest.skip("needs CIFAR-100")
+    if scale not in module.Parameters.SCALES:
+        assert scale == "full"
+        return
+    monkeypatch.setattr(Images, "size", 60_000)  # whatever lies here
     p = module.Parameters(scale=scale, out=str(tmp_path))
     asked = module.specs(p, module.schedules(p), {})
     assert all(isinstance(one, Spec) for one in asked.values())

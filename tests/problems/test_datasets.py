@@ -8,7 +8,9 @@ from archives import images, write_mnist
 
 from sfolib._utils.errors import InputError
 from sfolib.problems import datasets
-from sfolib.problems.specs import named
+from sfolib.problems.specs import Images, named
+from sfolib.schedules.plan import Plan
+from sfolib.training.spec import Spec
 
 PACKAGE, PACKAGED = datasets.KINDS["fashion_mnist"].package
 
@@ -77,6 +79,19 @@ def test_images_without_their_labels_are_refused(tmp_path):
     (tmp_path / "x" / name).write_bytes((tmp_path / "y" / name).read_bytes())
     with pytest.raises(InputError, match="no images of mnist with their labels"):
         datasets.load("mnist", str(tmp_path / "x"), False)
+
+
+def test_padding_frames_the_images_with_zeros_and_is_another_run(tmp_path):
+    write_mnist(tmp_path / "x")
+    plain, padded = (Images(dataset="mnist", model="softmax", data_dir=str(tmp_path / "x"), padding=n) for n in (0, 2))
+    (x, _), (x_test, _) = datasets.load("mnist", str(tmp_path / "x"), False)
+    task = padded.build_task((0,), "permutation", "cpu", "float32")
+    assert task.x.shape[1:] == (1, 32, 32)
+    assert np.array_equal(task.x[:, :, 2:-2, 2:-2], x)
+    assert int(task.x.sum()) == int(x.sum())
+    assert task.test[0].shape == (len(x_test), 1, 32, 32)
+    assert Spec(problem=plain, plan=Plan(8, 0.1), max_samples=8).key != Spec(
+        problem=padded, plan=Plan(8, 0.1), max_samples=8).key  # fmt: skip
 
 
 def test_missing_data_are_an_error_that_says_both_ways(tmp_path, monkeypatch):
