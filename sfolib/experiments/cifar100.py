@@ -29,7 +29,7 @@ from sfolib.training.spec import Spec
 class Parameters(notebook.Parameters):
     SCALES: ClassVar = notebook.scales(
         dataset=("handwriting", "handwriting", "cifar100", "fashion_mnist"),
-        models=(["resnet8"], ["resnet8"], ["resnet18", "WideResNet28_10"], ["resnet8", "cnn"]),
+        models=(["resnet8"], ["resnet8"], ["resnet18", "WideResNet28_10"], ["resnet8", "cnn8"]),
         max_batch_size=(64, 64, 2048, 2048),
         interval=(1, 2, 20, 2),
         epochs=(4, 8, 200, 20),
@@ -128,12 +128,13 @@ def specs(p: Parameters, schedules: Any, runs: Mapping[Hashable, Run]) -> dict[H
             for name, plan in schedules(epochs, interval).items():
                 add((model, name), problem_of(p, model), plan, epochs)
     constant = schedules(p.norm_epochs, p.interval)[CONSTANT]
-    padded = {"padding": 2} if p.dataset == "fashion_mnist" else {}  # to CIFAR's 32×32
+    fashion = p.dataset == "fashion_mnist"
+    padded, other = ({"padding": 2}, "cnn8") if fashion else ({}, "cnn")  # to CIFAR's 32×32
     for variant, model, augment in (
         (AS_PUBLISHED, p.models[0], True),
         ("BatchNorm, not augmented", p.models[0], False),
-        ("no BatchNorm, augmented", "cnn", True),
-        (PLAIN, "cnn", False),
+        ("no BatchNorm, augmented", other, True),
+        (PLAIN, other, False),
     ):
         add(("norm", variant), problem_of(p, model, augment, **padded), constant, p.norm_epochs)
     return found

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
+from tqdm.auto import tqdm
 
 from sfolib._utils import provenance
 from sfolib.experiments.registry import Planned
+from sfolib.problems.specs import Images
 from sfolib.schedules.base import Constant
 from sfolib.schedules.plan import Plan
 from sfolib.training import records
@@ -19,6 +21,7 @@ from sfolib.training.loop import Trainer, resolve_device
 from sfolib.training.spec import Spec
 
 TIMED = 0.2  # seconds of steps that are timed at each batch size
+_WARM = 1.0  # seconds, from which on a first measuring point tells what another would take
 _STRIDE = 0.01  # of the steps so far, taken at one batch size when a plan is walked
 
 
@@ -78,20 +81,25 @@ def budget(spec: Spec, samples_per_epoch: int) -> Budget:
 
 def measured(spec: Spec, least: int, largest: int, device: str) -> Kind:
     """Time a few steps of `spec`'s problem and seeds at two batch sizes, and a measuring point."""
-    sizes = sorted({least, largest})
+    together = not isinstance(spec.problem, Images)  # whose seeds are trained one after another
+    seeds, times = (spec.seeds, 1) if together else (spec.seeds[:1], len(spec.seeds))
+    spec, sizes = spec.model_copy(update={"seeds": seeds}), sorted({least, largest})
     seconds, trainers = zip(*(_steps(spec, batch_size, device) for batch_size in sizes), strict=True)
     per_sample = max(0.0, (seconds[-1] - seconds[0]) / (sizes[-1] - sizes[0])) if len(sizes) > 1 else 0.0
-    trainer = trainers[0]
-    rows = trainer.rows()
-    started = time.perf_counter()
-    trainer.rows()
-    measuring = time.perf_counter() - started
+    trainer, measuring = trainers[0], math.inf
+    for _ in range(2):
+        started = time.perf_counter()
+        rows = trainer.rows()
+        measuring = min(measuring, time.perf_counter() - started)
+        if measuring > _WARM:
+            break
     if trainer.device.startswith("cuda"):
         memory = torch.cuda.max_memory_allocated(trainer.device)
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of this process, with all kinds so far
     row = sum(len(records.line(row)) for row in rows) / len(rows)
-    return Kind(max(0.0, seconds[0] - per_sample * sizes[0]), per_sample, measuring, row, memory)
+    latency = max(0.0, seconds[0] - per_sample * sizes[0])
+    return Kind(*(times * cost for cost in (latency, per_sample, measuring)), row, memory)
 
 
 def table(plans: Sequence[Planned], jobs: int) -> str:
@@ -105,13 +113,17 @@ def table(plans: Sequence[Planned], jobs: int) -> str:
     lines = [f"{'notebook':28}{'runs':>6}{'on record':>11}{'to train':>10}{'evaluations':>13}{'hours':>9}"]
     hours = disk = 0.0
     missing = [asked for plan in plans for asked in plan.missing.values()]
+    bar = tqdm(total=len({_kind(spec) for spec, *_ in missing}), desc="timing kinds of runs", unit="kind", leave=False)
     for plan in plans:
         if plan.error:
             lines.append(f"{plan.name:28}  not known: {plan.error}")
             continue
         own = {key: asked for key, asked in plan.missing.items() if key not in counted}
         counted |= set(own)
-        costs = [_cost(asked, missing, kinds) for asked in own.values()]
+        costs = []
+        for asked in own.values():
+            costs.append(_cost(asked, missing, kinds))
+            bar.update(len(kinds) - bar.n)
         evaluations, seconds, size = (sum(column) for column in zip(*costs, strict=True)) if costs else (0, 0.0, 0.0)
         more = "" if plan.complete else "  and runs that depend on their results, if any"
         numbers = (
@@ -119,6 +131,7 @@ def table(plans: Sequence[Planned], jobs: int) -> str:
         )
         lines.append(f"{plan.name:28}{numbers}{more}")
         hours, disk = hours + seconds / 3600, disk + size
+    bar.close()
     lines += [f"  {name}: {kind}" for name, kind in kinds.items()]
     device = resolve_device("auto")
     unit = "GPU-hours" if device == "cuda" else "core-hours"

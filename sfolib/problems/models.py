@@ -2,8 +2,8 @@
 
 The small ones (softmax, MLP, CNNs) have no batch statistics: their loss is one fixed function of the weights.
 ResNet (He et al., "Deep Residual Learning for Image Recognition") and WideResNet (Zagoruyko & Komodakis,
-"Wide Residual Networks") stand in their 32×32 variant: a 3×3 stem of stride 1, no max pool, BatchNorm. `cnn` and, with
-BatchNorm, `resnet8` are small enough for 28×28 images on a CPU.
+"Wide Residual Networks") stand in their 32×32 variant: a 3×3 stem of stride 1, no max pool, BatchNorm. `cnn`, `cnn8`
+and, with BatchNorm, `resnet8` are small enough for 28×28 images on a CPU.
 
 Initial weights are torch's defaults, uniform within ±1/√fan_in for weights and biases alike, but for WideResNets, where
 convolutions are normal with variance 2/fan_out and the last bias is 0. Both are as Umeda & Iiduka's program has them.
@@ -53,6 +53,14 @@ def mnist_cnn(classes: int, in_shape: tuple[int, ...]) -> nn.Module:
         *(nn.Conv2d(16, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(32 * (height // 4) * (breadth // 4), classes)),
     )
+
+
+def cnn8(classes: int, in_shape: tuple[int, ...]) -> nn.Module:
+    """Three 3×3 convolutions of stride 2, to 8, 16, 32 channels, each with GroupNorm and ReLU; mean pool, Linear."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((in_shape[0], 8), (8, 16), (16, 32)):
+        layers += [_conv(inputs, outputs, 3, 2), nn.GroupNorm(4, outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, classes))
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -151,6 +159,7 @@ MODELS: dict[str, Callable[[int, tuple[int, ...]], nn.Module]] = {
     "mlp": mlp,
     "cnn": cnn,
     "mnist_cnn": mnist_cnn,
+    "cnn8": cnn8,
     "resnet8": resnet8,
     "resnet8_16": lambda classes, shape: resnet(classes, shape, [1, 1, 1], stem=16),
     "resnet18": lambda classes, shape: resnet(classes, shape, [2, 2, 2, 2]),

@@ -9,7 +9,7 @@ from torch import nn
 from sfolib._utils.errors import InputError
 from sfolib.problems.models import MODELS, build
 
-SMALL = {"softmax", "logistic", "mlp", "cnn", "mnist_cnn", "resnet8", "resnet8_16"}
+SMALL = {"softmax", "logistic", "mlp", "cnn", "mnist_cnn", "cnn8", "resnet8", "resnet8_16"}
 LARGE = {"resnet50", "resnet101", "resnet152", "WideResNet28_10", "WideResNet28_12"}
 # Norm of all convolutions' initial weights in the authors' program after torch.manual_seed(0), 100 classes.
 PUBLISHED_NORM = {
@@ -106,6 +106,7 @@ def test_small_counts():
         for i, o in ((8, 8), (8, 16), (16, 32))
     ]
     assert count(build("resnet8", 10, (1, 28, 28), 0)) == conv_bn(1, 8, 3) + sum(blocks) + 33 * 10
+    assert count(build("cnn8", 10, (1, 28, 28), 0)) == 9 * (8 + 8 * 16 + 16 * 32) + 2 * (8 + 16 + 32) + 33 * 10
     assert count(build("mnist_cnn", 10, (1, 28, 28), 0)) == 26 * 16 + (25 * 16 + 1) * 32 + 32 * 49 * 10 + 10
 
 
