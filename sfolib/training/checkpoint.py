@@ -14,7 +14,7 @@ from sfolib._utils.errors import InputError, require
 from sfolib._utils.files import replacing
 
 NAME = "checkpoint.pt"
-_TRAILER = b"sfolib checkpoint 3\n"  # raise the number when the state's entries change
+_TRAILER = b"sfolib checkpoint 4\n"  # raise the number when the state's entries change
 _DIGEST = hashlib.sha256().digest_size
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -31,6 +32,7 @@ class Trainer:
     such a trainer, in the same state."""
 
     def __init__(self, spec: Spec, device: str = "auto", ranks: ProcessGroup = SINGLE):
+        self.started = time.perf_counter()  # of a run that goes on, earlier by what it took before
         require(len(set(spec.seeds)) == len(spec.seeds), "seeds", spec.seeds, "must differ from each other")
         self.spec, self.device = spec, resolve_device(device)
         how = Execution(*(getattr(spec, name) for name in Execution._fields))

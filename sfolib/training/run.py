@@ -101,7 +101,6 @@ def run_in(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or spec.problem.threads or before)
     try:
-        started = time.perf_counter()
         trainer = Trainer(spec, device, ranks)
         # ranks would stop at different steps: under torchrun a signal ends them as a kill does
         with interrupt.listening() if ranks.size == 1 else nullcontext():
@@ -118,7 +117,7 @@ def run_in(
             "schema": SCHEMA,
             "ranks": ranks.size,
             **provenance.machine(trainer.device),
-            "seconds": round(time.perf_counter() - started, 3),
+            "seconds": round(time.perf_counter() - trainer.started, 3),
             **trainer.task.provenance(),
             **({"diverged": trainer.diverged} if trainer.status == "diverged" else {}),
         }
@@ -209,6 +208,7 @@ def _uninterrupted(trainer: Trainer, kept: str) -> None:
 def _checkpoint(trainer: Trainer, path: Path, lines: records.MetricsWriter) -> None:
     lines.sync()
     metadata = {"key": trainer.spec.key, "length": lines.length, "digest": lines.digest}
+    metadata["seconds"] = time.perf_counter() - trainer.started
     checkpoint.write(path, trainer.state_dict() | metadata)
 
 
@@ -220,4 +220,5 @@ def _restore(trainer: Trainer, path: Path) -> tuple[int, str]:
     other = f"is of another spec ({state['key']}, not {trainer.spec.key}); choose another folder"
     require(state["key"] == trainer.spec.key, "checkpoint", str(path), other)
     trainer.load_state_dict(state)
+    trainer.started -= state["seconds"]
     return state["length"], state["digest"]

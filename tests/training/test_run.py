@@ -13,7 +13,7 @@ from sfolib.problems.batches import Batches
 from sfolib.problems.specs import Digits, Quadratic, split_digits
 from sfolib.schedules.base import exponential, polynomial
 from sfolib.schedules.plan import Plan
-from sfolib.training import records
+from sfolib.training import checkpoint, records
 from sfolib.training.loop import Trainer, resolve_device
 from sfolib.training.pooling import pooled
 from sfolib.training.run import CHECKPOINT, run, run_all
@@ -186,7 +186,10 @@ def test_a_killed_run_resumes_to_the_same_rows(problem, tmp_path, monkeypatch):
             run(spec, store, checkpoint_every=0.0)
         assert not (store / spec.key / records.RUN).exists()
         monkeypatch.setattr(Trainer, "rows", measured)
+        kept = store / spec.key / CHECKPOINT
+        checkpoint.write(kept, checkpoint.read(kept, "cpu") | {"seconds": 1e6})
         resumed = run(spec, store)
+        assert resumed.provenance["seconds"] > 1e6  # what it had taken counts
         assert resumed.rows.equals(whole.rows)
         files = [(folder / spec.key / records.METRICS).read_bytes() for folder in (store, tmp_path / "whole")]
         assert files[0] == files[1]
