@@ -190,7 +190,7 @@ DAMAGE = {
     "hole in a checkpoint": (CHECKPOINT, lambda data: data[:300] + data[400:], "is damaged;"),
     "empty checkpoint": (CHECKPOINT, lambda data: b"", "damaged or of another version"),
     "bit of a checkpoint": (CHECKPOINT, _flip, "is damaged"),
-    "checkpoint of another version": (CHECKPOINT, lambda data: data.replace(b"nt 3\n", b"nt 0\n"), "another version"),
+    "checkpoint of another version": (CHECKPOINT, lambda data: data.replace(b"nt 4\n", b"nt 0\n"), "another version"),
     "cut rows": (records.METRICS, lambda data: data[:300], "damaged"),
     "bit of a row": (records.METRICS, _flip, "damaged"),
     "no rows": (records.METRICS, None, "cannot be"),
