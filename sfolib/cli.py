@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     sync = commands.add_parser("sync", help="write the cells of notebooks that come from their experiments")
     sync.set_defaults(command=_sync)
     reference = commands.add_parser("reference", help="keep the last figures as the project's reference")
+    reference.add_argument("--out", type=Path, default=None, help="folder of the figures (default: the project's)")
     reference.set_defaults(command=_reference)
     return parser
 
@@ -412,5 +413,5 @@ def _sync(args: argparse.Namespace) -> int:
 def _reference(args: argparse.Namespace) -> int:
     from sfolib.experiments import reference
 
-    reference.keep()
+    reference.keep(args.out)
     return 0

@@ -23,20 +23,21 @@ from sfolib._utils.errors import one_line, require
 from sfolib.analysis.claims import outcome, values
 from sfolib.experiments import report
 from sfolib.experiments.project import root
+from sfolib.training.records import RUN, load
 
 PICTURE = Path("01_critical_batch_size") / "samples.png"
 FOLDER = report.REFERENCE
+FULL = report.FULL
 _REMEDY = "run `make figures` first"
 
 
 def claims_page(checks: Sequence[dict[str, Any]]) -> str:
     """`claims.md`: how many claims have which verdict, then the claims by notebook, in Markdown."""
-    verdicts = Counter(check["verdict"] for check in checks)
     headlines = [check for check in checks if check.get("headline")]
     lines = [
         "# Claims",
         "",
-        f"{len(checks)} claims at quick scale: {', '.join(f'{n} {verdict}' for verdict, n in verdicts.most_common())}.",
+        f"{len(checks)} claims at quick scale: {_verdicts(checks)}.",
         "[How a claim is judged](../../docs/claims.md). Intervals are 95 %. Made by `make reference`; the same as data "
         "is in [checks.json](checks.json).",
         "`python -m sfolib figures NN` measures the claims of notebook NN again; "
@@ -44,19 +45,48 @@ def claims_page(checks: Sequence[dict[str, Any]]) -> str:
         report.chance_told(checks),
         "",
         *(["## What was found", "", *_table(headlines), ""] if headlines else []),
-        "| notebook | claims | " + " | ".join(verdicts) + " |",
-        "|---|---|" + "---|" * len(verdicts),
     ]
+    verdicts = Counter(check["verdict"] for check in checks)
+    lines += ["| notebook | claims | " + " | ".join(verdicts) + " |", "|---|---|" + "---|" * len(verdicts)]
     by_notebook = [(name, [*group]) for name, group in groupby(checks, lambda check: check["notebook"])]
     for name, own in by_notebook:
         counts = Counter(check["verdict"] for check in own)
         lines.append(f"| [{name}](#{name}) | {len(own)} | " + " | ".join(str(counts[v]) for v in verdicts) + " |")
     for name, own in by_notebook:
-        lines += ["", f"## {name}", "", f"[Notebook](../../notebooks/{name}.ipynb)", ""]
-        lines += _table(own)
-        unexplained = [(check["claim"], check["explanation"]) for check in own if check.get("explanation")]
-        lines += ["", *(f"- *{_text(claim)}* {_text(why)}" for claim, why in unexplained)] if unexplained else []
+        lines += ["", f"## {name}", "", f"[Notebook](../../notebooks/{name}.ipynb)", "", *_told(own)]
     return "\n".join(lines) + "\n"
+
+
+def full_page(folder: Path) -> str:
+    """`claims.md` of what is kept at full size in `folder`: its claims and pictures, in Markdown."""
+    contents = {path.name: report.published(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    checks = [check for content in contents.values() for check in content["checks"]]
+    cost = files.read_json(folder / "cost.json", "restore it")
+    lines = [
+        "# Claims at full size",
+        "",
+        f"{len(checks)} claims at full size: {_verdicts(checks)}. [Those at quick scale](../claims.md).",
+        f"`sfolib figures --scale full --out figures/full` measures them: {cost['runs']} runs, "
+        f"{cost['evaluations']:.2g} gradient evaluations, {cost['seconds'] / 3600:.2g} hours of one core here "
+        f"({cost['device']}); `sfolib reference --out figures/full` makes this page.",
+    ]
+    for name, content in contents.items():
+        lines += ["", f"## {name}", "", f"[Notebook](../../../notebooks/{name}.ipynb)"]
+        for key, caption in content["figures"].items():
+            lines += ["", f"![{_text(caption)}]({name}/{key}.png)", "", _text(caption)]
+        lines += ["", *_told(content["checks"])]
+    return "\n".join(lines) + "\n"
+
+
+def _verdicts(checks: Sequence[dict[str, Any]]) -> str:
+    counts = Counter(check["verdict"] for check in checks)
+    return ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+
+
+def _told(checks: Sequence[dict[str, Any]]) -> list[str]:
+    """The table of one notebook's claims, and why some are not reproduced."""
+    why = [f"- *{_text(check['claim'])}* {_text(check['explanation'])}" for check in checks if check.get("explanation")]
+    return [*_table(checks), *(["", *why] if why else [])]
 
 
 def _table(checks: Sequence[dict[str, Any]]) -> list[str]:
@@ -248,43 +278,66 @@ def _of_notebook(checks: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines + [f"| {_text(check['claim'])} | {values(check['measured'])} | {outcome(check)} |" for check in of_14]
 
 
-def keep() -> None:
-    """Make the last figures in `figures/` the reference; of figures at smoke scale, their verdicts alone.
+def keep(out: Path | None = None) -> None:
+    """Make the last figures in `out` (default: `figures/`) the reference: of those at full size claims and pictures, in
+    a folder of their own; of those at other scales than quick their verdicts alone.
 
     Raises `InputError` where some notebook has not run, or at another scale.
     """
-    folder, reference = root() / "figures", root() / FOLDER
-    for name in ("checks.json", PICTURE):
-        require((folder / name).is_file(), "figures", str(folder / name), f"does not exist; {_REMEDY}")
+    folder, reference = out or root() / "figures", root() / FOLDER
+    require((folder / "checks.json").is_file(), "figures", str(folder / "checks.json"), f"does not exist; {_REMEDY}")
     checks = report.read_claims(folder / "checks.json", files.read_json(folder / "checks.json", _REMEDY), _REMEDY)
     names = list(dict.fromkeys(check["notebook"] for check in checks))
-    scales = {name: report.published(folder / name).get("scale") for name in names}
+    contents = {name: report.published(folder / name) for name in names}
+    scales = {name: content.get("scale") for name, content in contents.items()}
     scale = scales[names[0]]
     require(set(scales.values()) == {scale}, "scale", scales, f"must be one; {_REMEDY}")
+    seconds = {name: report.read_ran(folder / name)["seconds"] for name in names}
     verdicts = reference / "verdicts.json"
     kept = files.read_json(verdicts, "restore it") if verdicts.is_file() else {}
     of = {name: {c["claim"]: c["verdict"] for c in checks if c["notebook"] == name} for name in names}
-    if scale == "smoke":
+    if scale == "quick":
+        require((folder / PICTURE).is_file(), "figures", str(folder / PICTURE), f"does not exist; {_REMEDY}")
         files.folder(reference)
-        files.write_json(verdicts, kept | {scale: of})
-        return
-    seconds = {name: report.read_ran(folder / name)["seconds"] for name in names}
+        files.write_json(reference / "checks.json", checks)
+        files.write_json(reference / "seconds.json", seconds)
+        _copy(folder / PICTURE, reference / PICTURE.name)
+    elif scale == "full":
+        for name, content in contents.items():
+            place = files.folder(root() / FULL / name)
+            files.write_json(place / report.PUBLISHED, content)
+            for key in content["figures"]:
+                _copy(folder / name / f"{key}.png", place / f"{key}.png")
+        files.write_json(root() / FULL / "cost.json", _cost(folder / "runs"))
     files.folder(reference)
-    files.write_json(reference / "checks.json", checks)
-    files.write_json(reference / "verdicts.json", kept | {scale: of})
-    files.write_json(reference / "seconds.json", seconds)
-    with files.replacing(reference / PICTURE.name, "wb") as file:
-        file.write((folder / PICTURE).read_bytes())
-    for path, text in pages().items():
+    files.write_json(verdicts, kept | {scale: of})
+    for path, text in pages().items() if scale != "smoke" else ():
         with files.replacing(path) as file:
             file.write(text)
+
+
+def _copy(path: Path, to: Path) -> None:
+    with files.replacing(to, "wb") as file:
+        file.write(path.read_bytes())
+
+
+def _cost(store: Path) -> dict[str, Any]:
+    """What the runs on record took: how many, gradient evaluations, seconds of training and measuring, where."""
+    runs = [load(path.parent) for path in sorted(store.glob(f"*/{RUN}"))]
+    return {
+        "runs": len(runs),
+        "evaluations": sum(int(run.rows.groupby("seed")["samples"].max().sum()) for run in runs),
+        "seconds": round(sum(run.provenance["seconds"] for run in runs)),
+        "device": ", ".join(sorted({run.provenance["device"] for run in runs})),
+    }
 
 
 def pages() -> dict[Path, str]:
     """The pages that are made from data in the repository: path → what it should hold."""
     measured, known = root() / "benchmarks", files.read_json(root() / FOLDER / "checks.json", "restore it")
     results, crossings = (files.read_json(measured / name, "restore it") for name in ("results.json", "crossings.json"))
-    return {
+    full = {root() / FULL / "claims.md": full_page(root() / FULL)} if (root() / FULL).is_dir() else {}
+    return full | {
         root() / FOLDER / "claims.md": claims_page(known),
         root() / "docs" / "benchmarks.md": benchmarks_page(results),
         root() / "docs" / "intervals.md": intervals_page(crossings),

@@ -30,8 +30,9 @@ from sfolib.experiments.project import root
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-_RAN, _PUBLISHED = "ran.json", "published.json"
+_RAN, PUBLISHED = "ran.json", "published.json"
 REFERENCE = Path("figures") / "reference"
+FULL = REFERENCE / "full"  # of notebooks at full size: what they published, and their pictures
 _SECONDS = REFERENCE / "seconds.json"  # how long each notebook took last
 _UNFINISHED = "It did not run to its end: what it shows may be in part, or of other parameters. Run it again."
 
@@ -223,16 +224,16 @@ def read_ran(folder: Path) -> dict[str, Any]:
 
 def published(folder: Path) -> dict[str, Any]:
     """What the notebook of that folder published."""
-    content = files.read_json(folder / _PUBLISHED, _remedy(folder))
+    content = files.read_json(folder / PUBLISHED, _remedy(folder))
     known = (
         isinstance(content, dict)
         and isinstance(content.get("figures"), dict)
         and isinstance(content.get("checks"), list)
     )
-    require(known, "file", str(folder / _PUBLISHED), f"damaged: no figures and checks; {_remedy(folder)}")
-    read_claims(folder / _PUBLISHED, content["checks"], _remedy(folder))
+    require(known, "file", str(folder / PUBLISHED), f"damaged: no figures and checks; {_remedy(folder)}")
+    read_claims(folder / PUBLISHED, content["checks"], _remedy(folder))
     own = all(check["notebook"] == folder.name for check in content["checks"])
-    require(own, "file", str(folder / _PUBLISHED), f"has claims of another notebook; {_remedy(folder)}")
+    require(own, "file", str(folder / PUBLISHED), f"has claims of another notebook; {_remedy(folder)}")
     return content
 
 
@@ -302,7 +303,7 @@ def execute(
             error = f"{type(failure).__name__}: {failure}"
         break
     _as_html(executed)
-    if error is None and not (out / path.stem / _PUBLISHED).is_file():
+    if error is None and not (out / path.stem / PUBLISHED).is_file():
         error = "published nothing; a notebook ends with notebook.publish"
     outcome = Outcome(path.stem, time.perf_counter() - started, error)
     if error is None:
@@ -392,10 +393,20 @@ def _command(name: str, content: Mapping[str, Any]) -> str:
     return " ".join(["python -m sfolib figures", name[:2], "--scale", content.get("scale", "quick"), *given])
 
 
+def _full(name: str, out: Path) -> dict[str, Any] | None:
+    """What the project keeps of a notebook at full size, where there is some; place: of its pictures, from `out`."""
+    kept = root() / FULL / name
+    if not kept.is_dir():
+        return None
+    content = published(kept)
+    checks = [check | {"anchor": f"{name}-full-{i}"} for i, check in enumerate(content["checks"], 1)]
+    return content | {"checks": checks, "place": Path(os.path.relpath(kept, out)).as_posix()}
+
+
 def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
     """What the report says of one notebook."""
     folder = out / path.stem
-    began = (folder / _PUBLISHED).exists()
+    began = (folder / PUBLISHED).exists()
     content = published(folder) if began else {"figures": {}, "checks": []}
     text = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
     heading = re.match(r"#\s*(.+)", text)
@@ -414,5 +425,6 @@ def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
         "figures": content["figures"],
         "checks": [check | {"anchor": f"{path.stem}-claim-{i}"} for i, check in enumerate(content["checks"], 1)],
         "left_out": content.get("left_out", []),
+        "full": _full(path.stem, out) if content.get("scale") != "full" else None,
         "turned": differences(content["checks"], known_verdicts(content.get("scale", ""))),
     }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,10 @@ import pytest
 
 from sfolib._utils.errors import InputError
 from sfolib.experiments import reference, report
+from sfolib.problems.specs import Quadratic
+from sfolib.schedules.plan import Plan
+from sfolib.training.run import run
+from sfolib.training.spec import Spec
 
 CLAIM = {
     "claim": "a claim", "source": "T2 [S]", "kind": "equal", "verdict": "reproduced", "explanation": "",
@@ -67,6 +72,33 @@ def test_of_smoke_figures_the_verdicts_are_kept_beside_those_of_others(project):
     assert report.known_verdicts("quick") == {("01_trains", "a claim"): "reproduced"}
     assert report.known_verdicts("smoke") == {("01_trains", "a claim"): "undecided"}
     assert report.known_verdicts("paper") == {}
+
+
+def test_figures_at_full_size_have_a_place_of_their_own_and_the_report_shows_them(project):
+    reference.keep()
+    before = (project / "figures" / "reference" / "checks.json").read_bytes()
+    out = project / "elsewhere"
+    shutil.copytree(project / "figures" / "01_trains", out / "01_trains")
+    told = out / "01_trains" / "published.json"
+    told.write_text(told.read_text().replace("quick", "full").replace('"reproduced"', '"undecided"'))
+    run(
+        Spec(problem=Quadratic(d=2), plan=Plan(4, 0.1), max_samples=40, seeds=(0, 1), sampling="replacement"),
+        out / "runs",
+    )
+    report.write(out, [])
+    reference.keep(out)
+    kept = project / "figures" / "reference"
+    page = (kept / "full" / "claims.md").read_text()
+    assert "1 claims at full size: 1 undecided." in page
+    assert "1 runs, 80 gradient evaluations" in page
+    assert "![a caption](01_trains/one.png)" in page
+    assert (kept / "full" / "01_trains" / "one.png").read_bytes() == b"a picture"
+    assert (kept / "checks.json").read_bytes() == before
+    assert report.known_verdicts("full") == {("01_trains", "a claim"): "undecided"}
+    report.write(project / "figures", [])
+    shown = (project / "figures" / "index.html").read_text()
+    assert 'src="reference/full/01_trains/one.png"' in shown
+    assert "At full size, kept with the project: 1 claims" in shown
 
 
 @pytest.mark.parametrize(
