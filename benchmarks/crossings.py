@@ -8,8 +8,10 @@ told by their ratio to the noise floor, the mean of the last half of the steps.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ import pandas as pd
 import torch
 
 from sfolib._utils import provenance
-from sfolib.analysis.crossings import minimizers
+from sfolib.analysis.crossings import drawn_crossings, front_batch_size, minimizers
+from sfolib.analysis.fits import fit_exponent
 from sfolib.problems.specs import Digits, Quadratic
 from sfolib.schedules.plan import Plan
 from sfolib.training import estimates, records
@@ -150,22 +153,70 @@ def minimizer_rows(seeds: int) -> Iterator[dict[str, Any]]:
             yield about | {"what": "N* on a grid", "bias": bias, "covered": float((low & high).mean())}
 
 
-def rows(seeds: int = 512) -> Iterator[dict[str, Any]]:
-    for case in CASES:
-        yield from crossing_rows(case, *pool(case, seeds))
-    yield from minimizer_rows(seeds)
+def statistic_rows(seeds: int) -> Iterator[dict[str, Any]]:
+    """What is computed from means: a slope, a ratio, B of the front; and where one more seed falls. On the quadratic,
+    whose truth is exact (of one more seed: the seeds that are in no group)."""
+    problem, lr, target = Quadratic(), 0.5, 3e-3
+    pools = {b: pool(Case("", problem, b, lr, 4000), seeds) for b in GRID}
+    exact = {b: problem.exact.grad_sqnorm_path(b, np.full(4000, lr)) for b in GRID}
+    about, (steps, curves) = {"problem": "quadratic, d = 400", "batch_size": 64, "lr": lr}, pools[64]
+    early = np.flatnonzero((steps >= 10) & (steps <= 300))
+    samples, path = steps[early] * 64, exact[64][steps[early]]
+    slope = fit_exponent(samples, path).value
+    ratio = exact[128][-1] / exact[64][-1]
+    front = front_batch_size(np.array(GRID), np.array([problem.exact.samples_to(b, lr, target**0.5) for b in GRID]))
+
+    def rows_of(what: str, n: int, truth: float, found: list[estimates.Interval]) -> dict[str, Any]:
+        value, low, high = np.array(found, dtype=float).T
+        covered = float(np.mean((low <= truth) & (truth <= high)))
+        return about | {"what": what, "seeds": n, "bias": float(np.median(value) / truth - 1), "covered": covered}
+
+    for n in SEEDS:
+        drawn = {b: [*groups(curves, n)] for b, (_, curves) in pools.items()}
+        of = [estimates.of_means(lambda mean: fit_exponent(samples, mean).value, c[:, early]) for c in drawn[64]]
+        yield rows_of("slope of the mean", n, slope, of)
+        ends = zip(drawn[128], drawn[64], strict=True)
+        yield rows_of("ratio of means", n, ratio, [estimates.ratio_of_means(a[:, -1], b[:, -1]) for a, b in ends])
+        of = [estimates.further(np.log(c[:, -1])) for c in drawn[64]]
+        everyone = np.log(curves[:, -1])
+        inside = [np.mean((low <= everyone) & (everyone <= high)) for _, low, high in of]
+        yield about | {"what": "one more seed", "seeds": n, "bias": None, "covered": float(np.mean(inside))}
+        fits = []
+        for i in range(GROUPS):
+            runs = [as_run(pools[b][0], drawn[b][i], b) for b in GRID]
+            found, draws = drawn_crossings(runs, target, count=200)
+            reached = np.isfinite(found)
+            sizes = np.array(GRID)[reached]
+            fits.append(estimates.wide(
+                estimates.of_draws(partial(front_batch_size, sizes), found[reached], draws[reached].T)))  # fmt: skip
+        yield rows_of("B of a fitted front", n, front, fits)
+
+
+PARTS = {
+    "crossings": lambda seeds: (row for case in CASES for row in crossing_rows(case, *pool(case, seeds))),
+    "minimizers": minimizer_rows,
+    "statistics": statistic_rows,
+}
+_PART = {"crossing": "crossings", "mean at a fixed time": "crossings", "b* on a grid": "minimizers",
+         "N* on a grid": "minimizers"}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=512, help="in a pool (default: 512)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "crossings.json")
+    parser.add_argument("--only", choices=PARTS, help="of the file, make this part again")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    kept = json.loads(args.out.read_text())["rows"] if args.only else []
     found = []
-    for row in rows(args.seeds):
-        print(row, flush=True)
-        found.append(row)
+    for part, rows in PARTS.items():
+        if args.only not in (None, part):
+            found += [row for row in kept if _PART.get(row["what"], "statistics") == part]
+            continue
+        for row in rows(args.seeds):
+            print(row, flush=True)
+            found.append(row)
     made_by = provenance.machine("cpu") | {
         "seeds": args.seeds,
         "groups": GROUPS,

@@ -161,10 +161,10 @@ def intervals_page(results: dict[str, Any]) -> str:
                  _percent(median(covered)), _percent(max(wrong, default=0))]  # fmt: skip
         lines.append(f"| {seeds} | " + " | ".join(cells) + " |")
     lines.append("")
-    for what, columns in _INTERVALS.items():
-        lines += [f"## {what}", "", "| problem | b | seeds | " + " | ".join(columns.values()) + " |"]
+    for heading, (told, columns) in _INTERVALS.items():
+        lines += [f"## {heading}", "", "| problem | b | seeds | " + " | ".join(columns.values()) + " |"]
         lines += ["|---|---|---|" + "---|" * len(columns)]
-        for row in (row for row in results["rows"] if row["what"] in what.split(" and ")):
+        for row in (row for row in results["rows"] if row["what"] in told):
             cells = [_text(row["problem"]), _text(str(row.get("batch_size", row["what"][:2]))), str(row["seeds"])]
             lines.append("| " + " | ".join(cells + [_figure(name, row.get(name)) for name in columns]) + " |")
         lines.append("")
@@ -176,13 +176,16 @@ _GLANCE = (
     f"crossings at {_FAR} times the floor or more: median of the biases' sizes", "largest", "covered, of all levels",
     "median", "most false crossings",
 )  # fmt: skip
-_INTERVALS = {
-    "crossing": {
-        "eps2": "ε²", "over_floor": "level/floor", "truth_error": "truth ±", "bias": "bias",
-        "covered": "covered", "missed": "missed", "false": "false",
-    },
-    "mean at a fixed time": {"bias": "bias", "covered": "covered"},
-    "b* on a grid and N* on a grid": {"eps2": "ε²", "bias": "bias", "covered": "covered"},
+_COVERAGE = {"bias": "bias", "covered": "covered"}
+_INTERVALS = {  # heading → what its rows tell of, and their columns
+    "crossings": (["crossing"], {
+        "eps2": "ε²", "over_floor": "level/floor", "truth_error": "truth ±", **_COVERAGE, "missed": "missed",
+        "false": "false",
+    }),
+    "means at a fixed time": (["mean at a fixed time"], _COVERAGE),
+    "b* and N* on a grid": (["b* on a grid", "N* on a grid"], {"eps2": "ε²", **_COVERAGE}),
+    "what is computed from means, and where one more seed falls": (
+        ["slope of the mean", "ratio of means", "B of a fitted front", "one more seed"], {"what": "of", **_COVERAGE}),
 }  # fmt: skip
 
 
@@ -190,9 +193,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _figure(name: str, value: float | None) -> str:
+def _figure(name: str, value: float | str | None) -> str:
     if value is None:
         return "–"
+    if name == "what":
+        return value
     if name in ("eps2", "over_floor"):
         return f"{value:.3g}"
     return f"{100 * value:+.1f} %" if name == "bias" else f"{100 * value:.0f} %"
