@@ -88,7 +88,10 @@ def _linear(layer: nn.Linear, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Ter
         return
     sqnorms = _squares(d)
     if "weight" in v:
-        yield "weight", _squares(a) * sqnorms, torch.linalg.vecdot(d, F.linear(a, v["weight"]))
+        weight = v["weight"]
+        out, fan_in = weight.shape
+        along = (d @ weight).mul_(a) if fan_in < out else F.linear(a, weight).mul_(d)  # the smaller one is kept
+        yield "weight", _squares(a) * sqnorms, along.sum(1)
     if "bias" in v:
         yield "bias", sqnorms, torch.mv(d, v["bias"])
 

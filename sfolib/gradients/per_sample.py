@@ -341,8 +341,10 @@ def _by_rules(
     outside = next((name for name, p in named.items() if uses[p] and p not in found), "")
     if outside:
         return np.empty(0), f"{outside} is used outside its own layer"
-    none = [directions[0].new_zeros(n)] * 2
-    both = zip(*(found.get(p, none) for p in named.values()), strict=True)
+    if len(found) < len(named):
+        none = [directions[0].new_zeros(n)] * 2
+        found = {p: found.get(p, none) for p in named.values()}
+    both = zip(*(found[p] for p in named.values()), strict=True)
     return _numbers([t for terms in both for t in terms]).reshape(2, len(named), n), ""
 
 
@@ -408,4 +410,4 @@ def _sqnorms(tensors: list[Tensor]) -> np.ndarray:
 
 
 def _numbers(tensors: Iterable[Tensor]) -> np.ndarray:
-    return torch.stack(list(tensors)).cpu().double().numpy()
+    return torch.stack(list(tensors)).to("cpu", torch.float64).numpy()
