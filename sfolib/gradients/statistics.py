@@ -78,7 +78,8 @@ def gradient_statistics(
     """The statistics of T10 [S] for samples `x`, `y` (leading dimension n ≥ 2), the model in the mode it is in.
 
     `loss_fn(model(x), y)` must be the mean over the batch of losses of one sample each. With `check` this is seen on
-    every sample alone, which takes calls of loss_fn and two passes of three samples: not for a loss that keeps a tally.
+    every sample alone, which takes calls of loss_fn and two passes of three samples (none for a chain of torch's own
+    layers, which is known by its types): not for a loss that keeps a tally.
     `x`, `y` and the model's output are tensors, or dicts, tuples or dataclasses of tensors, every one with the samples
     as its first dimension; of `x`, a dict is passed as keyword arguments and a tuple as positional ones where the
     model's `forward` takes them so.

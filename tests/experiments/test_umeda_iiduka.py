@@ -276,6 +276,18 @@ def test_other_models_are_no_digits(write, capsys, tmp_path):
         assert "config = " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", [".", "..", "./", "../beside/."])
+def test_csv_path_without_a_name(place, write, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    path = write(CONST | {"bs": 700, "epochs": 1, "csv_path": place})
+    monkeypatch.chdir(tmp_path / "in")
+    assert cli.main(["train", str(path), "--dataset", "digits"]) == 0
+    assert (tmp_path / "in" / place / "train.csv").exists()
+    assert not list(tmp_path.rglob("*.lock"))
+    assert cli.main(["train", str(path), "--dataset", "digits"]) == 1
+    assert cli.main(["train", str(path), "--dataset", "digits", "--resume"]) == 0
+
+
 def test_a_diverged_run_is_not_a_success(write, tmp_path):
     assert cli.main(["train", str(write(CONST | {"model": "mlp", "lr": 1e30})), "--dataset", "digits"]) == 1
     assert records.load(tmp_path / "csv").status == "diverged"
