@@ -128,6 +128,9 @@ _SPATIAL = {
     }.items()
     for kind in kinds
 }
+# what a module may have in place of its class's
+_REPLACED = {"forward", "_conv_forward", "_compiled_call_impl"}
+_CHAIN = {nn.Sequential, nn.Linear, nn.Flatten, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, *_ELEMENTWISE, *_SPATIAL}
 
 
 def is_chain(model: nn.Module, x: Batch) -> bool:
@@ -141,6 +144,8 @@ def _dims_after(module: nn.Module, dims: int) -> int:
     """How many dimensions the output of a chain has, the first of which is the samples as it is in the input of `dims`
     dimensions; 0 where that is not known."""
     kind, own = type(module), module.__dict__
+    if kind not in _CHAIN or kind.forward.__module__ != kind.__module__:  # somebody may have put another in the class
+        return 0
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or not _REPLACED.isdisjoint(own):
         return 0
     if any(p is not None and type(p) is not nn.Parameter for p in own["_parameters"].values()):
@@ -160,11 +165,7 @@ def _dims_after(module: nn.Module, dims: int) -> int:
         return dims if dims == _SPATIAL[kind] and not getattr(module, "return_indices", False) else 0
     if kind is nn.LayerNorm or kind is nn.RMSNorm:
         return dims if dims > len(module.normalized_shape) else 0
-    return dims if dims >= 2 and (kind in _ELEMENTWISE or kind is nn.GroupNorm) else 0
-
-
-# what a module may have in place of its class's
-_REPLACED = {"forward", "_conv_forward", "_compiled_call_impl"}
+    return dims
 
 
 def samples_apart(

@@ -203,6 +203,14 @@ def test_a_hook_on_every_module():
         handle.remove()
 
 
+def test_a_forward_that_is_put_into_a_class(monkeypatch):
+    model, x, y = nn.Sequential(nn.Linear(4, 3)), torch.randn(8, 4), torch.arange(8) % 3
+    gradient_statistics(model, F.cross_entropy, x, y)
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: _mix(F.linear(x, self.weight)))
+    with pytest.raises(InputError, match="depends on the others"):
+        gradient_statistics(model, F.cross_entropy, x, y)
+
+
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
