@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -126,7 +127,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _epoch_or_ratio(text: str) -> str | float:
-    return text if text == "epoch" else float(text)
+    if text == "epoch":
+        return text
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = math.nan
+    if not 1 < ratio < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be 'epoch' or a ratio above 1")
+    return ratio
 
 
 def _add_problem(parser: argparse.ArgumentParser) -> None:
@@ -208,7 +217,9 @@ def _train(args: argparse.Namespace) -> int:
     from sfolib.training.loop import resolve_device
     from sfolib.training.run import CHECKPOINT, run_in
 
-    require(args.threads is None or args.threads >= 1, "threads", args.threads, "must be 1 or more")
+    processors = os.cpu_count() or 1  # of thousands of threads OpenMP dies
+    few = args.threads is None or 1 <= args.threads <= processors
+    require(few, "threads", args.threads, f"must be from 1 to {processors}, the processors here")
     config, spec = _read(args)
     named = args.out or (config and config.csv_path)
     require(named is not None, "out", None, f"{args.config} names no csv_path; add --out DIR")
@@ -238,6 +249,8 @@ def _train(args: argparse.Namespace) -> int:
                 print(f"warning: {mark.text}", file=sys.stderr)
             if config and spec.eval_every == "epoch":
                 umeda_iiduka.write_csv(config, run, spec.problem.size, out)
+            elif config:
+                print("warning: no CSV files, which have a row an epoch; leave out --eval-every", file=sys.stderr)
             print(f"run: {out}; {run}")
     return 1 if run.status == "diverged" else 0
 
@@ -348,11 +361,13 @@ def _asked(config: Config, args: argparse.Namespace) -> Spec:
     dataset = args.dataset or "cifar100"
     place = {"data_dir": args.data_dir or "data", "download": args.download}
     problem = problems.named(dataset, config.model, **place)
+    chosen = {field: value for name, field in _SETTINGS.items() if (value := getattr(args, name, None)) is not None}
+    norms = chosen.pop("grad_norms", "published")
+    if dataset == "digits" and problem.model is None and norms != "none":
+        norms = "exact"  # of dense networks it is the published one too
     return Spec(
         problem=problem, plan=config.plan(), max_samples=config.epochs * problem.size, seeds=(args.seed or 0,),
-        log_train_metrics=True,
-        **{"grad_norms": "published" if dataset != "digits" or config.model == "cnn" else "exact"}
-        | {field: value for name, field in _SETTINGS.items() if (value := getattr(args, name, None)) is not None},
+        log_train_metrics=True, grad_norms=norms, **chosen,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.module import _has_any_global_hook
 
 from sfolib._utils.errors import InputError, require
 from sfolib.gradients.batches import Batch, mapped, one, rows, take, tensors, wide
@@ -35,16 +36,17 @@ def tolerance(on: torch.device, dtypes: list[torch.dtype]) -> float:
 def check_layers(modules: dict[str, nn.Module]) -> None:
     """Require that no module is of a kind that mixes samples or draws numbers in the mode it is in."""
     for name, module in modules.items():
-        what = f"{name or 'model'}: {type(module).__name__}"
+        ok, why = True, ""
         if isinstance(module, _BatchNorm):
-            fixed = not module.training and module.track_running_stats
+            ok = not module.training and module.track_running_stats
             why = "batch statistics make a sample's loss depend on the others; use model.eval()"
-            require(fixed, "model", what, why)
-        if isinstance(module, _DropoutNd):
-            require(not module.training or module.p == 0, "model", what, _DRAWS)
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-            plain = module.max_norm is None and not module.sparse and not module.scale_grad_by_freq
-            require(plain, "model", what, "must have no max_norm, sparse or scale_grad_by_freq")
+        elif isinstance(module, _DropoutNd):
+            ok, why = not module.training or module.p == 0, _DRAWS
+        elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            ok = module.max_norm is None and not module.sparse and not module.scale_grad_by_freq
+            why = "must have no max_norm, sparse or scale_grad_by_freq"
+        if not ok:
+            require(False, "model", f"{name or 'model'}: {type(module).__name__}", why)
 
 
 def check_real(named: dict[str, nn.Parameter]) -> None:
@@ -110,6 +112,62 @@ def _equal(a: Any, b: Any) -> bool:
     return a == b
 
 
+# layers of torch that act on every element alone
+_ELEMENTWISE = {
+    *(nn.Identity, nn.Dropout),
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign),
+    *(nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Tanhshrink, nn.Softshrink),
+}
+# and on every sample alone, if their input has this many dimensions
+_SPATIAL = {
+    kind: dims
+    for dims, kinds in {
+        3: (nn.Conv1d, nn.ConvTranspose1d, nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveMaxPool1d, nn.AdaptiveAvgPool1d),
+        4: (nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d),
+        5: (nn.Conv3d, nn.ConvTranspose3d, nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveMaxPool3d, nn.AdaptiveAvgPool3d),
+    }.items()
+    for kind in kinds
+}
+# what a module may have in place of its class's
+_REPLACED = {"forward", "_conv_forward", "_compiled_call_impl"}
+_CHAIN = {nn.Sequential, nn.Linear, nn.Flatten, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, *_ELEMENTWISE, *_SPATIAL}
+
+
+def is_chain(model: nn.Module, x: Batch) -> bool:
+    """Whether samples are apart by what the model is: a chain of torch's own layers that act on every sample alone, as
+    they come, with nobody's hooks. Nothing is remembered: what is changed between two calls is seen."""
+    plain = type(x) is Tensor and not _has_any_global_hook()
+    return plain and x.dim() >= 2 and _dims_after(model, x.dim()) > 0
+
+
+def _dims_after(module: nn.Module, dims: int) -> int:
+    """How many dimensions the output of a chain has, the first of which is the samples as it is in the input of `dims`
+    dimensions; 0 where that is not known."""
+    kind, own = type(module), module.__dict__
+    if kind not in _CHAIN or kind.forward.__module__ != kind.__module__:  # somebody may have put another in the class
+        return 0
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or not _REPLACED.isdisjoint(own):
+        return 0
+    if any(p is not None and type(p) is not nn.Parameter for p in own["_parameters"].values()):
+        return 0
+    if kind is nn.Sequential:
+        for child in own["_modules"].values():
+            dims = _dims_after(child, dims)
+            if not dims:
+                return 0
+        return dims
+    if kind is nn.Linear:
+        plain = module.weight.dim() == 2 and (module.bias is None or module.bias.dim() == 1)
+        return dims if plain and dims >= 2 else 0
+    if kind is nn.Flatten:
+        return 1 + module.start_dim if module.end_dim == -1 and 1 <= module.start_dim < dims else 0
+    if kind in _SPATIAL:
+        return dims if dims == _SPATIAL[kind] and not getattr(module, "return_indices", False) else 0
+    if kind is nn.LayerNorm or kind is nn.RMSNorm:
+        return dims if dims > len(module.normalized_shape) else 0
+    return dims
+
+
 def samples_apart(
     run: Callable[[Batch, bool], tuple[Batch, list[Tensor]]],
     x: Batch,
@@ -168,7 +226,7 @@ def check_mean(
     alone: None if samples are the first dimension of all the output; otherwise alone(i) is the loss of sample i, and
     gap a relative rounding error of outputs.
     """
-    if alone is None and _is_mean_cross_entropy(loss_fn, output, y):
+    if alone is None and is_mean_cross_entropy(loss_fn, output, y):
         return
     of, allowed = loss, [gap / 10]  # of a mean over samples
     with torch.no_grad(), warnings.catch_warnings():
@@ -203,7 +261,7 @@ def _each_slice(loss_fn: Loss, output: Batch, y: Batch, n: int) -> Tensor:
         return torch.stack([loss_fn(take(output, part), take(y, part)) for part in parts])
 
 
-def _is_mean_cross_entropy(loss_fn: Loss, output: Batch, y: Batch) -> bool:
+def is_mean_cross_entropy(loss_fn: Loss, output: Batch, y: Batch) -> bool:
     """Whether this is torch's cross-entropy as it comes, and no label is ignored."""
     module = type(loss_fn) is nn.CrossEntropyLoss and loss_fn.weight is None and loss_fn.reduction == "mean"
     if not (module or loss_fn is F.cross_entropy) or not (isinstance(output, Tensor) and isinstance(y, Tensor)):

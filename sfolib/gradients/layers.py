@@ -20,6 +20,7 @@ Terms = Iterator[tuple[str, Tensor, Tensor]]  # (parameter, ‖g_i‖² for each
 
 FORMED = 2**23  # elements of one layer's per-sample gradients that are kept
 SCRATCH = 2**19  # elements of a layer's temporaries; they should stay in a core's cache
+_NARROW = 8  # columns of a product that are too few to be fast
 
 
 def _chunks(scratch: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -32,7 +33,7 @@ def _sum(values: Tensor) -> Tensor:
 
 
 def _squares(t: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(t.flatten(1), dim=1).square()
+    return torch.linalg.vector_norm(t if t.dim() == 2 else t.flatten(1), dim=1).square()
 
 
 def _vectors(name: str, g: Tensor, v: Tensor) -> tuple[str, Tensor, Tensor]:
@@ -45,10 +46,19 @@ def _is_smaller(fan_in: int, out: int, positions: int) -> bool:
     return fan_in * out <= positions * (fan_in + out)
 
 
+def _outer(d: Tensor, inputs: list[Tensor]) -> Tensor:
+    """Σ_t d_t a_tᵀ, (…, out, in), of d (…, T, out) and the parts of a, (…, T, columns)."""
+    if inputs[0].shape[-1] < _NARROW:
+        inputs = [torch.cat(inputs, -1)]
+    found = [d.mT @ part for part in inputs]
+    return found[0] if len(found) == 1 else torch.cat(found, -1)
+
+
 def _repeated(a: Tensor, d: Tensor, v: Tensor, rows: Callable, apply: Callable) -> Terms:
     """Weight that acts at T positions, g_i = Σ_t d_it a_itᵀ: formed, or left to its two T×T Gram matrices.
 
-    d (n, groups, T, out), v (groups, out, in); `rows(a)` (n, groups, T, in); `apply(a)`, the layer of v, like d.
+    d (n, groups, T, out), v (groups, out, in); `rows(a)` (n, groups, T, in), in parts of its columns; `apply(a)`, the
+    layer of v, like d.
     """
     (groups, out, fan_in), positions = v.shape, d.shape[2]
     formed = _is_smaller(fan_in, out, positions)
@@ -57,9 +67,9 @@ def _repeated(a: Tensor, d: Tensor, v: Tensor, rows: Callable, apply: Callable) 
     for a_part, d_part in _chunks(scratch, a, d):
         inputs = rows(a_part)
         if formed:
-            _, sqnorm, product = _vectors("weight", d_part.mT @ inputs, v)
+            _, sqnorm, product = _vectors("weight", _outer(d_part, inputs), v)
         else:
-            sqnorm = _sum((d_part @ d_part.mT) * (inputs @ inputs.mT))
+            sqnorm = _sum((d_part @ d_part.mT) * sum(part @ part.mT for part in inputs))
             product = _sum(d_part * apply(a_part))
         sqnorms.append(sqnorm)
         products.append(product)
@@ -70,7 +80,7 @@ def _linear(layer: nn.Linear, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Ter
     if d.dim() > 2:  # a sequence: the weight acts at every position
         a, d = a.flatten(1, -2), d.flatten(1, -2)
         if "weight" in v:
-            weight, rows = v["weight"], lambda a: a.unsqueeze(1)
+            weight, rows = v["weight"], lambda a: [a.unsqueeze(1)]
             apply = lambda a: F.linear(a, weight).unsqueeze(1)  # noqa: E731
             yield from _repeated(a, d.unsqueeze(1), weight.unsqueeze(0), rows, apply)
         if "bias" in v:
@@ -78,9 +88,12 @@ def _linear(layer: nn.Linear, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Ter
         return
     sqnorms = _squares(d)
     if "weight" in v:
-        yield "weight", _squares(a) * sqnorms, _sum(d * F.linear(a, v["weight"]))
+        weight = v["weight"]
+        out, fan_in = weight.shape
+        along = (d @ weight).mul_(a) if fan_in < out else F.linear(a, weight).mul_(d)  # the smaller one is kept
+        yield "weight", _squares(a) * sqnorms, along.sum(1)
     if "bias" in v:
-        yield "bias", sqnorms, d @ v["bias"]
+        yield "bias", sqnorms, torch.mv(d, v["bias"])
 
 
 def _positions(t: Tensor, groups: int) -> Tensor:
@@ -93,23 +106,32 @@ def _kernels(v: Tensor, groups: int) -> Tensor:
     return v.movedim(1, -1).reshape(groups, len(v) // groups, -1)
 
 
-def _patches(layer: _ConvNd, a: Tensor, size: torch.Size) -> Tensor:
-    """What the kernel sees of (n, channels, *space) at `size` positions: (n, groups, positions, kernel × in), channels
-    innermost: copied in runs, where `F.unfold` goes element by element."""
+def _patches(layer: _ConvNd, a: Tensor, size: torch.Size) -> list[Tensor]:
+    """What the kernel sees of (n, channels, *space) at `size` positions, for each of its first indices:
+    (n, groups, positions, rest of the kernel × in), channels innermost.
+
+    These are views of one copy, in which a position has what the rest of the kernel sees; `F.unfold` copies for every
+    index of the kernel, and element by element.
+    """
     if layer.transposed:
         padding = [p for p in reversed(layer.padding) for _ in range(2)]
     else:
-        padding = layer._reversed_padding_repeated_twice
-    if layer.padding_mode == "zeros":
-        a = F.pad(a.movedim(1, -1), (0, 0, *padding)).contiguous()
-    else:
-        a = F.pad(a, padding, layer.padding_mode).movedim(1, -1).contiguous()
-    n, per_group, space = len(a), a.shape[-1] // layer.groups, a.stride()[1:-1]
-    shape = (n, layer.groups, *size, *layer.kernel_size, per_group)
-    steps = [s * stride for s, stride in zip(space, layer.stride, strict=True)]
-    inside = [s * dilation for s, dilation in zip(space, layer.dilation, strict=True)]
-    patches = a.as_strided(shape, (a.stride(0), per_group, *steps, *inside, 1))
-    return patches.reshape(n, layer.groups, size.numel(), -1)
+        padding = [*layer._reversed_padding_repeated_twice]
+    if layer.padding_mode != "zeros":
+        a, padding = F.pad(a, padding, layer.padding_mode), [0] * len(padding)
+    # rows of the first dimension by their remainder after its stride, so that one position follows the other
+    stride, firsts = layer.stride[0], [i * layer.dilation[0] for i in range(layer.kernel_size[0])]
+    remainders, length = min(stride, firsts[-1] + 1), firsts[-1] // stride + size[0]
+    padding[-1] += max(0, stride * length - a.shape[2] - sum(padding[-2:]))
+    a = F.pad(a.movedim(1, -1), (0, 0, *padding)).contiguous()
+    n, per_group, (first, *space) = len(a), a.shape[-1] // layer.groups, a.stride()[1:-1]
+    shape = (n, layer.groups, remainders, length, *size[1:], *layer.kernel_size[1:], per_group)
+    steps = [s * stride for s, stride in zip(space, layer.stride[1:], strict=True)]
+    inside = [s * dilation for s, dilation in zip(space, layer.dilation[1:], strict=True)]
+    seen = a.as_strided(shape, (a.stride(0), per_group, first, stride * first, *steps, *inside, 1))
+    rest = size[1:].numel()
+    seen = seen.reshape(n, layer.groups, remainders, length * rest, -1)
+    return [seen[:, :, i % stride].narrow(2, i // stride * rest, size.numel()) for i in firsts]
 
 
 def _convolved(layer: _ConvNd, a: Tensor, v: Tensor, size: torch.Size) -> Tensor:
@@ -132,7 +154,7 @@ def _conv(layer: _ConvNd, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:
     source, at = (d, a) if layer.transposed else (a, d)
     size = at.shape[2:]
 
-    def rows(source: Tensor) -> Tensor:
+    def rows(source: Tensor) -> list[Tensor]:
         return _patches(layer, source, size)
 
     def apply(source: Tensor) -> Tensor:
@@ -155,8 +177,9 @@ def formed(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
     """g_i of its weight, (n, groups, out, kernel × in)."""
     source, at = (d, a) if layer.transposed else (a, d)
     size, at = at.shape[2:], _positions(at, layer.groups)
-    scratch = layer.weight.numel() + at.shape[2] * layer.weight[0].numel() * layer.groups
-    return torch.cat([d_part.mT @ _patches(layer, part, size) for part, d_part in _chunks(scratch, source, at)])
+    scratch = layer.weight.numel() + source[0].numel() * math.prod(layer.kernel_size[1:])
+    parts = [_outer(d_part, _patches(layer, part, size)) for part, d_part in _chunks(scratch, source, at)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def formed_sum(layer: _ConvNd, g: Tensor) -> Tensor:
@@ -180,9 +203,13 @@ def _embedding(layer: nn.Embedding, a: Tensor, d: Tensor, v: dict[str, Tensor]) 
     yield "weight", torch.cat(sqnorms), _sum(d * F.embedding(tokens, v["weight"]))
 
 
-def _affine(d: Tensor, normalised: Callable[[], Tensor], pool: Callable, v: dict[str, Tensor]) -> Terms:
+def _affine(
+    a: Tensor, d: Tensor, normalised: Callable[[Tensor], Tensor], pool: Callable, v: dict[str, Tensor]
+) -> Terms:
+    """`normalised(a)` times a weight, plus a bias; `pool` sums d, or d times it, over where these are the same."""
     if "weight" in v:
-        yield _vectors("weight", pool(d * normalised()), v["weight"])
+        parts = _chunks(4 * math.prod(a.shape[1:]), a, d)
+        yield _vectors("weight", torch.cat([pool(d_part * normalised(part)) for part, d_part in parts]), v["weight"])
     if "bias" in v:
         yield _vectors("bias", pool(d), v["bias"])
 
@@ -192,29 +219,26 @@ def _over_space(t: Tensor) -> Tensor:
 
 
 def _group_norm(layer: nn.GroupNorm, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:
-    return _affine(d, lambda: F.group_norm(a, layer.num_groups, eps=layer.eps), _over_space, v)
+    return _affine(a, d, lambda a: F.group_norm(a, layer.num_groups, eps=layer.eps), _over_space, v)
+
+
+def _over_positions(layer: nn.LayerNorm | nn.RMSNorm) -> Callable[[Tensor], Tensor]:
+    size = math.prod(layer.normalized_shape)
+    return lambda t: t.reshape(len(t), -1, size).sum(1)
 
 
 def _layer_norm(layer: nn.LayerNorm, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:
-    size = math.prod(layer.normalized_shape)
-
-    def pool(t: Tensor) -> Tensor:
-        return t.reshape(len(t), -1, size).sum(1)
-
-    return _affine(d, lambda: F.layer_norm(a, layer.normalized_shape, eps=layer.eps), pool, v)
+    normalised = lambda a: F.layer_norm(a, layer.normalized_shape, eps=layer.eps)  # noqa: E731
+    return _affine(a, d, normalised, _over_positions(layer), v)
 
 
 def _rms_norm(layer: nn.RMSNorm, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:
-    size = math.prod(layer.normalized_shape)
-    normalised = F.rms_norm(a, layer.normalized_shape, eps=layer.eps)
-    yield _vectors("weight", (d * normalised).reshape(len(d), -1, size).sum(1), v["weight"])
+    return _affine(a, d, lambda a: F.rms_norm(a, layer.normalized_shape, eps=layer.eps), _over_positions(layer), v)
 
 
 def _batch_norm(layer: _BatchNorm, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:
-    def normalised() -> Tensor:
-        return F.batch_norm(a, layer.running_mean, layer.running_var, eps=layer.eps)
-
-    return _affine(d, normalised, _over_space, v)
+    normalised = lambda a: F.batch_norm(a, layer.running_mean, layer.running_var, eps=layer.eps)  # noqa: E731
+    return _affine(a, d, normalised, _over_space, v)
 
 
 _CONVOLUTIONS = (

@@ -34,6 +34,8 @@ from sfolib.gradients.checks import (
     check_mean,
     check_real,
     differentiable_rnns,
+    is_chain,
+    is_mean_cross_entropy,
     samples_apart,
     tolerance,
     unmoved,
@@ -113,13 +115,22 @@ def scalar_loss(loss_fn: Loss, output: Batch, y: Batch) -> Tensor:
 
 
 def check_samples(
-    model: nn.Module, loss_fn: Loss, x: Batch, y: Batch, loss: Tensor, output: Batch, captures: tuple = ({}, [])
+    model: nn.Module,
+    loss_fn: Loss,
+    x: Batch,
+    y: Batch,
+    loss: Tensor,
+    output: Batch,
+    captures: tuple = ({}, []),
+    apart: bool = False,
 ) -> list[bool]:
     """Require that the loss is a mean of samples' losses, and that samples are apart.
 
-    captures: layers, and their calls in the forward pass. Returns for each call whether samples are its input's first
-    dimension.
+    captures: layers, and their calls in the forward pass. apart: what `is_chain` has said before it. Returns for each
+    call whether samples are its input's first dimension.
     """
+    if apart and is_mean_cross_entropy(loss_fn, output, y):
+        return _of_samples(captures[1], len(output))
     layers, calls = captures
     n, output = n_samples(x, y), _detached(output)
 
@@ -133,9 +144,15 @@ def check_samples(
         return loss_fn(call(model, take(x, one)), take(y, one))
 
     gap = tolerance(device(x), [t.dtype for t in tensors(output)] + [c.dtype for c in calls])
-    apart, of_samples = samples_apart(run, x, n, output, [c.a for c in calls], gap)
+    of_samples = _of_samples(calls, n)
+    if not apart:
+        apart, of_samples = samples_apart(run, x, n, output, [c.a for c in calls], gap)
     check_mean(loss_fn, loss.detach(), output, y, n, None if apart else alone, gap)
     return of_samples
+
+
+def _of_samples(calls: list[_Call], n: int) -> list[bool]:
+    return [c.a.shape[:1] == (n,) for c in calls]
 
 
 def _detached(output: Batch) -> Batch:
@@ -188,8 +205,8 @@ def per_sample(
             torch._foreach_div_(local, done.scale)
         means = ranks.mean(local, n / total)
         directions = [mean + l2 * wide(p) for mean, p in zip(means, parameters, strict=True)] if l2 else means
-        mean_sqnorms = _numbers([m.square().sum() for m in means])
-        direction_sqnorms = _numbers([v.square().sum() for v in directions]) if l2 else mean_sqnorms
+        mean_sqnorms = _sqnorms(means)
+        direction_sqnorms = _sqnorms(directions) if l2 else mean_sqnorms
         along = mean_sqnorms
         if l2 or ranks.size > 1:
             along = _numbers([(a * v).sum() for a, v in zip(local, directions, strict=True)])
@@ -200,8 +217,8 @@ def per_sample(
             if not why:
                 terms, why = _by_rules(layers, done.calls, named, directions, done.uses, n)
             if not why:
-                terms[0] *= (n / done.scale) ** 2  # d is of scale × the mean loss
-                terms[1] *= n / done.scale
+                times = n / done.scale  # d is of scale × the mean loss
+                terms *= np.array([times**2, times])[:, None, None]
                 other = first_other(*terms)
                 why = f"{other}: its layer is not what its rule is for" if other else ""
             if why:
@@ -237,14 +254,14 @@ def _backward(
     why = next((f"{name or 'model'}: {type(m).__name__}" for name, m in layers.items() if type(m) not in RULES), "")
     if why:
         layers, why = {}, f"{why} has no rule"
-    start = time.perf_counter()
+    apart, start = check and is_chain(model, x), time.perf_counter()
     with torch.enable_grad(), unmoved(modules, device(x)), _captured(layers) as calls:
         output = call(model, x)
         loss = scalar_loss(loss_fn, output, y)
     seconds = time.perf_counter() - start
-    of_samples = [c.a.shape[:1] == (n,) for c in calls]
+    of_samples = _of_samples(calls, n)
     if check and n > 1:
-        of_samples = check_samples(model, loss_fn, x, y, loss, output, (layers, calls))
+        of_samples = check_samples(model, loss_fn, x, y, loss, output, (layers, calls), apart)
     if not why:
         uses = _uses(loss)
         other = [c.layer for c, ok in zip(calls, of_samples, strict=True) if not ok]
@@ -324,8 +341,10 @@ def _by_rules(
     outside = next((name for name, p in named.items() if uses[p] and p not in found), "")
     if outside:
         return np.empty(0), f"{outside} is used outside its own layer"
-    none = [directions[0].new_zeros(n)] * 2
-    both = zip(*(found.get(p, none) for p in named.values()), strict=True)
+    if len(found) < len(named):
+        none = [directions[0].new_zeros(n)] * 2
+        found = {p: found.get(p, none) for p in named.values()}
+    both = zip(*(found[p] for p in named.values()), strict=True)
     return _numbers([t for terms in both for t in terms]).reshape(2, len(named), n), ""
 
 
@@ -376,15 +395,19 @@ def _first_other(
     products: np.ndarray,
 ) -> str:
     """The first parameter for which the mean of g_i·direction is not ḡ·direction; nan says nothing."""
-    n = sqnorms.shape[1]
-    with np.errstate(all="ignore"):
-        squares = sqnorms.sum(1) * direction_sqnorms * n
-        off = np.abs(products.sum(1) - n * along)
-        # a gradient that is 0, as an attention's key bias has it, is rounding of the others'
-        whole = (squares.sum() * len(squares)) ** 0.5
-        there = np.flatnonzero(off > gap * np.sqrt(squares) + gap**2 * whole)
-    return names[there[0]] if len(there) else ""
+    n, sums = sqnorms.shape[1], (sqnorms.sum(1), products.sum(1), direction_sqnorms, along)
+    rows = [*zip(names, *(values.tolist() for values in sums), strict=True)]
+    # a gradient that is 0, as an attention's key bias has it, is rounding of the others'
+    least = gap**2 * math.sqrt(n * len(rows) * sum(sqnorm * direction for _, sqnorm, _, direction, _ in rows))
+    for name, sqnorm, product, direction, mean in rows:
+        if abs(product - n * mean) > gap * math.sqrt(n * sqnorm * direction) + least:
+            return name
+    return ""
+
+
+def _sqnorms(tensors: list[Tensor]) -> np.ndarray:
+    return np.square(_numbers(torch._foreach_norm(tensors)))
 
 
 def _numbers(tensors: Iterable[Tensor]) -> np.ndarray:
-    return torch.stack(list(tensors)).cpu().double().numpy()
+    return torch.stack(list(tensors)).to("cpu", torch.float64).numpy()

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require, whole
 from sfolib.gradients.batches import Batch, call, device, n_samples, rows, take, wide
-from sfolib.gradients.checks import Loss, unmoved
+from sfolib.gradients.checks import Loss, is_chain, unmoved
 from sfolib.gradients.curvature import eval_mode, smoothness, trainable
 from sfolib.gradients.per_sample import PerSample, check_samples, per_sample, scalar_loss
 from sfolib.theory.bounds import Constants
@@ -78,7 +78,8 @@ def gradient_statistics(
     """The statistics of T10 [S] for samples `x`, `y` (leading dimension n ≥ 2), the model in the mode it is in.
 
     `loss_fn(model(x), y)` must be the mean over the batch of losses of one sample each. With `check` this is seen on
-    every sample alone, which takes calls of loss_fn and two passes of three samples: not for a loss that keeps a tally.
+    every sample alone, which takes calls of loss_fn and two passes of three samples (none for a chain of torch's own
+    layers, which is known by its types): not for a loss that keeps a tally.
     `x`, `y` and the model's output are tensors, or dicts, tuples or dataclasses of tensors, every one with the samples
     as its first dimension; of `x`, a dict is passed as keyword arguments and a tuple as positional ones where the
     model's `forward` takes them so.
@@ -223,12 +224,12 @@ def _mean_gradient(
     """Mean of the batches' gradients, weighted by their sizes over n; in float32 at least."""
     parameters, modules, total = trainable(model), dict(model.named_modules()), []
     for x, y in batches:
-        m = n_samples(x, y)
+        m, apart = n_samples(x, y), check and is_chain(model, x)
         with torch.enable_grad(), unmoved(modules, device(x)) if check else nullcontext():
             output = call(model, x)
             loss = scalar_loss(loss_fn, output, y)
         if check and m > 1:
-            check_samples(model, loss_fn, x, y, loss, output)
+            check_samples(model, loss_fn, x, y, loss, output, apart=apart)
         gradient = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         gradient = [wide(g) if n == m else wide(g) * (m / n) for g in gradient]
         total = [a.add_(b) for a, b in zip(total, gradient, strict=True)] if total else gradient

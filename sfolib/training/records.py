@@ -149,7 +149,8 @@ def run_lock(folder: Path, wait: bool = True) -> Iterator[None]:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        place = folder.resolve()  # "." has no name
+        lock = FileLock(place.parent / f".{place.name}.lock")
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise InputError(f"folder = {str(folder)!r}: another process is training there; wait for it to end") from None

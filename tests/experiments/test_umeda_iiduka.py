@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import math
+import os
 
 import numpy as np
 import pandas as pd
@@ -223,6 +224,7 @@ def test_a_run_that_one_thread_makes_faster_is_warned_of(arguments, warned, writ
     write_cifar(tmp_path / "data", monkeypatch, "cifar100", n_train=120, n_test=100)
     datasets.load.cache_clear()
     monkeypatch.setattr(importlib.import_module("sfolib.training.run"), "single_thread_gain", lambda trainer: 2.8)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     command = ["train", str(write(CONST | {"bs": 120, "epochs": 1})), "--data-dir", str(tmp_path / "data")]
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -274,13 +276,26 @@ def test_other_models_are_no_digits(write, capsys, tmp_path):
         assert "config = " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", [".", "..", "./", "../beside/."])
+def test_csv_path_without_a_name(place, write, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    path = write(CONST | {"bs": 700, "epochs": 1, "csv_path": place})
+    monkeypatch.chdir(tmp_path / "in")
+    assert cli.main(["train", str(path), "--dataset", "digits"]) == 0
+    assert (tmp_path / "in" / place / "train.csv").exists()
+    assert not list(tmp_path.rglob("*.lock"))
+    assert cli.main(["train", str(path), "--dataset", "digits"]) == 1
+    assert cli.main(["train", str(path), "--dataset", "digits", "--resume"]) == 0
+
+
 def test_a_diverged_run_is_not_a_success(write, tmp_path):
     assert cli.main(["train", str(write(CONST | {"model": "mlp", "lr": 1e30})), "--dataset", "digits"]) == 1
     assert records.load(tmp_path / "csv").status == "diverged"
 
 
-def test_settings_of_measuring_and_speed(write, tmp_path, monkeypatch):
+def test_settings_of_measuring_and_speed(write, tmp_path, monkeypatch, capsys):
     threads = []
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(
         Trainer, "rows", lambda self, rows=Trainer.rows: threads.append(torch.get_num_threads()) or rows(self)
     )
@@ -292,10 +307,37 @@ def test_settings_of_measuring_and_speed(write, tmp_path, monkeypatch):
     assert list(run.steps) == [0, 1, 2, 4, 8, 9]
     assert set(threads) == {2}
     assert not (tmp_path / "run" / "train.csv").exists()  # which has a row an epoch
+    assert "no CSV files" in capsys.readouterr().err
     assert cli.main(["train", str(path), "--dataset", "digits", "--norms", "none"]) == 0
     assert {file.name for file in (tmp_path / "csv").glob("*.csv")} == {"train.csv", "test.csv", "lr_bs.csv"}
-    for wrong in ("--eval-every 0.5", "--threads 0", "--norms all", "--eval-every x"):
-        assert cli.main(["train", str(path), "--dataset", "digits", *wrong.split(), "--out", str(tmp_path / "no")]) == 1
+    assert "no CSV files" not in capsys.readouterr().err
+    for wrong in (
+        *("--eval-every 0.5", "--eval-every x", "--eval-every nan", "--eval-every inf"),
+        *("--threads 0", "--threads 3", "--threads 100000", "--norms all"),
+    ):
+        option, value = wrong.split()
+        assert cli.main(["train", str(path), "--dataset", "digits", option, value, "--out", str(tmp_path / "no")]) == 1
+        error = capsys.readouterr().err
+        assert all(part in error for part in (option.strip("-"), value))
+        assert "_" not in error
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "norms", "measured"),
+    [
+        *(("softmax", norms, {"grad_sqnorm"}) for norms in (None, "exact", "published", "both")),
+        ("resnet8_16", None, {"published_sqnorm"}),
+        ("resnet8_16", "both", {"grad_sqnorm", "published_sqnorm"}),
+    ],
+)
+def test_norms_of_digits(model, norms, measured, write, tmp_path):
+    """The published one by default; of dense networks it is the exact one."""
+    options = ["--norms", norms] if norms else []
+    path = write(CONST | {"model": model, "bs": 700, "epochs": 1})
+    assert cli.main(["train", str(path), "--dataset", "digits", *options]) == 0
+    assert {"grad_sqnorm", "published_sqnorm"} & set(records.load(tmp_path / "csv").rows) == measured
+    assert (tmp_path / "csv" / "norm.csv").exists()
 
 
 @pytest.mark.parametrize("model", ["softmax", "mlp", "cnn"])

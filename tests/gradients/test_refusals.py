@@ -10,8 +10,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from sfolib._utils.errors import InputError
-from sfolib.gradients import SuccessiveGradients, curvature_noise, gradient_covariance, noise_vectors, smoothness
+from sfolib.gradients import (
+    SuccessiveGradients,
+    checks,
+    curvature_noise,
+    gradient_covariance,
+    noise_vectors,
+    smoothness,
+)
 from sfolib.gradients.statistics import CHUNK, full_gradient_sqnorm, gradient_statistics
+from sfolib.problems.models import build
 
 
 def _targets():
@@ -114,6 +122,143 @@ def test_samples_that_are_mixed_and_random_numbers(f, n):
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(buffers.values(), model.state_dict().values(), strict=True))
     assert states == (random.getstate(), np.random.get_state()[2])  # noqa: NPY002
+
+
+def _mix(h):
+    return h - h.mean(0)
+
+
+class Mixed(nn.Sequential):
+    def forward(self, x):
+        return _mix(super().forward(x))
+
+
+class Noisy(nn.Module):
+    def forward(self, weight):
+        return weight + torch.rand_like(weight)
+
+
+def _hook(model):
+    model[2].register_forward_hook(lambda _module, _args, output: _mix(output))
+
+
+def _pre_hook(model):
+    model[2].register_forward_pre_hook(lambda _module, args: (_mix(args[0]),))
+
+
+def _hook_of_one_call(model):
+    """It is gone when samples are taken alone."""
+    handle = model.register_forward_hook(lambda _module, _args, output: (handle.remove(), _mix(output))[1])
+
+
+def _own_forward(model):
+    model[1].forward = lambda x: _mix(F.linear(x, model[1].weight))
+
+
+def _bias_of_each(model):
+    model[3].bias = nn.Parameter(torch.randn(24, 3))
+
+
+CHANGES = {
+    "hook": _hook,
+    "pre-hook": _pre_hook,
+    "hook of one call": _hook_of_one_call,
+    "own forward": _own_forward,
+    "compiled": lambda model: setattr(model[1], "_compiled_call_impl", lambda x: _mix(F.linear(x, model[1].weight))),
+    "softmax over samples": lambda model: model.insert(2, nn.Softmax(0)),
+    "layer norm over samples": lambda model: model.insert(2, nn.LayerNorm((24, 6))),
+    "layer of one's own": lambda model: model.insert(2, Mixed(nn.Identity())),
+    "batch norm": lambda model: model.insert(2, nn.BatchNorm1d(6)),
+    "dropout": lambda model: model.insert(2, nn.Dropout(0.5)),
+    "train mode": lambda model: model.train(),
+    "class": lambda model: setattr(model, "__class__", Mixed),
+    "bias of each sample": _bias_of_each,
+    "random weight": lambda model: nn.utils.parametrize.register_parametrization(model[1], "weight", Noisy()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_after_a_look(change):
+    """Nothing is remembered of a model that was found to have its samples apart."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3), nn.Dropout(0.1)).eval()
+    x, y = torch.randn(24, 2, 2), torch.arange(24) % 3
+    gradient_statistics(model, F.cross_entropy, x, y, backward=True)
+    full_gradient_sqnorm(model, F.cross_entropy, (x, y))
+    CHANGES[change](model)
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    with pytest.raises(InputError, match=r"depends on the others|without the others|random numbers|batch statistics"):
+        gradient_statistics(model, F.cross_entropy, x, y, backward=True)
+    for p, before in zip(model.parameters(), gradients, strict=True):
+        assert p.grad is before is None or torch.equal(p.grad, before)
+
+
+def test_a_hook_on_every_module():
+    model, x, y = nn.Sequential(nn.Linear(4, 3)), torch.randn(8, 4), torch.arange(8) % 3
+    handle = nn.modules.module.register_module_forward_hook(lambda _module, _args, output: _mix(output))
+    try:
+        with pytest.raises(InputError, match="depends on the others"):
+            gradient_statistics(model, F.cross_entropy, x, y)
+    finally:
+        handle.remove()
+
+
+def test_a_forward_that_is_put_into_a_class(monkeypatch):
+    model, x, y = nn.Sequential(nn.Linear(4, 3)), torch.randn(8, 4), torch.arange(8) % 3
+    gradient_statistics(model, F.cross_entropy, x, y)
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: _mix(F.linear(x, self.weight)))
+    with pytest.raises(InputError, match="depends on the others"):
+        gradient_statistics(model, F.cross_entropy, x, y)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(8, 3), (8,)),
+        (nn.Conv1d(8, 8, 3, padding=1), (8, 3)),
+        (nn.Conv2d(8, 8, 3, padding=1), (8, 3, 3)),
+        (nn.Flatten(0, 1), (8, 2, 3)),
+        (nn.LayerNorm((8, 3)), (8, 3)),
+        (nn.MaxPool2d(1, return_indices=True), (8, 3, 4, 4)),
+        (nn.Conv2d(3, 4, 1), (8, 3, 4)),
+    ],
+)
+def test_layers_that_take_samples_for_something_else_are_no_chain(layer, shape):
+    x = torch.randn(shape)
+    assert not checks.is_chain(nn.Sequential(nn.Identity(), nn.Sequential(layer)), x)
+    assert not checks.is_chain(layer, x)
+
+
+KINDS = [*sorted(checks._ELEMENTWISE, key=str), *checks._SPATIAL, nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_layers_of_a_chain_act_on_every_sample_alone(kind):
+    torch.manual_seed(0)
+    if kind in checks._SPATIAL:
+        args = (4, 2, 3) if "Conv" in kind.__name__ else (2,)
+    elif kind is nn.Linear:
+        args = (3, 2)
+    else:
+        args = {nn.LayerNorm: (3,), nn.RMSNorm: (3,), nn.GroupNorm: (2, 4)}.get(kind, ())
+    layer, n = kind(*args).double().eval(), 4
+    for dims in (2, 3, 4, 5):
+        x = torch.randn(n, 4, *[3] * (dims - 2)).double() if dims > 2 else torch.randn(n, 3).double()
+        if not checks.is_chain(nn.Sequential(layer), x) or (kind is nn.GroupNorm and dims == 2):
+            continue
+        together = layer(x)
+        assert checks._dims_after(layer, dims) == together.dim()
+        torch.testing.assert_close(torch.cat([layer(x[i : i + 1]) for i in range(n)]), together, rtol=1e-12, atol=1e-12)
+    wanted = checks._SPATIAL.get(kind, 3)
+    assert checks.is_chain(layer, torch.randn(n, 4, *[3] * (wanted - 2)).double())
+
+
+@pytest.mark.parametrize("name", ["softmax", "mlp", "cnn", "mnist_cnn"])
+def test_chains_need_no_pass_of_samples_alone(name, monkeypatch):
+    monkeypatch.setattr("sfolib.gradients.per_sample.samples_apart", None)
+    model, x, y = build(name, 3, (1, 8, 8), 0), torch.randn(8, 1, 8, 8), torch.arange(8) % 3
+    gradient_statistics(model, F.cross_entropy, x, y)
+    full_gradient_sqnorm(model, F.cross_entropy, (x, y))
 
 
 def test_samples_too_large_for_a_chunk_of_two():

@@ -141,8 +141,7 @@ def predictions(losses: list[float], key: tuple[int, ...], fit: Fit = loss_gp.ma
     finite = np.flatnonzero(np.isfinite(y))
     require(len(finite) > 1, "losses", len(finite), "finite ones are too few")
 
-    if fit is loss_gp.maximize_likelihood:  # its bounds, and the jitter, are then of no unit; Adam's are of the loss's
-        y = y / (y[finite].std() or 1.0)
+    y = y / _unit(y[finite], fit)
 
     def some(most: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = finite if len(finite) <= most else np.sort(rng.choice(finite, most, replace=False))
@@ -163,9 +162,15 @@ def decision(lr: np.ndarray) -> Decision:
 
 def smoothed(losses: np.ndarray, fit: Fit = loss_gp.maximize_likelihood) -> tuple[np.ndarray, np.ndarray]:
     """The curve behind finite losses at 500 points of [0, 1], fitted to all of them: mean and standard deviation."""
-    x, grid = np.arange(len(losses)) / len(losses), np.linspace(0, 1, _GRID)
-    mean, covariance = loss_gp.condition(fit(x, losses, losses.mean()), x, losses, grid)
-    return mean, np.sqrt(covariance.diagonal())
+    x, grid, unit = np.arange(len(losses)) / len(losses), np.linspace(0, 1, _GRID), _unit(losses, fit)
+    y = losses / unit
+    mean, covariance = loss_gp.condition(fit(x, y, y.mean()), x, y, grid)
+    return unit * mean, unit * np.sqrt(covariance.diagonal())
+
+
+def _unit(losses: np.ndarray, fit: Fit) -> float:
+    """In which the likelihood's bounds, and the jitter, are of no unit; Adam's are of the loss's."""
+    return (losses.std() or 1.0) if fit is loss_gp.maximize_likelihood else 1.0
 
 
 def _look(process: loss_gp.Process, x: np.ndarray, y: np.ndarray) -> Prediction:

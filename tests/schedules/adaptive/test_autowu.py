@@ -153,3 +153,11 @@ def test_the_default_switch_does_not_depend_on_the_losses_scale(scale):
         switches.append((policy.switched, policy.peak))
     assert switches[0][0] is not None
     assert switches[1] == pytest.approx(switches[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3, 1e6])
+def test_the_smoothed_curve_scales_with_the_losses(scale):
+    x = np.linspace(0, 1, 300)
+    losses = 1 + 6 * (x - 0.4) ** 2 + 0.2 * np.random.default_rng(4).standard_normal(len(x))
+    for found, wanted in zip(autowu.smoothed(scale * losses), autowu.smoothed(losses), strict=True):
+        np.testing.assert_allclose(found, scale * wanted, rtol=1e-6)
