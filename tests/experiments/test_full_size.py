@@ -1,0 +1,57 @@
+"""Notebook 13 at full size, on a few images in Fashion-MNIST's files: its runs, claims and figures."""
+
+import numpy as np
+import pytest
+from archives import write_mnist
+
+from sfolib.experiments import cifar100
+from sfolib.training.run import run_all
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    write_mnist(folder / "data")
+    p = cifar100.Parameters(
+        scale="full", data_dir=str(folder / "data"), out=str(folder), epochs=3, interval=1, norm_epochs=1, seeds=2,
+        digits=[], jobs=1,
+    )  # fmt: skip
+    specs = cifar100.specs(p, cifar100.schedules(p), {})
+    runs = dict(zip(specs, run_all([*specs.values()], p.store, "cpu"), strict=True))
+    return cifar100.results(p, runs)
+
+
+def test_each_network_is_trained_by_the_papers_schedules_and_padded_where_norms_are_compared(found):
+    assert [*found.runs] == ["resnet8", "cnn8"]
+    for of in found.runs.values():
+        assert [*of] == ["constant", "batch grows linearly", "batch grows", "both grow"]
+        assert {run.spec.problem.padding for run in of.values()} == {0}
+        pairs = of["both grow"].rows.query("seed == 0").iloc[:-1]
+        assert pairs["batch_size"].tolist() == [16, 32, 64]
+        assert pairs["lr"].tolist() == pytest.approx([0.1, 0.14, 0.196])
+        assert of["batch grows linearly"].rows.query("seed == 0")["batch_size"].tolist()[:3] == [16, 32, 48]
+    assert {run.spec.problem.padding for run in found.norm_runs.values()} == {2}
+
+
+def test_the_papers_claims_are_ratios_at_equal_epochs(found):
+    told = {check.claim: check for check in cifar100.claims(found)}
+    of_loss = told["Fashion-MNIST, cnn8, at equal epochs: growing the learning rate too ends below growing the batch "
+                   "alone in loss (ratio)"]  # fmt: skip
+    runs = found.runs["cnn8"]
+    ends = [runs[name].rows.query("epoch == 3").sort_values("seed")["loss"] for name in ("both grow", "batch grows")]
+    assert of_loss.measured == pytest.approx([ends[0].mean() / ends[1].mean()])
+    low, high = of_loss.interval[0]
+    assert low < of_loss.measured[0] < high
+    published = [claim for claim in told if "the square of the published norm" in claim]
+    assert all("resnet8" in claim for claim in published)  # the other network has no BatchNorm: it is the exact norm
+    assert len(published) == 3
+
+
+def test_a_run_that_diverged_ends_above_all_others(found):
+    run = found.runs["cnn8"]["both grow"]
+    lost = type(run)(run.spec, run.provenance | {"status": "diverged"}, run.rows[run.rows["epoch"] < 2])
+    of = found.runs["cnn8"] | {"both grow": lost}
+    told = {check.claim: check for check in cifar100.paper_claims(found, "cnn8", of)}
+    worse = [check for claim, check in told.items() if "growing the learning rate too" in claim or "bears" in claim]
+    assert len(worse) == 4
+    assert all(np.isinf(check.measured).all() and check.verdict == "not reproduced" for check in worse)
