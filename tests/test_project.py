@@ -13,8 +13,11 @@ import pytest
 from pydantic import ValidationError
 
 from sfolib import load
+from sfolib._utils.errors import InputError
 from sfolib.cli import main
 from sfolib.experiments import all_side_by_side
+from sfolib.experiments.notebook import PlansParameters
+from sfolib.experiments.registry import experiment
 from sfolib.schedules.base import Schedule
 
 ROOT = Path(__file__).parents[1]
@@ -206,6 +209,12 @@ def test_a_schedule_of_ones_own_is_trained_as_its_page_says(tmp_path, monkeypatc
     assert all_side_by_side.schedules(p)["own"]["mine"].at(15) == (32, 0.1)
     with pytest.raises(ValidationError, match="plans: mine: lr: missing"):
         all_side_by_side.Parameters(scale="smoke", plans={"mine": {"batch_size": 8}})
+    taken = all_side_by_side.Parameters(scale="smoke", plans={"b × 2": {"batch_size": 8, "lr": 0.1}})
+    with pytest.raises(InputError, match="plans: b × 2: is the name of a plan that is compared anyway"):
+        all_side_by_side.schedules(taken)
+    told = re.findall(r"^\| (\d\d) \|", page, re.M)
+    takers = [path.stem[:2] for path in NOTEBOOKS if issubclass(experiment(path).Parameters, PlansParameters)]
+    assert told == takers
 
 
 def test_every_kind_of_schedule_is_in_the_table_with_its_arguments():

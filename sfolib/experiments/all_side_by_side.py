@@ -56,7 +56,7 @@ def schedules(p):
     doubled, decay = base.exponential(b, 2.0, every), base.milestones(lr, {every * k: 0.5 for k in range(1, 6)})
     test = {"batch_size": b, "lr": lr, "test_interval": 20, **cap}
     steps = -(-n // b)
-    return {
+    found = {
         "constant": {f"constant b = {size}": Plan(size, lr) for size in (b, 4 * b, 16 * b)},
         "growing": {
             "b + 16 a stage": Plan(base.linear(b, b, every), lr, **cap),
@@ -78,8 +78,8 @@ def schedules(p):
             "inner-product test, θ = 0.9": InnerProductTest(0.9, **test),
             "AutoWU": AutoWU(steps * p.epochs, steps, batch_size=b),
         },
-        "own": p.own_plans(p.max_batch_size),
     }
+    return found | {"own": p.own_plans(p.max_batch_size, [name for of_kind in found.values() for name in of_kind])}
 
 
 def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:

@@ -37,7 +37,7 @@ Growths = Annotated[list[Annotated[float, Field(ge=1)]], Field(min_length=1), Af
 EPOCHS = {"softmax": 70, "mlp": 35, "cnn": 35}
 
 
-class Parameters(notebook.ModelsParameters):
+class Parameters(notebook.ModelsParameters, notebook.PlansParameters):
     FEW: ClassVar[dict[str, Any]] = {"gammas": [1.0, 1.2, 2**0.5], "deltas": [2.0, 4.0]}
     ALL: ClassVar[dict[str, Any]] = {"gammas": [1.0, 1.1, 1.2, 1.3, 1.4, 2**0.5], "deltas": [2.0, 3.0, 4.0]}
     START: ClassVar[dict[str, Any]] = {"batch_size": 4, "max_batch_size": 256, "lr": 0.04, "stages": 7}
@@ -96,7 +96,8 @@ def problem_of(p: Parameters, model: str) -> Problem:
 
 
 def plans_of(p: Parameters, model: str, schedules: Any) -> dict[str, Plan]:
-    """A model's plans of equal epochs by name; for softmax, whose L is known, two of them with T7's caps too."""
+    """A model's plans of equal epochs by name; for softmax, whose L is known, two of them with T7's caps too. The
+    reader's own come last."""
     every = max(1, p.epochs_of(model) // p.stages)
     plans = {name(*pair): schedules(*pair, every) for pair in pairs_of(p)}
     if model == "softmax":
@@ -105,13 +106,13 @@ def plans_of(p: Parameters, model: str, schedules: Any) -> dict[str, Plan]:
             plans[f"{name(*pair)}, T7"] = stagewise(
                 p.batch_size, p.lr, *pair, p.stages, p.stages * every, exponent=0.0, **caps
             )
-    return plans
+    return plans | p.own_plans(p.max_batch_size, plans)
 
 
 def steps_a_stage(p: Parameters) -> tuple[int, int]:
     """Of equal steps, such that δ and all stages spend the softmax model's budget; and what they then spend."""
     whole = p.batch_size * sum(p.delta**m for m in range(p.stages))
-    each = round(p.epochs_of("softmax") * problem_of(p, "softmax").size / whole)
+    each = max(1, round(p.epochs_of("softmax") * problem_of(p, "softmax").size / whole))
     return each, round(each * whole)
 
 
@@ -154,7 +155,11 @@ def reports(p: Parameters, runs: Mapping[Hashable, Run], schedules: Any, device:
         problem, epochs = problem_of(p, model), p.epochs_of(model)
         plans = plans_of(p, model, schedules)
         if model == "softmax":
-            of = [run for key, run in runs.items() if key[:2] == ("equal epochs", model) and run.status != "diverged"]
+            of = [
+                run
+                for key, run in runs.items()
+                if key[:2] == ("equal epochs", model) and key[2] not in p.plans and run.status != "diverged"
+            ]
             constants = Constants(
                 L=problem.smoothness_bound,
                 sigma2=float(max(run.rows["variance"].max() for run in of)),
@@ -205,7 +210,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
             of[name(*pairs[0])].expected[-1]
         ]
         goal = 1.05 * max(ends)
-        plain = {label: run for label, run in of.items() if not label.endswith("T7")}
+        plain = {label: run for label, run in of.items() if label in p.plans or not label.endswith(", T7")}
         group = f"{title.removeprefix(p.dataset + ', ').replace(', ', chr(10))}\n$\\varepsilon^2$ = {goal:.1e}"
         found.append(goals(plain, goal, group).assign(title=title))
     first = of_model[p.models[0]]
@@ -218,8 +223,9 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         runs=of_model, steps_runs=steps_runs,
         descent={key[1]: run.expected[-1] for key, run in runs.items() if key[0] == "noise-free"},
         adam={model: of_kind("adam", model) for model in p.models}, frame=pd.concat(found), first=first,
-        capped=[label for label in first if label.endswith("T7")], best=name(p.delta, p.gammas[-1]),
-        least=name(p.delta, p.gammas[0]), middle=name(p.delta, p.gammas[(len(p.gammas) - 1) // 2]),
+        capped=[label for label in first if label.endswith(", T7") and label not in p.plans],
+        best=name(p.delta, p.gammas[-1]), least=name(p.delta, p.gammas[0]),
+        middle=name(p.delta, p.gammas[(len(p.gammas) - 1) // 2]),
         scaled=name(p.delta, p.delta), widest=name(p.deltas[-1], p.gamma), square=name(p.deltas[0], p.gamma),
         digits=p.dataset == "digits")  # fmt: skip
 
@@ -241,6 +247,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
                     res.best,
                     *res.capped,
                     *(c.removesuffix(", T7") for c in res.capped),
+                    *p.plans,
                 )
             }
         )
@@ -267,7 +274,9 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             "promises for any smooth f: its ℓ2 makes it strongly convex."),
         "schedules": (schedules,
             f"{p.models[0]}, equal epochs a stage: batch size, learning rate, loss and ‖∇f‖² against gradient "
-            "evaluations. T7: with T7's caps. " + BANDS),
+            "evaluations. T7: with T7's caps. "
+            + ("Plans of your own are in this figure, and among the costs at equal epochs. " if p.plans else "")
+            + BANDS),
         "cost": (cost,
             "Gradient evaluations to a gradient that all pairs with γ < δ reach. At equal epochs a stage it is noise "
             "that decides, and the pair that is rid of it first gets there first; at equal steps it is descent, and "
