@@ -96,7 +96,7 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     """CONSTANTS, GROWING, …: names by kind. goals: what is to be reached, by title; needed: what each run took to it
     (group, system, steps, samples, low, high)."""
-    goals = {rf"$\mathbb{{E}}\|\nabla f\|^2 = {e:g}$": (lambda run, e=e: run.first_crossing(e**0.5)) for e in p.eps2}
+    goals = {rf"$\mathrm{{E}}\,\|\nabla f\|^2 = {e:g}$": (lambda run, e=e: run.first_crossing(e**0.5)) for e in p.eps2}
     goals[f"test accuracy {100 * p.accuracy:g} %"] = lambda run: run.first_above(p.accuracy)
     needed = [
         {"group": group, "system": system, **reached(run)._asdict()}

@@ -15,7 +15,8 @@ from sfolib.analysis.claims import Check, check
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band
-from sfolib.plotting.schedules import at_step, exact_paths, goals, readable, rising, spending, taken, value_at
+from sfolib.plotting.schedules import at_step, exact_paths, goals, rising, spending, taken, value_at
+from sfolib.plotting.style import number
 from sfolib.problems.specs import Problem, Quadratic, named
 from sfolib.schedules.base import exponential, linear
 from sfolib.schedules.plan import Plan
@@ -173,7 +174,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     shown, first = "mlp" if "mlp" in of_model else p.models[-1], f"constant $b={base}$"
     floor = {name: float(of[first].expected[-len(of[first].steps) // 4 :].mean()) for name, of in of_model.items()}
     reached = {
-        name: goals(of, floor[name] / 3, f"{name}: $\\varepsilon^2$ = {floor[name] / 3:.1e}")
+        name: goals(of, floor[name] / 3, f"{name}: $\\varepsilon^2$ = {number(floor[name] / 3)}")
         for name, of in of_model.items()
         if not is_short(p, name)
     }
@@ -193,17 +194,13 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     over = {key: both[0][key] + both[1][key] for key in both[0]} | on_clocks(
         res.runs_q, "exact", res.exact_loss, "loss"
     )
-    synthetic = readable(plotting.against_clocks(res.runs_q, ("grad_sqnorm", "loss"), over))
+    synthetic = plotting.against_clocks(res.runs_q, ("grad_sqnorm", "loss"), over)
     rates = exact_paths({"against gradient evaluations": ("samples", res.far), "against steps": ("steps", res.far)})
     own_lr = any(run.rows["lr"].nunique() > 1 for run in res.runs[res.shown].values())
     rate = ("lr",) if own_lr else ()
-    schedules = readable(
-        plotting.trajectories(res.runs[res.shown], ("batch_size", *rate, "loss", "grad_sqnorm", "test_error"))
-    )
+    schedules = plotting.trajectories(res.runs[res.shown], ("batch_size", *rate, "loss", "grad_sqnorm", "test_error"))
     panels = {
-        model: readable(
-            plotting.against_clocks(of, theory=on_clocks(of, "bound", res.bound) if model == "softmax" else None)
-        )
+        model: plotting.against_clocks(of, theory=on_clocks(of, "bound", res.bound) if model == "softmax" else None)
         for model, of in res.runs.items()
     }
     cost = plotting.costs(res.frame, list(dict.fromkeys(res.frame["group"])))

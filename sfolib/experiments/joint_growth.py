@@ -16,7 +16,8 @@ from sfolib.analysis.constants import as_constants, estimate
 from sfolib.analysis.fits import fit_exponent
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
-from sfolib.plotting.schedules import exact_paths, exponents, goals, readable, rising, value_at, without_noise
+from sfolib.plotting.schedules import exact_paths, exponents, goals, rising, value_at, without_noise
+from sfolib.plotting.style import number
 from sfolib.problems.specs import Problem, named
 from sfolib.schedules.base import exponential
 from sfolib.schedules.diagnostics import validity
@@ -211,7 +212,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         ]
         goal = 1.05 * max(ends)
         plain = {label: run for label, run in of.items() if label in p.plans or not label.endswith(", T7")}
-        group = f"{title.removeprefix(p.dataset + ', ').replace(', ', chr(10))}\n$\\varepsilon^2$ = {goal:.1e}"
+        group = f"{title.removeprefix(p.dataset + ', ').replace(', ', chr(10))}\n$\\varepsilon^2$ = {number(goal)}"
         found.append(goals(plain, goal, group).assign(title=title))
     first = of_model[p.models[0]]
     return SimpleNamespace(p=p, pairs=pairs,
@@ -237,21 +238,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         most=1e16,
     )
     cost = plotting.costs(res.frame, list(dict.fromkeys(res.frame["group"])))
-    schedules = readable(
-        plotting.trajectories(
-            {
-                label: res.first[label]
-                for label in (
-                    res.least,
-                    res.middle,
-                    res.best,
-                    *res.capped,
-                    *(c.removesuffix(", T7") for c in res.capped),
-                    *p.plans,
-                )
-            }
-        )
-    )
+    shown = (res.least, res.middle, res.best, *res.capped, *(c.removesuffix(", T7") for c in res.capped), *p.plans)
+    schedules = plotting.trajectories({label: res.first[label] for label in shown})
     grid, at_delta = np.linspace(1.0, p.delta, 201), [pair for pair in res.pairs if pair[0] == p.delta]
     dots = {"quadratic, exact": res.exact} | (
         {"digits, softmax regression": {pair: -found.value for pair, found in res.measured.items()}}
@@ -263,7 +251,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         bounds.rate_exponent(p.delta, grid, 1.0),
         {label: ([g for _, g in at_delta], [of[pair] for pair in at_delta]) for label, of in dots.items()},
     )
-    adam_figures = {f"adam_{model}": readable(plotting.trajectories(of)) for model, of in res.adam.items()}
+    adam_figures = {f"adam_{model}": plotting.trajectories(of) for model, of in res.adam.items()}
     return {
         "rates": (rates,
             "Synthetic quadratic, exact expectation at the ends of stages. Left: at equal steps a stage the pair on "

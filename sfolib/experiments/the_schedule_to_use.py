@@ -121,7 +121,7 @@ def schedules(p):
     return found | {"yours": {name: of_parameter(plan) for name, plan in yours.items()}}
 
 
-CRITERIA = {"grad_sqnorm": r"$\mathbb{E}\|\nabla f\|^2$", "loss": "training loss", "test_error": "test error"}
+CRITERIA = {"grad_sqnorm": r"$\mathrm{E}\,\|\nabla f\|^2$", "loss": "training loss", "test_error": "test error"}
 CONVERGENCE = ("grad_sqnorm", "loss")
 STABLE = "late ramp, stable η"  # has an lr of its own, and no search
 RAMPS = ("late ramp", STABLE, "horizon ramp", "horizon ramp for f")
