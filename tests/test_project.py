@@ -13,8 +13,11 @@ import pytest
 from pydantic import ValidationError
 
 from sfolib import load
+from sfolib._utils.errors import InputError
 from sfolib.cli import main
 from sfolib.experiments import all_side_by_side
+from sfolib.experiments.notebook import PlansParameters
+from sfolib.experiments.registry import experiment
 from sfolib.schedules.base import Schedule
 
 ROOT = Path(__file__).parents[1]
@@ -178,7 +181,9 @@ def test_map_in_the_readme_is_the_tree():
 def test_core_install_suffices_for_schedules_in_ones_own_loop():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     more = [re.match(r"[\w-]+", name)[0] for name in project["optional-dependencies"]["notebooks"]]
-    absent = [{"scikit-learn": "sklearn", "jupyterlab": "IPython"}.get(name, name) for name in more]
+    absent = [
+        {"scikit-learn": "sklearn", "jupyterlab": "IPython", "beautifulsoup4": "bs4"}.get(name, name) for name in more
+    ]
     block = f"import sys; sys.modules |= dict.fromkeys({absent!r})\n"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     loop = re.search(r"## In your own loop\n+```python\n(.*?)^```", readme, re.M | re.S)[1]
@@ -206,6 +211,12 @@ def test_a_schedule_of_ones_own_is_trained_as_its_page_says(tmp_path, monkeypatc
     assert all_side_by_side.schedules(p)["own"]["mine"].at(15) == (32, 0.1)
     with pytest.raises(ValidationError, match="plans: mine: lr: missing"):
         all_side_by_side.Parameters(scale="smoke", plans={"mine": {"batch_size": 8}})
+    taken = all_side_by_side.Parameters(scale="smoke", plans={"b × 2": {"batch_size": 8, "lr": 0.1}})
+    with pytest.raises(InputError, match="plans: b × 2: is the name of a plan that is compared anyway"):
+        all_side_by_side.schedules(taken)
+    told = re.findall(r"^\| (\d\d) \|", page, re.M)
+    takers = [path.stem[:2] for path in NOTEBOOKS if issubclass(experiment(path).Parameters, PlansParameters)]
+    assert told == takers
 
 
 def test_every_kind_of_schedule_is_in_the_table_with_its_arguments():

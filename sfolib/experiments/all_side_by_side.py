@@ -56,7 +56,7 @@ def schedules(p):
     doubled, decay = base.exponential(b, 2.0, every), base.milestones(lr, {every * k: 0.5 for k in range(1, 6)})
     test = {"batch_size": b, "lr": lr, "test_interval": 20, **cap}
     steps = -(-n // b)
-    return {
+    found = {
         "constant": {f"constant b = {size}": Plan(size, lr) for size in (b, 4 * b, 16 * b)},
         "growing": {
             "b + 16 a stage": Plan(base.linear(b, b, every), lr, **cap),
@@ -78,8 +78,8 @@ def schedules(p):
             "inner-product test, θ = 0.9": InnerProductTest(0.9, **test),
             "AutoWU": AutoWU(steps * p.epochs, steps, batch_size=b),
         },
-        "own": p.own_plans(p.max_batch_size),
     }
+    return found | {"own": p.own_plans(p.max_batch_size, [name for of_kind in found.values() for name in of_kind])}
 
 
 def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:
@@ -96,7 +96,7 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     """CONSTANTS, GROWING, …: names by kind. goals: what is to be reached, by title; needed: what each run took to it
     (group, system, steps, samples, low, high)."""
-    goals = {rf"$\mathbb{{E}}\|\nabla f\|^2 = {e:g}$": (lambda run, e=e: run.first_crossing(e**0.5)) for e in p.eps2}
+    goals = {rf"$\mathrm{{E}}\,\|\nabla f\|^2 = {e:g}$": (lambda run, e=e: run.first_crossing(e**0.5)) for e in p.eps2}
     goals[f"test accuracy {100 * p.accuracy:g} %"] = lambda run: run.first_above(p.accuracy)
     needed = [
         {"group": group, "system": system, **reached(run)._asdict()}

@@ -15,7 +15,8 @@ from sfolib.analysis.claims import Check, check
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band
-from sfolib.plotting.schedules import at_step, exact_paths, goals, readable, rising, spending, taken, value_at
+from sfolib.plotting.schedules import at_step, exact_paths, goals, rising, spending, taken, value_at
+from sfolib.plotting.style import number
 from sfolib.problems.specs import Problem, Quadratic, named
 from sfolib.schedules.base import exponential, linear
 from sfolib.schedules.plan import Plan
@@ -83,7 +84,7 @@ def schedules(p):
         plans = {f"constant $b={b}$": Plan(b, lr) for b in constant}
         plans["linear growth"] = Plan(linear(p.batch_sizes[0], p.increment, every), lr, max_batch_size=cap)
         plans["exponential growth"] = Plan(exponential(p.batch_sizes[0], p.delta, every), lr, max_batch_size=cap)
-        return plans | p.own_plans(cap)
+        return plans | p.own_plans(cap, plans)
 
     return growth
 
@@ -122,6 +123,14 @@ def is_short(p: Parameters, model: str) -> bool:
     return model == "cnn" and p.scale != "paper"
 
 
+def computed(p: Parameters, runs: Mapping[str, Run], L: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(batch_size, lr) of each step, by label; a reader's plan only where it counts epochs (see `taken`) and its lr
+    stays below 2/L, as T1 asks."""
+    pairs = {label: taken(run) for label, run in runs.items()}
+    left_out = {k for k, plan in p.own_plans().items() if plan.clock != "epoch" or pairs[k][1].max() >= 2 / L}
+    return {label: pair for label, pair in pairs.items() if label not in left_out}
+
+
 def on_clocks(
     runs: Mapping[str, Run], source: str, curves: Mapping[str, np.ndarray], column: str = "grad_sqnorm"
 ) -> dict[tuple[str, str], list[Band]]:
@@ -138,11 +147,12 @@ def on_clocks(
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     """quadratic, runs: runs by label, of the quadratic and of each model. exact, exact_loss, bound_q: curves over steps
     for the quadratic's; far: exact paths that go on. bound: T1's for softmax, descent: its noise-free run. shown: the
-    model whose schedules are shown; reached, frame: what each schedule needs to its goals."""
+    model whose schedules are shown; reached, frame: what each schedule needs to its goals. A reader's plans have exact
+    curves and bounds as far as `computed` says."""
     of_quadratic = {key[1]: run for key, run in runs.items() if key[0] == "quadratic"}
     of_model = {m: {key[1]: run for key, run in runs.items() if key[0] == m} for m in p.models}
     q, m, base = QUADRATIC.exact, np.arange(10_000), p.batch_sizes[0]
-    pairs = {label: taken(run) for label, run in of_quadratic.items()}
+    pairs = computed(p, of_quadratic, 1.0)
     stage = 2 * QUADRATIC_EPOCH
     grown = np.array([bounds.capped_stage(k, base, p.quadratic_lr, p.delta, 1.0).batch_size for k in range(60)])
     growing = {
@@ -156,14 +166,15 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         problem = problem_of(p, "softmax")
         constants = Constants(
             L=problem.smoothness_bound,
-            sigma2=float(max(run.rows["variance"].max() for run in softmax.values())),
+            sigma2=float(max(run.rows["variance"].max() for run in softmax.values() if run.status != "diverged")),
             gap=problem.start_loss() - problem.minimum.value,
         )
-        bound = {label: bounds.gradient_bound(constants, *taken(run)) for label, run in softmax.items()}
+        of_softmax = computed(p, softmax, constants.L)
+        bound = {label: bounds.gradient_bound(constants, *pair) for label, pair in of_softmax.items()}
     shown, first = "mlp" if "mlp" in of_model else p.models[-1], f"constant $b={base}$"
     floor = {name: float(of[first].expected[-len(of[first].steps) // 4 :].mean()) for name, of in of_model.items()}
     reached = {
-        name: goals(of, floor[name] / 3, f"{name}: $\\varepsilon^2$ = {floor[name] / 3:.1e}")
+        name: goals(of, floor[name] / 3, f"{name}: $\\varepsilon^2$ = {number(floor[name] / 3)}")
         for name, of in of_model.items()
         if not is_short(p, name)
     }
@@ -183,17 +194,13 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     over = {key: both[0][key] + both[1][key] for key in both[0]} | on_clocks(
         res.runs_q, "exact", res.exact_loss, "loss"
     )
-    synthetic = readable(plotting.against_clocks(res.runs_q, ("grad_sqnorm", "loss"), over))
+    synthetic = plotting.against_clocks(res.runs_q, ("grad_sqnorm", "loss"), over)
     rates = exact_paths({"against gradient evaluations": ("samples", res.far), "against steps": ("steps", res.far)})
     own_lr = any(run.rows["lr"].nunique() > 1 for run in res.runs[res.shown].values())
     rate = ("lr",) if own_lr else ()
-    schedules = readable(
-        plotting.trajectories(res.runs[res.shown], ("batch_size", *rate, "loss", "grad_sqnorm", "test_error"))
-    )
+    schedules = plotting.trajectories(res.runs[res.shown], ("batch_size", *rate, "loss", "grad_sqnorm", "test_error"))
     panels = {
-        model: readable(
-            plotting.against_clocks(of, theory=on_clocks(of, "bound", res.bound) if model == "softmax" else None)
-        )
+        model: plotting.against_clocks(of, theory=on_clocks(of, "bound", res.bound) if model == "softmax" else None)
         for model, of in res.runs.items()
     }
     cost = plotting.costs(res.frame, list(dict.fromkeys(res.frame["group"])))
@@ -218,17 +225,18 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
 def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
     end_q = {label: path[-1] for label, path in res.exact.items()}
-    constant_q = [label for label in res.exact if label.startswith("constant")]
+    constant_q = [label for label in res.exact if label.startswith("constant $")]
     fewest = len(res.exact[EXPONENTIAL]) - 1  # steps of the exponential growth
+    sampled = {k: res.runs_q[k] for k in res.exact}
     checks = [
         Check("Quadratic: the exact min E‖∇f‖² is at most T1's bound at every step of every schedule", "upper_bound",
             measured=[(np.minimum.accumulate(res.exact[k])[:-1] / res.bound_q[k]).max() for k in res.exact], theory=1.0,
             exact=True, source="T1 [S]", figure="quadratic"),
         Check("Quadratic: sampled E‖∇f‖² is the exact one at the end of every stage of every schedule", "equal",
-            measured=np.concatenate([run.expected[6::6] for run in res.runs_q.values()]),
-            interval=np.concatenate([np.transpose(run.mean_ci()[1:])[6::6] for run in res.runs_q.values()]),
+            measured=np.concatenate([run.expected[6::6] for run in sampled.values()]),
+            interval=np.concatenate([np.transpose(run.mean_ci()[1:])[6::6] for run in sampled.values()]),
             theory=np.concatenate(
-                [run.averaged(res.exact[k][run.steps][None])[0, 6::6] for k, run in res.runs_q.items()]),
+                [run.averaged(res.exact[k][run.steps][None])[0, 6::6] for k, run in sampled.items()]),
             tolerance=0.15, source="exact recursion [N]", figure="quadratic"),
         Check(f"Quadratic: constant b = {p.batch_sizes[0]} stays at its stationary noise Σ λ s η/(b(2 − ηλ)), exactly "
             "and sampled", "equal", measured=[end_q[res.FIRST], res.runs_q[res.FIRST].expected[-1]],
@@ -256,8 +264,8 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
     if res.softmax:
         checks += [
             Check("Digits, softmax: min E‖∇f‖² is at most T1's bound at every step of every schedule", "upper_bound",
-                measured=[run.ratio_to(res.bound[k]).value for k, run in res.softmax.items()],
-                interval=[run.ratio_to(res.bound[k])[1:] for k, run in res.softmax.items()], theory=1.0,
+                measured=[res.softmax[k].ratio_to(bound).value for k, bound in res.bound.items()],
+                interval=[res.softmax[k].ratio_to(bound)[1:] for k, bound in res.bound.items()], theory=1.0,
                 source="T1 [S]", figure="softmax"),
             Check("Quadratic and digits, softmax: exponential growth ends with the loss of noise-free descent in as "
                 "many steps", "equal",
@@ -275,7 +283,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         )
         more = value_at(of[EXPONENTIAL], "test_accuracy").value - value_at(of[res.FIRST], "test_accuracy").value
         early = is_short(p, name)
-        compared = [run for k, run in of.items() if k != res.FIRST and run.steps[-1] >= K]
+        compared = [run for k, run in of.items() if k not in (res.FIRST, *p.plans) and run.steps[-1] >= K]
         over = [ratio_of_means(at_step(run, "loss", K), at_step(of[res.FIRST], "loss", K)) for run in compared]
         checks.append(
             rising(f"{title}: at the end of the budget both growing batches are below constant b = {p.batch_sizes[0]} "
@@ -287,7 +295,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         if early:
             continue
         goal = res.reached[name].set_index("system")
-        best = goal[goal.index.str.startswith("constant")].sort_values(["samples", "high"]).iloc[0]
+        best = goal[goal.index.str.startswith("constant $")].sort_values(["samples", "high"]).iloc[0]
         fast = goal.loc[EXPONENTIAL]
         checks += [
             Check(f"{title}: to a third of constant b = {p.batch_sizes[0]}'s floor, exponential growth needs fewer "

@@ -25,7 +25,7 @@ from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
 
-class Parameters(notebook.Parameters):
+class Parameters(notebook.PlansParameters):
     SCALES: ClassVar = notebook.scales(
         dataset=("handwriting", "handwriting", "cifar100", "fashion_mnist"),
         models=(["resnet8"], ["resnet8"], ["resnet18", "WideResNet28_10"], ["resnet8", "cnn8"]),
@@ -92,7 +92,8 @@ def schedules(p):
             "incr_interval": interval,
             "max_bs": p.max_batch_size,
         }
-        return {name: Config(model="resnet18", **common, **method).plan() for name, method in methods(p).items()}
+        plans = {name: Config(model="resnet18", **common, **method).plan() for name, method in methods(p).items()}
+        return plans | p.own_plans(p.max_batch_size, plans)
 
     return of
 
@@ -164,10 +165,12 @@ def norm_ratio(run: Run) -> np.ndarray:
 
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
-    """n: training images. runs: by model and schedule; figure_of: names of their figures; norm_runs: the constant
-    schedule, by variant. measured_counts, paper_counts: nominal over true gradient evaluations an epoch, here and on
-    CIFAR-100; differing: values that are not those of the plan's table."""
-    plans, n = schedules(p)(p.epochs, p.interval), problem_of(p, p.models[0]).size
+    """n: training images. plans: the authors', by name. runs: by model and schedule; figure_of: names of their figures;
+    norm_runs: the constant schedule, by variant. measured_counts, paper_counts: nominal over true gradient evaluations
+    an epoch, here and on CIFAR-100, of plans whose batch size changes with epochs; differing: values that are not those
+    of the plan's table."""
+    every, n = schedules(p)(p.epochs, p.interval), problem_of(p, p.models[0]).size
+    plans = {name: plan for name, plan in every.items() if name not in p.plans}
     models = [*p.models, *(f"digits/{model}" for model in p.digits)]
     of_model = {model: {key[1]: run for key, run in runs.items() if key[0] == model} for model in models}
     first = of_model[p.models[0]]
@@ -175,10 +178,11 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     return SimpleNamespace(p=p, real=p.dataset != "handwriting", name_of_data=TITLES[p.dataset], n=n, plans=plans,
         runs=of_model, first=first, figure_of={model: model.replace("/", "_") for model in models},
         norm_runs={key[1]: run for key, run in runs.items() if key[0] == "norm"},
-        measured_counts={name: counted(run) for name, run in first.items()},
+        measured_counts={name: counted(first[name]) for name in plans},
         paper_counts={name: nominal(plan, CIFAR_IMAGES, 200) for name, plan in schedules(paper)(200, 20).items()
-            if name != BOTH},
-        differing=[differing(of_model[model][name], plans[name], n, p.epochs) for model in p.models for name in plans],
+            if name in plans and name != BOTH},
+        differing=[
+            differing(of_model[model][name], plan, n, p.epochs) for model in p.models for name, plan in every.items()],
     )  # fmt: skip
 
 

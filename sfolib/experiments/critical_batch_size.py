@@ -206,8 +206,8 @@ def figures(res: Results) -> notebook.Figures:
         "samples": (
             plotting.against_batch_size(panels, "samples"),
             "Gradient evaluations to ε against the batch size. Dashed: bound (T2). Dashes and dots: prediction (T15), "
-            f"nothing fitted; it cost {res.probes:.2g} gradient evaluations, most of them for H as a whole matrix. "
-            "Thin: exact expectation. "
+            f"nothing fitted; it cost {res.probes / 1e6:,.1f} million gradient evaluations, most of them for "
+            "H as a whole matrix. Thin: exact expectation. "
             "Markers: mean over seeds, band: 95 % interval over seeds. Star and ring: the two minimizers. "
             "On digits the bound has a panel of its own: its batch sizes and N are beyond those of the runs.",
         ),

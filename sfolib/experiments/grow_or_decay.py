@@ -310,7 +310,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             "bounds of T1, which a quadratic of one curvature meets exactly."),
         "smith": (smith,
             "Digits, one hidden layer, SGD: four ways to the same noise scale, and none. The curves lie on each "
-            "other per gradient evaluation; per step (last panel) they part. Mean and 95 % interval over seeds;"),
+            "other per gradient evaluation; per step (last panel) they part. Mean and 95 % interval over seeds."),
         "coarse": (coarse_figure,
             "Distance from the run that should be the same, over the distance between two seeds (line: 1), on the "
             "same samples. Left: batch grown against lr decayed, both from η and b in proportion. "

@@ -16,7 +16,8 @@ from sfolib.analysis.constants import as_constants, estimate
 from sfolib.analysis.fits import fit_exponent
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
-from sfolib.plotting.schedules import exact_paths, exponents, goals, readable, rising, value_at, without_noise
+from sfolib.plotting.schedules import exact_paths, exponents, goals, rising, value_at, without_noise
+from sfolib.plotting.style import number
 from sfolib.problems.specs import Problem, named
 from sfolib.schedules.base import exponential
 from sfolib.schedules.diagnostics import validity
@@ -37,7 +38,7 @@ Growths = Annotated[list[Annotated[float, Field(ge=1)]], Field(min_length=1), Af
 EPOCHS = {"softmax": 70, "mlp": 35, "cnn": 35}
 
 
-class Parameters(notebook.ModelsParameters):
+class Parameters(notebook.ModelsParameters, notebook.PlansParameters):
     FEW: ClassVar[dict[str, Any]] = {"gammas": [1.0, 1.2, 2**0.5], "deltas": [2.0, 4.0]}
     ALL: ClassVar[dict[str, Any]] = {"gammas": [1.0, 1.1, 1.2, 1.3, 1.4, 2**0.5], "deltas": [2.0, 3.0, 4.0]}
     START: ClassVar[dict[str, Any]] = {"batch_size": 4, "max_batch_size": 256, "lr": 0.04, "stages": 7}
@@ -96,7 +97,8 @@ def problem_of(p: Parameters, model: str) -> Problem:
 
 
 def plans_of(p: Parameters, model: str, schedules: Any) -> dict[str, Plan]:
-    """A model's plans of equal epochs by name; for softmax, whose L is known, two of them with T7's caps too."""
+    """A model's plans of equal epochs by name; for softmax, whose L is known, two of them with T7's caps too. The
+    reader's own come last."""
     every = max(1, p.epochs_of(model) // p.stages)
     plans = {name(*pair): schedules(*pair, every) for pair in pairs_of(p)}
     if model == "softmax":
@@ -105,13 +107,13 @@ def plans_of(p: Parameters, model: str, schedules: Any) -> dict[str, Plan]:
             plans[f"{name(*pair)}, T7"] = stagewise(
                 p.batch_size, p.lr, *pair, p.stages, p.stages * every, exponent=0.0, **caps
             )
-    return plans
+    return plans | p.own_plans(p.max_batch_size, plans)
 
 
 def steps_a_stage(p: Parameters) -> tuple[int, int]:
     """Of equal steps, such that δ and all stages spend the softmax model's budget; and what they then spend."""
     whole = p.batch_size * sum(p.delta**m for m in range(p.stages))
-    each = round(p.epochs_of("softmax") * problem_of(p, "softmax").size / whole)
+    each = max(1, round(p.epochs_of("softmax") * problem_of(p, "softmax").size / whole))
     return each, round(each * whole)
 
 
@@ -154,7 +156,11 @@ def reports(p: Parameters, runs: Mapping[Hashable, Run], schedules: Any, device:
         problem, epochs = problem_of(p, model), p.epochs_of(model)
         plans = plans_of(p, model, schedules)
         if model == "softmax":
-            of = [run for key, run in runs.items() if key[:2] == ("equal epochs", model) and run.status != "diverged"]
+            of = [
+                run
+                for key, run in runs.items()
+                if key[:2] == ("equal epochs", model) and key[2] not in p.plans and run.status != "diverged"
+            ]
             constants = Constants(
                 L=problem.smoothness_bound,
                 sigma2=float(max(run.rows["variance"].max() for run in of)),
@@ -205,8 +211,8 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
             of[name(*pairs[0])].expected[-1]
         ]
         goal = 1.05 * max(ends)
-        plain = {label: run for label, run in of.items() if not label.endswith("T7")}
-        group = f"{title.removeprefix(p.dataset + ', ').replace(', ', chr(10))}\n$\\varepsilon^2$ = {goal:.1e}"
+        plain = {label: run for label, run in of.items() if label in p.plans or not label.endswith(", T7")}
+        group = f"{title.removeprefix(p.dataset + ', ').replace(', ', chr(10))}\n$\\varepsilon^2$ = {number(goal)}"
         found.append(goals(plain, goal, group).assign(title=title))
     first = of_model[p.models[0]]
     return SimpleNamespace(p=p, pairs=pairs,
@@ -218,8 +224,9 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         runs=of_model, steps_runs=steps_runs,
         descent={key[1]: run.expected[-1] for key, run in runs.items() if key[0] == "noise-free"},
         adam={model: of_kind("adam", model) for model in p.models}, frame=pd.concat(found), first=first,
-        capped=[label for label in first if label.endswith("T7")], best=name(p.delta, p.gammas[-1]),
-        least=name(p.delta, p.gammas[0]), middle=name(p.delta, p.gammas[(len(p.gammas) - 1) // 2]),
+        capped=[label for label in first if label.endswith(", T7") and label not in p.plans],
+        best=name(p.delta, p.gammas[-1]), least=name(p.delta, p.gammas[0]),
+        middle=name(p.delta, p.gammas[(len(p.gammas) - 1) // 2]),
         scaled=name(p.delta, p.delta), widest=name(p.deltas[-1], p.gamma), square=name(p.deltas[0], p.gamma),
         digits=p.dataset == "digits")  # fmt: skip
 
@@ -231,20 +238,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         most=1e16,
     )
     cost = plotting.costs(res.frame, list(dict.fromkeys(res.frame["group"])))
-    schedules = readable(
-        plotting.trajectories(
-            {
-                label: res.first[label]
-                for label in (
-                    res.least,
-                    res.middle,
-                    res.best,
-                    *res.capped,
-                    *(c.removesuffix(", T7") for c in res.capped),
-                )
-            }
-        )
-    )
+    shown = (res.least, res.middle, res.best, *res.capped, *(c.removesuffix(", T7") for c in res.capped), *p.plans)
+    schedules = plotting.trajectories({label: res.first[label] for label in shown})
     grid, at_delta = np.linspace(1.0, p.delta, 201), [pair for pair in res.pairs if pair[0] == p.delta]
     dots = {"quadratic, exact": res.exact} | (
         {"digits, softmax regression": {pair: -found.value for pair, found in res.measured.items()}}
@@ -256,7 +251,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         bounds.rate_exponent(p.delta, grid, 1.0),
         {label: ([g for _, g in at_delta], [of[pair] for pair in at_delta]) for label, of in dots.items()},
     )
-    adam_figures = {f"adam_{model}": readable(plotting.trajectories(of)) for model, of in res.adam.items()}
+    adam_figures = {f"adam_{model}": plotting.trajectories(of) for model, of in res.adam.items()}
     return {
         "rates": (rates,
             "Synthetic quadratic, exact expectation at the ends of stages. Left: at equal steps a stage the pair on "
@@ -267,7 +262,9 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             "promises for any smooth f: its ℓ2 makes it strongly convex."),
         "schedules": (schedules,
             f"{p.models[0]}, equal epochs a stage: batch size, learning rate, loss and ‖∇f‖² against gradient "
-            "evaluations. T7: with T7's caps. " + BANDS),
+            "evaluations. T7: with T7's caps. "
+            + ("Plans of your own are in this figure, and among the costs at equal epochs. " if p.plans else "")
+            + BANDS),
         "cost": (cost,
             "Gradient evaluations to a gradient that all pairs with γ < δ reach. At equal epochs a stage it is noise "
             "that decides, and the pair that is rid of it first gets there first; at equal steps it is descent, and "

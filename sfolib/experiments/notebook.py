@@ -19,7 +19,7 @@ import ast
 import os
 import re
 import shutil
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -173,9 +173,12 @@ class PlansParameters(Parameters):
         self.own_plans()
         return self
 
-    def own_plans(self, max_batch_size: int | None = None) -> dict[str, Plan]:
-        """The reader's plans, by name; their batches capped too, where the others' are."""
+    def own_plans(self, max_batch_size: int | None = None, beside: Collection[str] = ()) -> dict[str, Plan]:
+        """The reader's plans, by name; their batches capped too, where the others' are. beside: names of the others,
+        which none may have."""
         found = {}
+        for name in set(self.plans) & set(beside):
+            raise InputError(f"plans: {name}: is the name of a plan that is compared anyway; give it another")
         for name, plan in self.plans.items():
             caps = [cap for cap in (max_batch_size, plan.get("max_batch_size")) if cap is not None]
             try:

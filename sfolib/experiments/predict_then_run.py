@@ -18,6 +18,7 @@ from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band, trajectories
 from sfolib.plotting.predicted import against_target, plane
+from sfolib.plotting.style import number
 from sfolib.problems.specs import named
 from sfolib.schedules import base
 from sfolib.schedules.adaptive import GradNormTrigger
@@ -325,7 +326,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         cloud = pairs[pairs["eps2"] == at]
         points = [res.of[problem, name].loc[at] for name in COMPARED]
         spread = [(None, None) if problem == QUADRATIC else (x["low"], x["high"]) for x in points]
-        panels[f"{TITLES[problem]}\n$\\varepsilon^2$ = {at:.2g}"] = (
+        panels[f"{TITLES[problem]}\n$\\varepsilon^2$ = {number(at)}"] = (
             cloud[np.isfinite(cloud["samples"])],
             pareto(cloud),
             [

@@ -333,7 +333,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     found["plans"] = (
         beside(
             {
-                rf"{title}: $\mathbb{{E}}\|\nabla f\|^2$": {
+                rf"{title}: $\mathrm{{E}}\,\|\nabla f\|^2$": {
                     label: [b for key in keys if key[1:3] == (model, label) for b in curves(res, key)]
                     for label in dense
                 }
@@ -348,7 +348,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         beside(
             {
                 name: {key[2]: curves(res, key, column) for key in networks}
-                for column, name in (("grad_sqnorm", r"$\mathbb{E}\|\nabla f\|^2$"), ("loss", r"$\mathbb{E}f$"))
+                for column, name in (("grad_sqnorm", r"$\mathrm{E}\,\|\nabla f\|^2$"), ("loss", r"$\mathrm{E}\,f$"))
             }
         ),
         "A convolutional network with GroupNorm and a ResNet-8 with BatchNorm on 797 digits, by permutation: predicted "

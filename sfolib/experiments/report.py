@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from sfolib._utils import files
 from sfolib._utils.errors import require
 from sfolib.analysis.claims import KINDS, VERDICTS, chance, differences, outcome, values
+from sfolib.experiments import pages
 from sfolib.experiments.forked_kernels import ForkedKernelManager
 from sfolib.experiments.project import root
 
@@ -302,7 +303,8 @@ def execute(
                 continue
             error = f"{type(failure).__name__}: {failure}"
         break
-    _as_html(executed)
+    if executed.is_file():  # its kernel started
+        pages.write(executed)
     if error is None and not (out / path.stem / PUBLISHED).is_file():
         error = "published nothing; a notebook ends with notebook.publish"
     outcome = Outcome(path.stem, time.perf_counter() - started, error)
@@ -312,26 +314,13 @@ def execute(
     return outcome
 
 
-def _as_html(executed: Path) -> None:
-    """An executed notebook as a page, beside it."""
-    from nbconvert import HTMLExporter
-    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
-
-    if not executed.is_file():  # its kernel did not start
-        return
-    exporter = HTMLExporter()
-    exporter.register_preprocessor(CoalesceStreamsPreprocessor(), enabled=True)  # of a bar what it showed last
-    exporter.log.setLevel("ERROR")  # it warns of pictures without a text
-    with files.replacing(executed.with_suffix(".html")) as file:
-        file.write(exporter.from_filename(str(executed))[0])
-
-
 def write(out: Path, outcomes: Sequence[Outcome], waiting: Sequence[str] = ()) -> list[str]:
     """checks.json and index.html from everything published in `out`, whenever it was run; returns the `differences`.
 
     waiting: notebooks that are still to end; the page says so and loads itself again.
     """
     from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup
 
     ended = {outcome.name: outcome for outcome in outcomes}
     notebooks = [_notebook(path, out, ended.get(path.stem)) for path in select(())]
@@ -350,6 +339,7 @@ def write(out: Path, outcomes: Sequence[Outcome], waiting: Sequence[str] = ()) -
     environment.filters |= {"values": values, "outcome": outcome, "marked": marked}
     page = environment.get_template("report.html.j2").render(
         summary=summary, notebooks=notebooks, checks=checks, differences=turned, verdicts=VERDICTS, kinds=KINDS,
+        formulas=Markup(pages.STYLE),
         waiting=[name for name in waiting if name not in ended],
     )  # fmt: skip
     gallery = environment.get_template("gallery.html.j2").render(notebooks=notebooks)
@@ -365,26 +355,13 @@ def headlines(out: Path) -> list[str]:
     return [f"  {check['notebook'][:2]} {outcome(check)}: {check['claim']}" for check in checks if check["headline"]]
 
 
-_SIGNS = {
-    r"\varepsilon": "ε", r"\eta": "η", r"\delta": "δ", r"\gamma": "γ", r"\theta": "θ", r"\tau": "τ", r"\sigma": "σ",
-    r"\nabla": "∇", r"\|": "‖", r"\lVert": "‖", r"\rVert": "‖", r"\propto": "∝", r"\sqrt": "√", r"\star": "⋆",
-    r"\mathbb": "", "^2": "²", "^*": "*", "{": "", "}": "",
-}  # fmt: skip
-
-
 def marked(text: str) -> Markup:
     """Words of ours as HTML: links, `code` and $formulas$ are what Markdown makes of them; all else is itself."""
 
     from markupsafe import Markup, escape
 
-    def formula(found: re.Match) -> str:
-        html = re.sub(r"_(\{[^}]*\}|\w)", lambda index: f"<sub>{index[1].strip('{}')}</sub>", found[1])
-        for sign, plain in _SIGNS.items():
-            html = html.replace(sign, plain)
-        return f"<i>{html}</i>"
-
     text = re.sub(r"\[`?([^\]`]+)`?\]\(([\w/]+)\.ipynb\)", r'<a href="#\2">\1</a>', str(escape(text)))
-    return Markup(re.sub(r"\$([^$]+)\$", formula, re.sub(r"`([^`]+)`", r"<code>\1</code>", text)))
+    return Markup(pages.with_formulas(re.sub(r"`([^`]+)`", r"<code>\1</code>", text)))
 
 
 def _command(name: str, content: Mapping[str, Any]) -> str:

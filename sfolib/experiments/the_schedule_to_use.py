@@ -37,7 +37,7 @@ DIGITS = ["digits/softmax", "digits/mlp"]
 ALL = [*DIGITS, "digits/cnn", "fashion_mnist/cnn", "fashion_mnist/resnet8"]
 
 
-class Parameters(notebook.Parameters):
+class Parameters(notebook.PlansParameters):
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"problems": DIGITS, "budget": 12_000, "factors": [], "seeds": 3, "policy_seeds": 2},
         "quick": {"problems": DIGITS, "budget": 150_000, "factors": [3.0], "seeds": 8, "policy_seeds": 4},
@@ -77,7 +77,11 @@ def schedules(p):
         hold = int(0.8 * N)
         return base.join([base.constant(lr), base.polynomial(lr, 0.0, N - hold)], [hold])
 
-    return {
+    def of_parameter(plan):
+        """A plan of yours, whose lr the search multiplies as everyone's."""
+        return lambda b, lr, N: plan.model_copy(update={"lr": base.power(plan.lr, 1.0, lr / p.lr)})
+
+    found = {
         "sfolib": {
             "late ramp": lambda b, lr, N: late_ramp(b, lr, N, **cap),
             "late ramp, stable η": lambda b, lr, N: late_ramp(b, lr, N, **cap),  # where the lr is half of the largest
@@ -113,15 +117,18 @@ def schedules(p):
             "AdaScale × 8": lambda b, lr, N: Workers(scale=8, iterations=N),
         },
     }
+    yours = p.own_plans(p.max_batch_size, [name for group in found.values() for name in group])
+    return found | {"yours": {name: of_parameter(plan) for name, plan in yours.items()}}
 
 
-CRITERIA = {"grad_sqnorm": r"$\mathbb{E}\|\nabla f\|^2$", "loss": "training loss", "test_error": "test error"}
+CRITERIA = {"grad_sqnorm": r"$\mathrm{E}\,\|\nabla f\|^2$", "loss": "training loss", "test_error": "test error"}
 CONVERGENCE = ("grad_sqnorm", "loss")
 STABLE = "late ramp, stable η"  # has an lr of its own, and no search
 RAMPS = ("late ramp", STABLE, "horizon ramp", "horizon ramp for f")
 PAPER = ("b × 2, η × 1.4", "b × 2")
 EARLY = ("b × 2", "cosine", "successive gradients", "norm test", "noise scale")
 SHOWN = ("late ramp", "horizon ramp", "successive gradients", PAPER[0], "b₀", "cosine", "WSD")
+YOURS = "yours"  # the group of what a reader adds, by parameter or in the notebook; no claim is about it
 
 
 def specs(
@@ -214,7 +221,7 @@ class Results(NamedTuple):
 
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> Results:
-    groups = {name: group for group, of_group in schedules(p).items() for name in of_group}
+    groups = {name: group for group, of_group in schedules(p).items() for name in of_group if group != YOURS}
     together: dict[tuple[str, str, float], list[Run]] = {}
     for (problem, method, factor, _), run in runs.items():
         together.setdefault((problem, method, factor), []).append(run)
@@ -227,7 +234,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> Results:
         common = {
             "problem": problem,
             "method": method,
-            "group": groups.get(method, "yours"),
+            "group": groups.get(method, YOURS),
             "factor": factor,
             "steps": last["step"].mean(),
             "looked": np.mean([_looked(run) for run in several]) / p.budget,
@@ -253,7 +260,8 @@ def figures(res: Results) -> notebook.Figures:
     p = res.p
     searched = ", ".join(f"{f:g}" for f in p.searched)
     curves = {
-        problem: {name: res.curves[problem, name] for name in SHOWN if res.has(problem, name)} for problem in p.problems
+        problem: {name: res.curves[problem, name] for name in (*SHOWN, *p.plans) if res.has(problem, name)}
+        for problem in p.problems
     }
     return {
         "ends": (

@@ -300,7 +300,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             "Gradient evaluations against steps to ε. Quadratic: the bound (dashed) and the exact fronts. Digits: the "
             "bound has its own panel, as it is far off; every pair of the grid (dots, largest ε), the front (markers), "
             "its fitted hyperbola (dashed) and the front predicted from local constants (dashes and dots; T13, T15; it "
-            f"cost {res.probes:.2g} gradient evaluations). Last: all in units of their fitted K_min and N_min.",
+            f"cost {res.probes / 1e6:,.1f} million gradient evaluations). Last: all in units of their fitted "
+            "K_min and N_min.",
         ),
         "rule": (
             rule,

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sfolib.plotting.style import LINES, NAMES, colours, style
+from sfolib.plotting.style import LINES, NAMES, colours, number, style
 
 
 def against_batch_size(panels: Mapping[str, pd.DataFrame], quantity: str) -> Figure:
@@ -23,7 +23,7 @@ def against_batch_size(panels: Mapping[str, pd.DataFrame], quantity: str) -> Fig
     measured curve a large ring. A bound that is off the page of what was measured has a panel of its own.
     """
     with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 4.0), squeeze=False)
+        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 4.7), squeeze=False)
         for axis, (title, frame) in zip(axes[0], panels.items(), strict=True):
             _batch_panel(axis, frame, quantity)
             axis.set(title=title, xscale="log", yscale="log", xlabel="batch size $b$")
@@ -67,15 +67,15 @@ def _batch_panel(axis: Axes, frame: pd.DataFrame, quantity: str) -> None:
         axis.set_xlim(least["batch_size"].min() / 10, least["batch_size"].max() * 20)
         ends = finite[finite["batch_size"].between(*axis.get_xlim())].groupby("eps2")[quantity]
         axis.set_ylim(ends.min().min() / 2, least[quantity].max() * 20)
-    handles = [Line2D([], [], color=palette[e], linewidth=2, label=f"{e:.0e}".replace("e-0", "e-")) for e in palette]
-    top_left = {"loc": "upper left", "bbox_to_anchor": (0, 0.86)}
+    handles = [Line2D([], [], color=palette[e], linewidth=2, label=number(e)) for e in palette]
     axis.legend(
         handles=handles,
         title=r"$\varepsilon^2$",
         fontsize=7.5,
         title_fontsize=8,
-        # where no curve goes: steps fall with b, and what was not reached stands at the top
-        **({"loc": "lower right"} if quantity == "samples" else {"loc": "upper right"} if tried.empty else top_left),
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.16),
+        ncols=2,
         handlelength=1.0,
         labelspacing=0.25,
     )

@@ -10,7 +10,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sfolib.plotting.style import LINES, Band, log_ticks, style
+from sfolib.plotting.style import LINES, Band, style
 
 
 class WarmUp(NamedTuple):
@@ -56,7 +56,6 @@ def peaks(panels: Mapping[str, tuple[Band, Mapping[str, np.ndarray]]]) -> Figure
                 height = np.full(len(lr), 0.075 / 1.22**row)
                 axis.plot(lr, height, marker, color=colour, markersize=5, alpha=0.75, label=label)
             axis.set(xscale="log", yscale="log", title=title, xlabel=r"learning rate $\eta$")
-            log_ticks(axis.xaxis, axis.yaxis)
         axes[0, 0].set_ylabel("training loss at the end")
         labels = {
             label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
@@ -81,7 +80,6 @@ def scales(
                 axis.fill_between(x, low, high, color=palette[label], alpha=0.2, linewidth=0)
             axis.set(xscale="log", yscale="log", xlabel=xlabel)
         left.set_ylabel("training loss")
-        log_ticks(left.yaxis)
         for label, (used, exact, lagged) in gains.items():
             colour = palette[label]
             right.plot(used.x, used.y, color=colour, **LINES["measured"], markevery=max(1, len(used.x) // 12))
@@ -89,7 +87,6 @@ def scales(
             right.plot(lagged.x, lagged.y, color=colour, **LINES["bound"])
         right.set(xscale="log", yscale="log", xlabel=iterations, ylabel="gain $r$")
         right.set_ylim(top=2.5 * max(exact.y.max() for _, exact, _ in gains.values()))
-        log_ticks(right.yaxis)
         for key, label in (("measured", "as used"), ("exact", "exact"), ("bound", "exact, running means")):
             right.plot([], [], color="0.3", label=label, **LINES[key])
         right.legend(fontsize=7, loc="upper left")

@@ -9,7 +9,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sfolib.plotting.style import LINES, Band, lines, log_ticks, style
+from sfolib.plotting.style import LINES, Band, lines, style
 from sfolib.training.records import Run
 
 
@@ -35,7 +35,6 @@ def norms(run: Run, variants: Mapping[str, Run]) -> Figure:
         right.set_ylabel(r"$\|\nabla f\|$ as published / of f")
         left.legend(fontsize=7.5)
         right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
-        log_ticks(left.yaxis, right.yaxis)
     return figure
 
 

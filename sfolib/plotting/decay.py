@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from sfolib.plotting.runs import CLOCKS, COLUMNS, MARKS, marks
-from sfolib.plotting.style import LINES, Band, lines, log_ticks, looks, style
+from sfolib.plotting.style import LINES, Band, lines, looks, style
 from sfolib.training.records import Run
 
 
@@ -37,7 +37,7 @@ def schedules(panels: Sequence[Panel]) -> Figure:
     neighbouring steps would span more epochs of a grown batch than of a decayed lr.
     """
     labels = list(dict.fromkeys(label for panel in panels for label in panel.runs))
-    look = looks(labels)
+    look = looks(labels, along=True)
     rows = -(-len(panels) // 2)
     with style():
         figure, axes = plt.subplots(rows, 2, figsize=(7.2, 2.15 * rows + 0.4), squeeze=False)
@@ -47,7 +47,6 @@ def schedules(panels: Sequence[Panel]) -> Figure:
             for label, run in panel.runs.items():
                 _curve(axis, run, panel, look[label], label)
             axis.set(yscale="log", xlabel=CLOCKS[panel.clock], ylabel=COLUMNS[panel.column], title=panel.title)
-            log_ticks(axis.yaxis)
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         handles = {label: h for axis in axes.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
         drawn = {line.get_marker() for axis in axes.flat for line in axis.get_lines()}
@@ -65,7 +64,7 @@ def _curve(axis: Axes, run: Run, panel: Panel, look: dict[str, object], label: s
     x = run.steps if panel.clock == "steps" else run.samples
     post = panel.column in ("batch_size", "lr")
     at = x >= (panel.start if post else max(1.0, panel.start))
-    drawn = {"drawstyle": "steps-post" if post else "default", "markevery": max(1, at.sum() // 12), "label": label}
+    drawn = {"drawstyle": "steps-post" if post else "default", "label": label}
     axis.plot(x[at], mean[at], **LINES["measured"] | look | drawn)
     marks(axis, run, panel.column, x, mean, look["color"])
     axis.fill_between(
@@ -87,7 +86,6 @@ def exact_equality(paths: Mapping[str, Sequence[Band]], floors: Sequence[Band]) 
         lines(floor, floors, yscale="log", xlabel=r"$L\eta$ before the first decay")
         floor.set_ylabel("noise floor: batch grown / lr decayed")
         floor.legend(fontsize=7)
-        log_ticks(path.yaxis, floor.yaxis)
     return figure
 
 
@@ -115,7 +113,6 @@ def run_distances(frame: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
                 axis.plot(row.value, y, "o", color=colour, markersize=4)
             axis.axvline(1, color="0.3", **LINES["bound"])
             axis.set(xscale="log", title=title)
-            log_ticks(axis.xaxis)
         axes[0, len(columns) // 2].set_xlabel("distance / distance between two seeds")
         axes[0, 0].set_yticks(*zip(*ticks, strict=True))
         for label in axes[0, 0].get_yticklabels():
@@ -133,6 +130,5 @@ def coarsening(panels: Mapping[str, Sequence[Band]], xlabels: Sequence[str], yla
             lines(axis, bands, title=title, xscale="log", yscale="log", xlabel=xlabel)
             axis.axhline(1, color="0.3", linewidth=0.8)
             axis.legend(fontsize=7)
-            log_ticks(axis.xaxis, axis.yaxis)
         axes[0, 0].set_ylabel(ylabel)
     return figure

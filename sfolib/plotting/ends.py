@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
-from sfolib.plotting.style import log_ticks, style, tick
+from sfolib.plotting.style import style, tick
 
 
 def ends(frame: pd.DataFrame, criteria: Mapping[str, str], default: float) -> Figure:
@@ -84,7 +84,6 @@ def to_the_end(curves: Mapping[str, Mapping[str, pd.DataFrame]], columns: Mappin
                     axis.plot(at.index, at["mean"], color=palette[method], linewidth=1.1, label=method)
                     axis.fill_between(at.index, at["min"], at["max"], color=palette[method], alpha=0.12, linewidth=0)
                 axis.set_yscale("log")
-                log_ticks(axis.yaxis)
                 axis.xaxis.set_major_locator(MaxNLocator(3))
                 axis.xaxis.set_major_formatter(EngFormatter(sep=""))
                 axis.tick_params(labelsize=7)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sfolib.analysis.fits import Front
-from sfolib.plotting.style import LINES, Band, lines, log_ticks, style
+from sfolib.plotting.style import LINES, Band, lines, style
 
 if TYPE_CHECKING:
     from sfolib.theory.optimal_schedule import Optimum
@@ -27,7 +27,7 @@ def fronts(panels: Mapping[str, Mapping[str, tuple[pd.DataFrame, Front | None]]]
     """
     flat = [(label, *front) for of_title in panels.values() for label, front in of_title.items()]
     palette = dict(zip((label for label, _, _ in flat), sns.color_palette("colorblind", len(flat)), strict=True))
-    dashes = {"color": "0.3", **LINES["bound"]}
+    dashes = {"color": "0.3", "label": "fitted hyperbola", **LINES["bound"]}
     with style():
         figure, grid = plt.subplots(2, 2, figsize=(7.2, 7.4))
         axes = grid.ravel()
@@ -38,18 +38,18 @@ def fronts(panels: Mapping[str, Mapping[str, tuple[pd.DataFrame, Front | None]]]
                 if fit is not None and source == "measured":
                     steps = np.geomspace(1.08 * fit.min_steps, frame["steps"].max(), 200)
                     axis.plot(steps, fit.samples(steps), **dashes)
+                    dashes["label"] = "_"  # one entry for all
             axis.set(title=title)
-        axes[-2].plot(cloud["steps"], cloud["samples"], ".", color="0.75", markersize=3, zorder=0)
+        dots = {"color": "0.75", "markersize": 3, "zorder": 0, "label": "pairs behind the front"}
+        axes[-2].plot(cloud["steps"], cloud["samples"], ".", **dots)
         for label, frame, fit in flat:
             if fit is not None:
                 x, y = frame["steps"] / fit.min_steps, frame["samples"] / fit.min_samples
                 axes[-1].plot(x, y, color=palette[label], **LINES[frame["source"].iloc[0]])
         _hyperbola(axes[-1], "$(K/K_{\\min}-1)(N/N_{\\min}-1)=1$")
         axes[-1].set(title="all, by their own fit", xlim=(0.9, 60), ylim=(0.9, 60))
-        log_ticks(axes[-1].xaxis, axes[-1].yaxis)
         for axis in axes[:-1]:
             axis.set(xscale="log", yscale="log", xlabel=r"steps $K$ to $\varepsilon$")
-            log_ticks(axis.xaxis, axis.yaxis)
         for axis in (axes[0], axes[2]):
             axis.set_ylabel(r"gradient evaluations $N$ to $\varepsilon$")
         for axis in axes:
@@ -74,7 +74,6 @@ def best_lr(panels: Mapping[str, Sequence[tuple[Band, np.ndarray]]]) -> Figure:
                 axis.plot(curve.x, rule, color=drawn.get_color(), **LINES["bound"])
             axis.plot([], [], color="0.3", label="$(1/L)/(1+B/b)$ at the fitted $B$", **LINES["bound"])
             axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16))
-            log_ticks(axis.xaxis, axis.yaxis)
         axes[0, 0].set_ylabel(r"best learning rate $\eta$")
     return figure
 
@@ -91,15 +90,16 @@ def front_paths(paths: Mapping[str, np.ndarray], times: Sequence[Band]) -> Figur
         for (label, path), colour, marker in shapes:
             plane.plot(*path, color=colour, marker=marker, markersize=4.5, linewidth=1.0, label=label, alpha=0.9)
             plane.plot(*path[:, :1], "o", color=colour, markersize=9, fillstyle="none")
+        plain = {"color": "0.3", "linestyle": "none"}
+        plane.plot([], [], "o", markersize=9, fillstyle="none", label="first stage", **plain)
         plane.set(xlim=(0.9, 150), ylim=(0.9, 20))
-        log_ticks(plane.xaxis, plane.yaxis)
         for curve, colour in zip(times, sns.color_palette("viridis", len(times)), strict=True):
             least = int(np.argmin(curve.y))
             clock.plot(curve.x, curve.y / curve.y[least], color=colour, label=curve.label, **LINES[curve.source])
             clock.plot(curve.x[least], 1, "*", color=colour, markersize=10)
+        clock.plot([], [], "*", markersize=10, label="least time", **plain)
         clock.set(xscale="log", yscale="log", xlabel="batch size $b/B$", ylabel=r"time to $\varepsilon$ / least")
         clock.set_ylim(0.9, 20)
-        log_ticks(clock.yaxis)
         for axis in (plane, clock):
             axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return figure
@@ -108,14 +108,14 @@ def front_paths(paths: Mapping[str, np.ndarray], times: Sequence[Band]) -> Figur
 def optimal_schedules(optima: Mapping[str, Mapping[str, Optimum]]) -> Figure:
     """The exact optimum's lr and batch over its steps, each over its largest: a panel for each case and target.
 
-    optima: a row's title → a column's title → the optimum.
+    optima: what is to be reached, a row → the case, a column → the optimum.
     """
     dark, light = sns.color_palette("colorblind")[:2]
     with style():
         shape = (len(optima), len(next(iter(optima.values()))))
         figure, axes = plt.subplots(*shape, figsize=(7.2, 1.9 * shape[0]), sharex=True, sharey=True, squeeze=False)
         for row, (target, of_target) in zip(axes, optima.items(), strict=True):
-            for axis, found in zip(row, of_target.values(), strict=True):
+            for axis, (case, found) in zip(row, of_target.items(), strict=True):
                 u = np.arange(found.steps) / (found.steps - 1)
                 axis.plot(u, found.lr / found.lr.max(), color=dark, label=r"$\eta_t/\max\eta$", **LINES["exact"])
                 batch_size = {**LINES["exact"], "linewidth": 1.6}
@@ -123,10 +123,8 @@ def optimal_schedules(optima: Mapping[str, Mapping[str, Optimum]]) -> Figure:
                     u, found.batch_size / found.batch_size.max(), color=light, label=r"$b_t/\max b$", **batch_size
                 )
                 axis.set(yscale="log", ylim=(0.004, 1.4), xticks=[0, 0.5, 1])
-                log_ticks(axis.yaxis)
-            row[0].set_ylabel(target)
-        for axis, spectrum in zip(axes[0], next(iter(optima.values())), strict=True):
-            axis.set_title(spectrum)
+                axis.set_title(f"{target}: {case}", fontsize=8.5)
+            row[0].set_ylabel("over its largest")
         for axis in axes[-1]:
             axis.set_xlabel("share of the steps")
         axes[0, 0].legend(fontsize=7.5, loc="lower left")
@@ -143,6 +141,5 @@ def family_costs(costs: pd.DataFrame) -> Figure:
         axis.set(xscale="log", xlabel="gradient evaluations / those of the exact optimum", yticks=range(len(costs)))
         axis.set_yticklabels(costs.index)
         axis.invert_yaxis()
-        log_ticks(axis.xaxis)
         axis.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure

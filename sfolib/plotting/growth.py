@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sfolib.plotting.style import LINES, Band, lines, log_ticks, style
+from sfolib.plotting.style import LINES, Band, lines, style
 
 
 def rate_exponents(gamma: np.ndarray, delta: np.ndarray, p: np.ndarray, tested: pd.DataFrame) -> Figure:
@@ -86,7 +86,6 @@ def anytime(
             ylabel="gradient evaluations / best constant $b$'s",
         )
         axes[0].set_ylim(0.8, 1.1 * max(ratio.max() for ratio in predicted.values()))
-        log_ticks(axes[0].yaxis)
         dots = {"color": "0.3", "marker": "o", "linestyle": "none", "markersize": 4.5}
         handles = [
             *axes[0].get_legend_handles_labels()[0],
@@ -116,7 +115,6 @@ def overheads(panels: Mapping[str, tuple[Sequence[Band], str]], limit: float | N
             lines(axis, curves, title=title, xscale="log", yscale="log", ylabel=ylabel)
             axis.set_xlabel(r"target $\varepsilon^2$")
             axis.invert_xaxis()
-            log_ticks(axis.xaxis, axis.yaxis)
         if limit is not None:
             axes[0, -1].axhline(limit, color="0.3", label=f"predicted worst case, {limit:.3g}", **LINES["bound"])
         for axis in axes[0]:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from sfolib.plotting.style import LINES, Band, colours, log_ticks, style
+from sfolib.plotting.style import LINES, Band, colours, number, style
 
 
 class Estimated(NamedTuple):
@@ -57,7 +57,6 @@ def _bands(axis: Axes, bands: Sequence[Band], palette: Mapping[str, tuple]) -> N
         kept = np.where(np.isfinite(y), y, np.nan)[shown]
         every = {"markevery": max(1, len(kept) // 12)} if "marker" in LINES[source] else {}
         axis.plot(np.asarray(x)[shown], kept, color=palette[label], label=label, **LINES[source], **every)
-    log_ticks(axis.yaxis)
     bottom, top = axis.get_ylim()
     for label, _, x, _, low, high in bands:
         if low is not None:
@@ -79,7 +78,6 @@ def critical_batch_sizes(panels: Mapping[str, Sequence[Estimated]]) -> Figure:
                 axis.plot(eps2, batch_size, color=palette[label], label=label, **LINES[source])
             axis.set(xscale="log", yscale="log", title=title, xlabel=r"$\varepsilon^2$")
             axis.invert_xaxis()
-            log_ticks(axis.xaxis, axis.yaxis)
             if np.ptp(np.log10(axis.get_xlim())) > 1.2:  # narrow panels
                 axis.xaxis.set_major_locator(LogLocator(subs=(1,)))
         axes[0, 0].set_ylabel("batch size (gradient evaluations)")
@@ -103,7 +101,6 @@ def optimal_batch_size(
         axes[0].axvline(best, color="C3", linewidth=0.8, label=r"$\tau^*$")
         axes[0].set(title="quadratic: cost", xlabel=r"batch size $\tau$", ylabel="gradient evaluations")
         axes[0].set(xscale="log", yscale="log")
-        log_ticks(axes[0].yaxis)
         for axis, (title, (bands, known)) in zip(axes[1:], runs.items(), strict=True):
             palette = dict(zip((b.label for b in bands), sns.color_palette("colorblind"), strict=False))
             axis.set(
@@ -137,8 +134,7 @@ def predicted_minimum(panels: Mapping[str, pd.DataFrame], fitted: Mapping[tuple[
                 if (title, eps2) in fitted:
                     axis.axvline(fitted[title, eps2], color=palette[eps2], **LINES["bound"])
             axis.set(xscale="log", yscale="log", title=title, xlabel="batch size $b$")
-            log_ticks(axis.yaxis)
-            handles = [Line2D([], [], color=palette[e], linewidth=2, label=f"{e:g}") for e in palette]
+            handles = [Line2D([], [], color=palette[e], linewidth=2, label=number(e)) for e in palette]
             axis.legend(handles=handles, title=r"$\varepsilon^2$", fontsize=7, loc="lower right")
         axes[0, 0].set_ylabel(r"gradient evaluations $N$ to $\varepsilon$")
     return figure

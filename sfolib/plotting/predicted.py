@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
-from sfolib.plotting.style import LINES, NAMES, Band, colours, lines, log_ticks, looks, style
+from sfolib.plotting.style import LINES, NAMES, Band, colours, lines, looks, number, style
 
 MARKERS = "osD^vPX*"
 
@@ -42,12 +42,13 @@ def against_target(rows: Mapping[str, Mapping[str, Sequence[Band]]], level: floa
                         axis.fill_between(x, low, high, color=look_of[label]["color"], alpha=0.2, linewidth=0)
                 axis.set(xscale="log", yscale="log")
             line[0].set_ylabel(ylabel)
-            log_ticks(line[0].yaxis)
         for axis, panel in zip(axes[-1], row.values(), strict=True):
             targets = sorted({x for band in panel for x in band.x})
             ticks = sorted({targets[0], targets[(len(targets) - 1) // 2], targets[-1]})
             axis.set_xticks(ticks, [f"{x:.2g}" for x in ticks])
             axis.set_xticks([], minor=True)
+            axis.get_xticklabels()[0].set_ha("right")  # the axis falls; else next to the neighbouring panel's
+            axis.get_xticklabels()[-1].set_ha("left")
             axis.set_xlabel(r"target $\varepsilon^2$")
             axis.invert_xaxis()
             if level is not None:
@@ -76,7 +77,6 @@ def plane(panels: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, Sequence[Band]]
                     axis.vlines(steps, low, high, color=look_of[label]["color"], linewidth=1.2)
                 axis.plot(steps, samples, linestyle="none", markersize=6, **look_of[label])
             axis.set(title=title, xscale="log", yscale="log", xlabel=r"steps $K$ to $\varepsilon$")
-            log_ticks(axis.xaxis, axis.yaxis)
         axes[0, 0].set_ylabel(r"gradient evaluations $N$ to $\varepsilon$")
         plain = {"linestyle": "none", "markersize": 6}
         handles = [Line2D([], [], label=label, **plain, **look) for label, look in look_of.items()]
@@ -131,9 +131,8 @@ def ratios(panels: Mapping[str, tuple[str, Sequence[Band]]], tolerance: float) -
             axis.axhline(1, color="0.3", linewidth=0.8)
             lines(axis, bands, title=title, xscale="log", yscale="log", xlabel=xlabel)
             axis.set_ylim(bottom=max(axis.get_ylim()[0], 0.02))  # where a prediction runs away
-            log_ticks(axis.yaxis)
             axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-        axes[0, 0].set_ylabel(r"measured / predicted $\mathbb{E}\|\nabla f\|^2$")
+        axes[0, 0].set_ylabel(r"measured / predicted $\mathrm{E}\,\|\nabla f\|^2$")
     return figure
 
 
@@ -155,10 +154,10 @@ def successive_gradients(
             halves.errorbar(x, of["halves"] / G2, 2 * of["halves_error"] / G2, fmt="o", **look)
             exact = of["trace"] / of["batch_size"]
             halves.errorbar(x, of["spread"] / exact, 2 * of["spread_error"] / exact, fmt="s", fillstyle="none", **look)
-            steps.plot(of["batch_size"], of["m"], "o", **look, label=rf"$\|\nabla f\|^2$ = {G2:.1e}")
+            steps.plot(of["batch_size"], of["m"], "o", **look, label=rf"$\|\nabla f\|^2$ = {number(G2)}")
             steps.plot(of["batch_size"], of["m_theory"], color=palette[G2], **LINES["predicted"])
         sign.axhline(0, color="0.3", linewidth=0.6)
-        sign.set(xscale="log", title=r"$s=\mathbb{E}\,g_t\cdot g_{t+1}$, over $\|G\|^2$", xlabel="$b/b_c$")
+        sign.set(xscale="log", title=r"$s=\mathrm{E}\,g_t\cdot g_{t+1}$, over $\|G\|^2$", xlabel="$b/b_c$")
         halves.axhline(1, color="0.3", linewidth=0.6)
         halves.set(xscale="log", ylim=(0, 2), title="half batches over exact", xlabel="$b/b_c$")
         halves.plot([], [], "o", color="0.3", markersize=3, label=r"$g_a\cdot g_b\,/\,\|G\|^2$")
@@ -174,12 +173,10 @@ def successive_gradients(
             rule.plot(of["G2"], of["stage"], color=colour, label=f"{name}: stage", **LINES["bound"])
         rule.invert_xaxis()
         rule.set(xscale="log", yscale="log", title="Pflug's rule: steps", xlabel=r"$\|\nabla f\|^2$")
-        log_ticks(rule.xaxis)
         permuted.errorbar(epoch["step"], epoch["value"], 2 * epoch["error"], fmt="o", color="C0", markersize=3)
         for column, source, label in (("t14", "bound", "T14"), ("theory", "predicted", "with what the epoch forgets")):
             permuted.plot(epoch["step"], epoch[column], color="0.3", label=label, **LINES[source])
         permuted.set(title=r"$s-\|G_t\|^2$ by permutation", xlabel="step $t$ of an epoch")
-        log_ticks(sign.xaxis, halves.xaxis, steps.xaxis, steps.yaxis)
         for axis in (halves, along, steps, rule, permuted):
             axis.legend(fontsize=6.5)
             axis.tick_params(labelsize=7)
@@ -200,11 +197,10 @@ def factors(frame: pd.DataFrame) -> Figure:
                 axis.barh(row - 0.4 + (i + 0.5) * height, end - start, height, start, color=palette[i])
             axis.annotate(f" × {ends[-1]:.3g}", (max(ends), row), va="center")
         axis.set(xscale="log", yticks=range(len(frame)), xlabel=r"T2's $b^*$ over the measured one, factor by factor")
-        axis.set_yticklabels([rf"$\varepsilon^2$ = {eps2:g}" for eps2 in frame.index])
+        axis.set_yticklabels([rf"$\varepsilon^2$ = {number(eps2)}" for eps2 in frame.index])
         axis.set_xlim(right=axis.get_xlim()[1] * 2.5)
         axis.invert_yaxis()
         axis.grid(axis="y", visible=False)
-        log_ticks(axis.xaxis)
         handles = [Patch(color=colour, label=name) for name, colour in zip(frame.columns, palette, strict=True)]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7.5)
     return figure

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sfolib.plotting.style import LINES, colours, log_ticks, style
+from sfolib.plotting.style import LINES, colours, number, style
+
+GRADIENT, LOSS = r"$\mathrm{E}\,\|\nabla f\|^2$", r"$\mathrm{E}\,f$"
 
 
 def prediction(run: pd.DataFrame, constant: pd.DataFrame | None = None) -> Figure:
@@ -20,27 +22,26 @@ def prediction(run: pd.DataFrame, constant: pd.DataFrame | None = None) -> Figur
     with style():
         figure, axes = plt.subplots(1, 3 if shown else 2, figsize=(7.2, 2.9 if shown else 3.2))
         for column, label, look in (
-            ("grad_sqnorm", r"$E\|\nabla f\|^2$", {"color": "k", "linewidth": 1.4}),
+            ("grad_sqnorm", GRADIENT, {"color": "k", "linewidth": 1.4}),
             ("bias", "of the noise-free path", {"color": "C0", "linestyle": "--", "linewidth": 1}),
             ("noise", "of the noise", {"color": "C1", "linestyle": "--", "linewidth": 1}),
         ):
             axes[0].plot(run["samples"], run[column], label=label, **look)
         axes[1].plot(run["samples"], run["loss"], color="k", linewidth=1.4)
-        axes[0].set(xscale="log", yscale="log", xlabel="gradient evaluations", title=r"predicted $E\|\nabla f\|^2$")
-        axes[1].set(xscale="log", xlabel="gradient evaluations", title=r"predicted $E f$")
+        axes[0].set(xscale="log", yscale="log", xlabel="gradient evaluations", title=f"predicted {GRADIENT}")
+        axes[1].set(xscale="log", xlabel="gradient evaluations", title=f"predicted {LOSS}")
         axes[0].legend(fontsize=7)
         if shown:
             reached = constant[np.isfinite(constant["samples"])]
             palette = colours(reached["eps2"].unique())
             for eps2, curve in reached.groupby("eps2", sort=False):
                 axes[2].plot(
-                    curve["batch_size"], curve["samples"], color=palette[eps2], label=f"{eps2:g}", **LINES["exact"]
+                    curve["batch_size"], curve["samples"], color=palette[eps2], label=number(eps2), **LINES["exact"]
                 )
                 best = curve.loc[curve["samples"].idxmin()]
                 axes[2].plot(best["batch_size"], best["samples"], "o", color=palette[eps2], markersize=5)
             axes[2].set(xscale="log", yscale="log", xlabel="batch size $b$", title=r"predicted $N(b)$ to $\varepsilon$")
             axes[2].legend(title=r"$\varepsilon^2$", fontsize=7, title_fontsize=7)
-            log_ticks(axes[2].xaxis)
     return figure
 
 
@@ -55,7 +56,12 @@ def recommended(paths: dict[str, pd.DataFrame]) -> Figure:
             for ax, column in zip(axes, ("batch_size", "lr", "grad_sqnorm", "loss"), strict=True):
                 steps = "steps-post" if column in ("batch_size", "lr") else "default"
                 ax.plot(path["samples"], path[column], color=colour, label=name, linewidth=1.3, drawstyle=steps)
-        titles = ("batch size $b$", r"learning rate $\eta$", r"predicted $E\|\nabla f\|^2$", r"predicted $E f$")
+        titles = (
+            "batch size $b$",
+            r"learning rate $\eta$",
+            f"predicted {GRADIENT}",
+            f"predicted {LOSS}",
+        )
         for ax, title in zip(axes, titles, strict=True):
             ax.set(title=title, xlabel="gradient evaluations")
             ax.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))

@@ -43,7 +43,7 @@ def trajectories(
     is where it diverged.
     """
     rows = -(-len(columns) // 2)
-    look = looks(runs)
+    look = looks(runs, along=True)
     with style():
         figure, axes = plt.subplots(rows, 2, figsize=(7.2, 2.55 * rows + 0.25), sharex=True, squeeze=False)
         for axis, column in zip(axes.flat, columns, strict=False):
@@ -53,13 +53,13 @@ def trajectories(
                 axis.plot(band.x, band.y, color=look.get(band.label, {}).get("color", "0.3"), **LINES[band.source])
             axis.set(xscale="log", yscale="log", ylabel=COLUMNS[column])
             _within(axis, runs.values(), column)
-            log_ticks(axis.xaxis, axis.yaxis)
-        for axis in axes.flat[len(columns) :]:
-            axis.set_visible(False)
+        empty = axes.flat[len(columns) :]
+        for axis in empty:
+            axis.set_axis_off()
         for axis in axes.flat[: len(columns)][-2:]:  # the lowest of each column, where the last row has but one
             axis.set_xlabel(CLOCKS[clock])
             axis.tick_params(labelbottom=True)
-        _legend(figure, axes, [band for of_column in (theory or {}).values() for band in of_column])
+        _legend(figure, axes, [band for of_column in (theory or {}).values() for band in of_column], *empty)
     return figure
 
 
@@ -73,7 +73,7 @@ def against_clocks(
 
     theory: further curves of a (column, clock).
     """
-    look, clocks = looks(runs), ("samples", "steps")
+    look, clocks = looks(runs, along=True), ("samples", "steps")
     with style():
         shape = (len(columns), len(clocks))
         figure, axes = plt.subplots(
@@ -87,7 +87,6 @@ def against_clocks(
                     axis.plot(band.x, band.y, color=look.get(band.label, {}).get("color", "0.3"), **LINES[band.source])
                 axis.set(xscale="log", yscale="log")
                 _within(axis, runs.values(), column)
-                log_ticks(axis.xaxis, axis.yaxis)
             row[0].set_ylabel(COLUMNS[column])
         for axis, clock in zip(axes[-1], clocks, strict=True):
             axis.set_xlabel(CLOCKS[clock])
@@ -129,8 +128,8 @@ def costs(frame: pd.DataFrame, groups: Sequence[str], xlabel: str = "gradient ev
     return figure
 
 
-def _legend(figure: Figure, axes: np.ndarray, theory: Sequence[Band] = ()) -> None:
-    """Below the figure: the runs, then whatever else is drawn."""
+def _legend(figure: Figure, axes: np.ndarray, theory: Sequence[Band] = (), empty: Axes | None = None) -> None:
+    """The runs, then whatever else is drawn: below the figure, or in the place of an empty panel."""
     handles, labels = axes.flat[0].get_legend_handles_labels()
     handles += [
         Line2D([], [], color="0.3", label=NAMES[s], **LINES[s]) for s in dict.fromkeys(b.source for b in theory)
@@ -141,6 +140,9 @@ def _legend(figure: Figure, axes: np.ndarray, theory: Sequence[Band] = ()) -> No
             plain = {"marker": mark, "linestyle": "none", "color": "0.3", "markersize": 7, "fillstyle": "none"}
             handles.append(Line2D([], [], label=words, **plain))
     labels = [*labels, *(h.get_label() for h in handles[len(labels) :])]
+    if empty is not None:
+        empty.legend(handles, labels, loc="center")
+        return
     below = partial(figure.legend, handles, labels, loc="outside lower center")
     legend = below(ncols=min(3, len(handles)))
     if legend.get_window_extent().width > figure.bbox.width:
@@ -149,12 +151,24 @@ def _legend(figure: Figure, axes: np.ndarray, theory: Sequence[Band] = ()) -> No
 
 
 def _within(axis: Axes, runs: Iterable[Run], column: str) -> None:
-    """Keep what diverged from flattening the others: no higher than ten times where any began."""
-    if column in ("loss", "grad_sqnorm"):
-        means = [run.mean_ci(column).value for run in runs]
-        begun = 10 * max(float(mean[0]) for mean in means)
-        if any((mean[np.isfinite(mean)] > begun).any() for mean in means):
-            axis.set_ylim(None, begun)
+    """Keep what diverged from flattening the others, no higher than ten times where any began, and a band that has no
+    lower end from filling the panel."""
+    if column in ("batch_size", "lr"):
+        return
+    means = [_of_column(run, column)[0] for run in runs]
+    least = min((float(mean[mean > 0].min()) for mean in means if (mean > 0).any()), default=0.0)
+    axis.set_ylim(bottom=max(axis.get_ylim()[0], least / 3))
+    begun = 10 * max(float(mean[0]) for mean in means)
+    if any((mean[np.isfinite(mean)] > begun).any() for mean in means):
+        axis.set_ylim(top=begun)
+
+
+def _of_column(run: Run, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over seeds, and the low and high end of its interval."""
+    if column == "test_error":
+        mean, high, low = (1 - part for part in run.mean_ci("test_accuracy"))
+        return mean, low, high
+    return run.mean_ci(column)
 
 
 def marks(axis: Axes, run: Run, column: str, x: np.ndarray, mean: np.ndarray, colour: object) -> None:
@@ -169,16 +183,12 @@ def marks(axis: Axes, run: Run, column: str, x: np.ndarray, mean: np.ndarray, co
 
 def _curve(axis: Axes, run: Run, column: str, clock: str, look: dict[str, object], label: str) -> None:
     x = {"samples": run.samples, "steps": run.steps, "epochs": run.epochs}[clock]
-    if column == "test_error":
-        mean, high, low = (1 - part for part in run.mean_ci("test_accuracy"))
-    else:
-        mean, low, high = run.mean_ci(column)
+    mean, low, high = _of_column(run, column)
     shown = x > 0
     marks(axis, run, column, x, mean, look["color"])
     schedule = column in ("batch_size", "lr")
     settings = {"drawstyle": "steps-post"} if schedule else {}
-    every = {"markevery": max(1, shown.sum() // 12), "label": label}
-    axis.plot(x[shown], mean[shown], **LINES["measured"] | look | settings | every)
+    axis.plot(x[shown], mean[shown], **LINES["measured"] | look | settings | {"label": label})
     filled = {"step": "post"} if schedule else {}
     axis.fill_between(x[shown], low[shown], high[shown], color=look["color"], alpha=0.2, linewidth=0, **filled)
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sfolib._utils.errors import require
 from sfolib.analysis.claims import Check, LeftOut, check
-from sfolib.plotting.style import LINES, log_ticks, looks, style
+from sfolib.plotting.style import LINES, looks, style
 from sfolib.schedules.base import piecewise
 from sfolib.schedules.plan import Plan
 from sfolib.theory.quadratic import StagePath
@@ -91,7 +91,6 @@ def exact_paths(panels: Mapping[str, tuple[str, Mapping[str, StagePath]]], most:
                 x = getattr(path, clock)[1:]
                 axis.plot(x[x <= most], path.grad_sqnorm[1:][x <= most], label=label, **look[label])
             axis.set(xscale="log", yscale="log", title=title, xlabel=_CLOCKS[clock])
-            log_ticks(axis.xaxis, axis.yaxis)
         axes[0, 0].set_ylabel(r"$\mathrm{E}\,\|\nabla f\|^2$")
         handles = {h.get_label(): h for axis in axes[0] for h in axis.get_lines()}
         figure.legend(handles=[handles[label] for label in labels], loc="outside lower center", ncols=3, fontsize=7.5)
@@ -107,13 +106,4 @@ def exponents(gamma: np.ndarray, p: np.ndarray, tested: Mapping[str, tuple[np.nd
             axis.plot(x, y, "o", color=colour, label=label, markersize=4.5)
         axis.set(xlabel=r"learning-rate growth a stage $\gamma$", ylabel=r"exponent $p$ of $O(N^{-p})$")
         figure.legend(loc="outside lower center", ncols=2, fontsize=7.5)
-    return figure
-
-
-def readable(figure: Figure) -> Figure:
-    """The figure, every logarithmic horizontal axis with few and plain ticks: where one shows less than two decades,
-    matplotlib's own overlap."""
-    for axis in figure.axes:
-        if axis.get_xscale() == "log":
-            log_ticks(axis.xaxis)
     return figure

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sfolib.plotting.style import LINES, NAMES, Band, log_ticks, looks, style
+from sfolib.plotting.style import LINES, NAMES, Band, looks, style
 
 EXPONENT = r"$k$ of $e=(\delta/\gamma)^k$"
 ENDS = r"$\min\mathrm{E}\,\|\nabla f\|^2$"
@@ -71,7 +71,6 @@ def allotments(best: Sequence[Band], ends: Mapping[str, Sequence[Band]]) -> Figu
             xlabel="budget, gradient evaluations",
             ylabel=f"{ENDS} over the best allotment's",
         )
-        log_ticks(right.yaxis)
         handles = [Line2D([], [], color=colour, label=label) for label, colour in palette.items()]
         handles += [Line2D([], [], color="0.3", label=NAMES[source], **LINES[source]) for source in ("bound", "exact")]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
@@ -92,7 +91,6 @@ def budget_ends(panels: Mapping[str, Sequence[Band]]) -> Figure:
             ticks = sorted({x for band in bands for x in band.x})
             axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axis.set_xticks([], minor=True)
-            log_ticks(axis.yaxis)
         axes[0, 0].set_ylabel(ENDS)
         handles = [Line2D([], [], color=colour, label=label, **LINES["measured"]) for label, colour in palette.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)

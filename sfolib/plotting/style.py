@@ -18,7 +18,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogFormatter, LogLocator, NullLocator
 
 from sfolib.training.estimates import Interval
 
@@ -59,6 +59,9 @@ def style() -> Iterator[None]:
     try:
         with mpl.rc_context(settings):
             yield
+            for made in set(plt.get_fignums()) - set(before):
+                for axes in plt.figure(made).axes:
+                    log_ticks(*filter(_as_made, (axes.xaxis, axes.yaxis)))
     finally:
         for number in plt.get_fignums():
             if number not in before:
@@ -117,12 +120,17 @@ def lines(axis: Axes, bands: Sequence[Band], **settings: object) -> None:
 
 
 def log_ticks(*axes: Axis) -> None:
-    """Ticks at 1, or 1 and 3, or 1, 2 and 5 times the powers of ten, as the axis has room; see `tick`."""
+    """Ticks at 1, or 1 and 3, or 1, 2 and 5 times the powers of ten, as the axis has room; see `tick`. Those of every
+    logarithmic axis that its figure does not set itself."""
     for axis in axes:
         decades = np.ptp(np.log10(axis.get_view_interval()))
         axis.set_major_locator(LogLocator(subs=(1,) if decades > 2.2 else (1, 3) if decades > 1.7 else (1, 2, 5)))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(tick)
+
+
+def _as_made(axis: Axis) -> bool:
+    return isinstance(axis.get_major_locator(), LogLocator) and isinstance(axis.get_major_formatter(), LogFormatter)
 
 
 def tick(x: float, _: int = 0) -> str:
@@ -134,10 +142,17 @@ def tick(x: float, _: int = 0) -> str:
     return f"${times}10^{{{int(power)}}}$"
 
 
-def looks(labels: Iterable[str]) -> dict[str, dict[str, object]]:
+def number(x: float, digits: int = 2) -> str:
+    """x to so many digits, written as `tick` does: for legends, titles and captions."""
+    return tick(float(f"{x:.{digits - 1}e}"))
+
+
+def looks(labels: Iterable[str], along: bool = False) -> dict[str, dict[str, object]]:
     """Colour, width and marker of each label's curves, in the order of drawing: what a later one covers is wider, and
-    shows on both of its sides."""
+    shows on both of its sides. along: markers are a tenth of the panel apart, each label's in places of its own."""
     names = list(dict.fromkeys(labels))
     widths = np.linspace(1.2 + 0.45 * min(len(names), 5), 1.2, len(names))
     each = zip(names, sns.color_palette("colorblind", len(names)), widths, cycle("osDv^P"), strict=False)
-    return {name: {"color": colour, "linewidth": width, "marker": mark} for name, colour, width, mark in each}
+    found = {name: {"color": colour, "linewidth": width, "marker": mark} for name, colour, width, mark in each}
+    places = {name: {"markevery": (0.1 * k / len(names), 0.1)} for k, name in enumerate(names if along else ())}
+    return {name: look | places.get(name, {}) for name, look in found.items()}

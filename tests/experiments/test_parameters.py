@@ -16,6 +16,7 @@ from sfolib.analysis.claims import Check, LeftOut
 from sfolib.analysis.predict import Prediction
 from sfolib.cli import main
 from sfolib.experiments import adaptive, critical_batch_size, derivations, notebook, prediction, registry
+from sfolib.schedules.plan import CLOCKS
 
 NOTEBOOKS = sorted((notebook.root() / "notebooks").glob("*.ipynb"))
 # so little that runs take no time; what is drawn at random is each parameter but these
@@ -56,6 +57,13 @@ TINY = {
     "cifar100": {"seeds": 2, "epochs": 2, "train_images": 40, "test_images": 20},
 }  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")  # inf and nan of few seeds
+OWN = {
+    "diverges": {"batch_size": 8, "lr": 50.0},
+    "by steps": {
+        "batch_size": {"kind": "linear", "v0": 2, "increment": 3, "every": 7}, "lr": 0.02, "clock": "step",
+        "max_batch_size": 8,
+    },
+}  # fmt: skip
 CASES = [  # seen to end in a traceback
     ("critical_batch_size", {"eps2": [0.02, 0.008]}),
     ("critical_batch_size", {"eps2": [0.01]}),
@@ -65,6 +73,10 @@ CASES = [  # seen to end in a traceback
     ("joint_growth", {"model": "mlp"}),
     ("grow_or_decay", {"momentum": [0.9]}),
     ("the_schedule_to_use", {"factors": [2.0], "seeds": 2}),
+    *(
+        (name, {"plans": OWN})
+        for name in ("batch_growth", "joint_growth", "all_side_by_side", "cifar100", "the_schedule_to_use")
+    ),
 ]
 
 
@@ -72,8 +84,10 @@ def drawn(schema, tiny, rng):
     """Each parameter but the tiny ones, with even odds: another value of its type near the default that is allowed."""
     fixed = {"scale": "smoke", **tiny}
     given, changed = schema(**fixed), {}
+    if issubclass(schema, notebook.PlansParameters):
+        changed["plans"] = {f"mine {clock}": own_plan(clock, rng) for clock in CLOCKS}
     for name in sorted(
-        set(schema.model_fields) - set(tiny) - {"scale", "device", "jobs", "out", "dataset", "data_dir"}
+        set(schema.model_fields) - {*tiny, *changed, "scale", "device", "jobs", "out", "dataset", "data_dir"}
     ):
         for _ in range(20 if rng.random() < 0.5 else 0):
             value = near(getattr(given, name), rng)
@@ -84,13 +98,22 @@ def drawn(schema, tiny, rng):
     return dict(sorted(changed.items()))
 
 
+def own_plan(clock, rng):
+    """As a reader writes one: batch size and lr each at random, a number or a schedule of the plan's clock."""
+    every = max(1, round({"epoch": 1, "step": 20, "sample": 500}[clock] * math.exp(rng.uniform(-0.7, 0.7))))
+    batch_size, lr = rng.randint(1, 40), math.exp(rng.uniform(-5, 1.5))  # up to one that diverges
+    grown = {"kind": "exponential", "v0": batch_size, "factor": rng.uniform(1, 4), "every": every}
+    falling = {"kind": "polynomial", "v0": lr, "end": lr / 9, "duration": 3 * every}
+    return {"batch_size": rng.choice([batch_size, grown]), "lr": rng.choice([lr, falling]), "clock": clock}
+
+
 def near(value, rng):
     if isinstance(value, float):
         return value * math.exp(rng.uniform(-0.7, 0.7))
     if isinstance(value, int) and not isinstance(value, bool):
         return max(1, round(value * math.exp(rng.uniform(-0.7, 0.7))))
     if isinstance(value, list):
-        kept = sorted(rng.sample(range(len(value)), rng.randint(1, len(value))))
+        kept = sorted(rng.sample(range(len(value)), rng.randint(min(1, len(value)), len(value))))
         return [near(value[i], rng) for i in kept]
     if isinstance(value, dict):
         return {key: near(item, rng) for key, item in value.items()}

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from sfolib.analysis.claims import Check
-from sfolib.experiments import notebook, report
+from sfolib.experiments import notebook, pages, report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PROBE = """<script>
@@ -89,7 +89,7 @@ def test_the_page_of_a_report_that_is_not_complete_says_so_and_loads_itself_agai
 
 def test_words_are_rendered_and_stay_text():
     assert report.marked("[`08_a`](08_a.ipynb) <b> $b^2=\\eta_{nt}$ `x`") == (
-        '<a href="#08_a">08_a</a> &lt;b&gt; <i>b²=η<sub>nt</sub></i> <code>x</code>'
+        f'<a href="#08_a">08_a</a> &lt;b&gt; {pages.mathml("b^2=" + chr(92) + "eta_{nt}")} <code>x</code>'
     )
 
 

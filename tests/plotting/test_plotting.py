@@ -1,5 +1,8 @@
 """Figures say what their records say; how they look is for eyes."""
 
+from itertools import pairwise
+
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
@@ -7,6 +10,7 @@ import pytest
 from nbclient import NotebookClient
 
 from sfolib import plotting
+from sfolib.plotting.style import number, style
 from sfolib.training.estimates import Interval
 from sfolib.training.records import Run
 
@@ -89,9 +93,46 @@ def test_trajectories_draw_means_and_intervals_over_seeds():
     three = plotting.trajectories({"one": run}, ["batch_size", "lr", "test_error"], "epochs").axes[:3]
     assert [axis.get_xlabel() for axis in three] == ["", "epochs", "epochs"]
     assert [axis.xaxis.get_tick_params()["labelbottom"] for axis in three] == [False, True, True]
-    many = plotting.trajectories({f"a schedule that grows {by} at fixed times": run for by in "bη?"}, ["lr"], "epochs")
+    runs = {f"a schedule that grows {by} at fixed times": run for by in "bη?"}
+    many = plotting.trajectories(runs, ["lr", "test_error"], "epochs")
     (legend,) = many.legends
     assert legend.get_window_extent().width <= many.bbox.width
+    beside = plotting.trajectories(runs, ["lr"], "epochs")
+    assert not beside.legends
+    assert len(beside.axes[1].get_legend().get_texts()) == 3
+
+
+def test_a_band_that_goes_down_to_nothing_leaves_the_curves_their_room():
+    rows = [
+        {"seed": s, "epoch": k, "step": k, "samples": k, "batch_size": 1, "lr": 0.1, "loss": (1.0, 4.0)[s]}
+        for k in range(4)
+        for s in range(2)
+    ]
+    run = Run(None, {"status": "finished"}, pd.DataFrame(rows))
+    mean, low, _ = (ends[-1] for ends in run.mean_ci("loss"))
+    assert low < mean / 100  # two seeds
+    assert plotting.trajectories({"one": run}, ["loss"]).axes[0].get_ylim()[0] == pytest.approx(mean / 3)
+
+
+@pytest.mark.parametrize(("high", "last"), [(9e3, "5000"), (1e6, "$10^{6}$")])
+def test_ticks_of_a_logarithmic_axis_are_written_in_one_way_and_do_not_overlap(high, last):
+    with style():
+        figure, axis = plt.subplots(figsize=(2.4, 2))
+        axis.plot([1e3, high], [1, 2])
+        axis.set(xscale="log", yscale="log", xlim=(1e3, high))
+        axis.set_yticks([1, 2], ["one", "two"])
+    figure.canvas.draw()
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["one", "two"]  # a figure's own stay
+    boxes = {label.get_text(): label.get_window_extent() for label in axis.get_xticklabels() if label.get_text()}
+    assert last in boxes
+    ordered = sorted(boxes.values(), key=lambda box: box.x0)
+    assert all(a.x1 < b.x0 for a, b in pairwise(ordered))
+
+
+def test_numbers_of_legends_are_those_of_axes():
+    assert [number(x) for x in (0.0056234, 1e-4, 3.16e-4, 1e6, 4.12e7)] == [
+        "0.0056", "$10^{-4}$", r"$3.2\cdot10^{-4}$", "$10^{6}$", r"$4.1\cdot10^{7}$",
+    ]  # fmt: skip
 
 
 def test_costs_show_what_was_not_reached_as_a_cross():

@@ -1,8 +1,5 @@
 """Growing runs, made ready for figures: against hand-computed runs, and against what a run really took."""
 
-from itertools import pairwise
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +10,6 @@ from sfolib.plotting.schedules import (
     exact_paths,
     exponents,
     goals,
-    readable,
     rising,
     spending,
     taken,
@@ -129,17 +125,3 @@ def test_exponents_stand_beside_their_prediction():
     theory, measured = axis.lines
     assert list(theory.get_ydata()) == [0.0, 0.5]
     assert (*measured.get_xdata(), *measured.get_ydata()) == (1.5, 0.3)
-
-
-@pytest.mark.parametrize(("high", "last"), [(9e3, "5000"), (1e6, "$10^{6}$")])
-def test_ticks_do_not_overlap(high, last):
-    figure, axis = plt.subplots(figsize=(2.4, 2))
-    axis.plot([1e3, high], [1, 1])
-    axis.set(xscale="log", xlim=(1e3, high))
-    readable(figure)
-    figure.canvas.draw()
-    boxes = {label.get_text(): label.get_window_extent() for label in axis.get_xticklabels() if label.get_text()}
-    assert last in boxes
-    ordered = sorted(boxes.values(), key=lambda box: box.x0)
-    assert all(a.x1 < b.x0 for a, b in pairwise(ordered))
-    plt.close(figure)
