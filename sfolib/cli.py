@@ -159,7 +159,7 @@ def _value(text: str) -> Any:
 
 
 def _figures(args: argparse.Namespace) -> int:
-    from sfolib.experiments import report
+    from sfolib.experiments import report, run_notebooks
     from sfolib.experiments.project import root
 
     require(args.jobs >= 1, "jobs", args.jobs, "must be 1 or more")
@@ -171,7 +171,7 @@ def _figures(args: argparse.Namespace) -> int:
         require(name not in given, name, given.get(name), f"is said by --{name}")
     given |= {"imports": ",".join(args.modules)} if args.modules else {}
     for path in notebooks if given else ():
-        report.refuse(path, given)
+        run_notebooks.refuse(path, given)
     for name in filter(None, (given.get("imports") or "").split(",")):
         _import(name)
     if given or args.dry_run:
@@ -184,7 +184,7 @@ def _figures(args: argparse.Namespace) -> int:
 
         print(cost.table([registry.planned(path, args.scale, out, given) for path in notebooks], args.jobs))
         return 0
-    due = [path for path in notebooks if args.again or not report.is_up_to_date(path, out, args.scale, given)]
+    due = [path for path in notebooks if args.again or not run_notebooks.is_up_to_date(path, out, args.scale, given)]
     require(args.backend or not args.address, "address", args.address, "is of a cluster; add --backend dask or ray")
     lost = {}
     if args.backend:
@@ -193,7 +193,9 @@ def _figures(args: argparse.Namespace) -> int:
 
         with executors.backend(args.backend, args.address, args.jobs):
             lost = registry.train_all(due, args.scale, out, args.jobs, given)
-    outcomes = report.figures([path.stem for path in notebooks], args.scale, args.jobs, out, args.again, lost, given)
+    outcomes = run_notebooks.figures(
+        [path.stem for path in notebooks], args.scale, args.jobs, out, args.again, lost, given
+    )
     turned = report.write(out, outcomes)
     print("\n".join([*turned, *report.headlines(out), f"report: {out / 'index.html'}"]))
     return 1 if any(outcome.error for outcome in outcomes) or (args.strict and turned) else 0

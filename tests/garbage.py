@@ -17,7 +17,7 @@ from pydantic import PositiveFloat, PositiveInt
 from sfolib import cli
 from sfolib._utils import interrupt
 from sfolib._utils.errors import InputError
-from sfolib.experiments import notebook, report
+from sfolib.experiments import notebook, report, run_notebooks
 from sfolib.schedules import adaptive, base
 from sfolib.training import updates
 from sfolib.training.records import METRICS, RUN
@@ -189,7 +189,7 @@ class _Enough:
 @contextlib.contextmanager
 def project():
     """A project with a notebook, in which to work: what is written must stay in it. Accepted runs end early."""
-    build, execute = updates.build, report.execute
+    build, execute = updates.build, run_notebooks.execute
     back, outer = Path.cwd(), Path(tempfile.mkdtemp())
     try:
         (outer / "project" / "notebooks").mkdir(parents=True)
@@ -197,10 +197,10 @@ def project():
         (outer / "project" / "notebooks" / "01_a.ipynb").write_text('{"cells": [{"source": ["# A"]}]}')
         os.chdir(outer / "project")
         updates.build = lambda *given: _Enough(build(*given))
-        report.execute = lambda path, *_: report.Outcome(path.stem, 0.0, None)
+        run_notebooks.execute = lambda path, *_: report.Outcome(path.stem, 0.0, None)
         yield outer
     finally:
-        updates.build, report.execute = build, execute
+        updates.build, run_notebooks.execute = build, execute
         os.chdir(back)
         shutil.rmtree(outer)
 

@@ -14,7 +14,7 @@ from pydantic import PositiveFloat
 from sfolib._utils.errors import InputError
 from sfolib.analysis.claims import Check
 from sfolib.cli import main
-from sfolib.experiments import notebook, report
+from sfolib.experiments import notebook, report, run_notebooks
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {"scale": "quick", "device": "cpu", "jobs": None, "out": None, "lr": None}
@@ -86,9 +86,9 @@ def test_notebooks_begin_with_the_longest(tmp_path, monkeypatch):
     begun = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        report, "execute", lambda path, *_: begun.append(path.stem) or report.Outcome(path.stem, 0, None)
+        run_notebooks, "execute", lambda path, *_: begun.append(path.stem) or report.Outcome(path.stem, 0, None)
     )
-    report.figures((), "smoke", 1, tmp_path / "figures")
+    run_notebooks.figures((), "smoke", 1, tmp_path / "figures")
     assert begun == ["03_new", "02_long", "01_short"]
 
 
