@@ -189,7 +189,8 @@ def statistic_rows(seeds: int) -> Iterator[dict[str, Any]]:
             sizes = np.array(GRID)[reached]
             fits.append(estimates.wide(
                 estimates.of_draws(partial(front_batch_size, sizes), found[reached], draws[reached].T)))  # fmt: skip
-        yield rows_of("B of a fitted front", n, front, fits)
+        of_grid = rows_of("B of a fitted front", n, front, fits)
+        yield {name: value for name, value in of_grid.items() if name != "batch_size"} | {"eps2": target}
 
 
 PARTS = {
