@@ -35,16 +35,17 @@ from torch.nn.functional import cross_entropy as CE
 from sfolib._utils.errors import positive, require, whole
 from sfolib._utils.rng import generator
 from sfolib.analysis.covariance import Covariance, Modes, Steps
+from sfolib.analysis.expected_adam import BETA1, ExpectedAdam
 from sfolib.gradients.curvature import Hessian, NoiseSpectrum, gradient_covariance, hessian, noise_spectrum
 from sfolib.problems.execution import Execution
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.specs import Quadratic
-from sfolib.problems.stacked import MLP
+from sfolib.problems.stacked import MLP, NoisyQuadratic
 from sfolib.schedules.base import Constant
 from sfolib.schedules.plan import Plan
 from sfolib.training import updates
 from sfolib.training.loop import resolve_device
-from sfolib.training.optimizers import SGD
+from sfolib.training.optimizers import SGD, Adam
 from sfolib.training.spec import Spec
 
 MATRICES = 1500  # parameters, at most, for H and Σ as whole matrices; above, H is known by its noise spectrum
@@ -282,7 +283,7 @@ def local_path(
     time, G2 = 0.0, path.start[0]
     while True:
         if path.matrices:
-            modes = path.modes()
+            modes = path.modes(1)
             spectra.append(NoiseSpectrum(modes.values[None], np.diagonal(modes.noise)[None], 0))
         else:
             spectra.append(path.spectrum())
@@ -294,7 +295,7 @@ def local_path(
         if clock.over or least >= G2:
             break
         steps = clock.take(max(1, int(path.step * _LOCAL_NODE) - path.step))
-        G2, time = path.advance(steps.lr)[1][-1, 0], time + steps.lr.sum()
+        G2, time = path.advance(steps)[1][-1, 0], time + steps.lr.sum()
     steps, *others = np.array(rows).T
     return LocalPath(steps.astype(int), *others, spectra, path.probes)
 
@@ -346,6 +347,11 @@ class _Clock:
     def over(self) -> bool:
         return self.samples >= self.max_samples or self.step >= self.max_steps
 
+    @property
+    def pair(self) -> tuple[int, float]:
+        """(batch size, lr) of the next step, a last batch of an epoch taken for whole."""
+        return self.plan.at(0 if self.plan.is_constant else self.plan.reading(self.step, self.samples, self.epoch))
+
     def take(self, count: int) -> Steps:
         """The next steps, at most `count`."""
         rows, now, at = [], None, (0, 0.0)
@@ -377,14 +383,15 @@ class _Path:
     ):
         require(spec.plan is not None, "policy", spec.policy, "adapts to the run; only a plan is known before")
         require(spec.workers is None, "workers", spec.workers, "adapt to the run; only a plan is known before")
-        require(isinstance(spec.optimizer, SGD), "optimizer", spec.optimizer.kind, "must be 'sgd': T15 is of SGD")
+        adam = isinstance(spec.optimizer, Adam)
+        require(adam or isinstance(spec.optimizer, SGD), "optimizer", spec.optimizer.kind, "must be 'sgd' or 'adam'")
         self.spec, self.problem = spec, spec.problem
         self.vectors, self.sample, self.products = vectors, sample, products
         self.pilot = None if pilot is None else whole("pilot_batch_size", pilot)
         synthetic = isinstance(spec.problem, Quadratic)
         require(pilot is None or not synthetic, "pilot_batch_size", pilot, "must be None: the quadratic needs no pilot")
         # no model_copy: it would copy what is cached for the old sigma2
-        quiet = Quadratic(**spec.problem.model_dump() | {"sigma2": 0.0}) if synthetic else spec.problem
+        quiet = Quadratic(**spec.problem.model_dump() | {"sigma2": 0.0}) if synthetic and not adam else spec.problem
         how = Execution(channels_last=spec.channels_last, max_micro_batch=spec.max_micro_batch)
         sampling = spec.sampling if synthetic else "replacement" if pilot else "permutation"
         self.task = quiet.build_task(spec.seeds[:1], sampling, resolve_device(device), spec.dtype, how)
@@ -392,25 +399,40 @@ class _Path:
         self.batch_size = pilot or (1 if synthetic else self.epoch)
         # the whole data set is the same in any order
         self.moving = bool(pilot or synthetic or getattr(self.task, "augment", None))
-        self.update = updates.build(spec.optimizer, self.task.parameters)
         self.matrices = sum(p[0].numel() for p in self.task.parameters) <= MATRICES
+        self.adam = self._adam() if adam else None
+        self.update = None if adam else updates.build(spec.optimizer, self.task.parameters)
         self.ratio = _MATRIX_NODE if self.matrices or synthetic else _SPECTRUM_NODE
         self.step = self.probes = 0
         self.start = self._measure()
 
+    def _adam(self) -> ExpectedAdam:
+        """`InputError` where its metric is not known."""
+        optimizer, problem = self.spec.optimizer, self.problem.kind
+        require(self.pilot is None, "pilot_batch_size", self.pilot, "must be None for 'adam', whose path is its own")
+        require(optimizer.weight_decay == 0, "weight_decay", optimizer.weight_decay, "must be 0 for 'adam'")
+        dense = isinstance(self.task, MLP | NoisyQuadratic) and self.matrices
+        require(dense, "problem", problem, f"must be dense with at most {MATRICES} parameters for 'adam', or use 'sgd'")
+        return ExpectedAdam(self.task, optimizer, self.epoch if self.permuted else None)
+
     def covariance(self, permuted: bool | None = None) -> Covariance:
         optimizer, permuted = self.spec.optimizer, self.permuted if permuted is None else permuted
         n = self.epoch if permuted else None
+        if self.adam:
+            return Covariance(BETA1, n=n)
         return Covariance(optimizer.momentum, optimizer.nesterov, optimizer.weight_decay, n)
 
-    def advance(self, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Steps of these lr: after how many of them it was measured, the last included, and (f's ‖∇f‖², f) there."""
+    def advance(self, steps: Steps) -> tuple[np.ndarray, np.ndarray]:
+        """After how many of the steps it was measured, the last included, and (f's ‖∇f‖², f) there."""
         at, measured, next_reading = [], [], max(self.step + 1, math.ceil(self.step * _READ))
-        for i, eta in enumerate(lr, 1):
-            start = self.step * self.batch_size if self.moving else 0
-            self.update(self.task.gradients(self.step, start, self.batch_size), float(eta))
+        for i, (b, eta) in enumerate(zip(steps.batch_size, steps.lr, strict=True), 1):
+            if self.adam:
+                self.adam(b, eta)
+            else:
+                start = self.step * self.batch_size if self.moving else 0
+                self.update(self.task.gradients(self.step, start, self.batch_size), float(eta))
             self.step, self.probes = self.step + 1, self.probes + self.batch_size
-            if self.step >= next_reading or i == len(lr):
+            if self.step >= next_reading or i == len(steps):
                 at.append(i)
                 measured.append(self._measure())
                 next_reading = max(self.step + 1, math.ceil(self.step * _READ))
@@ -423,17 +445,18 @@ class _Path:
         require(bool(np.all(np.isfinite(values))), "plan", self.step, "steps in, the path without noise has diverged")
         return values
 
-    def modes(self) -> Modes:
-        """H and Σ at the present θ."""
+    def modes(self, batch_size: float) -> Modes:
+        """H and Σ at the present θ, in the metric of the step that comes, of this batch size."""
+        root = self.adam.metric(batch_size) ** 0.5 if self.adam else None
         if isinstance(self.problem, Quadratic):
-            return Modes(self.problem.exact.eigenvalues, self.problem.exact.noise_variance)
+            diagonals = self.problem.exact.eigenvalues, self.problem.exact.noise_variance
+            return Modes.of(*map(np.diag, diagonals), root) if self.adam else Modes(*diagonals)
         (model,), (x, y), l2 = modules(self.task), training_data(self.task), self.problem.l2
         if self.matrices:
             softmax = isinstance(self.task, MLP) and len(self.task.parameters) == 1
             H = _softmax_hessian(model[0], x, l2) if softmax else hessian(model, CE, x, y, l2=l2)
             self.probes += 2 * (1 + len(H)) * len(x)  # as if by products
-            values, basis = np.linalg.eigh(H)
-            return Modes(values, basis.T @ gradient_covariance(model, CE, x, y) @ basis, basis)
+            return Modes.of(H, gradient_covariance(model, CE, x, y), root)
         return _parts(self.spectrum())
 
     def spectrum(self) -> NoiseSpectrum:
@@ -475,16 +498,18 @@ def _windows(path: _Path, runs: list[tuple[_Clock, Covariance]]) -> Iterator[lis
     """From node to node until every run's budget is spent, all on one path: for each run the points on the way, (step,
     samples, bias, loss without noise, what C adds to ‖∇f‖², what C adds to f)."""
     own = path.covariance(permuted=False) if path.pilot else None
-    modes = path.modes()
+    modes = path.modes(runs[0][0].pair[0])
     for covariance in [*(covariance for _, covariance in runs), *([own] if own else [])]:
         covariance.move(modes)
     while not all(clock.over for clock, _ in runs):
         first = path.step
         taken = [clock.take(max(1, int(first * path.ratio) - first)) for clock, _ in runs]
-        lr = max(taken, key=len).lr
-        last = first + len(lr)
-        at, measured = path.advance(lr)
-        modes = path.modes()
+        longest = max(taken, key=len)
+        lr, last = longest.lr, first + len(longest)
+        if path.adam:
+            taken = [Steps(b, path.adam.sgd_lr(lr), *others) for b, lr, *others in taken]
+        at, measured = path.advance(longest)
+        modes = path.modes(runs[0][0].pair[0])
         middle = max(1, math.ceil((first * last) ** 0.5) - first)
         position = np.log((first + at) / first) / np.log(last / first) if first else np.ones(1)
         if own:
@@ -495,5 +520,7 @@ def _windows(path: _Path, runs: list[tuple[_Clock, Covariance]]) -> Iterator[lis
         for steps, (_, covariance) in zip(taken, runs, strict=True):
             on = at <= len(steps)
             added = covariance.cross(steps, at[on], middle, position[on], modes)
+            if path.adam:
+                path.adam.spread = np.maximum(covariance.gradient_variance(), 0.0)
             points.append([*zip(first + at[on], steps.samples[at[on] - 1], *measured[on].T, *added.T, strict=True)])
         yield points
