@@ -4,6 +4,8 @@
     python -m benchmarks.predict measure [CASE …]    # trains, and writes predicted_and_measured.csv beside it
     python -m benchmarks.predict pilots              # pilots.csv: the network again, with H and Σ where pilots are
     python -m benchmarks.predict notebook            # frozen.csv: what notebook 14 is held against, at all scales
+    python -m benchmarks.predict adam predict        # … and what Adam is held against; then
+    python -m benchmarks.predict adam measure        # trains, and writes adam.csv
 
 A crossing is `Run.first_crossing`: of the mean of ‖∇f‖² over the seeds, with its 95 % bootstrap interval.
 """
@@ -25,12 +27,14 @@ from sfolib.analysis.predict import predict as predict_run
 from sfolib.experiments import prediction
 from sfolib.problems.specs import Digits
 from sfolib.schedules.plan import Plan
-from sfolib.training.optimizers import SGD
+from sfolib.training import estimates
+from sfolib.training.optimizers import SGD, Adam
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
 
 HERE = Path(__file__).parent
 PREDICTED, MEASURED, PILOTS = HERE / "predictions.csv", HERE / "predicted_and_measured.csv", HERE / "pilots.csv"
+ADAM = HERE / "adam.csv"
 SEEDS, MOST_STEPS = 32, 12_000
 BATCH_SIZES = [2**k for k in range(11)]
 
@@ -42,6 +46,7 @@ CASES = {  # problem, lr, targets ε², what else
     "softmax, lr 0.02, momentum 0.9": (SOFTMAX, 0.02, [1e-2, 3e-3, 1e-3], {"optimizer": SGD(momentum=0.9)}),
     "mlp, lr 0.1": (MLP, 0.1, [4e-2, 2e-2, 1e-2, 3e-3], {}),
 }
+ADAM_STEPS, ADAM_SIZES, ADAM_EPS2 = {0.001: 3000, 0.004: 1500}, (4, 16, 64, 256), (1e-2, 3e-3)
 
 
 def spec_of(case: str, batch_size: int = 1) -> Spec:
@@ -119,10 +124,43 @@ def notebook(scales: list[str]) -> None:
         prediction.write(prediction.Parameters(scale=scale, device="cpu"))
 
 
+def adam(stage: list[str]) -> None:
+    """Softmax regression with Adam: E‖∇f‖² along the run in `prediction.WINDOWS`, and N(b), measured over predicted."""
+    asked = {
+        (lr, b): Spec(
+            problem=SOFTMAX, plan=Plan(b, lr), optimizer=Adam(), sampling="replacement", dtype="float64",
+            seeds=tuple(range(SEEDS)), max_samples=10**8, max_steps=steps, eval_every=1.02,
+        )
+        for lr, steps in ADAM_STEPS.items()
+        for b in ADAM_SIZES
+    }  # fmt: skip
+    if stage == ["predict"]:
+        prediction.write_down([(f"adam, lr {lr:g}, b = {b}", spec) for (lr, b), spec in asked.items()], "cpu")
+        return
+    require(stage == ["measure"], "adam", stage, "must be 'predict' or 'measure'")
+    missing = [pair for pair, spec in asked.items() if prediction.described(spec) not in {*prediction.written()["key"]}]
+    require(not missing, "adam", missing, "are not written down: predict before you measure")
+    known = prediction.predictions(prediction.Parameters(device="cpu"), {("adam", *k): s for k, s in asked.items()})
+    rows = []
+    for (lr, b), spec in asked.items():
+        found, measured = known[prediction.described(spec)][0], run(spec, device="cpu")
+        for (_, end), ratio in zip(prediction.WINDOWS, prediction.in_windows(measured, found), strict=True):
+            rows.append((lr, b, f"E‖∇f‖² to {end:.0%} of {spec.max_steps:,} steps", *ratio))
+        for eps2 in ADAM_EPS2:
+            crossing, samples = measured.first_crossing(eps2**0.5), found.first_crossing(eps2**0.5).samples
+            ends = np.array([crossing.samples, crossing.low, crossing.high])
+            with np.errstate(invalid="ignore"):  # nan: not reached, as predicted; 0: reached against the prediction
+                rows.append((lr, b, f"N to ε² = {eps2:g}", *(ends / samples)))
+        frame = pd.DataFrame(rows, columns=["lr", "batch_size", "what", "ratio", "low", "high"])
+        print(frame.tail(5).to_string(header=False), flush=True)
+        frame.to_csv(ADAM, index=False, float_format="%.4g")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     try:
-        {"predict": predict, "measure": measure, "pilots": pilots, "notebook": notebook}[sys.argv[1]](sys.argv[2:])
+        commands = {"predict": predict, "measure": measure, "pilots": pilots, "notebook": notebook, "adam": adam}
+        commands[sys.argv[1]](sys.argv[2:])
     except (IndexError, KeyError):
         sys.exit(__doc__)
     except InputError as error:
