@@ -32,7 +32,9 @@ class ExpectedAdam:
         self.sizes = [p.numel() for p in task.parameters]
         places = torch.arange(sum(self.sizes)).double()
         if isinstance(task, MLP):
-            parts = [part.reshape(p[0].shape) for part, p in zip(places.split(self.sizes), task.parameters, strict=True)]
+            parts = [
+                part.reshape(p[0].shape) for part, p in zip(places.split(self.sizes), task.parameters, strict=True)
+            ]
             places = torch.cat([p.detach().reshape(-1) for p in dense(parts).parameters()])
         self.places = places.long()  # of the order of `modules` in that of the task
         self.spread = np.zeros(len(places))
