@@ -26,8 +26,8 @@ from sfolib.analysis.predict import Prediction, predict_constant
 from sfolib.analysis.predict import predict as predict_run
 from sfolib.experiments import prediction
 from sfolib.problems.specs import Digits
+from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
-from sfolib.training import estimates
 from sfolib.training.optimizers import SGD, Adam
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
@@ -46,7 +46,22 @@ CASES = {  # problem, lr, targets ε², what else
     "softmax, lr 0.02, momentum 0.9": (SOFTMAX, 0.02, [1e-2, 3e-3, 1e-3], {"optimizer": SGD(momentum=0.9)}),
     "mlp, lr 0.1": (MLP, 0.1, [4e-2, 2e-2, 1e-2, 3e-3], {}),
 }
-ADAM_STEPS, ADAM_SIZES, ADAM_EPS2 = {0.001: 3000, 0.004: 1500}, (4, 16, 64, 256), (1e-2, 3e-3)
+_ADAM = {"problem": SOFTMAX, "optimizer": Adam(), "max_steps": 1500}
+ADAM_EPS2 = (1e-2, 3e-3)
+ADAM_CASES = (
+    {f"lr 0.001, b = {b}": _ADAM | {"plan": Plan(b, 0.001), "max_steps": 3000} for b in (4, 16, 64, 256)}
+    | {f"lr 0.004, b = {b}": _ADAM | {"plan": Plan(b, 0.004)} for b in (4, 16, 64, 256)}
+    | {  # farther out: where might it fail?
+        "lr 0.004, b = 1": _ADAM | {"plan": Plan(1, 0.004)},
+        "lr 0.03, b = 4": _ADAM | {"plan": Plan(4, 0.03)},
+        "lr 0.03, b = 64": _ADAM | {"plan": Plan(64, 0.03)},
+        "lr 0.004, b = 16, β2 = 0.9": _ADAM | {"plan": Plan(16, 0.004), "optimizer": Adam(beta2=0.9)},
+        "lr 0.004, b = 64, by permutation": _ADAM | {"plan": Plan(64, 0.004), "sampling": "permutation"},
+        "lr 0.004, b = 8 × 2 each 6,000 samples": _ADAM
+        | {"plan": Plan(exponential(8, 2.0, 6000), 0.004, clock="sample"), "max_samples": 30_000},
+        "16 hidden units, lr 0.004, b = 16": _ADAM | {"problem": Digits(hidden=(16,)), "plan": Plan(16, 0.004)},
+    }
+)
 
 
 def spec_of(case: str, batch_size: int = 1) -> Spec:
@@ -125,33 +140,29 @@ def notebook(scales: list[str]) -> None:
 
 
 def adam(stage: list[str]) -> None:
-    """Softmax regression with Adam: E‖∇f‖² along the run in `prediction.WINDOWS`, and N(b), measured over predicted."""
-    asked = {
-        (lr, b): Spec(
-            problem=SOFTMAX, plan=Plan(b, lr), optimizer=Adam(), sampling="replacement", dtype="float64",
-            seeds=tuple(range(SEEDS)), max_samples=10**8, max_steps=steps, eval_every=1.02,
-        )
-        for lr, steps in ADAM_STEPS.items()
-        for b in ADAM_SIZES
-    }  # fmt: skip
+    """E‖∇f‖² with Adam along the run in `prediction.WINDOWS`, and N(b) where b is constant: measured over predicted."""
+    common = {"sampling": "replacement", "dtype": "float64", "max_samples": 10**8, "eval_every": 1.02}
+    asked = {case: Spec(**common | settings, seeds=tuple(range(SEEDS))) for case, settings in ADAM_CASES.items()}
     if stage == ["predict"]:
-        prediction.write_down([(f"adam, lr {lr:g}, b = {b}", spec) for (lr, b), spec in asked.items()], "cpu")
+        prediction.write_down([(f"adam, {case}", spec) for case, spec in asked.items()], "cpu")
         return
     require(stage == ["measure"], "adam", stage, "must be 'predict' or 'measure'")
-    missing = [pair for pair, spec in asked.items() if prediction.described(spec) not in {*prediction.written()["key"]}]
+    missing = [case for case, spec in asked.items() if prediction.described(spec) not in {*prediction.written()["key"]}]
     require(not missing, "adam", missing, "are not written down: predict before you measure")
-    known = prediction.predictions(prediction.Parameters(device="cpu"), {("adam", *k): s for k, s in asked.items()})
+    known = prediction.predictions(
+        prediction.Parameters(device="cpu"), {("adam", *item): item[1] for item in asked.items()}
+    )
     rows = []
-    for (lr, b), spec in asked.items():
+    for case, spec in asked.items():
         found, measured = known[prediction.described(spec)][0], run(spec, device="cpu")
         for (_, end), ratio in zip(prediction.WINDOWS, prediction.in_windows(measured, found), strict=True):
-            rows.append((lr, b, f"E‖∇f‖² to {end:.0%} of {spec.max_steps:,} steps", *ratio))
-        for eps2 in ADAM_EPS2:
+            rows.append((case, f"E‖∇f‖² to {end:.0%} of the steps", measured.steps[-1], *ratio))
+        for eps2 in ADAM_EPS2 if spec.plan.is_constant else ():
             crossing, samples = measured.first_crossing(eps2**0.5), found.first_crossing(eps2**0.5).samples
             ends = np.array([crossing.samples, crossing.low, crossing.high])
             with np.errstate(invalid="ignore"):  # nan: not reached, as predicted; 0: reached against the prediction
-                rows.append((lr, b, f"N to ε² = {eps2:g}", *(ends / samples)))
-        frame = pd.DataFrame(rows, columns=["lr", "batch_size", "what", "ratio", "low", "high"])
+                rows.append((case, f"N to ε² = {eps2:g}", measured.steps[-1], *(ends / samples)))
+        frame = pd.DataFrame(rows, columns=["case", "what", "steps", "ratio", "low", "high"])
         print(frame.tail(5).to_string(header=False), flush=True)
         frame.to_csv(ADAM, index=False, float_format="%.4g")
 

@@ -10,7 +10,7 @@ eigenbasis; as every mode obeys a linear recursion, k like steps cost log k prod
   the λ move. Parts along λ < 0 are taken at λ = 0.
 - The quadratic's H is diagonal and never changes: there all of this is exact.
 
-Momentum m: δ and the buffer v are two components of every mode. By permutation the noise of an epoch is what n
+Momentum m: δ and the buffer v are two components of every mode. Adam: the same in its metric (`expected_adam`). By permutation the noise of an epoch is what n
 independent draws would give less their mean, which is exact for a fixed H and Σ.
 Under BatchNorm the path is trained with batch statistics, and all that is measured is of the eval-mode function.
 Dropped: what third derivatives make of C (the mean of θ_t is taken for θ̄_t, H at it for H on average), and that Σ is
@@ -73,7 +73,7 @@ class Reach(NamedTuple):
 class Prediction:
     """A run before it is trained, at points along it, arrays (points,): steps and samples (gradient evaluations so
     far); grad_sqnorm, E‖∇f‖² = bias (of the noise-free path) + noise; loss, E f, of which loss_noise is the noise's.
-    probes: gradient evaluations spent on the prediction."""
+    probes: gradient evaluations spent on the prediction. optimizer: of the run, its kind."""
 
     steps: np.ndarray
     samples: np.ndarray
@@ -83,6 +83,7 @@ class Prediction:
     loss: np.ndarray
     loss_noise: np.ndarray
     probes: int
+    optimizer: str = "sgd"
 
     def first_crossing(self, eps: float) -> Reach:
         """When E‖∇f‖² first is at ε² or below; between points it is taken for a power law of the steps."""
@@ -90,8 +91,9 @@ class Prediction:
         return Reach(*(_crossing(clock, self.grad_sqnorm, eps**2) for clock in (self.steps, self.samples)))
 
     def with_batch_size(self, batch_size: int) -> Prediction:
-        """Of b = 1, drawn with replacement: the same for another constant batch size, as noise is as 1/b."""
+        """Of SGD at b = 1, drawn with replacement: the same for another constant batch size, as noise is as 1/b."""
         b = whole("batch_size", batch_size)
+        require(self.optimizer == "sgd", "optimizer", self.optimizer, "has noise not as 1/b: predict each batch size")
         one = np.array_equal(self.samples, self.steps)
         require(one, "samples", self.samples[-1], f"must be those of {self.steps[-1]} steps of one sample")
         noise, excess = self.noise / b, self.loss_noise / b
@@ -103,7 +105,7 @@ class Prediction:
     @property
     def table(self) -> pd.DataFrame:
         """The arrays as columns."""
-        return pd.DataFrame({name: value for name, value in vars(self).items() if name != "probes"})
+        return pd.DataFrame({name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)})
 
 
 def predict(
@@ -120,8 +122,8 @@ def predict(
     gradient evaluations a step; with pilot_batch_size it is a run of such batches, drawn with replacement, less its own
     predicted noise. Above `MATRICES` parameters the noise spectrum is of so many vectors, of at most `sample` training
     samples; what it costs goes with both.
-    Raises `InputError` for a policy or workers, for optimizers but SGD with or without momentum, and where the path
-    diverges.
+    Adam, and AdamW, need a dense problem of at most `MATRICES` parameters, no weight_decay and no pilot.
+    Raises `InputError` for a policy or workers, for other optimizers, and where the path diverges.
     """
     path = _Path(spec, device, pilot_batch_size, vectors, sample)
     clock = _Clock(spec.plan, path.epoch, path.permuted, spec.max_samples, spec.max_steps)
@@ -137,7 +139,8 @@ def predict(
             break
     steps, samples, bias, loss, noise, excess = np.array(points, dtype=float).T
     steps, samples = steps.astype(int), samples.astype(int)
-    return Prediction(steps, samples, bias + noise, bias, noise, loss + excess, excess, path.probes)
+    arrays = steps, samples, bias + noise, bias, noise, loss + excess, excess
+    return Prediction(*arrays, path.probes, spec.optimizer.kind)
 
 
 def predict_constant(
@@ -148,7 +151,8 @@ def predict_constant(
     *,
     pilot_batch_size: int | None = None,
 ) -> pd.DataFrame:
-    """T15's N(b): steps and gradient evaluations to each ε² at each constant batch size, from one noise-free path.
+    """T15's N(b): steps and gradient evaluations to each ε² at each constant batch size, from one noise-free path (of
+    Adam from one for each batch size, as its P depends on b).
 
     Columns batch_size, eps2, steps, samples (inf where the budget of `spec` ends before), bias (the noise-free ‖∇f‖²
     there; the rest of ε² is noise); attrs["probes"] is the cost.
@@ -159,6 +163,8 @@ def predict_constant(
     require(len(sizes) > 0, "batch_sizes", batch_sizes, "must hold at least one")
     path = _Path(spec, device, pilot_batch_size)
     require(isinstance(spec.plan.lr, Constant), "plan", spec.plan.lr, "must have a constant learning rate")
+    if path.adam:
+        return _one_by_one(spec, sizes, targets, device)
     (_, lr), most = spec.plan.at(0), spec.max_steps or math.inf
     if path.permuted:
         budget = path.permuted, spec.max_samples, most
@@ -181,6 +187,20 @@ def predict_constant(
             not points or min(p[2] for p in curve) <= min(targets) for curve, points in zip(curves, new, strict=True)
         ):
             break
+    return _reached(sizes, targets, curves, path.probes)
+
+
+def _one_by_one(spec: Spec, sizes: list[int], targets: np.ndarray, device: str) -> pd.DataFrame:
+    """`predict_constant` by a prediction for each batch size."""
+    lr, least = spec.plan.at(0)[1], float(min(targets)) ** 0.5
+    asked = [spec.model_copy(update={"plan": Plan(b, lr), "target_grad_norm": least}) for b in sizes]
+    found = [predict(each, device) for each in asked]
+    curves = [[*zip(of.steps, of.samples, of.grad_sqnorm, of.bias, strict=True)] for of in found]
+    return _reached(sizes, targets, curves, sum(of.probes for of in found))
+
+
+def _reached(sizes: list[int], targets: np.ndarray, curves: list[list[tuple]], probes: int) -> pd.DataFrame:
+    """What `predict_constant` returns, from curves of (steps, samples, E‖∇f‖², bias)."""
     found = pd.DataFrame(
         [
             (
@@ -195,7 +215,7 @@ def predict_constant(
         ],
         columns=["batch_size", "eps2", "steps", "samples", "bias"],
     )
-    found.attrs["probes"] = path.probes
+    found.attrs["probes"] = probes
     return found
 
 
@@ -276,6 +296,7 @@ def local_path(
     training samples: it costs some 2n × vectors × products gradient evaluations. A step costs n. `InputError` as for
     `predict`, and for the quadratic.
     """
+    require(isinstance(spec.optimizer, SGD), "optimizer", spec.optimizer.kind, "must be 'sgd': T13 is of its steps")
     path = _Path(spec, device, None, vectors, sample, products)
     require(not isinstance(spec.problem, Quadratic), "problem", "quadratic", "has its constants in `exact`")
     clock = _Clock(spec.plan, path.epoch, False, math.inf, spec.max_steps)
@@ -305,11 +326,11 @@ def by_batch_size(
     spec: Spec, along: Prediction, device: str = "auto", *, pilot_batch_size: int | None = None
 ) -> pd.DataFrame | None:
     """`predict_constant` for b = 1, 2, 4, … the data set's size, to the powers of ten that the run `along` passes on
-    its way down; None where it passes none, or its lr is not constant."""
+    its way down; None where it passes none, its lr is not constant, or each b would take a path of its own (Adam)."""
     start, least = along.grad_sqnorm[0], max(along.grad_sqnorm.min(), 1e-30)
     powers = 10.0 ** np.arange(math.floor(math.log10(start)), math.floor(math.log10(least)), -1)
     targets = powers[(least <= powers) & (powers < start)]
-    if not len(targets) or not isinstance(spec.plan.lr, Constant):
+    if not len(targets) or not isinstance(spec.plan.lr, Constant) or not isinstance(spec.optimizer, SGD):
         return None
     most = 2**14 if isinstance(spec.problem, Quadratic) else spec.problem.size
     sizes = [2**k for k in range(most.bit_length())]

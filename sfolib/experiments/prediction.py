@@ -220,8 +220,9 @@ def predictions(p: Parameters, asked: Mapping[Hashable, Spec]) -> dict[str, tupl
             continue
         if key in known:
             own = known[key]
-            arrays = {name: own[name].to_numpy() for name in Prediction.__dataclass_fields__ if name != "probes"}
-            found[key] = Prediction(**arrays, probes=int(own["probes"].iloc[0])), float(own["tolerance"].iloc[0])
+            arrays = {name: own[name].to_numpy() for name in Prediction.__dataclass_fields__ if name in own}
+            arrays["probes"], kind = int(own["probes"].iloc[0]), spec.optimizer.kind
+            found[key] = Prediction(**arrays, optimizer=kind), float(own["tolerance"].iloc[0])
         else:
             print(f"predicted now, as it is not in {FROZEN}: {model}, {spec.plan}")
             found[key] = forecast(spec, p.device), TOLERANCE[model]
