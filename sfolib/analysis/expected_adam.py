@@ -3,7 +3,7 @@
 v̂ averages squares of *batch* gradients, so that E v is known coordinate by coordinate from its own recursion,
 E v ← β2 E v + (1 − β2) E g², E g² = (∇f)² + diag HCH + diag Σ/b.
 Dropped: how v̂ fluctuates, and that it holds the gradient that it divides. Both are of the order of 1/t in the first
-t steps and of 1 − β2 later, times how heavy the tails of a batch gradient are.
+t steps and of 1 − β2 later, times how heavy the tails of a batch gradient are. What was measured: docs/prediction.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from sfolib.problems.stacked import MLP, NoisyQuadratic, dense
-from sfolib.theory.bounds import finite_population
 from sfolib.training.optimizers import Adam
 
 BETA1, EPS = 0.9, 1e-8  # torch's
@@ -23,12 +22,11 @@ _FORGOTTEN = 1e-4  # β1^t from which on the first moment has lost its start
 class ExpectedAdam:
     """Steps of Adam on `task`, of one seed, with ∇f for its gradient and E g² for its square.
 
-    n: the samples of an epoch that goes by permutation; None for independent draws. spread: diag HCH, (P,), in the
-    order of `modules`.
+    Draws are independent. spread: diag HCH when it was last known, (P,), in the order of `modules`.
     """
 
-    def __init__(self, task: MLP | NoisyQuadratic, optimizer: Adam, n: int | None = None):
-        self.task, self.beta2, self.n, self.steps = task, optimizer.beta2, n, 0
+    def __init__(self, task: MLP | NoisyQuadratic, optimizer: Adam):
+        self.task, self.beta2, self.steps = task, optimizer.beta2, 0
         self.sizes = [p.numel() for p in task.parameters]
         places = torch.arange(sum(self.sizes)).double()
         if isinstance(task, MLP):
@@ -61,10 +59,9 @@ class ExpectedAdam:
     def _moments(self, batch_size: float) -> tuple[Tensor, Tensor]:
         """∇f, and E v after a step from here."""
         gradient, variance = (torch.cat([part.reshape(-1) for part in of]) for of in self.task.moments())
-        share = 1.0 if self.n is None else finite_population(batch_size, self.n)
         around = torch.zeros_like(gradient)
         around[self.places] = torch.from_numpy(self.spread).to(around)
-        square = gradient.square() + around + share / batch_size * variance
+        square = gradient.square() + around + variance / batch_size
         return gradient, torch.lerp(square, self.v, self.beta2)
 
     def _metric(self, v: Tensor, steps: int) -> Tensor:

@@ -10,8 +10,9 @@ eigenbasis; as every mode obeys a linear recursion, k like steps cost log k prod
   the λ move. Parts along λ < 0 are taken at λ = 0.
 - The quadratic's H is diagonal and never changes: there all of this is exact.
 
-Momentum m: δ and the buffer v are two components of every mode. Adam: the same in its metric (`expected_adam`). By permutation the noise of an epoch is what n
-independent draws would give less their mean, which is exact for a fixed H and Σ.
+Momentum m: δ and the buffer v are two components of every mode. Adam: the same in its metric (`expected_adam`).
+By permutation the noise of an epoch is what n independent draws would give less their mean, which is exact for a fixed
+H and Σ.
 Under BatchNorm the path is trained with batch statistics, and all that is measured is of the eval-mode function.
 Dropped: what third derivatives make of C (the mean of θ_t is taken for θ̄_t, H at it for H on average), and that Σ is
 larger away from θ̄. Both are of the order of the noise itself where b is small.
@@ -49,6 +50,7 @@ from sfolib.training.optimizers import SGD, Adam
 from sfolib.training.spec import Spec
 
 MATRICES = 1500  # parameters, at most, for H and Σ as whole matrices; above, H is known by its noise spectrum
+LEAST_BETA2, _SAID = 0.99, "see docs/prediction.md"  # of Adam
 SAMPLE = 2048  # training samples that a noise spectrum is of, at most
 VECTORS, _PRODUCTS = 64, 4  # of a noise spectrum; the same vectors' samples at every node, so that curves are smooth
 _PARTS = 1024  # of the noise
@@ -122,7 +124,8 @@ def predict(
     gradient evaluations a step; with pilot_batch_size it is a run of such batches, drawn with replacement, less its own
     predicted noise. Above `MATRICES` parameters the noise spectrum is of so many vectors, of at most `sample` training
     samples; what it costs goes with both.
-    Adam, and AdamW, need a dense problem of at most `MATRICES` parameters, no weight_decay and no pilot.
+    Adam: softmax regression of at most `MATRICES` parameters or the quadratic, drawn with replacement, β2 of 0.99 or
+    more, without weight_decay and pilot.
     Raises `InputError` for a policy or workers, for other optimizers, and where the path diverges.
     """
     path = _Path(spec, device, pilot_batch_size, vectors, sample)
@@ -428,19 +431,23 @@ class _Path:
         self.start = self._measure()
 
     def _adam(self) -> ExpectedAdam:
-        """`InputError` where its metric is not known."""
-        optimizer, problem = self.spec.optimizer, self.problem.kind
+        """`InputError` where the metric was found not to hold, or is not known: docs/prediction.md."""
+        optimizer, task, kind = self.spec.optimizer, self.task, self.problem.kind
+        known = isinstance(task, NoisyQuadratic) or (isinstance(task, MLP) and len(task.parameters) == 1)
+        only = f"of 'adam' must be softmax regression of at most {MATRICES} parameters or the quadratic; else use 'sgd'"
+        require(known and self.matrices, "problem", kind, f"{only} ({_SAID})")
+        require(not self.permuted, "sampling", "permutation", f"must be 'replacement' for 'adam' ({_SAID})")
+        known = optimizer.beta2 >= LEAST_BETA2
+        require(known, "beta2", optimizer.beta2, f"must be at least {LEAST_BETA2} to be predicted ({_SAID})")
+        require(optimizer.weight_decay == 0, "weight_decay", optimizer.weight_decay, "must be 0 for 'adam'; use l2")
         require(self.pilot is None, "pilot_batch_size", self.pilot, "must be None for 'adam', whose path is its own")
-        require(optimizer.weight_decay == 0, "weight_decay", optimizer.weight_decay, "must be 0 for 'adam'")
-        dense = isinstance(self.task, MLP | NoisyQuadratic) and self.matrices
-        require(dense, "problem", problem, f"must be dense with at most {MATRICES} parameters for 'adam', or use 'sgd'")
-        return ExpectedAdam(self.task, optimizer, self.epoch if self.permuted else None)
+        return ExpectedAdam(task, optimizer)
 
     def covariance(self, permuted: bool | None = None) -> Covariance:
         optimizer, permuted = self.spec.optimizer, self.permuted if permuted is None else permuted
         n = self.epoch if permuted else None
         if self.adam:
-            return Covariance(BETA1, n=n)
+            return Covariance(BETA1)
         return Covariance(optimizer.momentum, optimizer.nesterov, optimizer.weight_decay, n)
 
     def advance(self, steps: Steps) -> tuple[np.ndarray, np.ndarray]:
@@ -542,6 +549,6 @@ def _windows(path: _Path, runs: list[tuple[_Clock, Covariance]]) -> Iterator[lis
             on = at <= len(steps)
             added = covariance.cross(steps, at[on], middle, position[on], modes)
             if path.adam:
-                path.adam.spread = np.maximum(covariance.gradient_variance(), 0.0)
+                path.adam.spread = covariance.gradient_variance()
             points.append([*zip(first + at[on], steps.samples[at[on] - 1], *measured[on].T, *added.T, strict=True)])
         yield points

@@ -210,25 +210,25 @@ def test_adam_on_the_quadratic_does_what_was_predicted(lr, batch_size):
 
 
 def test_adam_is_t15_as_it_is_written_in_its_metric():
-    """θ̄, E v and the covariance of (δ, m) step by step, in the coordinates of θ; the step is −η P m. What the covariance
-    adds to E g² is, in the P that moves it, that of the node before, here of the last step."""
-    problem, betas = Digits(hidden=(3,), holdout=1000), (0.9, 0.99)
-    asked = spec(problem, Plan(exponential(4, 2.0, 2), 0.02, clock="step"), optimizer=Adam(beta2=betas[1]), max_steps=5)
+    """θ̄, E v and the covariance of (δ, m) step by step, in the coordinates of θ; the step is −η P m. What the
+    covariance adds to E g² is, in the P that moves it, that of the node before, here of the last step."""
+    betas = 0.9, 0.99
+    asked = spec(FEW, Plan(exponential(4, 2.0, 2), 0.02, clock="step"), optimizer=Adam(beta2=betas[1]), max_steps=5)
     found = predict(asked, "cpu")
-    task = problem.build_task((0,), "permutation", "cpu", "float64")
-    (x, y), n = training_data(task), problem.size
-    m, v, C, before, wanted = [0.0, 0.0], 0.0, None, 0.0, []
+    task = FEW.build_task((0,), "permutation", "cpu", "float64")
+    x, y = training_data(task)
+    m, v, C, before, wanted = 0.0, 0.0, None, 0.0, []
     for t in range(6):
         (model,) = modules(task)
-        H, sigma = hessian(model, cross_entropy, x, y, l2=problem.l2), gradient_covariance(model, cross_entropy, x, y)
+        H, sigma = module._softmax_hessian(model[0], x, FEW.l2), gradient_covariance(model, cross_entropy, x, y)
         size, eye = len(H), np.eye(len(H))
         C = np.zeros((2 * size, 2 * size)) if C is None else C
         around = H @ C[:size, :size] @ H
         bias = float(task.measure()["grad_sqnorm"][0])
         wanted.append((bias, np.trace(around), np.sum(H * C[:size, :size]) / 2))
         b, lr = asked.plan.at(t)
-        gradients = task.gradients(t, 0, n)
-        flat = torch.cat([p.flatten() for g in gradients for p in (g[0, :, :-1], g[0, :, -1])]).numpy()
+        gradient = task.gradients(t, 0, FEW.size)[0][0]
+        flat = torch.cat([gradient[:, :-1].flatten(), gradient[:, -1]]).numpy()
         squares = [flat**2 + added + np.diag(sigma) / b for added in (before, np.diag(around))]
         seconds = [betas[1] * v + (1 - betas[1]) * square for square in squares]
         P_of_C, P = (1 / (np.sqrt(second / (1 - betas[1] ** (t + 1))) + 1e-8) for second in seconds)
@@ -237,15 +237,9 @@ def test_adam_is_t15_as_it_is_written_in_its_metric():
         moved = np.block([[eye, -eta * np.diag(P_of_C)], [0 * eye, eye]])
         push = moved @ np.concatenate([0 * eye, (1 - betas[0]) * eye])
         C = moved @ kept @ C @ kept.T @ moved.T + push @ sigma @ push.T / b
-        weights, start = [], 0
-        for i, g in enumerate(gradients):
-            m[i] = betas[0] * m[i] + (1 - betas[0]) * g
-            out, inputs = g.shape[1], g.shape[2] - 1
-            own = torch.from_numpy(P[start : start + out * (inputs + 1)])
-            start += len(own)
-            weights.append(torch.cat([own[: out * inputs].view(out, inputs), own[out * inputs :, None]], 1))
-        for parameter, mean, weight in zip(task.parameters, m, weights, strict=True):
-            parameter -= eta * weight * mean
+        m, (out, inputs) = betas[0] * m + (1 - betas[0]) * flat, model[0].weight.shape
+        step = torch.from_numpy(eta * P * m)
+        task.parameters[0][0] -= torch.cat([step[: out * inputs].view(out, inputs), step[out * inputs :, None]], 1)
     for values, of in zip(np.array(wanted).T, (found.bias, found.noise, found.loss_noise), strict=True):
         assert of == pytest.approx(values, rel=1e-9)
 
@@ -316,7 +310,9 @@ def test_evaluations_are_counted():
     [
         (FEW, {"optimizer": "adagrad"}, "optimizer"),
         (FEW, {"optimizer": {"kind": "adam", "weight_decay": 0.1}}, "weight_decay"),
-        (Digits(hidden=(99,)), {"optimizer": "adam"}, "problem"),
+        (FEW, {"optimizer": "adam", "sampling": "permutation"}, "sampling"),
+        (FEW, {"optimizer": {"kind": "adam", "beta2": 0.9}}, "beta2"),
+        (Digits(hidden=(3,)), {"optimizer": "adam"}, "problem"),
         (FEW, {"workers": {"scale": 2, "iterations": 3}}, "workers"),
         (FEW, {"plan": None, "policy": {"kind": "NormTest", "batch_size": 8, "lr": 0.1, "eta": 1.0}}, "policy"),
         (Quadratic(), {"sampling": "permutation"}, "sampling"),

@@ -113,12 +113,12 @@ def _stationary(proof, covariance) -> Root:
 
 
 def _adam(proof, steady) -> None:
-    """Adam's metric holds the noise of its batch: what that makes of the noise of a coordinate, at small b and large."""
+    """Adam's metric holds the noise of its batch: what that makes of a coordinate's noise, at small b and at large."""
     metric, C_adam = sp.Function("P", positive=True)(b), sp.Function("C_P", nonnegative=True)(b)
     g, stable = sp.Symbol("g", positive=True), between(lam, 0, 2 / (lr * metric))
     moved = proof.state.instance(
-        "Adam steps by −ηP times the gradient, without momentum: where H and P are diagonal (else in T14's coordinates) "
-        "C settles as at the learning rate ηP",
+        "Adam steps by −ηP times the gradient, but for momentum: where H and P are diagonal (else in T14's "
+        "coordinates) C settles as at the learning rate ηP",
         eq(C_adam, lr * metric * variance / (b * lam * (2 - lr * metric * lam))),
         steady,
         {lr: lr * metric, C_limit: C_adam},
@@ -212,7 +212,7 @@ def _best_batch(proof) -> None:
 
 @cache
 def linear_noise() -> Derivation:
-    """T15: the noise-free path and the covariance around it, the quasi-stationary noise, Adam's, the best constant b."""
+    """T15: the noise-free path and the covariance around it, the quasi-stationary noise and Adam's, the best b."""
     proof = Proof("T15", "Prediction", f"{NEW}; the linear noise approximation")
     covariance = recursion(proof)
     _adam(proof, _stationary(proof, covariance))
