@@ -61,6 +61,7 @@ class ExpectedAdam:
         gradient, variance = (torch.cat([part.reshape(-1) for part in of]) for of in self.task.moments())
         around = torch.zeros_like(gradient)
         around[self.places] = torch.from_numpy(self.spread).to(around)
+        around *= (gradient != 0) | (variance > 0)  # what no gradient moves must not be moved by rounding
         square = gradient.square() + around + variance / batch_size
         return gradient, torch.lerp(square, self.v, self.beta2)
 

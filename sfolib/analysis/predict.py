@@ -50,7 +50,7 @@ from sfolib.training.optimizers import SGD, Adam
 from sfolib.training.spec import Spec
 
 MATRICES = 1500  # parameters, at most, for H and Σ as whole matrices; above, H is known by its noise spectrum
-LEAST_BETA2, _SAID = 0.99, "see docs/prediction.md"  # of Adam
+_SAID = "see docs/prediction.md"  # of what Adam's predictions are refused for
 SAMPLE = 2048  # training samples that a noise spectrum is of, at most
 VECTORS, _PRODUCTS = 64, 4  # of a noise spectrum; the same vectors' samples at every node, so that curves are smooth
 _PARTS = 1024  # of the noise
@@ -60,6 +60,7 @@ _READ, _MATRIX_NODE, _SPECTRUM_NODE, _LOCAL_NODE = (
     1.4,
     1.5,
 )  # ratios of the steps of successive readings and nodes
+_NO_END = 1e3  # noise over ‖∇f‖² at the start, above which Adam's linear theory has no say
 _SETTLED = 10  # readings below the target after which a run would have ended
 _CHOSEN = 1 << 36  # keeps the choice of samples apart from all other draws
 
@@ -124,9 +125,9 @@ def predict(
     gradient evaluations a step; with pilot_batch_size it is a run of such batches, drawn with replacement, less its own
     predicted noise. Above `MATRICES` parameters the noise spectrum is of so many vectors, of at most `sample` training
     samples; what it costs goes with both.
-    Adam: softmax regression of at most `MATRICES` parameters or the quadratic, drawn with replacement, β2 of 0.99 or
-    more, without weight_decay and pilot.
-    Raises `InputError` for a policy or workers, for other optimizers, and where the path diverges.
+    Adam: softmax regression of at most `MATRICES` parameters or the quadratic, drawn with replacement, without
+    weight_decay and pilot.
+    Raises `InputError` for a policy or workers, for other optimizers, and where the path, or Adam's noise, diverges.
     """
     path = _Path(spec, device, pilot_batch_size, vectors, sample)
     clock = _Clock(spec.plan, path.epoch, path.permuted, spec.max_samples, spec.max_steps)
@@ -134,6 +135,9 @@ def predict(
     for window in _windows(path, [(clock, path.covariance())]):
         for point in window[0]:
             points.append(point)
+            ends = not path.adam or point[4] <= _NO_END * path.start[0]
+            why = f"must be below {point[0]}: from there on Adam's noise is predicted to have no end ({_SAID})"
+            require(ends, "max_steps", spec.max_steps, why)
             under = spec.target_grad_norm is not None and point[2] + point[4] <= spec.target_grad_norm**2
             below = below + 1 if under else 0
             if below == _SETTLED:
@@ -431,14 +435,12 @@ class _Path:
         self.start = self._measure()
 
     def _adam(self) -> ExpectedAdam:
-        """`InputError` where the metric was found not to hold, or is not known: docs/prediction.md."""
+        """`InputError` where the metric was not found to hold: docs/prediction.md."""
         optimizer, task, kind = self.spec.optimizer, self.task, self.problem.kind
         known = isinstance(task, NoisyQuadratic) or (isinstance(task, MLP) and len(task.parameters) == 1)
         only = f"of 'adam' must be softmax regression of at most {MATRICES} parameters or the quadratic; else use 'sgd'"
         require(known and self.matrices, "problem", kind, f"{only} ({_SAID})")
         require(not self.permuted, "sampling", "permutation", f"must be 'replacement' for 'adam' ({_SAID})")
-        known = optimizer.beta2 >= LEAST_BETA2
-        require(known, "beta2", optimizer.beta2, f"must be at least {LEAST_BETA2} to be predicted ({_SAID})")
         require(optimizer.weight_decay == 0, "weight_decay", optimizer.weight_decay, "must be 0 for 'adam'; use l2")
         require(self.pilot is None, "pilot_batch_size", self.pilot, "must be None for 'adam', whose path is its own")
         return ExpectedAdam(task, optimizer)

@@ -253,6 +253,12 @@ def test_adams_metric_is_t15s_where_it_has_settled():
         assert ExpectedAdam(task, Adam(beta2=0.0)).metric(b) == pytest.approx(wanted, rel=1e-5)  # but for Adam's 1e-8
 
 
+def test_noise_of_adam_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr(module, "_NO_END", 1e-3)
+    with pytest.raises(InputError, match="max_steps = 300: must be below"):
+        predict(spec(Quadratic(d=5), Plan(4, 0.1), optimizer="adam"), "cpu")
+
+
 def test_adams_batch_sizes_are_runs_of_their_own():
     asked = spec(Quadratic(d=20, lam_min=0.01), Plan(1, 0.02), optimizer="adam", max_steps=400)
     found = predict_constant(asked, [4, 64], [0.1, 0.01], "cpu").set_index(["batch_size", "eps2"])
@@ -311,7 +317,6 @@ def test_evaluations_are_counted():
         (FEW, {"optimizer": "adagrad"}, "optimizer"),
         (FEW, {"optimizer": {"kind": "adam", "weight_decay": 0.1}}, "weight_decay"),
         (FEW, {"optimizer": "adam", "sampling": "permutation"}, "sampling"),
-        (FEW, {"optimizer": {"kind": "adam", "beta2": 0.9}}, "beta2"),
         (Digits(hidden=(3,)), {"optimizer": "adam"}, "problem"),
         (FEW, {"workers": {"scale": 2, "iterations": 3}}, "workers"),
         (FEW, {"plan": None, "policy": {"kind": "NormTest", "batch_size": 8, "lr": 0.1, "eta": 1.0}}, "policy"),
