@@ -4,6 +4,8 @@
     python -m benchmarks.predict measure [CASE …]    # trains, and writes predicted_and_measured.csv beside it
     python -m benchmarks.predict pilots              # pilots.csv: the network again, with H and Σ where pilots are
     python -m benchmarks.predict notebook            # frozen.csv: what notebook 14 is held against, at all scales
+    python -m benchmarks.predict adam predict             # … and what Adam is held against; then
+    python -m benchmarks.predict adam measure [CASE …]    # trains, and writes adam.csv
 
 A crossing is `Run.first_crossing`: of the mean of ‖∇f‖² over the seeds, with its 95 % bootstrap interval.
 """
@@ -24,13 +26,15 @@ from sfolib.analysis.predict import Prediction, predict_constant
 from sfolib.analysis.predict import predict as predict_run
 from sfolib.experiments import prediction
 from sfolib.problems.specs import Digits
+from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
-from sfolib.training.optimizers import SGD
+from sfolib.training.optimizers import SGD, Adam
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
 
 HERE = Path(__file__).parent
 PREDICTED, MEASURED, PILOTS = HERE / "predictions.csv", HERE / "predicted_and_measured.csv", HERE / "pilots.csv"
+ADAM = HERE / "adam.csv"
 SEEDS, MOST_STEPS = 32, 12_000
 BATCH_SIZES = [2**k for k in range(11)]
 
@@ -42,6 +46,25 @@ CASES = {  # problem, lr, targets ε², what else
     "softmax, lr 0.02, momentum 0.9": (SOFTMAX, 0.02, [1e-2, 3e-3, 1e-3], {"optimizer": SGD(momentum=0.9)}),
     "mlp, lr 0.1": (MLP, 0.1, [4e-2, 2e-2, 1e-2, 3e-3], {}),
 }
+_ADAM = {"problem": SOFTMAX, "optimizer": Adam(), "max_steps": 1500}
+ADAM_EPS2 = (1e-2, 3e-3)
+ADAM_CASES = (
+    {f"lr 0.001, b = {b}": _ADAM | {"plan": Plan(b, 0.001), "max_steps": 3000} for b in (4, 16, 64, 256)}
+    | {f"lr 0.004, b = {b}": _ADAM | {"plan": Plan(b, 0.004)} for b in (4, 16, 64, 256)}
+    | {  # farther out: where might it fail?
+        "lr 0.004, b = 1": _ADAM | {"plan": Plan(1, 0.004)},
+        "lr 0.03, b = 4": _ADAM | {"plan": Plan(4, 0.03)},
+        "lr 0.03, b = 64": _ADAM | {"plan": Plan(64, 0.03)},
+        "lr 0.004, b = 16, β2 = 0.99": _ADAM
+        | {"plan": Plan(16, 0.004), "optimizer": Adam(beta2=0.99), "max_steps": 750},
+        "lr 0.004, b = 8 × 2 each 6,000 samples": _ADAM
+        | {"plan": Plan(exponential(8, 2.0, 6000), 0.004, clock="sample"), "max_samples": 30_000},
+        "lr 0.004, b = 16, β2 = 0.9": _ADAM | {"plan": Plan(16, 0.004), "optimizer": Adam(beta2=0.9), "max_steps": 140},
+        # predicted before `predict` refused these; the two of β2 end where a fault, since mended, began
+        "lr 0.004, b = 64, by permutation": _ADAM | {"plan": Plan(64, 0.004), "sampling": "permutation"},
+        "16 hidden units, lr 0.004, b = 16": _ADAM | {"problem": Digits(hidden=(16,)), "plan": Plan(16, 0.004)},
+    }
+)
 
 
 def spec_of(case: str, batch_size: int = 1) -> Spec:
@@ -119,10 +142,41 @@ def notebook(scales: list[str]) -> None:
         prediction.write(prediction.Parameters(scale=scale, device="cpu"))
 
 
+def adam(stage: list[str]) -> None:
+    """E‖∇f‖² with Adam along the run in `prediction.WINDOWS`, and N(b) where b is constant: measured over predicted."""
+    common = {"sampling": "replacement", "dtype": "float64", "max_samples": 10**8, "eval_every": 1.02}
+    asked = {case: Spec(**common | settings, seeds=tuple(range(SEEDS))) for case, settings in ADAM_CASES.items()}
+    if stage == ["predict"]:
+        prediction.write_down([(f"adam, {case}", spec) for case, spec in asked.items()], "cpu")
+        return
+    require(stage[:1] == ["measure"], "adam", stage, "must begin with 'predict' or 'measure'")
+    missing = [case for case, spec in asked.items() if prediction.described(spec) not in {*prediction.written()["key"]}]
+    require(not missing, "adam", missing, "are not written down: predict before you measure")
+    written = {("adam", case): spec for case, spec in asked.items()}
+    known = prediction.predictions(prediction.Parameters(device="cpu"), written)
+    for case in stage[1:] or asked:
+        spec, rows = asked[case], []
+        found, measured = known[prediction.described(spec)][0], run(spec, device="cpu")
+        with np.errstate(invalid="ignore"):  # where the prediction has diverged; and inf over inf: never, as predicted
+            for (_, end), ratio in zip(prediction.WINDOWS, prediction.in_windows(measured, found), strict=True):
+                rows.append((case, f"E‖∇f‖² to {end:.0%}", measured.steps[-1], *ratio))
+            for eps2 in ADAM_EPS2 if spec.plan.is_constant else ():
+                crossing, samples = measured.first_crossing(eps2**0.5), found.first_crossing(eps2**0.5).samples
+                ends = np.array([crossing.samples, crossing.low, crossing.high])
+                rows.append((case, f"N to ε² = {eps2:g}", measured.steps[-1], *(ends / samples)))
+        frame = pd.DataFrame(rows, columns=["case", "what", "steps", "ratio", "low", "high"])
+        print(frame.to_string(header=False), flush=True)
+        before = pd.read_csv(ADAM) if ADAM.exists() else frame[:0]
+        every = pd.concat([before[before["case"] != case], frame])
+        every = every.sort_values("case", key=lambda names: names.map([*ADAM_CASES].index), kind="stable")
+        every.to_csv(ADAM, index=False, float_format="%.4g")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     try:
-        {"predict": predict, "measure": measure, "pilots": pilots, "notebook": notebook}[sys.argv[1]](sys.argv[2:])
+        commands = {"predict": predict, "measure": measure, "pilots": pilots, "notebook": notebook, "adam": adam}
+        commands[sys.argv[1]](sys.argv[2:])
     except (IndexError, KeyError):
         sys.exit(__doc__)
     except InputError as error:

@@ -17,11 +17,24 @@ import numpy as np
 
 class Modes(NamedTuple):
     """H and Σ at one θ. values: H's eigenvalues (P,). noise: Σ in H's eigenbasis, (P, P); or its diagonal, (P,), where
-    modes are followed alone. basis: H's eigenvectors as columns, (P, P), where noise is a matrix."""
+    modes are followed alone. basis: H's eigenvectors as columns, (P, P), where noise is a matrix.
+
+    root: where a step is −ηRRg with R diagonal, that diagonal, (P,). All is then of RHR and RΣR: the step is one of
+    gradient descent in the coordinates R⁻¹θ (T14).
+    """
 
     values: np.ndarray
     noise: np.ndarray
     basis: np.ndarray | None = None
+    root: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, H: np.ndarray, sigma: np.ndarray, root: np.ndarray | None = None) -> Modes:
+        """Of whole matrices."""
+        if root is not None:
+            H, sigma = (root[:, None] * matrix * root for matrix in (H, sigma))
+        values, basis = np.linalg.eigh(H)
+        return cls(values, basis.T @ sigma @ basis, basis, root)
 
 
 class Steps(NamedTuple):
@@ -95,8 +108,10 @@ class Covariance:
             s = 2 if self.momentum else 1
             self.C, self.R = np.zeros((s, s, *modes.noise.shape)), np.zeros((s, len(modes.values)))
         elif modes.basis is not None:
-            turn = modes.basis.T @ self.modes.basis
-            self.C = turn @ self.C @ turn.T
+            change = 1.0 if modes.root is None else (self.modes.root / modes.root)[:, None]
+            # δ is R⁻¹δθ, and the buffer, a sum of gradients, R times that in the coordinates of θ
+            turns = [modes.basis.T @ (factor * self.modes.basis) for factor in (change, 1 / change)][: len(self.C)]
+            self.C = np.stack(turns)[:, None] @ self.C @ np.stack(turns).swapaxes(1, 2)
         self.modes = modes
 
     def advance(self, steps: Steps) -> None:
@@ -120,11 +135,16 @@ class Covariance:
 
     def read(self) -> np.ndarray:
         """(tr HCH, ½ tr HC): what the noise adds to E‖∇f‖² and to E f."""
-        C, values = self.C, self.modes.values
-        if self.n is not None:
-            C = self._less_mean(C, self.R)
-        variance = np.diagonal(C[0, 0]) if C.ndim == 4 else C[0, 0]
-        return np.array([values**2 @ variance, values @ variance / 2])
+        C, values = self._now(), self.modes.values
+        variance = np.diagonal(C) if C.ndim == 2 else C
+        square = values**2 @ variance if self.modes.root is None else self.gradient_variance().sum()
+        return np.array([square, values @ variance / 2])
+
+    def gradient_variance(self) -> np.ndarray:
+        """The diagonal of HCH in the coordinates of θ, (P,): what the noise adds to E (∂f/∂θ_i)²."""
+        H = self.modes.basis * self.modes.values
+        H = H if self.modes.root is None else H / self.modes.root[:, None]
+        return np.sum((H @ self._now()) * H, 1)
 
     def cross(self, steps: Steps, at: np.ndarray, middle: int, position: np.ndarray, modes: Modes) -> np.ndarray:
         """`read` after `at` (r,) of the steps on the way to another node's modes, which lead from step `middle` on.
@@ -145,6 +165,10 @@ class Covariance:
                 found.append(self.read())
         weight = position - (at >= middle)
         return np.array(found).reshape(-1, 2) * change ** weight[:, None]
+
+    def _now(self) -> np.ndarray:
+        """C of θ alone."""
+        return (self.C if self.n is None else self._less_mean(self.C, self.R))[0, 0]
 
     @staticmethod
     def _kind(piece: Steps) -> tuple[bool, bytes, bytes]:

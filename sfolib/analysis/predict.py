@@ -10,8 +10,9 @@ eigenbasis; as every mode obeys a linear recursion, k like steps cost log k prod
   the λ move. Parts along λ < 0 are taken at λ = 0.
 - The quadratic's H is diagonal and never changes: there all of this is exact.
 
-Momentum m: δ and the buffer v are two components of every mode. By permutation the noise of an epoch is what n
-independent draws would give less their mean, which is exact for a fixed H and Σ.
+Momentum m: δ and the buffer v are two components of every mode. Adam: the same in its metric (`expected_adam`).
+By permutation the noise of an epoch is what n independent draws would give less their mean, which is exact for a fixed
+H and Σ.
 Under BatchNorm the path is trained with batch statistics, and all that is measured is of the eval-mode function.
 Dropped: what third derivatives make of C (the mean of θ_t is taken for θ̄_t, H at it for H on average), and that Σ is
 larger away from θ̄. Both are of the order of the noise itself where b is small.
@@ -35,19 +36,21 @@ from torch.nn.functional import cross_entropy as CE
 from sfolib._utils.errors import positive, require, whole
 from sfolib._utils.rng import generator
 from sfolib.analysis.covariance import Covariance, Modes, Steps
+from sfolib.analysis.expected_adam import BETA1, ExpectedAdam
 from sfolib.gradients.curvature import Hessian, NoiseSpectrum, gradient_covariance, hessian, noise_spectrum
 from sfolib.problems.execution import Execution
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.specs import Quadratic
-from sfolib.problems.stacked import MLP
+from sfolib.problems.stacked import MLP, NoisyQuadratic
 from sfolib.schedules.base import Constant
 from sfolib.schedules.plan import Plan
 from sfolib.training import updates
 from sfolib.training.loop import resolve_device
-from sfolib.training.optimizers import SGD
+from sfolib.training.optimizers import SGD, Adam
 from sfolib.training.spec import Spec
 
 MATRICES = 1500  # parameters, at most, for H and Σ as whole matrices; above, H is known by its noise spectrum
+_SAID = "see docs/prediction.md"  # of what Adam's predictions are refused for
 SAMPLE = 2048  # training samples that a noise spectrum is of, at most
 VECTORS, _PRODUCTS = 64, 4  # of a noise spectrum; the same vectors' samples at every node, so that curves are smooth
 _PARTS = 1024  # of the noise
@@ -57,6 +60,7 @@ _READ, _MATRIX_NODE, _SPECTRUM_NODE, _LOCAL_NODE = (
     1.4,
     1.5,
 )  # ratios of the steps of successive readings and nodes
+_NO_END = 1e3  # noise over ‖∇f‖² at the start, above which Adam's linear theory has no say
 _SETTLED = 10  # readings below the target after which a run would have ended
 _CHOSEN = 1 << 36  # keeps the choice of samples apart from all other draws
 
@@ -72,7 +76,7 @@ class Reach(NamedTuple):
 class Prediction:
     """A run before it is trained, at points along it, arrays (points,): steps and samples (gradient evaluations so
     far); grad_sqnorm, E‖∇f‖² = bias (of the noise-free path) + noise; loss, E f, of which loss_noise is the noise's.
-    probes: gradient evaluations spent on the prediction."""
+    probes: gradient evaluations spent on the prediction. optimizer: of the run, its kind."""
 
     steps: np.ndarray
     samples: np.ndarray
@@ -82,6 +86,7 @@ class Prediction:
     loss: np.ndarray
     loss_noise: np.ndarray
     probes: int
+    optimizer: str = "sgd"
 
     def first_crossing(self, eps: float) -> Reach:
         """When E‖∇f‖² first is at ε² or below; between points it is taken for a power law of the steps."""
@@ -89,8 +94,9 @@ class Prediction:
         return Reach(*(_crossing(clock, self.grad_sqnorm, eps**2) for clock in (self.steps, self.samples)))
 
     def with_batch_size(self, batch_size: int) -> Prediction:
-        """Of b = 1, drawn with replacement: the same for another constant batch size, as noise is as 1/b."""
+        """Of SGD at b = 1, drawn with replacement: the same for another constant batch size, as noise is as 1/b."""
         b = whole("batch_size", batch_size)
+        require(self.optimizer == "sgd", "optimizer", self.optimizer, "has noise not as 1/b: predict each batch size")
         one = np.array_equal(self.samples, self.steps)
         require(one, "samples", self.samples[-1], f"must be those of {self.steps[-1]} steps of one sample")
         noise, excess = self.noise / b, self.loss_noise / b
@@ -102,7 +108,7 @@ class Prediction:
     @property
     def table(self) -> pd.DataFrame:
         """The arrays as columns."""
-        return pd.DataFrame({name: value for name, value in vars(self).items() if name != "probes"})
+        return pd.DataFrame({name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)})
 
 
 def predict(
@@ -119,8 +125,9 @@ def predict(
     gradient evaluations a step; with pilot_batch_size it is a run of such batches, drawn with replacement, less its own
     predicted noise. Above `MATRICES` parameters the noise spectrum is of so many vectors, of at most `sample` training
     samples; what it costs goes with both.
-    Raises `InputError` for a policy or workers, for optimizers but SGD with or without momentum, and where the path
-    diverges.
+    Adam: softmax regression of at most `MATRICES` parameters or the quadratic, drawn with replacement, without
+    weight_decay and pilot.
+    Raises `InputError` for a policy or workers, for other optimizers, and where the path, or Adam's noise, diverges.
     """
     path = _Path(spec, device, pilot_batch_size, vectors, sample)
     clock = _Clock(spec.plan, path.epoch, path.permuted, spec.max_samples, spec.max_steps)
@@ -128,6 +135,9 @@ def predict(
     for window in _windows(path, [(clock, path.covariance())]):
         for point in window[0]:
             points.append(point)
+            ends = not path.adam or point[4] <= _NO_END * path.start[0]
+            why = f"must be below {point[0]}: from there on Adam's noise is predicted to have no end ({_SAID})"
+            require(ends, "max_steps", spec.max_steps, why)
             under = spec.target_grad_norm is not None and point[2] + point[4] <= spec.target_grad_norm**2
             below = below + 1 if under else 0
             if below == _SETTLED:
@@ -136,7 +146,8 @@ def predict(
             break
     steps, samples, bias, loss, noise, excess = np.array(points, dtype=float).T
     steps, samples = steps.astype(int), samples.astype(int)
-    return Prediction(steps, samples, bias + noise, bias, noise, loss + excess, excess, path.probes)
+    arrays = steps, samples, bias + noise, bias, noise, loss + excess, excess
+    return Prediction(*arrays, path.probes, spec.optimizer.kind)
 
 
 def predict_constant(
@@ -147,7 +158,8 @@ def predict_constant(
     *,
     pilot_batch_size: int | None = None,
 ) -> pd.DataFrame:
-    """T15's N(b): steps and gradient evaluations to each ε² at each constant batch size, from one noise-free path.
+    """T15's N(b): steps and gradient evaluations to each ε² at each constant batch size, from one noise-free path (of
+    Adam from one for each batch size, as its P depends on b).
 
     Columns batch_size, eps2, steps, samples (inf where the budget of `spec` ends before), bias (the noise-free ‖∇f‖²
     there; the rest of ε² is noise); attrs["probes"] is the cost.
@@ -158,6 +170,8 @@ def predict_constant(
     require(len(sizes) > 0, "batch_sizes", batch_sizes, "must hold at least one")
     path = _Path(spec, device, pilot_batch_size)
     require(isinstance(spec.plan.lr, Constant), "plan", spec.plan.lr, "must have a constant learning rate")
+    if path.adam:
+        return _one_by_one(spec, sizes, targets, device)
     (_, lr), most = spec.plan.at(0), spec.max_steps or math.inf
     if path.permuted:
         budget = path.permuted, spec.max_samples, most
@@ -180,6 +194,20 @@ def predict_constant(
             not points or min(p[2] for p in curve) <= min(targets) for curve, points in zip(curves, new, strict=True)
         ):
             break
+    return _reached(sizes, targets, curves, path.probes)
+
+
+def _one_by_one(spec: Spec, sizes: list[int], targets: np.ndarray, device: str) -> pd.DataFrame:
+    """`predict_constant` by a prediction for each batch size."""
+    lr, least = spec.plan.at(0)[1], float(min(targets)) ** 0.5
+    asked = [spec.model_copy(update={"plan": Plan(b, lr), "target_grad_norm": least}) for b in sizes]
+    found = [predict(each, device) for each in asked]
+    curves = [[*zip(of.steps, of.samples, of.grad_sqnorm, of.bias, strict=True)] for of in found]
+    return _reached(sizes, targets, curves, sum(of.probes for of in found))
+
+
+def _reached(sizes: list[int], targets: np.ndarray, curves: list[list[tuple]], probes: int) -> pd.DataFrame:
+    """What `predict_constant` returns, from curves of (steps, samples, E‖∇f‖², bias)."""
     found = pd.DataFrame(
         [
             (
@@ -194,7 +222,7 @@ def predict_constant(
         ],
         columns=["batch_size", "eps2", "steps", "samples", "bias"],
     )
-    found.attrs["probes"] = path.probes
+    found.attrs["probes"] = probes
     return found
 
 
@@ -275,6 +303,7 @@ def local_path(
     training samples: it costs some 2n × vectors × products gradient evaluations. A step costs n. `InputError` as for
     `predict`, and for the quadratic.
     """
+    require(isinstance(spec.optimizer, SGD), "optimizer", spec.optimizer.kind, "must be 'sgd': T13 is of its steps")
     path = _Path(spec, device, None, vectors, sample, products)
     require(not isinstance(spec.problem, Quadratic), "problem", "quadratic", "has its constants in `exact`")
     clock = _Clock(spec.plan, path.epoch, False, math.inf, spec.max_steps)
@@ -282,7 +311,7 @@ def local_path(
     time, G2 = 0.0, path.start[0]
     while True:
         if path.matrices:
-            modes = path.modes()
+            modes = path.modes(1)
             spectra.append(NoiseSpectrum(modes.values[None], np.diagonal(modes.noise)[None], 0))
         else:
             spectra.append(path.spectrum())
@@ -294,7 +323,7 @@ def local_path(
         if clock.over or least >= G2:
             break
         steps = clock.take(max(1, int(path.step * _LOCAL_NODE) - path.step))
-        G2, time = path.advance(steps.lr)[1][-1, 0], time + steps.lr.sum()
+        G2, time = path.advance(steps)[1][-1, 0], time + steps.lr.sum()
     steps, *others = np.array(rows).T
     return LocalPath(steps.astype(int), *others, spectra, path.probes)
 
@@ -304,11 +333,11 @@ def by_batch_size(
     spec: Spec, along: Prediction, device: str = "auto", *, pilot_batch_size: int | None = None
 ) -> pd.DataFrame | None:
     """`predict_constant` for b = 1, 2, 4, … the data set's size, to the powers of ten that the run `along` passes on
-    its way down; None where it passes none, or its lr is not constant."""
+    its way down; None where it passes none, its lr is not constant, or each b would take a path of its own (Adam)."""
     start, least = along.grad_sqnorm[0], max(along.grad_sqnorm.min(), 1e-30)
     powers = 10.0 ** np.arange(math.floor(math.log10(start)), math.floor(math.log10(least)), -1)
     targets = powers[(least <= powers) & (powers < start)]
-    if not len(targets) or not isinstance(spec.plan.lr, Constant):
+    if not len(targets) or not isinstance(spec.plan.lr, Constant) or not isinstance(spec.optimizer, SGD):
         return None
     most = 2**14 if isinstance(spec.problem, Quadratic) else spec.problem.size
     sizes = [2**k for k in range(most.bit_length())]
@@ -346,6 +375,11 @@ class _Clock:
     def over(self) -> bool:
         return self.samples >= self.max_samples or self.step >= self.max_steps
 
+    @property
+    def pair(self) -> tuple[int, float]:
+        """(batch size, lr) of the next step, a last batch of an epoch taken for whole."""
+        return self.plan.at(0 if self.plan.is_constant else self.plan.reading(self.step, self.samples, self.epoch))
+
     def take(self, count: int) -> Steps:
         """The next steps, at most `count`."""
         rows, now, at = [], None, (0, 0.0)
@@ -377,14 +411,15 @@ class _Path:
     ):
         require(spec.plan is not None, "policy", spec.policy, "adapts to the run; only a plan is known before")
         require(spec.workers is None, "workers", spec.workers, "adapt to the run; only a plan is known before")
-        require(isinstance(spec.optimizer, SGD), "optimizer", spec.optimizer.kind, "must be 'sgd': T15 is of SGD")
+        adam = isinstance(spec.optimizer, Adam)
+        require(adam or isinstance(spec.optimizer, SGD), "optimizer", spec.optimizer.kind, "must be 'sgd' or 'adam'")
         self.spec, self.problem = spec, spec.problem
         self.vectors, self.sample, self.products = vectors, sample, products
         self.pilot = None if pilot is None else whole("pilot_batch_size", pilot)
         synthetic = isinstance(spec.problem, Quadratic)
         require(pilot is None or not synthetic, "pilot_batch_size", pilot, "must be None: the quadratic needs no pilot")
         # no model_copy: it would copy what is cached for the old sigma2
-        quiet = Quadratic(**spec.problem.model_dump() | {"sigma2": 0.0}) if synthetic else spec.problem
+        quiet = Quadratic(**spec.problem.model_dump() | {"sigma2": 0.0}) if synthetic and not adam else spec.problem
         how = Execution(channels_last=spec.channels_last, max_micro_batch=spec.max_micro_batch)
         sampling = spec.sampling if synthetic else "replacement" if pilot else "permutation"
         self.task = quiet.build_task(spec.seeds[:1], sampling, resolve_device(device), spec.dtype, how)
@@ -392,25 +427,42 @@ class _Path:
         self.batch_size = pilot or (1 if synthetic else self.epoch)
         # the whole data set is the same in any order
         self.moving = bool(pilot or synthetic or getattr(self.task, "augment", None))
-        self.update = updates.build(spec.optimizer, self.task.parameters)
         self.matrices = sum(p[0].numel() for p in self.task.parameters) <= MATRICES
+        self.adam = self._adam() if adam else None
+        self.update = None if adam else updates.build(spec.optimizer, self.task.parameters)
         self.ratio = _MATRIX_NODE if self.matrices or synthetic else _SPECTRUM_NODE
         self.step = self.probes = 0
         self.start = self._measure()
 
+    def _adam(self) -> ExpectedAdam:
+        """`InputError` where the metric was not found to hold: docs/prediction.md."""
+        optimizer, task, kind = self.spec.optimizer, self.task, self.problem.kind
+        known = isinstance(task, NoisyQuadratic) or (isinstance(task, MLP) and len(task.parameters) == 1)
+        only = f"of 'adam' must be softmax regression of at most {MATRICES} parameters or the quadratic; else use 'sgd'"
+        require(known and self.matrices, "problem", kind, f"{only} ({_SAID})")
+        require(not self.permuted, "sampling", "permutation", f"must be 'replacement' for 'adam' ({_SAID})")
+        require(optimizer.weight_decay == 0, "weight_decay", optimizer.weight_decay, "must be 0 for 'adam'; use l2")
+        require(self.pilot is None, "pilot_batch_size", self.pilot, "must be None for 'adam', whose path is its own")
+        return ExpectedAdam(task, optimizer)
+
     def covariance(self, permuted: bool | None = None) -> Covariance:
         optimizer, permuted = self.spec.optimizer, self.permuted if permuted is None else permuted
         n = self.epoch if permuted else None
+        if self.adam:
+            return Covariance(BETA1)
         return Covariance(optimizer.momentum, optimizer.nesterov, optimizer.weight_decay, n)
 
-    def advance(self, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Steps of these lr: after how many of them it was measured, the last included, and (f's ‖∇f‖², f) there."""
+    def advance(self, steps: Steps) -> tuple[np.ndarray, np.ndarray]:
+        """After how many of the steps it was measured, the last included, and (f's ‖∇f‖², f) there."""
         at, measured, next_reading = [], [], max(self.step + 1, math.ceil(self.step * _READ))
-        for i, eta in enumerate(lr, 1):
-            start = self.step * self.batch_size if self.moving else 0
-            self.update(self.task.gradients(self.step, start, self.batch_size), float(eta))
+        for i, (b, eta) in enumerate(zip(steps.batch_size, steps.lr, strict=True), 1):
+            if self.adam:
+                self.adam(b, eta)
+            else:
+                start = self.step * self.batch_size if self.moving else 0
+                self.update(self.task.gradients(self.step, start, self.batch_size), float(eta))
             self.step, self.probes = self.step + 1, self.probes + self.batch_size
-            if self.step >= next_reading or i == len(lr):
+            if self.step >= next_reading or i == len(steps):
                 at.append(i)
                 measured.append(self._measure())
                 next_reading = max(self.step + 1, math.ceil(self.step * _READ))
@@ -423,17 +475,18 @@ class _Path:
         require(bool(np.all(np.isfinite(values))), "plan", self.step, "steps in, the path without noise has diverged")
         return values
 
-    def modes(self) -> Modes:
-        """H and Σ at the present θ."""
+    def modes(self, batch_size: float) -> Modes:
+        """H and Σ at the present θ, in the metric of the step that comes, of this batch size."""
+        root = self.adam.metric(batch_size) ** 0.5 if self.adam else None
         if isinstance(self.problem, Quadratic):
-            return Modes(self.problem.exact.eigenvalues, self.problem.exact.noise_variance)
+            diagonals = self.problem.exact.eigenvalues, self.problem.exact.noise_variance
+            return Modes.of(*map(np.diag, diagonals), root) if self.adam else Modes(*diagonals)
         (model,), (x, y), l2 = modules(self.task), training_data(self.task), self.problem.l2
         if self.matrices:
             softmax = isinstance(self.task, MLP) and len(self.task.parameters) == 1
             H = _softmax_hessian(model[0], x, l2) if softmax else hessian(model, CE, x, y, l2=l2)
             self.probes += 2 * (1 + len(H)) * len(x)  # as if by products
-            values, basis = np.linalg.eigh(H)
-            return Modes(values, basis.T @ gradient_covariance(model, CE, x, y) @ basis, basis)
+            return Modes.of(H, gradient_covariance(model, CE, x, y), root)
         return _parts(self.spectrum())
 
     def spectrum(self) -> NoiseSpectrum:
@@ -475,16 +528,18 @@ def _windows(path: _Path, runs: list[tuple[_Clock, Covariance]]) -> Iterator[lis
     """From node to node until every run's budget is spent, all on one path: for each run the points on the way, (step,
     samples, bias, loss without noise, what C adds to ‖∇f‖², what C adds to f)."""
     own = path.covariance(permuted=False) if path.pilot else None
-    modes = path.modes()
+    modes = path.modes(runs[0][0].pair[0])
     for covariance in [*(covariance for _, covariance in runs), *([own] if own else [])]:
         covariance.move(modes)
     while not all(clock.over for clock, _ in runs):
         first = path.step
         taken = [clock.take(max(1, int(first * path.ratio) - first)) for clock, _ in runs]
-        lr = max(taken, key=len).lr
-        last = first + len(lr)
-        at, measured = path.advance(lr)
-        modes = path.modes()
+        longest = max(taken, key=len)
+        lr, last = longest.lr, first + len(longest)
+        if path.adam:
+            taken = [Steps(b, path.adam.sgd_lr(lr), *others) for b, lr, *others in taken]
+        at, measured = path.advance(longest)
+        modes = path.modes(runs[0][0].pair[0])
         middle = max(1, math.ceil((first * last) ** 0.5) - first)
         position = np.log((first + at) / first) / np.log(last / first) if first else np.ones(1)
         if own:
@@ -495,5 +550,7 @@ def _windows(path: _Path, runs: list[tuple[_Clock, Covariance]]) -> Iterator[lis
         for steps, (_, covariance) in zip(taken, runs, strict=True):
             on = at <= len(steps)
             added = covariance.cross(steps, at[on], middle, position[on], modes)
+            if path.adam:
+                path.adam.spread = covariance.gradient_variance()
             points.append([*zip(first + at[on], steps.samples[at[on] - 1], *measured[on].T, *added.T, strict=True)])
         yield points

@@ -28,6 +28,7 @@ from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import late_switch
 from sfolib.training import estimates
 from sfolib.training.estimates import Interval
+from sfolib.training.optimizers import SGD
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
@@ -87,7 +88,8 @@ WHY = (
     "Where η is near 2/λ_max of the noise-free path, or above, the linear theory has noise that settles late or never. "
     "A run with noise leaves for places of smaller H, which the path without it does not see."
 )
-TOLERANCE = {"softmax": 0.1, "mlp": 0.15, "cnn": 0.25, "resnet8": 0.5}  # of E‖∇f‖², said before the runs
+# of E‖∇f‖², said before the runs; adam is of softmax regression, for `python -m benchmarks.predict adam`
+TOLERANCE = {"softmax": 0.1, "mlp": 0.15, "cnn": 0.25, "resnet8": 0.5, "adam": 0.25}
 
 
 def schedules(p):
@@ -145,20 +147,25 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
 NONE = Prediction(*np.array([[0, 1], [0, 1]]), *np.full((5, 2), np.inf), probes=0)
 
 
+def _for_all_sizes(spec: Spec) -> bool:
+    """Whether one prediction, of b = 1, serves every batch size: a constant pair of SGD with replacement."""
+    return spec.plan.is_constant and spec.sampling == "replacement" and isinstance(spec.optimizer, SGD)
+
+
 def described(spec: Spec) -> str:
-    """Names what a prediction is of: the spec but for its ends, its measuring points, and all seeds but the first; of
-    a constant pair with replacement also but for its batch size."""
+    """Names what a prediction is of: the spec but for its ends, its measuring points, and all seeds but the first;
+    where it is for all batch sizes also but for that."""
     plan = spec.plan
-    if plan.is_constant and spec.sampling == "replacement":
+    if _for_all_sizes(spec):
         plan = Plan(1, plan.at(0)[1])
     same = {"max_samples": 1, "max_steps": None, "target_grad_norm": None, "eval_every": "epoch"}
     return spec.model_copy(update=same | {"seeds": spec.seeds[:1], "plan": plan}).key
 
 
 def forecast(spec: Spec, device: str = "auto") -> Prediction:
-    """The prediction of a run's whole budget; of a constant pair with replacement, that of b = 1 for as many steps."""
+    """The prediction of a run's whole budget; where it is for all batch sizes, that of b = 1 for as many steps."""
     update: dict[str, Any] = {"target_grad_norm": None}
-    if spec.plan.is_constant and spec.sampling == "replacement":
+    if _for_all_sizes(spec):
         b, lr = spec.plan.at(0)
         steps = spec.max_steps or -(-spec.max_samples // b)
         update |= {"plan": Plan(1, lr), "max_steps": steps, "max_samples": 10**9}
@@ -173,19 +180,25 @@ def written() -> pd.DataFrame:
 
 
 def write(p: Parameters) -> None:
-    """Predict what is not written yet of the runs that the notebook asks for, and write it down; nothing is replaced.
-    Where there is no prediction, as the path without noise diverges, E‖∇f‖² is inf."""
+    """`write_down` the runs that the notebook asks for."""
     asked = {}
     for (_, model, label, *_), spec in ((k, s) for k, s in specs(p, schedules(p), {}).items() if k != "online"):
-        asked.setdefault(described(spec), (model, label, spec))
+        case = f"{model}, {label if isinstance(label, str) else f'lr {label:g}'}, {spec.sampling}"
+        asked.setdefault(described(spec), (case, spec))
+    write_down([*asked.values()], p.device)
+
+
+def write_down(asked: Sequence[tuple[str, Spec]], device: str = "auto") -> None:
+    """Predict what is not written yet of these cases (key of `TOLERANCE`, comma, what else), and write it down; nothing
+    is replaced. Where there is no prediction, as the path without noise diverges, E‖∇f‖² is inf."""
     frame = written()
-    for key, (model, label, spec) in tqdm([item for item in asked.items() if item[0] not in {*frame["key"]}]):
+    for case, spec in tqdm([item for item in asked if described(item[1]) not in {*frame["key"]}]):
         try:
-            found = forecast(spec, p.device)
+            found = forecast(spec, device)
         except InputError as error:
             print(error)
             found = NONE
-        case = f"{model}, {label if isinstance(label, str) else f'lr {label:g}'}, {spec.sampling}"
+        key, (model, *_) = described(spec), case.split(",")
         table = found.table.assign(probes=found.probes)
         # a point in 12 % of the steps is enough: curves are interpolated as power laws
         kept = [0, *np.unique(np.searchsorted(table["steps"], 1.12 ** np.arange(200)).clip(max=len(table) - 1))]
@@ -207,8 +220,9 @@ def predictions(p: Parameters, asked: Mapping[Hashable, Spec]) -> dict[str, tupl
             continue
         if key in known:
             own = known[key]
-            arrays = {name: own[name].to_numpy() for name in Prediction.__dataclass_fields__ if name != "probes"}
-            found[key] = Prediction(**arrays, probes=int(own["probes"].iloc[0])), float(own["tolerance"].iloc[0])
+            arrays = {name: own[name].to_numpy() for name in Prediction.__dataclass_fields__ if name in own}
+            arrays["probes"], kind = int(own["probes"].iloc[0]), spec.optimizer.kind
+            found[key] = Prediction(**arrays, optimizer=kind), float(own["tolerance"].iloc[0])
         else:
             print(f"predicted now, as it is not in {FROZEN}: {model}, {spec.plan}")
             found[key] = forecast(spec, p.device), TOLERANCE[model]
@@ -233,8 +247,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     predicted, tolerance = {}, {}
     for key, spec in asked.items():
         found, tolerance[key] = known[described(spec)]
-        constant = spec.plan.is_constant and spec.sampling == "replacement"
-        predicted[key] = found.with_batch_size(spec.plan.at(0)[0]) if constant else found
+        predicted[key] = found.with_batch_size(spec.plan.at(0)[0]) if _for_all_sizes(spec) else found
     rows, least = [], []
     for model, rates, eps2 in (("softmax", p.lrs, p.eps2), ("mlp", p.mlp_lrs, p.mlp_eps2)):
         for lr in rates:

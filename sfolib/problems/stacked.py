@@ -194,6 +194,16 @@ class MLP(Task):
             found |= dict(zip(scores, self.ranks.mean([*scores.values()], weight), strict=True))
         return found | (self.running_metrics.take() if self.running_metrics else {})
 
+    @torch.no_grad()
+    def moments(self) -> tuple[list[Tensor], list[Tensor]]:
+        """∇f, and the variance of one sample's gradient coordinate by coordinate (the diagonal of Σ), as parameters."""
+        inputs, logits = self._forward(self.x.expand(len(self.parameters[0]), -1, -1))
+        n = len(self.x)
+        gradients, deltas = self._backward(inputs, torch.softmax(logits, 1).sub_(self.y.T), n)
+        means = [g - self.l2 * p for g, p in zip(gradients, self.parameters, strict=True)]
+        squares = [torch.bmm(d.square(), a.square().mT) / n for a, d in zip(inputs, deltas, strict=True)]
+        return gradients, [square - mean.square() for square, mean in zip(squares, means, strict=True)]
+
     def module(self) -> nn.Sequential:
         """The first seed's network as torch has it, on copies of the parameters; the same module at every call, since
         making it takes as long as a look at a batch."""
@@ -286,6 +296,10 @@ class NoisyQuadratic(Task):
             noise = torch.randn(self._block, *theta.shape, generator=rng, dtype=theta.dtype)
             self._drawn, self._noise = block, noise.to(theta.device) * self.scale
         return [torch.addcmul(self._noise[row] / batch_size**0.5, self.eigenvalues, self.parameters[0])]
+
+    def moments(self) -> tuple[list[Tensor], list[Tensor]]:
+        """∇f, and the variance of one draw's gradient coordinate by coordinate, as parameters."""
+        return [self.eigenvalues * self.parameters[0]], [self.scale.square().expand_as(self.parameters[0])]
 
     def measure(self) -> dict[str, Tensor]:
         gradient = self.eigenvalues * self.parameters[0]

@@ -113,3 +113,21 @@ def test_it_is_carried_from_one_basis_to_the_next(settings):
     first = written_out(Hs[:1], sigma, of.part(0, 1), independent, **settings)
     assert found[0, 0] == pytest.approx(np.trace(old @ first @ old) * change**0.2, rel=1e-10)
     assert found[1, 0] == pytest.approx(np.trace(old @ C @ old) * change**0.4, rel=1e-10)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+def test_it_is_carried_from_one_metric_to_the_next(momentum):
+    """Steps −ηPv, P diagonal, against the covariance of (δ, v) in the coordinates of θ."""
+    sigma, of, eye = spd(4), steps([(2, 0.1), (3, 0.2), (1, 0.1), (2, 0.3), (2, 0.1)]), np.eye(4)
+    at = [(spd(4), RNG.uniform(0.2, 3.0, 4)) for _ in range(2)]
+    covariance, wanted = Covariance(momentum), np.zeros((8, 8))
+    for (H, P), (start, stop) in zip(at, pairwise([0, 2, 5]), strict=True):
+        covariance.move(Modes.of(H, sigma, np.sqrt(P)))
+        covariance.advance(of.part(start, stop))
+        for b, lr in zip(of.batch_size[start:stop], of.lr[start:stop], strict=True):
+            onwards = np.block([[eye - lr * P[:, None] * H, -lr * momentum * np.diag(P)], [H, momentum * eye]])
+            push = np.concatenate([-lr * np.diag(P), eye])
+            wanted = onwards @ wanted @ onwards.T + push @ sigma @ push.T / b
+    C = wanted[:4, :4]
+    assert covariance.gradient_variance() == pytest.approx(np.diag(H @ C @ H), rel=1e-10)
+    assert covariance.read() == pytest.approx([np.trace(H @ C @ H), np.trace(H @ C) / 2], rel=1e-10)

@@ -9,12 +9,15 @@ from sfolib import cli, plotting
 from sfolib._utils.errors import InputError
 from sfolib.analysis import predict as module
 from sfolib.analysis.crossings import crossings
+from sfolib.analysis.expected_adam import ExpectedAdam
 from sfolib.analysis.predict import local_path, predict, predict_constant
 from sfolib.gradients.curvature import gradient_covariance, hessian
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.specs import Digits, Quadratic
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
+from sfolib.theory.derivations import evaluate, result
+from sfolib.training.optimizers import Adam
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
 
@@ -194,6 +197,78 @@ def test_a_pilot_stands_for_the_noise_free_path():
     assert pilot.probes == whole.probes - 80 * (797 - 128)
 
 
+# ------------------------------------------------------------------------------------------------- Adam
+@pytest.mark.parametrize(("lr", "batch_size"), [(0.01, 1), (0.03, 64)])
+def test_adam_on_the_quadratic_does_what_was_predicted(lr, batch_size):
+    """Torch's Adam, 400 seeds, from where the bias rules to where there is noise alone."""
+    asked = spec(Quadratic(d=30, lam_min=1e-2), Plan(batch_size, lr), optimizer="adam", max_steps=1500, eval_every=1.1)
+    found = predict(asked, "cpu")
+    assert found.noise[-1] > 0.9 * found.grad_sqnorm[-1]
+    measured = run(asked.model_copy(update={"seeds": tuple(range(400))}), device="cpu")
+    at = np.interp(np.log(measured.steps[1:]), np.log(found.steps[1:]), np.log(found.grad_sqnorm[1:]))
+    assert measured.mean_ci().value[1:] / np.exp(at) == pytest.approx(1.0, abs=0.05)
+
+
+def test_adam_is_t15_as_it_is_written_in_its_metric():
+    """θ̄, E v and the covariance of (δ, m) step by step, in the coordinates of θ; the step is −η P m. What the
+    covariance adds to E g² is, in the P that moves it, that of the node before, here of the last step."""
+    betas = 0.9, 0.99
+    asked = spec(FEW, Plan(exponential(4, 2.0, 2), 0.02, clock="step"), optimizer=Adam(beta2=betas[1]), max_steps=5)
+    found = predict(asked, "cpu")
+    task = FEW.build_task((0,), "permutation", "cpu", "float64")
+    x, y = training_data(task)
+    m, v, C, before, wanted = 0.0, 0.0, None, 0.0, []
+    for t in range(6):
+        (model,) = modules(task)
+        H, sigma = module._softmax_hessian(model[0], x, FEW.l2), gradient_covariance(model, cross_entropy, x, y)
+        size, eye = len(H), np.eye(len(H))
+        C = np.zeros((2 * size, 2 * size)) if C is None else C
+        around = H @ C[:size, :size] @ H
+        bias = float(task.measure()["grad_sqnorm"][0])
+        wanted.append((bias, np.trace(around), np.sum(H * C[:size, :size]) / 2))
+        b, lr = asked.plan.at(t)
+        gradient = task.gradients(t, 0, FEW.size)[0][0]
+        flat = torch.cat([gradient[:, :-1].flatten(), gradient[:, -1]]).numpy()
+        squares = [flat**2 + added + np.diag(sigma) / b for added in (before, np.diag(around))]
+        seconds = [betas[1] * v + (1 - betas[1]) * square for square in squares]
+        P_of_C, P = (1 / (np.sqrt(second / (1 - betas[1] ** (t + 1))) + 1e-8) for second in seconds)
+        before, v, eta = np.diag(around), seconds[1], lr / (1 - betas[0] ** (t + 1))
+        kept = np.block([[eye, 0 * eye], [(1 - betas[0]) * H, betas[0] * eye]])  # m of g at θ, then the step
+        moved = np.block([[eye, -eta * np.diag(P_of_C)], [0 * eye, eye]])
+        push = moved @ np.concatenate([0 * eye, (1 - betas[0]) * eye])
+        C = moved @ kept @ C @ kept.T @ moved.T + push @ sigma @ push.T / b
+        m, (out, inputs) = betas[0] * m + (1 - betas[0]) * flat, model[0].weight.shape
+        step = torch.from_numpy(eta * P * m)
+        task.parameters[0][0] -= torch.cat([step[: out * inputs].view(out, inputs), step[out * inputs :, None]], 1)
+    for values, of in zip(np.array(wanted).T, (found.bias, found.noise, found.loss_noise), strict=True):
+        assert of == pytest.approx(values, rel=1e-9)
+
+
+def test_adams_metric_is_t15s_where_it_has_settled():
+    task = Quadratic(d=5).build_task((0,), "replacement", "cpu", "float64")
+    gradient, variance = (of[0][0].numpy() for of in task.moments())
+    for b in (1e-6, 4, 1e9):
+        P = next(c.rhs for c in (s.fact for s in result("T15").steps) if str(c.lhs) == "P(b)")
+        wanted = [evaluate(P, g=g, v=v, b=b) for g, v in zip(abs(gradient), variance, strict=True)]
+        assert ExpectedAdam(task, Adam(beta2=0.0)).metric(b) == pytest.approx(wanted, rel=1e-5)  # but for Adam's 1e-8
+
+
+def test_noise_of_adam_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr(module, "_NO_END", 1e-3)
+    with pytest.raises(InputError, match="max_steps = 300: must be below"):
+        predict(spec(Quadratic(d=5), Plan(4, 0.1), optimizer="adam"), "cpu")
+
+
+def test_adams_batch_sizes_are_runs_of_their_own():
+    asked = spec(Quadratic(d=20, lam_min=0.01), Plan(1, 0.02), optimizer="adam", max_steps=400)
+    found = predict_constant(asked, [4, 64], [0.1, 0.01], "cpu").set_index(["batch_size", "eps2"])
+    for b in (4, 64):
+        alone = predict(asked.model_copy(update={"plan": Plan(b, 0.02)}), "cpu")
+        assert found.loc[(b, 0.1), "samples"] == alone.first_crossing(0.1**0.5).samples
+    with pytest.raises(InputError, match="optimizer"):
+        predict(asked, "cpu").with_batch_size(4)
+
+
 # --------------------------------------------------------------------------------------------- all the rest
 @pytest.mark.parametrize("sampling", ["permutation", "replacement"])
 @pytest.mark.parametrize("clock", ["epoch", "step", "sample"])
@@ -239,7 +314,10 @@ def test_evaluations_are_counted():
 @pytest.mark.parametrize(
     ("problem", "settings", "field"),
     [
-        (FEW, {"optimizer": "adam"}, "optimizer"),
+        (FEW, {"optimizer": "adagrad"}, "optimizer"),
+        (FEW, {"optimizer": {"kind": "adam", "weight_decay": 0.1}}, "weight_decay"),
+        (FEW, {"optimizer": "adam", "sampling": "permutation"}, "sampling"),
+        (Digits(hidden=(3,)), {"optimizer": "adam"}, "problem"),
         (FEW, {"workers": {"scale": 2, "iterations": 3}}, "workers"),
         (FEW, {"plan": None, "policy": {"kind": "NormTest", "batch_size": 8, "lr": 0.1, "eta": 1.0}}, "policy"),
         (Quadratic(), {"sampling": "permutation"}, "sampling"),
@@ -302,9 +380,9 @@ def test_a_schedule_or_a_run_too_short_has_no_table_of_batch_sizes(settings, com
 
 
 def test_the_command_names_what_cannot_be_predicted(command):
-    status, _, told = command(spec(FEW, Plan(4, 0.1), optimizer="adam"))
+    status, _, told = command(spec(FEW, Plan(4, 0.1), optimizer="adagrad"))
     assert (status, told.count("\n")) == (1, 1)
-    assert "optimizer = 'adam'" in told
+    assert "optimizer = 'adagrad'" in told
 
 
 def test_the_picture_shows_what_it_is_given():

@@ -43,6 +43,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "benchmarks" / "pilots.csv").write_text(
         table.replace("ratio", "samples_starts,samples_pilots").replace("1.01", "300,290")
     )
+    (tmp_path / "benchmarks" / "adam.csv").write_text("case,what,steps,ratio,low,high\na,N,9,1.5,1,2\n")
     (tmp_path / "docs").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reference, "PICTURE", Path("01_trains") / "one.png")
@@ -187,7 +188,12 @@ def test_the_page_of_predictions_counts_hits_and_misses():
     pilots = frame[:3].assign(samples_starts=[90.0, 210.0, 270.0], samples_pilots=[90.0, 220.0, 270.0])
     found = [CLAIM | {"notebook": "14_prediction", "claim": "|G| is as said"}, CLAIM | {"notebook": "13_cifar100"}]
     frame = frame.assign(ratio=frame["samples_predicted"] / frame["samples"])
-    page = reference.prediction_page(frame, pilots, found)
+    adam = [("lr 1", "N", 1500, 0.97, 0.9, 1.02), ("lr 1", "E", 1500, np.nan, 0.0, np.nan), ("lr 2", "E", 9, 1.1, 1, 2)]
+    adam = pd.DataFrame(adam, columns=["case", "what", "steps", "ratio", "low", "high"])
+    page = reference.prediction_page(frame, pilots, adam, found)
+    assert "of 2 ratios the one farthest from 1 is 10.0% off" in page
+    assert "| lr 1 | 1,500 | 0.97 (0.9 … 1.02) | – |" in page
+    assert "| lr 2 | 9 |  | 1.1 (1 … 2) |" in page
     assert "| a | 5 | 3 | 1 | 1 | 2 | 1.0%, 1.0% | 5.0%, 10.0% |" in page
     assert "| b | 1 | 0 | 1 | 0 | 0 |  |  |" in page
     assert "| a | 0.1 | 8 | 8 | 100 | 100 |" in page

@@ -10,6 +10,7 @@ from sfolib.theory.derivations.algebra import above, between, eq, ge, gt, le, lt
 from sfolib.theory.derivations.critical_batch_size import NEW
 from sfolib.theory.derivations.derivation import Derivation
 from sfolib.theory.derivations.proof import Proof
+from sfolib.theory.derivations.steps import Root
 from sfolib.theory.derivations.symbols import K, Q, b, eps, lr
 
 lam = sp.Symbol("lambda", positive=True)
@@ -83,8 +84,8 @@ def recursion(proof) -> tuple:
     return covariance
 
 
-def _stationary(proof, covariance) -> None:
-    """The limit of C at a constant pair, between its value for small ηλ and twice that."""
+def _stationary(proof, covariance) -> Root:
+    """The limit of C at a constant pair, between its value for small ηλ and twice that; returns the former."""
     steady = proof.state.root(
         "at a constant pair C settles where a step leaves it as it is",
         C - C_next,
@@ -108,6 +109,51 @@ def _stationary(proof, covariance) -> None:
         ("and for η ≤ 1/λ at most twice that", le(lam**2 * C_limit, lr * lam * variance / b)),
     ):
         proof.state.sign(words, relation, on=(slow,), uses=(steady,))
+    return steady
+
+
+def _adam(proof, steady) -> None:
+    """Adam's metric holds the noise of its batch: what that makes of a coordinate's noise, at small b and at large."""
+    metric, C_adam = sp.Function("P", positive=True)(b), sp.Function("C_P", nonnegative=True)(b)
+    g, stable = sp.Symbol("g", positive=True), between(lam, 0, 2 / (lr * metric))
+    moved = proof.state.instance(
+        "Adam steps by −ηP times the gradient, but for momentum: where H and P are diagonal (else in T14's "
+        "coordinates) C settles as at the learning rate ηP",
+        eq(C_adam, lr * metric * variance / (b * lam * (2 - lr * metric * lam))),
+        steady,
+        {lr: lr * metric, C_limit: C_adam},
+        on=(stable,),
+    )
+    settled = proof.assume(
+        "P is one over the root of the mean of squared batch gradients, here with g the gradient on the noise-free "
+        "path, without Adam's small constant",
+        eq(metric, 1 / sp.sqrt(g**2 + variance / b)),
+    )
+    proof.state.limit(
+        "where noise rules, the learning rate ηP is as √b",
+        metric / sp.sqrt(b),
+        b,
+        sp.S.Zero,
+        1 / sp.sqrt(variance),
+        uses=(settled,),
+    )
+    both = {"on": (stable,), "uses": (settled, moved)}
+    proof.state.limit(
+        "so that the noise in ‖∇f‖² is as 1/√b",
+        sp.sqrt(b) * lam**2 * C_adam,
+        b,
+        sp.S.Zero,
+        lr * lam * sp.sqrt(variance) / 2,
+        **both,
+    )
+    proof.state.limit(
+        "and where the gradient does it is as 1/b, that of SGD at the learning rate η/g",
+        b * lam**2 * C_adam,
+        b,
+        sp.oo,
+        lr / g * lam * variance / (2 - lr / g * lam),
+        **both,
+    )
 
 
 def _best_batch(proof) -> None:
@@ -166,9 +212,9 @@ def _best_batch(proof) -> None:
 
 @cache
 def linear_noise() -> Derivation:
-    """T15: the noise-free path and the covariance around it, the quasi-stationary noise, and the best constant b."""
+    """T15: the noise-free path and the covariance around it, the quasi-stationary noise and Adam's, the best b."""
     proof = Proof("T15", "Prediction", f"{NEW}; the linear noise approximation")
     covariance = recursion(proof)
-    _stationary(proof, covariance)
+    _adam(proof, _stationary(proof, covariance))
     _best_batch(proof)
     return proof.done()
