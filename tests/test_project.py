@@ -23,7 +23,7 @@ from sfolib.schedules.base import Schedule
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CONDA_NAMES = {"torch": "pytorch"}
-LATE_IMPORTS = {"cli", "problems"}  # start-up cost; torch only where a problem is put on a device
+LATE_IMPORTS = {"commands", "problems"}  # start-up cost; torch only where a problem is put on a device
 
 
 def test_environment_yml_lists_what_pyproject_lists():
@@ -39,8 +39,8 @@ def test_environment_yml_lists_what_pyproject_lists():
 
 # each package imports those after it, and itself
 FLOORS = (
-    "cli", "experiments", "plotting", "analysis", "training", "problems", "integrations", "schedules", "gradients",
-    "theory", "_utils",
+    "cli", "commands", "experiments", "plotting", "analysis", "training", "problems", "integrations", "schedules",
+    "gradients", "theory", "_utils",
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from pydantic import PositiveFloat, PositiveInt
 from sfolib._utils.errors import require
 from sfolib.analysis.claims import Check, check, sampled
 from sfolib.analysis.crossings import crossings, drawn_crossings, front_batch_size, with_range
+from sfolib.analysis.local_path import LocalPath, local_path
 from sfolib.analysis.noise_scale import (
     critical_sizes,
     noise_scale_band,
@@ -23,7 +24,6 @@ from sfolib.analysis.noise_scale import (
     ratio_of_means,
     strongly_convex,
 )
-from sfolib.analysis.predict import LocalPath, local_path
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band

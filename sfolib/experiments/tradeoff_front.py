@@ -16,7 +16,7 @@ from sfolib._utils.errors import require
 from sfolib.analysis.claims import Check, LeftOut, check, sampled
 from sfolib.analysis.crossings import crossings, drawn_crossings, pareto
 from sfolib.analysis.fits import Front, fit_front, power_law_scatter
-from sfolib.analysis.predict import local_path
+from sfolib.analysis.local_path import local_path
 from sfolib.analysis.step_time import fit_step_time, measure_step_time
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale

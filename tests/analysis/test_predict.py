@@ -7,10 +7,13 @@ from torch.nn.functional import cross_entropy
 
 from sfolib import cli, plotting
 from sfolib._utils.errors import InputError
+from sfolib.analysis import noise_free_path
 from sfolib.analysis import predict as module
 from sfolib.analysis.crossings import crossings
 from sfolib.analysis.expected_adam import ExpectedAdam
-from sfolib.analysis.predict import local_path, predict, predict_constant
+from sfolib.analysis.local_path import local_path
+from sfolib.analysis.noise_free_path import PlanClock, softmax_hessian
+from sfolib.analysis.predict import predict, predict_constant
 from sfolib.gradients.curvature import gradient_covariance, hessian
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.specs import Digits, Quadratic
@@ -73,7 +76,7 @@ def test_softmax_is_t15_as_it_is_written():
     wanted = []
     for t in range(15):
         (model,) = modules(task)
-        H = hessian(model, cross_entropy, x, y, l2=FEW.l2) if t < 3 else module._softmax_hessian(model[0], x, FEW.l2)
+        H = hessian(model, cross_entropy, x, y, l2=FEW.l2) if t < 3 else softmax_hessian(model[0], x, FEW.l2)
         measured = {name: float(value) for name, value in task.measure().items()}
         C = C if t else np.zeros_like(H)
         noise, excess = np.sum((H @ C) * H), np.sum(H * C) / 2
@@ -108,7 +111,7 @@ def test_runs_do_what_was_predicted(constant):
 
 
 def test_the_spectrum_does_what_the_matrices_do(constant, monkeypatch):
-    monkeypatch.setattr(module, "MATRICES", 0)
+    monkeypatch.setattr(noise_free_path, "MATRICES", 0)
     found = predict_constant(spec(FEW, Plan(1, 0.1), max_steps=2000), [4, 8, 32, 256], [1e-2], "cpu")
     assert found["samples"].to_numpy() == pytest.approx(constant["samples"].to_numpy(), rel=0.1)
     assert (found["samples"] != constant["samples"]).all()
@@ -220,7 +223,7 @@ def test_adam_is_t15_as_it_is_written_in_its_metric():
     m, v, C, before, wanted = 0.0, 0.0, None, 0.0, []
     for t in range(6):
         (model,) = modules(task)
-        H, sigma = module._softmax_hessian(model[0], x, FEW.l2), gradient_covariance(model, cross_entropy, x, y)
+        H, sigma = softmax_hessian(model[0], x, FEW.l2), gradient_covariance(model, cross_entropy, x, y)
         size, eye = len(H), np.eye(len(H))
         C = np.zeros((2 * size, 2 * size)) if C is None else C
         around = H @ C[:size, :size] @ H
@@ -281,7 +284,7 @@ def test_the_clock_is_the_training_loops(sampling, clock):
     assert predicted.steps[-1] == rows["step"].iloc[-1]
     at = rows.set_index("step").loc[predicted.steps, "samples"]
     assert predicted.samples.tolist() == at.tolist()
-    steps = module._Clock(plan, 797, sampling == "permutation", 6000, None).take(10**6)
+    steps = PlanClock(plan, 797, sampling == "permutation", 6000, None).take(10**6)
     assert steps.lr[rows["step"].iloc[1:-1]].tolist() == rows["lr"].iloc[1:-1].tolist()
 
 

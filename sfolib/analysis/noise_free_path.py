@@ -1,0 +1,237 @@
+"""The path of a run without its noise, and how the noise about it spreads: what T15's predictions are made of [N].
+
+H and Σ are measured at nodes along the noise-free path θ̄, further and further apart. Between two of them H stays as at
+the nearer one, and C is followed mode by mode in its eigenbasis; as every mode obeys a linear recursion, k like steps
+cost log k products.
+
+- Up to `MATRICES` parameters H and Σ are whole matrices, and C is carried from one eigenbasis to the next.
+- Above, they enter by `noise_spectrum`: C has a value for each part of the noise, ordered by its λ, and keeps it as
+  the λ move. Parts along λ < 0 are taken at λ = 0.
+- The quadratic's H is diagonal and never changes: there all of this is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy as CE
+
+from sfolib._utils.errors import require, whole
+from sfolib._utils.rng import generator
+from sfolib.analysis.covariance import Covariance, Modes, Steps
+from sfolib.analysis.expected_adam import BETA1, ExpectedAdam
+from sfolib.gradients.curvature import NoiseSpectrum, gradient_covariance, hessian, noise_spectrum
+from sfolib.problems.execution import Execution
+from sfolib.problems.modules import modules, training_data
+from sfolib.problems.specs import Quadratic
+from sfolib.problems.stacked import MLP, NoisyQuadratic
+from sfolib.schedules.plan import Plan
+from sfolib.training import updates
+from sfolib.training.loop import resolve_device
+from sfolib.training.optimizers import SGD, Adam
+from sfolib.training.spec import Spec
+
+MATRICES = 1500  # parameters, at most, for H and Σ as whole matrices; above, H is known by its noise spectrum
+SAID = "see docs/prediction.md"  # of what Adam's predictions are refused for
+SAMPLE = 2048  # training samples that a noise spectrum is of, at most
+VECTORS, _PRODUCTS = 64, 4  # of a noise spectrum; the same vectors' samples at every node, so that curves are smooth
+_PARTS = 1024  # of the noise
+_READ, _MATRIX_NODE, _SPECTRUM_NODE = 1.05, 1.3, 1.4  # ratios of the steps of successive readings and nodes
+_CHOSEN = 1 << 36  # keeps the choice of samples apart from all other draws
+
+
+class PlanClock:
+    """The steps that a plan makes, as `training.loop` does. epoch: its samples; permuted: a batch ends with it."""
+
+    def __init__(self, plan: Plan, epoch: int, permuted: bool, max_samples: float, max_steps: float | None):
+        self.plan, self.epoch, self.permuted = plan, epoch, permuted
+        self.max_samples, self.max_steps = max_samples, max_steps or math.inf
+        self.step = self.samples = 0
+
+    @property
+    def over(self) -> bool:
+        return self.samples >= self.max_samples or self.step >= self.max_steps
+
+    @property
+    def pair(self) -> tuple[int, float]:
+        """(batch size, lr) of the next step, a last batch of an epoch taken for whole."""
+        return self.plan.at(0 if self.plan.is_constant else self.plan.reading(self.step, self.samples, self.epoch))
+
+    def take(self, count: int) -> Steps:
+        """The next steps, at most `count`."""
+        rows, now, at = [], None, (0, 0.0)
+        while len(rows) < count and not self.over:
+            reading = 0 if self.plan.is_constant else self.plan.reading(self.step, self.samples, self.epoch)
+            if reading != now:
+                now, at = reading, self.plan.at(reading)
+            b, lr = at
+            left = self.epoch - self.samples % self.epoch
+            if self.permuted:
+                b = min(b, left)
+            self.step, self.samples = self.step + 1, self.samples + b
+            rows.append((b, lr, self.samples, self.permuted and b == left))
+        b, lr, samples, end = zip(*rows, strict=True) if rows else ((),) * 4
+        return Steps(np.array(b, float), np.array(lr, float), np.array(samples, int), np.array(end, bool))
+
+
+class NoiseFreePath:
+    """The noise-free path of a spec, or its pilot; H and Σ where it is."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        device: str,
+        pilot: int | None,
+        vectors: int = VECTORS,
+        sample: int = SAMPLE,
+        products: int = _PRODUCTS,
+    ):
+        require(spec.plan is not None, "policy", spec.policy, "adapts to the run; only a plan is known before")
+        require(spec.workers is None, "workers", spec.workers, "adapt to the run; only a plan is known before")
+        adam = isinstance(spec.optimizer, Adam)
+        require(adam or isinstance(spec.optimizer, SGD), "optimizer", spec.optimizer.kind, "must be 'sgd' or 'adam'")
+        self.spec, self.problem = spec, spec.problem
+        self.vectors, self.sample, self.products = vectors, sample, products
+        self.pilot = None if pilot is None else whole("pilot_batch_size", pilot)
+        synthetic = isinstance(spec.problem, Quadratic)
+        require(pilot is None or not synthetic, "pilot_batch_size", pilot, "must be None: the quadratic needs no pilot")
+        # no model_copy: it would copy what is cached for the old sigma2
+        quiet = Quadratic(**spec.problem.model_dump() | {"sigma2": 0.0}) if synthetic and not adam else spec.problem
+        how = Execution(channels_last=spec.channels_last, max_micro_batch=spec.max_micro_batch)
+        sampling = spec.sampling if synthetic else "replacement" if pilot else "permutation"
+        self.task = quiet.build_task(spec.seeds[:1], sampling, resolve_device(device), spec.dtype, how)
+        self.epoch, self.permuted = self.task.samples_per_epoch, spec.sampling == "permutation"
+        self.batch_size = pilot or (1 if synthetic else self.epoch)
+        # the whole data set is the same in any order
+        self.moving = bool(pilot or synthetic or getattr(self.task, "augment", None))
+        self.matrices = sum(p[0].numel() for p in self.task.parameters) <= MATRICES
+        self.adam = self._adam() if adam else None
+        self.update = None if adam else updates.build(spec.optimizer, self.task.parameters)
+        self.ratio = _MATRIX_NODE if self.matrices or synthetic else _SPECTRUM_NODE
+        self.step = self.probes = 0
+        self.start = self._measure()
+
+    def _adam(self) -> ExpectedAdam:
+        """`InputError` where the metric was not found to hold: docs/prediction.md."""
+        optimizer, task, kind = self.spec.optimizer, self.task, self.problem.kind
+        known = isinstance(task, NoisyQuadratic) or (isinstance(task, MLP) and len(task.parameters) == 1)
+        only = f"of 'adam' must be softmax regression of at most {MATRICES} parameters or the quadratic; else use 'sgd'"
+        require(known and self.matrices, "problem", kind, f"{only} ({SAID})")
+        require(not self.permuted, "sampling", "permutation", f"must be 'replacement' for 'adam' ({SAID})")
+        require(optimizer.weight_decay == 0, "weight_decay", optimizer.weight_decay, "must be 0 for 'adam'; use l2")
+        require(self.pilot is None, "pilot_batch_size", self.pilot, "must be None for 'adam', whose path is its own")
+        return ExpectedAdam(task, optimizer)
+
+    def covariance(self, permuted: bool | None = None) -> Covariance:
+        optimizer, permuted = self.spec.optimizer, self.permuted if permuted is None else permuted
+        n = self.epoch if permuted else None
+        if self.adam:
+            return Covariance(BETA1)
+        return Covariance(optimizer.momentum, optimizer.nesterov, optimizer.weight_decay, n)
+
+    def advance(self, steps: Steps) -> tuple[np.ndarray, np.ndarray]:
+        """After how many of the steps it was measured, the last included, and (f's ‖∇f‖², f) there."""
+        at, measured, next_reading = [], [], max(self.step + 1, math.ceil(self.step * _READ))
+        for i, (b, eta) in enumerate(zip(steps.batch_size, steps.lr, strict=True), 1):
+            if self.adam:
+                self.adam(b, eta)
+            else:
+                start = self.step * self.batch_size if self.moving else 0
+                self.update(self.task.gradients(self.step, start, self.batch_size), float(eta))
+            self.step, self.probes = self.step + 1, self.probes + self.batch_size
+            if self.step >= next_reading or i == len(steps):
+                at.append(i)
+                measured.append(self._measure())
+                next_reading = max(self.step + 1, math.ceil(self.step * _READ))
+        return np.array(at), np.array(measured)
+
+    def _measure(self) -> tuple[float, float]:
+        self.probes += self.task.probes
+        found = self.task.measure()
+        values = float(found["grad_sqnorm"][0]), float(found["loss"][0])
+        require(bool(np.all(np.isfinite(values))), "plan", self.step, "steps in, the path without noise has diverged")
+        return values
+
+    def modes(self, batch_size: float) -> Modes:
+        """H and Σ at the present θ, in the metric of the step that comes, of this batch size."""
+        root = self.adam.metric(batch_size) ** 0.5 if self.adam else None
+        if isinstance(self.problem, Quadratic):
+            diagonals = self.problem.exact.eigenvalues, self.problem.exact.noise_variance
+            return Modes.of(*map(np.diag, diagonals), root) if self.adam else Modes(*diagonals)
+        (model,), (x, y), l2 = modules(self.task), training_data(self.task), self.problem.l2
+        if self.matrices:
+            softmax = isinstance(self.task, MLP) and len(self.task.parameters) == 1
+            H = softmax_hessian(model[0], x, l2) if softmax else hessian(model, CE, x, y, l2=l2)
+            self.probes += 2 * (1 + len(H)) * len(x)  # as if by products
+            return Modes.of(H, gradient_covariance(model, CE, x, y), root)
+        return parts_of(self.spectrum())
+
+    def spectrum(self) -> NoiseSpectrum:
+        """Of at most `sample` training samples, at the present θ."""
+        (model,), (x, y), seed = modules(self.task), training_data(self.task), self.spec.seeds[0]
+        chosen = torch.randperm(len(x), generator=generator(seed, _CHOSEN))[: self.sample].to(x.device)
+        settings = {"vectors": self.vectors, "products": self.products, "seed": seed}
+        found = noise_spectrum(model, CE, x[chosen], y[chosen], l2=self.problem.l2, **settings)
+        self.probes += found.probes
+        return found
+
+
+def softmax_hessian(layer: nn.Linear, x: Tensor, l2: float) -> np.ndarray:
+    """`hessian` of softmax regression in closed form, mean (diag p − ppᵀ) ⊗ x̃x̃ᵀ + l2 I, rows as in the layer."""
+    p, ones = torch.softmax(layer(x), 1).detach(), x.new_ones(len(x), 1)
+    x, (classes, inputs) = torch.cat([x, ones], 1), layer.weight.shape
+    H = x.new_empty(classes, inputs + 1, classes, inputs + 1)
+    for c in range(classes):
+        weight = -p[:, c : c + 1] * p
+        weight[:, c] += p[:, c]
+        H[c] = (x.T @ (weight[:, :, None] * x[:, None]).flatten(1) / len(x)).unflatten(1, (classes, -1))
+    order = np.arange(H[0, 0].numel()).reshape(classes, -1)
+    order = np.concatenate([order[:, :-1].ravel(), order[:, -1]])  # the weights, then the biases
+    flat = H.reshape(len(order), -1).double().cpu().numpy()[np.ix_(order, order)]
+    return (flat + flat.T) / 2 + l2 * np.eye(len(order))
+
+
+def parts_of(found: NoiseSpectrum) -> Modes:
+    """The noise in `_PARTS` equal parts, ordered by λ: each has the mean λ of its share of the spectrum."""
+    order = np.argsort(found.eigenvalues, axis=None)
+    values = np.maximum(found.eigenvalues.ravel()[order], 0.0)
+    weights = found.weights.ravel()[order] / len(found.weights)
+    mass, moment = (np.concatenate([[0.0], np.cumsum(w)]) for w in (weights, weights * values))
+    edges = np.linspace(0, mass[-1], _PARTS + 1)
+    return Modes(np.diff(np.interp(edges, mass, moment)) / (mass[-1] / _PARTS), np.full(_PARTS, mass[-1] / _PARTS))
+
+
+def windows(path: NoiseFreePath, runs: list[tuple[PlanClock, Covariance]]) -> Iterator[list[list[tuple[float, ...]]]]:
+    """From node to node until every run's budget is spent, all on one path: for each run the points on the way, (step,
+    samples, bias, loss without noise, what C adds to ‖∇f‖², what C adds to f)."""
+    own = path.covariance(permuted=False) if path.pilot else None
+    modes = path.modes(runs[0][0].pair[0])
+    for covariance in [*(covariance for _, covariance in runs), *([own] if own else [])]:
+        covariance.move(modes)
+    while not all(clock.over for clock, _ in runs):
+        first = path.step
+        taken = [clock.take(max(1, int(first * path.ratio) - first)) for clock, _ in runs]
+        longest = max(taken, key=len)
+        lr, last = longest.lr, first + len(longest)
+        if path.adam:
+            taken = [Steps(b, path.adam.sgd_lr(lr), *others) for b, lr, *others in taken]
+        at, measured = path.advance(longest)
+        modes = path.modes(runs[0][0].pair[0])
+        middle = max(1, math.ceil((first * last) ** 0.5) - first)
+        position = np.log((first + at) / first) / np.log(last / first) if first else np.ones(1)
+        if own:
+            steps = Steps(np.full(len(lr), float(path.pilot)), lr, *np.zeros((2, len(lr)), dtype=int))
+            measured = measured - own.cross(steps, at, middle, position, modes)
+            measured[:, 0] = np.maximum(measured[:, 0], 0.0)  # one run fluctuates below what it does on average
+        points = []
+        for steps, (_, covariance) in zip(taken, runs, strict=True):
+            on = at <= len(steps)
+            added = covariance.cross(steps, at[on], middle, position[on], modes)
+            if path.adam:
+                path.adam.spread = covariance.gradient_variance()
+            points.append([*zip(first + at[on], steps.samples[at[on] - 1], *measured[on].T, *added.T, strict=True)])
+        yield points
