@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from sfolib._utils.errors import InputError
-from sfolib.experiments import reference, report
+from sfolib.experiments import reference, reference_pages, report
 from sfolib.problems.specs import Quadratic
 from sfolib.schedules.plan import Plan
 from sfolib.training.run import run
@@ -123,7 +123,7 @@ def test_what_is_missing_or_damaged_keeps_the_old_reference(name, damage, messag
 
 def test_claims_are_counted_grouped_and_explained():
     other = CLAIM | {"notebook": "02_b", "verdict": "not reproduced", "explanation": "for a reason"}
-    page = reference.claims_page([CLAIM, CLAIM, other])
+    page = reference_pages.claims_page([CLAIM, CLAIM, other])
     assert "3 claims at quick scale: 2 reproduced, 1 not reproduced." in page
     assert "| [01_trains](#01_trains) | 2 | 2 | 0 |" in page
     assert "| [02_b](#02_b) | 1 | 0 | 1 |" in page
@@ -132,7 +132,7 @@ def test_claims_are_counted_grouped_and_explained():
 
 def test_headlines_are_told_first_and_findings_called_so():
     claim = CLAIM | {"headline": True, "prediction": "none", "verdict": "partly", "holds": 2, "values": 3}
-    page = reference.claims_page([CLAIM, claim])
+    page = reference_pages.claims_page([CLAIM, claim])
     assert page.index("## What was found") < page.index("| notebook |") < page.index("## 01_trains")
     assert page.count("| a claim (a finding) | T2 \\[S\\] | equal | 1 | 2 | partly (2 of 3 hold) |") == 2
 
@@ -149,7 +149,7 @@ def test_the_worth_of_intervals_is_told_as_measured():
         "false": None,
     }
     mean = about | {"what": "mean at a fixed time", "bias": 0.001}
-    page = reference.intervals_page({"provenance": {"seeds": 512, "groups": 200}, "rows": [crossing, mean]})
+    page = reference_pages.intervals_page({"provenance": {"seeds": 512, "groups": 200}, "rows": [crossing, mean]})
     assert "| digits | 4 | 8 | 0.001 | 1.3 | 1 % | -1.2 % | 94 % | 0 % | – |" in page
     assert "| digits | 4 | 8 | +0.1 % | 94 % |" in page
     assert "| 8 | 1.2 % | 1.2 % | 94.0 % … 94.0 % | 94.0 % | 0.0 % |" in page
@@ -157,7 +157,7 @@ def test_the_worth_of_intervals_is_told_as_measured():
 
 def test_text_in_a_table_stays_text():
     text = "a | b\n<script>x</script> [y](javascript:z) `c` *d* &amp; $e$"
-    page = reference.claims_page([CLAIM | {"claim": text}])
+    page = reference_pages.claims_page([CLAIM | {"claim": text}])
     (row,) = [line for line in page.splitlines() if "script" in line]
     cell = row.removeprefix("| ").split(" | T2")[0]
     for mark in ("|", "<", ">", "[", "]", "`", "*", "&", "$"):
@@ -166,7 +166,7 @@ def test_text_in_a_table_stays_text():
 
 def test_benchmarks_that_miss_their_target_are_marked():
     row = {"ratio": 4.0, "wanted": "at least 3", "ok": True}
-    page = reference.benchmarks_page(
+    page = reference_pages.benchmarks_page(
         {"rows": [row | {"name": "fast"}, row | {"name": "slow", "ratio": 1.0, "ok": False}]}
     )
     assert "2 rows, 1 of which miss their target" in page
@@ -190,7 +190,7 @@ def test_the_page_of_predictions_counts_hits_and_misses():
     frame = frame.assign(ratio=frame["samples_predicted"] / frame["samples"])
     adam = [("lr 1", "N", 1500, 0.97, 0.9, 1.02), ("lr 1", "E", 1500, np.nan, 0.0, np.nan), ("lr 2", "E", 9, 1.1, 1, 2)]
     adam = pd.DataFrame(adam, columns=["case", "what", "steps", "ratio", "low", "high"])
-    page = reference.prediction_page(frame, pilots, adam, found)
+    page = reference_pages.prediction_page(frame, pilots, adam, found)
     assert "of 2 ratios the one farthest from 1 is 10.0% off" in page
     assert "| lr 1 | 1,500 | 0.97 (0.9 … 1.02) | – |" in page
     assert "| lr 2 | 9 |  | 1.1 (1 … 2) |" in page

@@ -1,0 +1,324 @@
+"""The project's pages in Markdown that are made from what was measured: claims, benchmarks, intervals, predictions."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sfolib._utils import files
+from sfolib._utils.errors import one_line
+from sfolib.analysis.claims import outcome, values
+from sfolib.experiments import report
+
+
+def claims_page(checks: Sequence[dict[str, Any]]) -> str:
+    """`claims.md`: how many claims have which verdict, then the claims by notebook, in Markdown."""
+    headlines = [check for check in checks if check.get("headline")]
+    lines = [
+        "# Claims",
+        "",
+        f"{len(checks)} claims at quick scale: {_verdicts(checks)}.",
+        "[How a claim is judged](../../docs/claims.md). Intervals are 95 %. Made by `make reference`; the same as data "
+        "is in [checks.json](checks.json).",
+        "`python -m sfolib figures NN` measures the claims of notebook NN again; "
+        '`result("T2")` opens the derivation behind T2.',
+        report.chance_told(checks),
+        "",
+        *(["## What was found", "", *_table(headlines), ""] if headlines else []),
+    ]
+    verdicts = Counter(check["verdict"] for check in checks)
+    lines += ["| notebook | claims | " + " | ".join(verdicts) + " |", "|---|---|" + "---|" * len(verdicts)]
+    by_notebook = [(name, [*group]) for name, group in groupby(checks, lambda check: check["notebook"])]
+    for name, own in by_notebook:
+        counts = Counter(check["verdict"] for check in own)
+        lines.append(f"| [{name}](#{name}) | {len(own)} | " + " | ".join(str(counts[v]) for v in verdicts) + " |")
+    for name, own in by_notebook:
+        lines += ["", f"## {name}", "", f"[Notebook](../../notebooks/{name}.ipynb)", "", *_told(own)]
+    return "\n".join(lines) + "\n"
+
+
+def full_page(folder: Path) -> str:
+    """`claims.md` of what is kept at full size in `folder`: its claims and pictures, in Markdown."""
+    contents = {path.name: report.published(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    checks = [check for content in contents.values() for check in content["checks"]]
+    cost = files.read_json(folder / "cost.json", "restore it")
+    lines = [
+        "# Claims at full size",
+        "",
+        f"{len(checks)} claims at full size: {_verdicts(checks)}. [Those at quick scale](../claims.md).",
+        f"`sfolib figures --scale full --out figures/full` measures them: {cost['runs']} runs, "
+        f"{cost['evaluations']:.2g} gradient evaluations, {cost['seconds'] / 3600:.2g} hours of one core here "
+        f"({cost['device']}); `sfolib reference --out figures/full` makes this page.",
+    ]
+    for name, content in contents.items():
+        lines += ["", f"## {name}", "", f"[Notebook](../../../notebooks/{name}.ipynb)"]
+        for key, caption in content["figures"].items():
+            lines += ["", f"![{_text(caption)}]({name}/{key}.png)", "", _text(caption)]
+        lines += ["", *_told(content["checks"])]
+    return "\n".join(lines) + "\n"
+
+
+def _verdicts(checks: Sequence[dict[str, Any]]) -> str:
+    counts = Counter(check["verdict"] for check in checks)
+    return ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+
+
+def _told(checks: Sequence[dict[str, Any]]) -> list[str]:
+    """The table of one notebook's claims, and why some are not reproduced."""
+    why = [f"- *{_text(check['claim'])}* {_text(check['explanation'])}" for check in checks if check.get("explanation")]
+    return [*_table(checks), *(["", *why] if why else [])]
+
+
+def _table(checks: Sequence[dict[str, Any]]) -> list[str]:
+    head = ["| claim | derivation | kind | measured | theory | verdict |", "|---|---|---|---|---|---|"]
+    return head + ["| " + " | ".join(_row(check)) + " |" for check in checks]
+
+
+def _row(check: dict[str, Any]) -> list[str]:
+    measured = values(check["measured"])
+    measured += f" [{values(check['interval'])}]" if check["interval"] else ""
+    theory = values(check["theory"])
+    claim = check["claim"] + (" (a finding)" if check.get("prediction") == "none" else "")
+    return [*map(_text, (claim, check["source"], check["kind"])), measured, theory, _text(outcome(check))]
+
+
+def _text(text: str) -> str:
+    """Text as itself in a cell of a Markdown table: no markup, no link, no further cell or line."""
+    return re.sub(r"([\\`*_\[\]<>|&~$#])", r"\\\1", one_line(text))
+
+
+def benchmarks_page(results: dict[str, Any]) -> str:
+    """`docs/benchmarks.md`, in Markdown, from `benchmarks/results.json`."""
+    rows = results["rows"]
+    missed = sum(not row["ok"] for row in rows)
+    lines = [
+        "# Benchmarks",
+        "",
+        "`make bench` runs both sides in one process on one thread and prints medians of interleaved repetitions; the "
+        "reference of the loop is a plain PyTorch loop with a `DataLoader`.",
+        f"This page is made from `benchmarks/results.json` by `make reference`: {len(rows)} rows, {missed} of which "
+        "miss their target. Ratios above 1 are in favour of sfolib, but for those that are wanted below a number.",
+        "",
+        "| measured | ratio | wanted | |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {_text(r['name'])} | {r['ratio']:.3g} | {r['wanted']} | {'' if r['ok'] else 'missed'} |" for r in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def intervals_page(results: dict[str, Any]) -> str:
+    """`docs/intervals.md`, in Markdown, from `benchmarks/crossings.json`."""
+    provenance = results["provenance"]
+    lines = [
+        "# What the intervals are worth",
+        "",
+        "Every interval over seeds comes from `sfolib.training.estimates`. This is how good they are with 3, 5 and 8 "
+        f"seeds: {provenance.get('groups')} groups drawn from {provenance.get('seeds')} seeds of the same run, none of "
+        "which the estimators were chosen on.",
+        "Truth is the exact recursion on the quadratic, and what all these seeds together say on digits (softmax "
+        "regression). `python -m benchmarks.crossings` measures it again; this page is made from "
+        "`benchmarks/crossings.json` by `make reference`.",
+        "",
+        "- *bias*: of the median, relative to the truth; *covered*: how often the 95 % interval holds the truth;",
+        "- *missed*: how often a crossing that there is was not shown to last, so that the answer is 'never';",
+        "- *false*: how often a level that the expectation never gets to was said to be reached;",
+        "- *level/floor*: ε² over the mean of the last half of the run. Below 1 on digits, where the run still falls, "
+        "there can be a crossing late in it; *truth ±*: half of the interval of what all seeds together say.",
+        "",
+        "The least of several noisy numbers is too low (the winner's curse): N\\* at the cheapest batch size of a grid "
+        "is biased by what the last rows say; b\\* has an interval of its own.",
+        "",
+    ]
+    crossings = [row for row in results["rows"] if row["what"] == "crossing"]
+    lines += ["| seeds | " + " | ".join(_GLANCE) + " |", "|---|" + "---|" * len(_GLANCE)]
+    for seeds in dict.fromkeys(row["seeds"] for row in crossings):
+        own = [row for row in crossings if row["seeds"] == seeds]
+        far = [abs(row["bias"]) for row in own if row["bias"] is not None and row["over_floor"] >= _FAR]
+        covered, wrong = [row["covered"] for row in own], [row["false"] for row in own if row["false"] is not None]
+        cells = [_percent(median(far)), _percent(max(far)), f"{_percent(min(covered))} … {_percent(max(covered))}",
+                 _percent(median(covered)), _percent(max(wrong, default=0))]  # fmt: skip
+        lines.append(f"| {seeds} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for heading, (told, columns) in _INTERVALS.items():
+        lines += [f"## {heading}", "", "| problem | b | seeds | " + " | ".join(columns.values()) + " |"]
+        lines += ["|---|---|---|" + "---|" * len(columns)]
+        for row in (row for row in results["rows"] if row["what"] in told):
+            cells = [_text(row["problem"]), _text(str(row.get("batch_size", row["what"][:2]))), str(row["seeds"])]
+            lines.append("| " + " | ".join(cells + [_figure(name, row.get(name)) for name in columns]) + " |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+_FAR = 1.2  # times the noise floor
+_GLANCE = (
+    f"crossings at {_FAR} times the floor or more: median of the biases' sizes", "largest", "covered, of all levels",
+    "median", "most false crossings",
+)  # fmt: skip
+_COVERAGE = {"bias": "bias", "covered": "covered"}
+_INTERVALS = {  # heading → what its rows tell of, and their columns
+    "crossings": (["crossing"], {
+        "eps2": "ε²", "over_floor": "level/floor", "truth_error": "truth ±", **_COVERAGE, "missed": "missed",
+        "false": "false",
+    }),
+    "means at a fixed time": (["mean at a fixed time"], _COVERAGE),
+    "b* and N* on a grid": (["b* on a grid", "N* on a grid"], {"eps2": "ε²", **_COVERAGE}),
+    "what is computed from means, and where one more seed falls": (
+        ["slope of the mean", "ratio of means", "B of a fitted front", "one more seed"], {"what": "of", **_COVERAGE}),
+}  # fmt: skip
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _figure(name: str, value: float | str | None) -> str:
+    if value is None:
+        return "–"
+    if name == "what":
+        return value
+    if name in ("eps2", "over_floor"):
+        return f"{value:.3g}"
+    return f"{100 * value:+.1f} %" if name == "bias" else f"{100 * value:.0f} %"
+
+
+def prediction_page(
+    measured: pd.DataFrame, pilots: pd.DataFrame, adam: pd.DataFrame, checks: Sequence[Mapping[str, Any]]
+) -> str:
+    """`docs/prediction.md`, in Markdown, from `benchmarks/predicted_and_measured.csv`, `pilots.csv` and `adam.csv`
+    there, and from the claims of notebook 14 among `checks`."""
+    lines = [
+        "# Predicted and measured",
+        "",
+        "N(b), gradient evaluations to ε at a constant batch size on the digits: predicted by T15 "
+        "(`sfolib.predict_constant`) and written down before any of these runs was made, then measured: 32 seeds, "
+        "first crossing of the mean of ‖∇f‖², 95 % bootstrap interval. Nothing is fitted. The network is predicted "
+        "from the start of its first seed alone. Runs end half as long again as they were predicted to need, or after "
+        "12,000 steps where some ε was predicted not to be reached in so many.",
+        "`python -m benchmarks.predict` makes both again; this page is made from its table by `make reference`.",
+        "",
+        "| problem | pairs (b, ε) | reached, as predicted | not reached, as predicted | one without the other | "
+        "in the interval | error, b >= 32: median, largest | b < 32 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for case, own in measured.groupby("case", sort=False):
+        predicted, got = (np.isfinite(own[column]) for column in ("samples_predicted", "samples"))
+        both = own[predicted & got]
+        inside = both["samples_predicted"].between(both["low"], both["high"])
+        cells = [len(own), len(both), sum(~predicted & ~got), sum(predicted != got), sum(inside)]
+        for chosen in (both["batch_size"] >= 32, both["batch_size"] < 32):
+            off = (both["ratio"][chosen] - 1).abs()
+            cells.append(f"{off.median():.1%}, {off.max():.1%}" if len(off) else "")
+        lines.append(f"| {' | '.join(map(str, [_text(case), *cells]))} |")
+    lines += ["", "The batch size of the fewest gradient evaluations, among those measured (powers of two):", ""]
+    lines += ["| problem | ε² | b*, predicted | measured | N*, predicted | measured |", "|---|---|---|---|---|---|"]
+    for (case, eps2), own in measured.groupby(["case", "eps2"], sort=False):
+        pairs = [own.loc[own[column].idxmin()] for column in ("samples_predicted", "samples")]
+        if not np.isfinite([pairs[0]["samples_predicted"], pairs[1]["samples"]]).all():
+            continue
+        sizes = " | ".join(str(int(row["batch_size"])) for row in pairs)
+        least = f"{pairs[0]['samples_predicted']:.3g} | {pairs[1]['samples']:.3g}"
+        lines.append(f"| {_text(case)} | {eps2:g} | {sizes} | {least} |")
+    return "\n".join([*lines, *_of_pilots(pilots), *_of_adam(adam), *_of_notebook(checks)]) + "\n"
+
+
+def _of_pilots(pilots: pd.DataFrame) -> list[str]:
+    ratios = {of: pilots[f"samples_{of}"] / pilots["samples"] for of in ("predicted", "starts", "pilots")}
+    off = {name: f"{ratio.mean() - 1:+.0%}, at most {(ratio - 1).abs().max():.0%}" for name, ratio in ratios.items()}
+    lines = [
+        "",
+        "## Why the network's N(b) is off at small b",
+        "",
+        f"Of the pairs above with b of 8 and 16, the {len(pilots)} that end within 2,080 steps; the largest errors are "
+        f"not among them. Predicted from the first seed's start N is {off['predicted']}; in the mean over four starts "
+        f"{off['starts']}. T15 reads H and Σ where the path without noise is; with H and Σ along a run of that b from "
+        f"each of the same starts it is {off['pilots']}, below what is measured "
+        "(`python -m benchmarks.predict pilots`). That is consistent with noise that takes a run of small batches to "
+        "places where tr(HΣ) is less, which the linear theory does not see; along the runs it was not measured. Such "
+        "pilots cost what the runs cost, so that what is predicted before any run stays on the path without noise.",
+        "",
+        "| b | ε² | N, measured | one start | four starts | and H, Σ along pilots |",
+        "|---|---|---|---|---|---|",
+    ]
+    for i, row in enumerate(pilots.itertuples()):
+        ends = " | ".join(
+            f"{getattr(row, f'samples_{of}'):.3g} (× {ratio.iloc[i]:.2f})" for of, ratio in ratios.items()
+        )
+        interval = f"{row.samples:.3g} ({row.low:.3g} … {row.high:.3g})"
+        lines.append(f"| {row.batch_size} | {row.eps2:g} | {interval} | {ends} |")
+    return lines
+
+
+_FIRST = 8  # cases of `benchmarks.predict.ADAM_CASES` that were chosen before anything was measured
+
+
+def _of_adam(adam: pd.DataFrame) -> list[str]:
+    cases, columns = adam["case"].unique(), adam["what"].unique()
+    first = adam[adam["case"].isin(cases[:_FIRST])]["ratio"].dropna()
+    held = adam.set_index(["case", "what"])[["ratio", "low", "high"]]
+
+    def cell(case: str, what: str) -> str:
+        if (case, what) not in held.index:
+            return ""
+        ratio, low, high = held.loc[(case, what)]
+        return f"{ratio:.3g} ({low:.3g} … {high:.3g})" if np.isfinite(ratio) else "–"
+
+    lines = [
+        "",
+        "## Adam",
+        "",
+        "Near a point Adam is SGD with momentum β1 in the metric P = 1/(√v̂ + ε) of its second moment. v̂ averages "
+        "squares of batch gradients, so that P is known, for each b, from a recursion of its own. Where noise rules, "
+        "the learning rate ηP is as √b, and the noise in ‖∇f‖² as 1/√b in place of SGD's 1/b (T15).",
+        "",
+        "Measured over predicted: softmax regression on digits where nothing else is said, 32 seeds, with replacement, "
+        "95 % intervals; every prediction was written to `benchmarks/frozen.csv` before its run "
+        "(`python -m benchmarks.predict adam predict`, then `adam measure`). E‖∇f‖² is compared from 5 % to 20 % of "
+        "the steps, to 50 % and to the end. A dash: not reached, as predicted, or no prediction.",
+        f"The first {_FIRST} cases were chosen before anything was measured: of {len(first)} ratios the one farthest "
+        f"from 1 is {(first - 1).abs().max():.1%} off. The others look for where it fails.",
+        "",
+        f"| case | steps | {' | '.join(columns)} |",
+        "|---|---|" + "---|" * len(columns),
+    ]
+    steps = adam.groupby("case")["steps"].first()
+    for case in cases:
+        lines.append(f"| {' | '.join([_text(case), f'{steps[case]:,}', *(cell(case, what) for what in columns)])} |")
+    return [
+        *lines,
+        "",
+        "Where it fails, and what is not known:",
+        "",
+        "- at a large η and a small b there is more noise than predicted, as with SGD, since C is that of a linear "
+        "recursion;",
+        "- the predictions of the last four cases that name β2, permutation or hidden units were written down by a "
+        "version that let rounding grow in weights no gradient ever moves, which is mended. The two of β2 are compared "
+        "up to where that began; what it did to the other two is not known, so that `predict` refuses Adam by "
+        "permutation and for networks until they are measured again.",
+        "",
+        "AdaGrad is not predicted.",
+    ]
+
+
+def _of_notebook(checks: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "",
+        "## What notebook 14 found",
+        "",
+        "Its predictions were written to `benchmarks/frozen.csv` before the runs. Measured over predicted, or what the "
+        "claim says, with the verdict of all its intervals.",
+        "",
+        "| claim | measured | verdict |",
+        "|---|---|---|",
+    ]
+    of_14 = (check for check in checks if check["notebook"].startswith("14_"))
+    return lines + [f"| {_text(check['claim'])} | {values(check['measured'])} | {outcome(check)} |" for check in of_14]
