@@ -272,7 +272,7 @@ def paper_claims(res: SimpleNamespace, model: str, of: Mapping[str, Run]) -> not
         "the batch that grows exponentially ends below the one that grows linearly": [(EXPONENTIAL, LINEAR)],
         "growing the learning rate too ends below growing the batch alone": [(BOTH, EXPONENTIAL)],
     }
-    checks = []
+    checks, steps = [], ", ".join(f"{label} {run.steps[-1]:,}" for label, run in of.items())
     for what, column in columns.items():
         end = {label: at_end(run, column) for label, run in of.items()}
         for claim, asked in pairs.items():
@@ -280,13 +280,16 @@ def paper_claims(res: SimpleNamespace, model: str, of: Mapping[str, Run]) -> not
             checks.append(
                 check(f"{name}, at equal epochs: {claim} in {what} (ratio)", "upper_bound",
                     measured=[of_pair.value for of_pair in found], interval=[of_pair[1:] for of_pair in found],
-                    theory=1.0, source="arXiv 2508.05297", figure=figure))  # fmt: skip
+                    theory=1.0, source="arXiv 2508.05297", figure=figure,
+                    explanation=f"At as many gradient evaluations the steps are {steps}."))  # fmt: skip
     loss, most = of[BOTH].curves("loss"), of[BOTH].rows["lr"].max()
-    borne = ratio(at_end(of[BOTH], "loss"), loss[:, int(np.argmin(loss.mean(0)))])
+    best = int(np.argmin(loss.mean(0)))
+    borne, lr = ratio(at_end(of[BOTH], "loss"), loss[:, best]), of[BOTH].rows.query("seed == 0")["lr"].iloc[best]
     checks.append(
         check(f"{name}: the network bears the learning rate, up to {most:.3g} where both grow: loss ends within 5 % of "
             "its lowest (ratio)", "upper_bound", measured=borne.value, interval=borne[1:], theory=1.05,
-            source="A1, T7 [N]", figure=figure))  # fmt: skip
+            source="A1, T7 [N]", figure=figure, explanation=f"It is lowest after {of[BOTH].epochs[best]:g} epochs, "
+            f"where the learning rate becomes {lr:.3g}."))  # fmt: skip
     return checks
 
 

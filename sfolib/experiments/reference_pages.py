@@ -55,8 +55,8 @@ def full_page(folder: Path) -> str:
         "",
         f"{len(checks)} claims at full size: {_verdicts(checks)}. [Those at quick scale](../claims.md).",
         f"`sfolib figures --scale full --out figures/full` measures them: {cost['runs']} runs, "
-        f"{cost['evaluations']:.2g} gradient evaluations, {cost['seconds'] / 3600:.2g} hours of one core here "
-        f"({cost['device']}); `sfolib reference --out figures/full` makes this page.",
+        f"{cost['evaluations']:.2g} gradient evaluations, {cost['seconds'] / 3600:.2g} hours of a process, with "
+        f"measuring ({cost['device']}); `sfolib reference --out figures/full` makes this page.",
     ]
     for name, content in contents.items():
         lines += ["", f"## {name}", "", f"[Notebook](../../../notebooks/{name}.ipynb)"]
