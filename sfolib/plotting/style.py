@@ -134,8 +134,8 @@ def _as_made(axis: Axis) -> bool:
 
 
 def tick(x: float, _: int = 0) -> str:
-    """0.001 to 50000 as they are, all else by its power of ten."""
-    if x == 0 or 1e-3 <= abs(x) < 1e5:
+    """0.001 to 5000 as they are, all else by its power of ten."""
+    if x == 0 or 1e-3 <= abs(x) < 1e4:
         return f"{x:g}"
     digits, power = f"{x:e}".split("e")
     times = "" if float(digits) == 1 else rf"{float(digits):g}\cdot"
