@@ -211,6 +211,9 @@ def test_a_schedule_of_ones_own_is_trained_as_its_page_says(tmp_path, monkeypatc
     assert all_side_by_side.schedules(p)["own"]["mine"].at(15) == (32, 0.1)
     with pytest.raises(ValidationError, match="plans: mine: lr: missing"):
         all_side_by_side.Parameters(scale="smoke", plans={"mine": {"batch_size": 8}})
+    for name in ("", "_mine", "$x"):
+        with pytest.raises(ValidationError, match="must be a name that figures can show"):
+            all_side_by_side.Parameters(scale="smoke", plans={name: {"batch_size": 8, "lr": 0.1}})
     taken = all_side_by_side.Parameters(scale="smoke", plans={"b × 2": {"batch_size": 8, "lr": 0.1}})
     with pytest.raises(InputError, match="plans: b × 2: is the name of a plan that is compared anyway"):
         all_side_by_side.schedules(taken)

@@ -180,6 +180,8 @@ class PlansParameters(Parameters):
         for name in set(self.plans) & set(beside):
             raise InputError(f"plans: {name}: is the name of a plan that is compared anyway; give it another")
         for name, plan in self.plans.items():
+            shown = name and name[0] != "_" and "$" not in name  # matplotlib hides the one and sets the other
+            require(shown, "plans", name, "must be a name that figures can show: not empty, no first _, no $")
             caps = [cap for cap in (max_batch_size, plan.get("max_batch_size")) if cap is not None]
             try:
                 found[name] = Plan(**plan | {"max_batch_size": min(caps, default=None)})
