@@ -40,6 +40,7 @@ SAID = "see docs/prediction.md"  # of what Adam's predictions are refused for
 SAMPLE = 2048  # training samples that a noise spectrum is of, at most
 VECTORS, _PRODUCTS = 64, 4  # of a noise spectrum; the same vectors' samples at every node, so that curves are smooth
 _PARTS = 1024  # of the noise
+_LEAST_BETA2 = 0.9  # of Adam's predictions that were measured
 _READ, _MATRIX_NODE, _SPECTRUM_NODE = 1.05, 1.3, 1.4  # ratios of the steps of successive readings and nodes
 _CHOSEN = 1 << 36  # keeps the choice of samples apart from all other draws
 
@@ -123,6 +124,8 @@ class NoiseFreePath:
         require(known and self.matrices, "problem", kind, f"{only} ({SAID})")
         require(not self.permuted, "sampling", "permutation", f"must be 'replacement' for 'adam' ({SAID})")
         require(optimizer.weight_decay == 0, "weight_decay", optimizer.weight_decay, "must be 0 for 'adam'; use l2")
+        known = f"must be {_LEAST_BETA2} or more: with a shorter memory no prediction was measured ({SAID})"
+        require(optimizer.beta2 >= _LEAST_BETA2, "beta2", optimizer.beta2, known)
         require(self.pilot is None, "pilot_batch_size", self.pilot, "must be None for 'adam', whose path is its own")
         return ExpectedAdam(task, optimizer)
 

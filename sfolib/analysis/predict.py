@@ -106,7 +106,7 @@ def predict(
         for point in window[0]:
             points.append(point)
             ends = not path.adam or point[4] <= _NO_END * path.start[0]
-            why = f"must be below {point[0]}: from there on Adam's noise is predicted to have no end ({SAID})"
+            why = f"must be below {point[0]}, or lr less: from there on Adam's noise has no end ({SAID})"
             require(ends, "max_steps", spec.max_steps, why)
             under = spec.target_grad_norm is not None and point[2] + point[4] <= spec.target_grad_norm**2
             below = below + 1 if under else 0

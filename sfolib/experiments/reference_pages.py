@@ -303,7 +303,8 @@ def _of_adam(adam: pd.DataFrame) -> list[str]:
         "- the predictions of the last four cases that name β2, permutation or hidden units were written down by a "
         "version that let rounding grow in weights no gradient ever moves, which is mended. The two of β2 are compared "
         "up to where that began; what it did to the other two is not known, so that `predict` refuses Adam by "
-        "permutation and for networks until they are measured again.",
+        "permutation and for networks until they are measured again; β2 below 0.9, which none of these had, is "
+        "refused too.",
         "",
         "AdaGrad is not predicted.",
     ]

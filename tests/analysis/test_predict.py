@@ -212,6 +212,11 @@ def test_adam_on_the_quadratic_does_what_was_predicted(lr, batch_size):
     assert measured.mean_ci().value[1:] / np.exp(at) == pytest.approx(1.0, abs=0.05)
 
 
+def test_adam_of_a_short_memory_is_refused():
+    with pytest.raises(InputError, match="beta2 = 0.5: must be 0.9 or more"):
+        predict(spec(FEW, Plan(4, 0.01), optimizer=Adam(beta2=0.5), max_steps=5), "cpu")
+
+
 def test_adam_is_t15_as_it_is_written_in_its_metric():
     """θ̄, E v and the covariance of (δ, m) step by step, in the coordinates of θ; the step is −η P m. What the
     covariance adds to E g² is, in the P that moves it, that of the node before, here of the last step."""
