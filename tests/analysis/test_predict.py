@@ -213,7 +213,7 @@ def test_adam_on_the_quadratic_does_what_was_predicted(lr, batch_size):
 
 
 def test_adam_of_a_short_memory_is_refused():
-    with pytest.raises(InputError, match="beta2 = 0.5: must be 0.9 or more"):
+    with pytest.raises(InputError, match=r"beta2 = 0\.5: must be 0\.9 or more"):
         predict(spec(FEW, Plan(4, 0.01), optimizer=Adam(beta2=0.5), max_steps=5), "cpu")
 
 
