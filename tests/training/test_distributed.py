@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -122,7 +123,9 @@ def successive(ranks):
     torch.manual_seed(0)
     model, x, y = nn.Linear(5, 3).double(), torch.randn(6, 8, 5, dtype=torch.float64), torch.arange(48).view(6, 8) % 3
     halves, optimizer = SuccessiveGradients(), torch.optim.SGD(model.parameters(), lr=0.1)
-    wrapped = model if ranks.size == 1 else nn.parallel.DistributedDataParallel(model)
+    # a group of its own: DDP keeps its group's threads to the end of the process, where one that still lets go of a
+    # tensor aborts it
+    wrapped = model if ranks.size == 1 else nn.parallel.DistributedDataParallel(model, process_group=dist.new_group())
     if ranks.size > 1:
         wrapped.register_comm_hook(halves, SuccessiveGradients.hook)
     for xb, yb in zip(x, y, strict=True):
