@@ -1,9 +1,10 @@
-"""`python -m benchmarks.rounding [--setting NAME] [--python PATH] [--page]`: which verdicts rounding turns.
+"""`python -m benchmarks.rounding [--setting NAME] [--python PATH] [--found NAME FOLDER]`: verdicts that rounding turns.
 
 Runs the notebooks at quick scale (11 minutes a setting on two idle cores) under each setting, a change of the last
-digits of every sum, into a folder of its own beside `figures/`, and writes docs/rounding.md: claims decided otherwise
-than in `figures/reference/`, and those decided in one and undecided in the other. `--python` is an interpreter that has
-another version of torch; its setting is called by that version. `--page` only writes the page of what has been run.
+digits of every sum, into a folder of its own in `figures/`, and writes docs/rounding.md: claims decided otherwise than
+in `figures/reference/`, and those decided in one and undecided in the other. `--python` is an interpreter that has
+another version of torch; its setting is called by that version. `--found` runs nothing: FOLDER is what a `make figures`
+elsewhere left in its `figures/`. benchmarks/rounding.json keeps what was compared.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ SETTINGS = {
     "two threads": {"OMP_NUM_THREADS": "2"},
 }
 PAGE = "rounding.md"
+KEPT = Path(__file__).with_suffix(".json")
 
 
-def run(name: str, environment: dict[str, str], python: str, folder: Path) -> None:
-    command = [python, "-m", "sfolib", "figures", "--scale", "quick", "--out", str(folder / name)]
+def run(name: str, environment: dict[str, str], python: str) -> Path:
+    folder = root() / "figures" / "rounding" / name
+    command = [python, "-m", "sfolib", "figures", "--scale", "quick", "--out", str(folder)]
     subprocess.run(command, check=True, env=os.environ | environment, cwd=root())
+    return folder
 
 
 def compare(found: list[dict[str, Any]], reference: list[dict[str, Any]]) -> dict[str, Any]:
@@ -90,19 +94,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--setting", action="append", choices=SETTINGS, help="one of them; default: all")
     parser.add_argument("--python", help="interpreter with another torch")
-    parser.add_argument("--page", action="store_true", help="run nothing, write the page")
+    parser.add_argument("--found", nargs=2, action="append", metavar=("NAME", "FOLDER"), help="of a run elsewhere")
     asked = parser.parse_args()
-    folder = root() / "figures" / "rounding"
-    if asked.python and not asked.page:
+    if asked.found:
+        found = {name: Path(folder) for name, folder in asked.found}
+    elif asked.python:
         version = [asked.python, "-c", "import torch; print(torch.__version__)"]
         name = "torch " + subprocess.run(version, check=True, capture_output=True, text=True).stdout.strip()
-        run(name, {}, asked.python, folder)
-    elif not asked.page:
-        for name in asked.setting or SETTINGS:
-            run(name, SETTINGS[name], sys.executable, folder)
+        found = {name: run(name, {}, asked.python)}
+    else:
+        found = {name: run(name, SETTINGS[name], sys.executable) for name in asked.setting or SETTINGS}
     reference = json.loads((root() / "figures" / "reference" / "checks.json").read_text())
-    done = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/checks.json"))}
-    (root() / "docs" / PAGE).write_text(page({name: compare(found, reference) for name, found in done.items()}))
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    for name, folder in found.items():
+        kept[name] = compare(json.loads((folder / "checks.json").read_text()), reference)
+    KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    (root() / "docs" / PAGE).write_text(page(kept))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ published at full size. `docs/benchmarks.md`, `docs/intervals.md` and `docs/pred
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,8 @@ import pandas as pd
 
 from sfolib._utils import files
 from sfolib._utils.errors import require
-from sfolib.experiments import reference_pages, report
+from sfolib.experiments import notebook, reference_pages, report
 from sfolib.experiments.project import root
-from sfolib.training.records import RUN, load
 
 PICTURE = Path("01_critical_batch_size") / "samples.png"
 FOLDER = report.REFERENCE
@@ -55,7 +56,8 @@ def keep(out: Path | None = None) -> None:
             files.write_json(place / report.PUBLISHED, content)
             for key in content["figures"]:
                 _copy(folder / name / f"{key}.png", place / f"{key}.png")
-        files.write_json(root() / FULL / "cost.json", _cost(folder / "runs"))
+            files.write_json(place / report.COST, _cost(name, content["parameters"], folder))
+        of = kept.get(scale, {}) | of  # at full size some notebooks may be run again, and others not
     files.folder(reference)
     files.write_json(verdicts, kept | {scale: of})
     for path, text in pages().items() if scale != "smoke" else ():
@@ -68,9 +70,11 @@ def _copy(path: Path, to: Path) -> None:
         file.write(path.read_bytes())
 
 
-def _cost(store: Path) -> dict[str, Any]:
-    """What the runs on record took: how many, gradient evaluations, seconds of training and measuring, where."""
-    runs = [load(path.parent) for path in sorted(store.glob(f"*/{RUN}"))]
+def _cost(name: str, changed: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """What a notebook's runs took: how many, gradient evaluations, seconds of training and measuring, where."""
+    experiment = import_module(f"sfolib.experiments.{name.partition('_')[2]}")
+    p = experiment.Parameters(**changed | {"scale": "full", "out": str(out)})
+    runs = notebook.train(experiment, p).values()  # on record
     return {
         "runs": len(runs),
         "evaluations": sum(int(run.rows.groupby("seed")["samples"].max().sum()) for run in runs),

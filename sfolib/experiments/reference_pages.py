@@ -49,17 +49,20 @@ def full_page(folder: Path) -> str:
     """`claims.md` of what is kept at full size in `folder`: its claims and pictures, in Markdown."""
     contents = {path.name: report.published(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     checks = [check for content in contents.values() for check in content["checks"]]
-    cost = files.read_json(folder / "cost.json", "restore it")
     lines = [
         "# Claims at full size",
         "",
         f"{len(checks)} claims at full size: {_verdicts(checks)}. [Those at quick scale](../claims.md).",
-        f"`sfolib figures --scale full --out figures/full` measures them: {cost['runs']} runs, "
-        f"{cost['evaluations']:.2g} gradient evaluations, {cost['seconds'] / 3600:.2g} hours of a process, with "
-        f"measuring ({cost['device']}); `sfolib reference --out figures/full` makes this page.",
+        "`sfolib figures --scale full --out figures/full` measures them; `sfolib reference --out figures/full` makes "
+        "this page.",
     ]
     for name, content in contents.items():
-        lines += ["", f"## {name}", "", f"[Notebook](../../../notebooks/{name}.ipynb)"]
+        cost = files.read_json(folder / name / report.COST, "restore it")
+        lines += [
+            "", f"## {name}", "",
+            f"[Notebook](../../../notebooks/{name}.ipynb). {cost['runs']} runs, {cost['evaluations']:.2g} gradient "
+            f"evaluations, {cost['seconds'] / 3600:.2g} hours of a process, with measuring ({cost['device']}).",
+        ]  # fmt: skip
         for key, caption in content["figures"].items():
             lines += ["", f"![{_text(caption)}]({name}/{key}.png)", "", _text(caption)]
         lines += ["", *_told(content["checks"])]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RAN, PUBLISHED = "ran.json", "published.json"
 REFERENCE = Path("figures") / "reference"
+COST = "cost.json"
 FULL = REFERENCE / "full"  # of notebooks at full size: what they published, and their pictures
 _UNFINISHED = "It did not run to its end: what it shows may be in part, or of other parameters. Run it again."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from sfolib import plotting
 from sfolib._utils.errors import require
 from sfolib.analysis.claims import Check
 from sfolib.analysis.recommend import SAFETY, stable_lr
+from sfolib.analysis.step_time import fit_step_time, measure_step_time
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.problems.specs import Problem, named
@@ -29,11 +30,13 @@ from sfolib.schedules.adaptive import (
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import increase_batch_size, late_ramp, seesaw
 from sfolib.training import estimates
+from sfolib.training.optimizers import SGD, Adam
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec, Workers
 
 DEFAULT = 1.0  # times η₀
 DIGITS = ["digits/softmax", "digits/mlp"]
+FASHION = ["fashion_mnist/cnn8", "fashion_mnist/resnet8"]
 ALL = [*DIGITS, "digits/cnn", "fashion_mnist/cnn", "fashion_mnist/resnet8"]
 
 
@@ -42,18 +45,31 @@ class Parameters(notebook.PlansParameters):
         "smoke": {"problems": DIGITS, "budget": 12_000, "factors": [], "seeds": 3, "policy_seeds": 2},
         "quick": {"problems": DIGITS, "budget": 150_000, "factors": [3.0], "seeds": 8, "policy_seeds": 4},
         "paper": {"problems": ALL, "budget": 300_000, "factors": [2.0, 4.0], "seeds": 3, "policy_seeds": 3},
+        "full": {"problems": FASHION, "budget": 120_000, "factors": [3.0], "seeds": 3, "policy_seeds": 3},
     }
 
+    scale: notebook.Scale = Field("quick", description='"smoke" (seconds), "quick", "paper" or "full"')
     problems: list[str] = by_scale("data set/model")
     data_dir: str = Field("data", description="where Fashion-MNIST is, if not where its package puts it")
     l2: PositiveFloat = Field(1e-3, description="digits: ℓ2 coefficient")
     budget: PositiveInt = by_scale("gradient evaluations of a run")
     batch_size: PositiveInt = Field(16, description="b₀")
-    lr: PositiveFloat = Field(0.1, description="η₀, the default …")
+    optimizer: Literal["sgd", "momentum", "adam"] = Field("sgd", description='"sgd", "momentum" (0.9) or "adam"')
+    lr: PositiveFloat = by_scale("η₀, the default: 0.1, with momentum 0.01, Adam's 0.001 …")
     factors: list[PositiveFloat] = by_scale("… and what multiplies it in every method's search, beside 1")
     max_batch_size: PositiveInt = Field(512, description="cap of a growing batch")
     seeds: PositiveInt = by_scale("independent runs of a plan …")
     policy_seeds: PositiveInt = by_scale("… and of a policy, each of which goes its own way")
+
+    @classmethod
+    def of_scale(cls, scale: str, data: dict[str, Any]) -> dict[str, Any]:
+        lr = {"momentum": 0.01, "adam": 0.001}.get(data.get("optimizer"), 0.1)
+        return super().of_scale(scale, data) | {"lr": lr}
+
+    @property
+    def momentum(self) -> float:
+        """SGD's, or Adam's β1."""
+        return 0.0 if self.optimizer == "sgd" else 0.9
 
     @property
     def searched(self) -> list[float]:
@@ -85,9 +101,9 @@ def schedules(p):
         "sfolib": {
             "late ramp": lambda b, lr, N: late_ramp(b, lr, N, **cap),
             "late ramp, stable η": lambda b, lr, N: late_ramp(b, lr, N, **cap),  # where the lr is half of the largest
-            "horizon ramp": lambda b, lr, N: HorizonRamp(b, lr, N, **cap),
-            "horizon ramp for f": lambda b, lr, N: HorizonRamp(b, lr, N, "loss", **cap),
-            "successive gradients": lambda b, lr, N: SuccessiveGradientTest(b, lr, **cap),
+            "horizon ramp": lambda b, lr, N: HorizonRamp(b, lr, N, momentum=p.momentum, **cap),
+            "horizon ramp for f": lambda b, lr, N: HorizonRamp(b, lr, N, "loss", momentum=p.momentum, **cap),
+            "successive gradients": lambda b, lr, N: SuccessiveGradientTest(b, lr, momentum=p.momentum, **cap),
         },
         "paper": {
             "b × 2, η × 1.4": lambda b, lr, N: stages(b, lr, N, 1.4),
@@ -128,6 +144,10 @@ RAMPS = ("late ramp", STABLE, "horizon ramp", "horizon ramp for f")
 PAPER = ("b × 2, η × 1.4", "b × 2")
 EARLY = ("b × 2", "cosine", "successive gradients", "norm test", "noise scale")
 SHOWN = ("late ramp", "horizon ramp", "successive gradients", PAPER[0], "b₀", "cosine", "WSD")
+ONLY = {name: ("sgd", "momentum") for name in (STABLE, "horizon ramp", "horizon ramp for f")} | {
+    "CABS": ("sgd",),
+    "AdaScale × 8": ("sgd",),
+}  # what is derived for some optimizers alone
 YOURS = "yours"  # the group of what a reader adds, by parameter or in the notebook; no claim is about it
 
 
@@ -135,14 +155,17 @@ def specs(
     p: Parameters, schedules: Mapping[str, Mapping[str, Callable]], runs: Mapping[Hashable, Run]
 ) -> dict[Hashable, Spec]:
     found: dict[Hashable, Spec] = {}
+    optimizer = {"sgd": SGD(), "momentum": SGD(momentum=p.momentum), "adam": Adam()}[p.optimizer]
     makers = {name: make for group in schedules.values() for name, make in group.items()}
     for problem, factor, (method, make) in product(p.problems, p.searched, makers.items()):
-        common = {"problem": _problem(p, problem), "max_samples": p.budget}
+        if method in ONLY and p.optimizer not in ONLY[method]:
+            continue
+        common = {"problem": _problem(p, problem), "max_samples": p.budget, "optimizer": optimizer}
         lr = p.lr * factor
         if method == STABLE:
             if factor != DEFAULT or not runs:  # its lr is measured: not for a dry run
                 continue
-            lr = _stable_lr(common["problem"], p.device)
+            lr = _stable_lr(common["problem"], optimizer, p.device)
         made = make(p.batch_size, lr, p.budget)
         if isinstance(made, Workers):
             leader = {"plan": Plan(made.scale * p.batch_size, lr), "workers": made, "sampling": "replacement"}
@@ -157,9 +180,9 @@ def specs(
 
 
 @lru_cache(maxsize=32)
-def _stable_lr(problem: Problem, device: str) -> float:
+def _stable_lr(problem: Problem, optimizer: SGD, device: str) -> float:
     """Half of the largest that seed 0's start bears; the other half is what the run may need later."""
-    start = Spec(problem=problem, plan=Plan(1, 1.0), max_samples=1)
+    start = Spec(problem=problem, plan=Plan(1, 1.0), max_samples=1, optimizer=optimizer)
     return SAFETY * stable_lr(start, device).lr
 
 
@@ -256,6 +279,25 @@ def _looked(run: Run) -> float:
     return rows[-1] - len(rows) * rows[0]
 
 
+LATENCY = 1000.0  # gradient evaluations that take as long as a step does to start: of an accelerator, say
+
+
+def times(res: Results) -> pd.DataFrame:
+    """Predicted time of each method's run at η₀, (τ0 K + τ1 N) with its looks in N, over that of the constant b₀: by
+    problem, as τ0/τ1 is measured on this machine, and at τ0/τ1 = `LATENCY`."""
+    found = {}
+    for problem in res.p.problems:
+        batches = [res.p.batch_size, res.p.max_batch_size]
+        seconds = measure_step_time(_problem(res.p, problem), batches, steps=20, repeats=3, device=res.p.device)
+        here = fit_step_time(batches, seconds)
+        ends = res.ends.query("problem == @problem and factor == @DEFAULT").groupby("method", sort=False).first()
+        spent = res.p.budget * (1 + ends["looked"])
+        for latency in (here.latency / here.per_sample, LATENCY):
+            time = latency * ends["steps"] + spent
+            found[problem, f"τ0/τ1 = {latency:.3g}"] = time / (latency / res.p.batch_size + 1) / res.p.budget
+    return pd.DataFrame(found)
+
+
 def figures(res: Results) -> notebook.Figures:
     p = res.p
     searched = ", ".join(f"{f:g}" for f in p.searched)
@@ -286,16 +328,21 @@ def claims(res: Results) -> list[Check]:
     return checks
 
 
+def _label(p: Parameters, problem: str) -> str:
+    return problem if p.optimizer == "sgd" else f"{problem}, {p.optimizer}"
+
+
 def _of_ramp(res: Results, problem: str, name: str) -> list[Check]:
     """A ramp with its defaults, at η₀ or at an lr of its own, against methods at their best η."""
     if not res.has(problem, name):
         return []
+    label = _label(res.p, problem)
     ours = f"the {name}" if name == STABLE else f"the {name} at η₀"
     checks, common = [], {"kind": "upper_bound", "source": "T16 [N]", "figure": "ends"}
     if res.has(problem, *PAPER):
         checks.append(
             Check(
-                f"{problem}: {ours} ends at or below the paper's plans at their best η, in ‖∇f‖², loss and test error",
+                f"{label}: {ours} ends at or below the paper's plans at their best η, in ‖∇f‖², loss and test error",
                 **res.ratios(problem, name, lambda c: res.best(problem, c, PAPER)),
                 theory=1.0,
                 headline=name in RAMPS[:2],
@@ -305,7 +352,7 @@ def _of_ramp(res: Results, problem: str, name: str) -> list[Check]:
     if name == "horizon ramp" and res.has(problem, *PAPER):
         checks.append(
             Check(
-                f"{problem}: each at its best η, the {name} ends at or below the paper's plans in ‖∇f‖², loss and test "
+                f"{label}: each at its best η, the {name} ends at or below the paper's plans in ‖∇f‖², loss and test "
                 "error",
                 **res.ratios(problem, name, lambda c: res.best(problem, c, PAPER), searched=True),
                 theory=1.0,
@@ -317,7 +364,7 @@ def _of_ramp(res: Results, problem: str, name: str) -> list[Check]:
     if others:
         checks.append(
             Check(
-                f"{problem}: {ours} ends within 10 % of the best of all other methods at their best η, in "
+                f"{label}: {ours} ends within 10 % of the best of all other methods at their best η, in "
                 "‖∇f‖², loss and test error",
                 **res.ratios(problem, name, lambda c: res.best(problem, c, others)),
                 theory=1.1,
@@ -329,11 +376,11 @@ def _of_ramp(res: Results, problem: str, name: str) -> list[Check]:
 
 def _of_theory(res: Results, problem: str) -> list[Check]:
     """What T8, T16 and T17 say of methods at the same η."""
-    checks = []
+    checks, label = [], _label(res.p, problem)
     if res.has(problem, "late ramp", "mirror"):
         checks.append(
             Check(
-                f"{problem}: the late ramp of b and its mirror, the same cool-down of η, end within 10 % of each other "
+                f"{label}: the late ramp of b and its mirror, the same cool-down of η, end within 10 % of each other "
                 "in ‖∇f‖² and loss",
                 "equal",
                 **res.ratios(problem, "late ramp", lambda c: res.at(problem, "mirror", c, DEFAULT), CONVERGENCE),
@@ -346,7 +393,7 @@ def _of_theory(res: Results, problem: str) -> list[Check]:
     if res.has(problem, "late ramp", "b₀"):
         checks.append(
             Check(
-                f"{problem}: the late ramp ends at most at half of the ‖∇f‖² of the constant b₀ that it starts from",
+                f"{label}: the late ramp ends at most at half of the ‖∇f‖² of the constant b₀ that it starts from",
                 "upper_bound",
                 **res.ratios(problem, "late ramp", lambda c: res.at(problem, "b₀", c, DEFAULT), CONVERGENCE[:1]),
                 theory=0.5,
@@ -359,7 +406,7 @@ def _of_theory(res: Results, problem: str) -> list[Check]:
         rows = [res.at(problem, name, "loss", DEFAULT) for name in ("late ramp", *early)]
         checks.append(
             Check(
-                f"{problem}: at η₀, what grows b or lowers η early ends at a higher loss than the late ramp: "
+                f"{label}: at η₀, what grows b or lowers η early ends at a higher loss than the late ramp: "
                 f"{', '.join(early)}",
                 "upper_bound",
                 measured=[rows[0]["value"] / row["value"] for row in rows[1:]],

@@ -73,6 +73,8 @@ CASES = [  # seen to end in a traceback
     ("joint_growth", {"model": "mlp"}),
     ("grow_or_decay", {"momentum": [0.9]}),
     ("the_schedule_to_use", {"factors": [2.0], "seeds": 2}),
+    ("the_schedule_to_use", {"optimizer": "momentum"}),
+    ("the_schedule_to_use", {"optimizer": "adam"}),
     *(
         (name, {"plans": OWN})
         for name in ("batch_growth", "joint_growth", "all_side_by_side", "cifar100", "the_schedule_to_use")

@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from sfolib._utils.errors import InputError
-from sfolib.experiments import reference, reference_pages, report
+from sfolib.experiments import notebook, reference, reference_pages, report
 from sfolib.problems.specs import Quadratic
 from sfolib.schedules.plan import Plan
 from sfolib.training.run import run
@@ -75,27 +78,41 @@ def test_of_smoke_figures_the_verdicts_are_kept_beside_those_of_others(project):
     assert report.known_verdicts("paper") == {}
 
 
-def test_figures_at_full_size_have_a_place_of_their_own_and_the_report_shows_them(project):
+class OneRun(notebook.Parameters):
+    SCALES: ClassVar = {"full": {}}
+    lr: float = 0.2
+
+
+def test_figures_at_full_size_have_a_place_of_their_own_and_the_report_shows_them(project, monkeypatch):
+    spec = Spec(problem=Quadratic(d=2), plan=Plan(4, 0.1), max_samples=40, seeds=(0, 1), sampling="replacement")
+    experiment = SimpleNamespace(
+        Parameters=OneRun,
+        schedules=lambda p: None,
+        specs=lambda p, *_: {0: spec.model_copy(update={"plan": Plan(4, p.lr)})},
+    )
+    monkeypatch.setitem(sys.modules, "sfolib.experiments.trains", experiment)
     reference.keep()
     before = (project / "figures" / "reference" / "checks.json").read_bytes()
     out = project / "elsewhere"
     shutil.copytree(project / "figures" / "01_trains", out / "01_trains")
     told = out / "01_trains" / "published.json"
-    told.write_text(told.read_text().replace("quick", "full").replace('"reproduced"', '"undecided"'))
-    run(
-        Spec(problem=Quadratic(d=2), plan=Plan(4, 0.1), max_samples=40, seeds=(0, 1), sampling="replacement"),
-        out / "runs",
-    )
+    content = json.loads(told.read_text()) | {"scale": "full", "parameters": {"lr": 0.1}}
+    told.write_text(json.dumps(content).replace('"reproduced"', '"undecided"'))
+    run(spec, out / "runs")
+    kept = project / "figures" / "reference"
+    earlier = {"full": {"02_trained": {"another": "reproduced"}}}
+    (kept / "verdicts.json").write_text(json.dumps(earlier))
     report.write(out, [])
     reference.keep(out)
-    kept = project / "figures" / "reference"
     page = (kept / "full" / "claims.md").read_text()
     assert "1 claims at full size: 1 undecided." in page
     assert "1 runs, 80 gradient evaluations" in page
     assert "![a caption](01_trains/one.png)" in page
     assert (kept / "full" / "01_trains" / "one.png").read_bytes() == b"a picture"
     assert (kept / "checks.json").read_bytes() == before
-    assert report.known_verdicts("full") == {("01_trains", "a claim"): "undecided"}
+    assert len(list((out / "runs").iterdir())) == 1  # the one on record, by the parameters of the figures
+    known = {("02_trained", "another"): "reproduced", ("01_trains", "a claim"): "undecided"}
+    assert report.known_verdicts("full") == known
     report.write(project / "figures", [])
     shown = (project / "figures" / "index.html").read_text()
     assert 'src="reference/full/01_trains/one.png"' in shown
