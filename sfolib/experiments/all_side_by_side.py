@@ -25,23 +25,32 @@ from sfolib.training.spec import Spec
 
 
 class Parameters(notebook.PlansParameters):
-    SCALES: ClassVar[dict[str, dict[str, Any]]] = {
-        "smoke": {"seeds": 3, "epochs": 18, "eps2": [0.1, 0.03]},
-        "quick": {"seeds": 5, "epochs": 60, "eps2": [0.1, 0.03, 0.01]},
-        "paper": {"seeds": 30, "epochs": 400, "eps2": [0.1, 0.03, 0.01, 0.003, 0.001]},
-    }
+    SCALES: ClassVar = notebook.scales(
+        model=("mlp", "mlp", "mlp"),
+        epochs=(18, 60, 400),
+        accuracy=(0.95, 0.95, 0.95),
+        eps2=([0.1, 0.03], [0.1, 0.03, 0.01], [0.1, 0.03, 0.01, 0.003, 0.001]),
+        seeds=(3, 5, 30),
+    )
+    IMAGES: ClassVar = notebook.scales(
+        model=("cnn8", "cnn8", "cnn8"),
+        epochs=(2, 6, 200),
+        accuracy=(0.8, 0.8, 0.8),
+        eps2=([1.0, 0.3], [1.0, 0.3, 0.1], [1.0, 0.3, 0.1, 0.03]),
+        seeds=(2, 3, 3),
+    )
 
     dataset: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = Field(
         "digits", description="digits, mnist, fashion_mnist, cifar10 or cifar100"
     )
-    model: str = Field("mlp", description="of that data set")
+    model: str = by_scale("of that data set")
     data_dir: str = Field("data", description="where MNIST and CIFAR are")
     l2: PositiveFloat = Field(0.001, description="ℓ2 coefficient")
     batch_size: PositiveInt = Field(16, description="b₀")
     lr: PositiveFloat = Field(0.1, description="η₀")
     epochs: PositiveInt = by_scale("budget of a run")
     max_batch_size: PositiveInt = Field(512, description="cap of a growing batch")
-    accuracy: PositiveFloat = Field(0.95, description="test accuracy to reach")
+    accuracy: PositiveFloat = by_scale("test accuracy to reach")
     eps2: notebook.Values = by_scale("targets ε²")
     seeds: PositiveInt = by_scale("independent runs")
 
@@ -85,7 +94,7 @@ def schedules(p):
 def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:
     problem = named(p.dataset, p.model, p.l2, data_dir=p.data_dir)
     common = {"problem": problem, "seeds": tuple(range(p.seeds)), "max_samples": p.epochs * problem.size}
-    common["eval_every"] = 1.05
+    common["eval_every"] = 1.05 if p.dataset == "digits" else "epoch"  # where measuring would take most of the time
     plans = schedules["constant"] | schedules["growing"] | schedules["decaying"] | schedules["own"]
     found: dict[Hashable, Spec] = {name: Spec(plan=plan, **common) for name, plan in plans.items()}
     for name, policy in schedules["policies"].items():

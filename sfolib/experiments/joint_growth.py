@@ -47,15 +47,17 @@ class Parameters(notebook.ModelsParameters, notebook.PlansParameters):
         "quick": START | ALL | {"model": "softmax,mlp", "seeds": 5, "epochs": EPOCHS},
         "paper": START | ALL | {"model": "softmax,mlp,cnn", "seeds": 16, "epochs": 210},
     }
-    ELSEWHERE: ClassVar[dict[str, Any]] = {"batch_size": 16, "max_batch_size": 2048, "lr": 0.1, "stages": 8}
-    IMAGES: ClassVar[dict[str, dict[str, Any]]] = {  # other data sets; the model is the caller's to say
-        "smoke": ELSEWHERE | FEW | {"seeds": 3, "epochs": 8},
-        "quick": ELSEWHERE | ALL | {"seeds": 5, "epochs": 24},
+    ELSEWHERE: ClassVar[dict[str, Any]] = {
+        "model": "cnn8", "batch_size": 16, "max_batch_size": 2048, "lr": 0.1, "stages": 8,
+    }  # fmt: skip
+    IMAGES: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": ELSEWHERE | FEW | {"seeds": 2, "epochs": 4, "stages": 4},
+        "quick": ELSEWHERE | FEW | {"seeds": 3, "epochs": 8},
         "paper": ELSEWHERE | ALL | {"seeds": 3, "epochs": 200},
     }
 
     dataset: str = Field("digits", description="digits, mnist, fashion_mnist, cifar10 or cifar100")
-    model: str = Field(None, description="one or more of its models, by commas; None: by scale on digits")
+    model: str = Field(None, description="one or more of its models, by commas; None: by scale, not on CIFAR")
     batch_size: PositiveInt = by_scale("at the start; on digits critical at ε² of 0.01, see notebook 01")
     lr: PositiveFloat = by_scale("at the start")
     l2: PositiveFloat = Field(0.001, description="ℓ2 coefficient; digits only")

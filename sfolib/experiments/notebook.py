@@ -91,6 +91,7 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {"smoke": {}, "quick": {}, "paper": {}}
+    IMAGES: ClassVar[dict[str, dict[str, Any]]] = {}
 
     scale: Scale = Field("quick", description='"smoke" (seconds), "quick" or "paper"')
     device: str = Field("auto", description="auto, cpu, cuda or cuda:<index>")
@@ -107,8 +108,9 @@ class Parameters(BaseModel):
 
     @classmethod
     def of_scale(cls, scale: str, data: dict[str, Any]) -> dict[str, Any]:
-        """What a scale sets, given the other parameters; one of `SCALES`."""
-        return cls.SCALES[scale]
+        """What a scale sets, given the other parameters: `SCALES`, or `IMAGES` for any data set but the digits."""
+        elsewhere = cls.IMAGES and data.get("dataset", "digits") != "digits"
+        return (cls.IMAGES if elsewhere else cls.SCALES)[scale]
 
     def changed(self) -> dict[str, Any]:
         """The parameters that are not those of the scale."""
@@ -131,14 +133,13 @@ class Parameters(BaseModel):
 
 
 class ModelsParameters(Parameters):
-    """Of an experiment on one or more models (`model`: names, by commas apart) of one data set, each with its `epochs`.
-    `IMAGES` is in the place of `SCALES` for any data set but the digits."""
-
-    IMAGES: ClassVar[dict[str, dict[str, Any]]]
+    """Of an experiment on one or more models (`model`: names, by commas apart) of one data set, each with its
+    `epochs`."""
 
     @classmethod
     def of_scale(cls, scale: str, data: dict[str, Any]) -> dict[str, Any]:
-        return super().of_scale(scale, data) if data.get("dataset", "digits") == "digits" else cls.IMAGES[scale]
+        of_cifar = {"model": None} if str(data.get("dataset")).startswith("cifar") else {}
+        return super().of_scale(scale, data) | of_cifar
 
     @model_validator(mode="after")
     def _epochs_of_each(self) -> ModelsParameters:

@@ -47,8 +47,15 @@ class Parameters(notebook.PlansParameters):
         "paper": {"problems": ALL, "budget": 300_000, "factors": [2.0, 4.0], "seeds": 3, "policy_seeds": 3},
         "full": {"problems": FASHION, "budget": 120_000, "factors": [3.0], "seeds": 3, "policy_seeds": 3},
     }
+    IMAGES: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"problems": FASHION[:1], "budget": 6_000, "factors": [], "seeds": 2, "policy_seeds": 2},
+        "quick": {"problems": FASHION[:1], "budget": 60_000, "factors": [], "seeds": 3, "policy_seeds": 3},
+        "paper": {"problems": FASHION, "budget": 300_000, "factors": [2.0, 4.0], "seeds": 3, "policy_seeds": 3},
+        "full": SCALES["full"],
+    }
 
     scale: notebook.Scale = Field("quick", description='"smoke" (seconds), "quick", "paper" or "full"')
+    dataset: Literal["digits", "fashion_mnist"] = Field("digits", description="whose problems; at full Fashion-MNIST")
     problems: list[str] = by_scale("data set/model")
     data_dir: str = Field("data", description="where Fashion-MNIST is, if not where its package puts it")
     l2: PositiveFloat = Field(1e-3, description="digits: ℓ2 coefficient")

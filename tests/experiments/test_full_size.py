@@ -1,10 +1,13 @@
-"""Notebook 13 at full size, on a few images in Fashion-MNIST's files: its runs, claims and figures."""
+"""Notebooks on a few images in Fashion-MNIST's files: 13 at full size, others by parameter."""
+
+from importlib import import_module
 
 import numpy as np
 import pytest
 from archives import write_mnist
 
-from sfolib.experiments import cifar100
+from sfolib.analysis.claims import Check
+from sfolib.experiments import cifar100, notebook, the_schedule_to_use
 from sfolib.training.run import run_all
 
 
@@ -55,3 +58,27 @@ def test_a_run_that_diverged_ends_above_all_others(found):
     worse = [check for claim, check in told.items() if "growing the learning rate too" in claim or "bears" in claim]
     assert len(worse) == 4
     assert all(np.isinf(check.measured).all() and check.verdict == "not reproduced" for check in worse)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")  # inf and nan of so few images
+@pytest.mark.parametrize("name", ["batch_growth", "joint_growth", "all_side_by_side"])
+def test_other_notebooks_take_the_images_by_parameter(tmp_path, name):
+    write_mnist(tmp_path / "data")
+    experiment = import_module(f"sfolib.experiments.{name}")
+    how = {"scale": "smoke", "dataset": "fashion_mnist", "data_dir": str(tmp_path / "data"), "out": str(tmp_path)}
+    p = experiment.Parameters(**how, jobs=1)
+    runs = notebook.train(experiment, p)
+    assert {run.spec.problem.model for run in runs.values() if run.spec.problem.kind == "images"} == {"cnn8"}
+    res = experiment.results(p, runs)
+    checks = [claim for claim in experiment.claims(res) if isinstance(claim, Check)]
+    assert checks
+    assert {check.figure for check in checks} <= {*experiment.figures(res)}
+
+
+@pytest.mark.parametrize("given", [{"scale": "full"}, {"dataset": "fashion_mnist"}])
+def test_the_schedule_to_use_on_all_of_the_images(given):
+    p = the_schedule_to_use.Parameters(**given)
+    specs = the_schedule_to_use.specs(p, the_schedule_to_use.schedules(p), {})
+    assert {spec.problem.dataset for spec in specs.values()} == {"fashion_mnist"}
+    assert {spec.max_samples for spec in specs.values()} == {120_000 if p.scale == "full" else 60_000}
+    assert {len({spec.seeds for spec in specs.values()})} == {4}  # three of a policy, each by itself, and all of a plan
