@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,6 @@ from sfolib.analysis.claims import Check
 from sfolib.analysis.crossings import ratios
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
-from sfolib.problems.specs import named
 from sfolib.schedules import base
 from sfolib.schedules.adaptive import AutoWU, GradNormTrigger, InnerProductTest, NormTest, SuccessiveGradientTest
 from sfolib.schedules.plan import Plan
@@ -24,7 +23,7 @@ from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
 
-class Parameters(notebook.PlansParameters):
+class Parameters(notebook.DatasetParameters, notebook.PlansParameters):
     SCALES: ClassVar = notebook.scales(
         model=("mlp", "mlp", "mlp"),
         epochs=(18, 60, 400),
@@ -40,12 +39,7 @@ class Parameters(notebook.PlansParameters):
         seeds=(2, 3, 3),
     )
 
-    dataset: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = Field(
-        "digits", description="digits, mnist, fashion_mnist, cifar10 or cifar100"
-    )
     model: str = by_scale("of that data set")
-    data_dir: str = Field("data", description="where MNIST and CIFAR are")
-    l2: PositiveFloat = Field(0.001, description="ℓ2 coefficient")
     batch_size: PositiveInt = Field(16, description="b₀")
     lr: PositiveFloat = Field(0.1, description="η₀")
     epochs: PositiveInt = by_scale("budget of a run")
@@ -60,7 +54,7 @@ DECAY, GROW, FREE = "η / 2", "b × 2 for η / 2 (Smith)", "successive gradients
 
 def schedules(p):
     """Plans and policies by kind and name; all begin at (b₀, η₀), but for two constant batch sizes."""
-    n, every = named(p.dataset, p.model, p.l2, data_dir=p.data_dir).size, max(1, p.epochs // 6)  # epochs a stage
+    n, every = p.problem(p.model).size, max(1, p.epochs // 6)  # epochs a stage
     b, lr, cap = p.batch_size, p.lr, {"max_batch_size": p.max_batch_size}
     doubled, decay = base.exponential(b, 2.0, every), base.milestones(lr, {every * k: 0.5 for k in range(1, 6)})
     test = {"batch_size": b, "lr": lr, "test_interval": 20, **cap}
@@ -92,9 +86,9 @@ def schedules(p):
 
 
 def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:
-    problem = named(p.dataset, p.model, p.l2, data_dir=p.data_dir)
+    problem = p.problem(p.model)
     common = {"problem": problem, "seeds": tuple(range(p.seeds)), "max_samples": p.epochs * problem.size}
-    common["eval_every"] = 1.05 if p.dataset == "digits" else "epoch"  # where measuring would take most of the time
+    common["eval_every"] = p.eval_every(1.05)
     plans = schedules["constant"] | schedules["growing"] | schedules["decaying"] | schedules["own"]
     found: dict[Hashable, Spec] = {name: Spec(plan=plan, **common) for name, plan in plans.items()}
     for name, policy in schedules["policies"].items():

@@ -17,7 +17,7 @@ from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band
 from sfolib.plotting.schedules import at_step, exact_paths, goals, rising, spending, taken, value_at
 from sfolib.plotting.style import number
-from sfolib.problems.specs import Problem, Quadratic, named
+from sfolib.problems.specs import Problem, Quadratic
 from sfolib.schedules.base import exponential, linear
 from sfolib.schedules.plan import Plan
 from sfolib.theory import bounds
@@ -47,11 +47,8 @@ class Parameters(notebook.ModelsParameters, notebook.PlansParameters):
         "paper": {"model": "cnn8", "seeds": 3, "epochs": 200, "max_batch_size": 2048, "accuracy": 0.8},
     }
 
-    dataset: str = Field("digits", description="digits, mnist, fashion_mnist, cifar10 or cifar100")
     model: str = Field(None, description="one or more of its models, by commas; None: by scale, not on CIFAR")
     lr: PositiveFloat = Field(0.1, description="learning rate η, constant")
-    l2: PositiveFloat = Field(0.001, description="ℓ2 coefficient; digits only")
-    data_dir: str = Field("data", description="where the other data sets lie")
     batch_sizes: notebook.Counts = Field([16, 64, 256], description="constant ones; growth starts from the first")
     increment: PositiveInt = Field(16, description="linear growth a stage")
     delta: notebook.Above1 = Field(2.0, description="exponential growth a stage")
@@ -89,10 +86,6 @@ def schedules(p):
     return growth
 
 
-def problem_of(p: Parameters, model: str) -> Problem:
-    return named(p.dataset, model, l2=p.l2 if p.dataset == "digits" else 0.0, data_dir=p.data_dir)
-
-
 def specs(p: Parameters, schedules: Any, runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:
     found: dict[Hashable, Spec] = {}
 
@@ -105,14 +98,14 @@ def specs(p: Parameters, schedules: Any, runs: Mapping[Hashable, Run]) -> dict[H
     how = {"sampling": "replacement", "seeds": tuple(range(p.quadratic_seeds)), "dtype": "float64"}
     add("quadratic", QUADRATIC, QUADRATIC_EPOCH, 6 * p.stages, plans, **how)
     for model in p.models:
-        problem, epochs = problem_of(p, model), p.epochs_of(model)
+        problem, epochs = p.problem(model), p.epochs_of(model)
         constant = p.batch_sizes[:1] if model == "cnn" else p.batch_sizes
         sampling = "replacement" if model == "softmax" else "permutation"
         plans = schedules(p.lr, epochs, p.max_batch_size, constant)
         add(model, problem, problem.size, epochs, plans, sampling=sampling, seeds=tuple(range(p.seeds)))
     grown = runs.get(("softmax", EXPONENTIAL))
     if grown:  # without noise: all images in every step, as many steps
-        problem = problem_of(p, "softmax")
+        problem = p.problem("softmax")
         samples = int(grown.steps[-1]) * problem.size
         found["noise-free"] = Spec(problem=problem, plan=Plan(problem.size, p.lr), max_samples=samples, eval_every=1.05)
     return found
@@ -163,7 +156,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     }
     softmax, constants, bound = of_model.get("softmax"), None, {}
     if softmax:
-        problem = problem_of(p, "softmax")
+        problem = p.problem("softmax")
         constants = Constants(
             L=problem.smoothness_bound,
             sigma2=float(max(run.rows["variance"].max() for run in softmax.values() if run.status != "diverged")),
@@ -212,7 +205,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             "Synthetic quadratic, exact, the schedules going on without caps: the exponential one runs out of steps, "
             "the linear one nearly; T4's longer stages do not."
             + (" Plans of your own are not among them." if p.plans else "")), **{name: (figure,
-                f"{'Digits' if res.digits else p.dataset}, {name}. " + OF_CLOCK
+                f"{p.title}, {name}. " + OF_CLOCK
                 + ("Dashed: bound (T1), with measured constants." if name == "softmax" else ""))
             for name, figure in panels.items()},
         "schedules": (schedules,
@@ -274,7 +267,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
                 theory=[float(res.q.loss(1e300, p.quadratic_lr, fewest)), float(res.descent.rows["loss"].iloc[-1])],
                 tolerance=0.02, headline=True, source="T1 [S]", figure="softmax")]  # fmt: skip
     for name, of in res.runs.items():
-        title = f"{'Digits' if res.digits else p.dataset}, {name}"
+        title = f"{p.title}, {name}"
         end = {k: value_at(run, "grad_sqnorm") for k, run in of.items()}
         half = value_at(of[res.FIRST], "grad_sqnorm", of[res.FIRST].steps[-1] / 2)
         K, taken_by = (

@@ -17,7 +17,6 @@ from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band
 from sfolib.plotting.decay import Panel, coarsening, exact_equality, run_distances
 from sfolib.plotting.decay import schedules as panels_of
-from sfolib.problems.specs import named
 from sfolib.schedules import base
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import at_momentum, increase_batch_size, late_switch, scaled, seesaw
@@ -36,13 +35,19 @@ def _rising(values: list[float]) -> list[float]:
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Parameters(notebook.Parameters):
+class Parameters(notebook.DatasetParameters):
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
-        "smoke": {"epochs": 12, "seeds": 4},
-        "quick": {"epochs": 30, "seeds": 6},
-        "paper": {"epochs": 200, "seeds": 32},
+        "smoke": {"model": "mlp", "epochs": 12, "seeds": 4},
+        "quick": {"model": "mlp", "epochs": 30, "seeds": 6},
+        "paper": {"model": "mlp", "epochs": 200, "seeds": 32},
+    }
+    IMAGES: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"model": "cnn8", "epochs": 5, "seeds": 2},
+        "quick": {"model": "cnn8", "epochs": 10, "seeds": 3},
+        "paper": {"model": "cnn8", "epochs": 200, "seeds": 3},
     }
 
+    model: str = by_scale("of the data set")
     batch_size: PositiveInt = Field(16, description="initial batch size b")
     lr: PositiveFloat = Field(0.1, description="SGD; initial learning rate η")
     adam_lr: PositiveFloat = Field(0.001, description="Adam; initial learning rate")
@@ -64,7 +69,6 @@ class Parameters(notebook.Parameters):
     late_lr: PositiveFloat = Field(
         0.6, description="late switching; constant learning rate, large enough for its noise to be seen"
     )
-    l2: PositiveFloat = Field(0.001, description="ℓ2 coefficient")
     epochs: PositiveInt = by_scale("budget of a run")
     seeds: PositiveInt = by_scale("independent runs")
 
@@ -78,7 +82,7 @@ FOREVER = 1e9  # steps after which nothing is left of the start
 
 def schedules(p):
     """By group: a decaying lr, the same noise by a growing batch, both scaled; Seesaw; and a switch of the batch."""
-    samples = p.epochs * named("digits", "mlp").size
+    samples = p.epochs * p.problem(p.model).size
     cuts = dict.fromkeys([round(share * p.epochs) for share in p.milestones], 1 / p.alpha)
 
     def traded(lr, share, **cap):
@@ -117,7 +121,7 @@ def schedules(p):
 
 
 def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:
-    problem = named("digits", "mlp", l2=p.l2)
+    problem = p.problem(p.model)
 
     def spec(plan: Plan, **how: Any) -> Spec:
         given = {"eval_every": "epoch", "max_samples": p.epochs * problem.size, "seeds": tuple(range(p.seeds))}
@@ -136,7 +140,7 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
     if late:
         plan = Plan(p.late_batch_size, p.late_lr)
         samples = int(late.steps[-1]) * p.late_batch_size
-        found["late", as_many_steps(p)] = spec(plan, max_samples=samples, eval_every=1.03)
+        found["late", as_many_steps(p)] = spec(plan, max_samples=samples, eval_every=p.eval_every(1.03))
     return found
 
 
@@ -198,7 +202,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     far each run is from the one it should be like, by (group, system, column). paired: batch grown beside lr decayed at
     growing η, by column; growth: that distance's exponent in η, between: from each η to the next; by_memory: the
     distance by the momentum's memory. caught_up, before, at_the_end: the late switch beside constant batch sizes."""
-    problem = named("digits", "mlp", l2=p.l2)
+    problem = p.problem(p.model)
     n, samples = problem.size, p.epochs * problem.size
     at = [round(share * p.epochs) for share in p.milestones]
     of = {group: {key[1]: run for key, run in runs.items() if key[0] == group} for group in {key[0] for key in runs}}
@@ -309,7 +313,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             "Right: noise floor of the grown batch over that of the decayed lr. Dashed: T8's factor between the two "
             "bounds of T1, which a quadratic of one curvature meets exactly."),
         "smith": (smith,
-            "Digits, one hidden layer, SGD: four ways to the same noise scale, and none. The curves lie on each "
+            f"{p.title}, {p.model}, SGD: four ways to the same noise scale, and none. The curves lie on each "
             "other per gradient evaluation; per step (last panel) they part. Mean and 95 % interval over seeds."),
         "coarse": (coarse_figure,
             "Distance from the run that should be the same, over the distance between two seeds (line: 1), on the "
@@ -355,8 +359,13 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         return ratios(group, first, second, columns=[column])
 
     def noise_share(run):
-        """σ²/(b‖∇f‖²) after the first epoch: noise over signal in a step of the scaled run."""
-        return float((run.curves("variance").mean(0) / run.curves().mean(0))[1] / (p.scaling * p.batch_size))
+        """Of noise over signal in a step of the scaled run; of networks σ² is not measured."""
+        if "variance" not in run.rows:
+            return ""
+        share = (run.curves("variance").mean(0) / run.curves().mean(0))[1] / (p.scaling * p.batch_size)
+        return (
+            f"After the first epoch, noise over signal in a step of the scaled run, σ²/(b‖∇f‖²), is only {share:.1f}. "
+        )
 
     # a fit to four distances says something where the last stage has more than a few steps: not at smoke scale
     long_enough = [
@@ -430,8 +439,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             theory=1.0, source="arXiv 2205.10287", figure="overview",
             explanation="Scaled from the start, the loss falls more slowly by the square-root rule and faster by the "
             "linear one: the truth lies between. The square root is right "
-            "where noise is all that Adam's denominator sees. After the first epoch, noise over signal in a step of "
-            f"the scaled run, σ²/(b‖∇f‖²), is only {noise_share(res.adam[LONG][ROOT]):.1f}. "
+            f"where noise is all that Adam's denominator sees. {noise_share(res.adam[LONG][ROOT])}"
             f"A short memory helps and is not enough: {table.loc[(short(p), ROOT, 'loss'), 'value']:.1f} times the "
             f"distance of two seeds in place of {table.loc[(LONG, ROOT, 'loss'), 'value']:.1f}. "
             "Begun later, when noise dominates, the rule is Seesaw's (checks above)."),

@@ -18,7 +18,6 @@ from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting.schedules import exact_paths, exponents, goals, rising, value_at, without_noise
 from sfolib.plotting.style import number
-from sfolib.problems.specs import Problem, named
 from sfolib.schedules.base import exponential
 from sfolib.schedules.diagnostics import validity
 from sfolib.schedules.plan import Plan
@@ -56,12 +55,9 @@ class Parameters(notebook.ModelsParameters, notebook.PlansParameters):
         "paper": ELSEWHERE | ALL | {"seeds": 3, "epochs": 200},
     }
 
-    dataset: str = Field("digits", description="digits, mnist, fashion_mnist, cifar10 or cifar100")
     model: str = Field(None, description="one or more of its models, by commas; None: by scale, not on CIFAR")
     batch_size: PositiveInt = by_scale("at the start; on digits critical at ε² of 0.01, see notebook 01")
     lr: PositiveFloat = by_scale("at the start")
-    l2: PositiveFloat = Field(0.001, description="ℓ2 coefficient; digits only")
-    data_dir: str = Field("data", description="where the other data sets lie")
     delta: notebook.Above1 = Field(2.0, description="batch growth a stage, with …")
     gammas: Growths = by_scale("… each of these learning-rate growths, and with γ equal to δ")
     gamma: Annotated[float, Field(ge=1)] = Field(1.4, description="learning-rate growth a stage, with …")
@@ -94,17 +90,13 @@ def pairs_of(p: Parameters) -> list[tuple[float, float]]:
     return list(dict.fromkeys([(p.delta, g) for g in [*p.gammas, p.delta]] + [(d, p.gamma) for d in p.deltas]))
 
 
-def problem_of(p: Parameters, model: str) -> Problem:
-    return named(p.dataset, model, l2=p.l2 if p.dataset == "digits" else 0.0, data_dir=p.data_dir)
-
-
 def plans_of(p: Parameters, model: str, schedules: Any) -> dict[str, Plan]:
     """A model's plans of equal epochs by name; for softmax, whose L is known, two of them with T7's caps too. The
     reader's own come last."""
     every = max(1, p.epochs_of(model) // p.stages)
     plans = {name(*pair): schedules(*pair, every) for pair in pairs_of(p)}
     if model == "softmax":
-        caps = {"max_lr": 1.9 / problem_of(p, model).smoothness_bound, "max_batch_size": p.max_batch_size}
+        caps = {"max_lr": 1.9 / p.problem(model).smoothness_bound, "max_batch_size": p.max_batch_size}
         for pair in ((p.deltas[-1], p.gamma), (p.delta, p.delta)):
             plans[f"{name(*pair)}, T7"] = stagewise(
                 p.batch_size, p.lr, *pair, p.stages, p.stages * every, exponent=0.0, **caps
@@ -115,7 +107,7 @@ def plans_of(p: Parameters, model: str, schedules: Any) -> dict[str, Plan]:
 def steps_a_stage(p: Parameters) -> tuple[int, int]:
     """Of equal steps, such that δ and all stages spend the softmax model's budget; and what they then spend."""
     whole = p.batch_size * sum(p.delta**m for m in range(p.stages))
-    each = max(1, round(p.epochs_of("softmax") * problem_of(p, "softmax").size / whole))
+    each = max(1, round(p.epochs_of("softmax") * p.problem("softmax").size / whole))
     return each, round(each * whole)
 
 
@@ -124,7 +116,7 @@ def specs(p: Parameters, schedules: Any, runs: Mapping[Hashable, Run]) -> dict[H
     seeds = tuple(range(p.seeds))
     middle = p.gammas[(len(p.gammas) - 1) // 2]
     for model in p.models:
-        problem, epochs = problem_of(p, model), p.epochs_of(model)
+        problem, epochs = p.problem(model), p.epochs_of(model)
         common = {"problem": problem, "seeds": seeds}
         common["sampling"] = "replacement" if model == "softmax" else "permutation"
         for label, plan in plans_of(p, model, schedules).items():
@@ -155,7 +147,7 @@ def reports(p: Parameters, runs: Mapping[Hashable, Run], schedules: Any, device:
     """`validity` of each plan, by model: what the theory says of it."""
     found = {}
     for model in p.models:
-        problem, epochs = problem_of(p, model), p.epochs_of(model)
+        problem, epochs = p.problem(model), p.epochs_of(model)
         plans = plans_of(p, model, schedules)
         if model == "softmax":
             of = [
@@ -332,7 +324,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
                 f"{p.gammas[0]:g}", "ordering", measured=[res.descent[p.gammas[-1]], res.descent[p.gammas[0]]],
                 exact=True, source="T1 [S]", figure="schedules")]  # fmt: skip
     for model, of in res.runs.items():
-        here = f"{'Digits' if res.digits else p.dataset}, {model}, equal epochs"
+        here = f"{p.title}, {model}, equal epochs"
         last_steps = (
             of[res.best].steps[-1]
             - of[res.best].steps[of[res.best].epochs <= of[res.best].epochs[-1] * (1 - 1 / p.stages)][-1]
@@ -358,7 +350,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             rising(f"{here}, δ = {p.delta:g}: γ = √δ ends with a lower loss than {res.middle.split(', ')[1]}, and that "
                 f"than γ = {p.gammas[0]:g}",
                 [value_at(of[label], "loss") for label in (res.best, res.middle, res.least)], "T1 [S]", "cost"),
-            rising(f"{'Digits' if res.digits else p.dataset}, {model}, Adam, δ = {p.delta:g}: γ = {p.gammas[0]:g} ends "
+            rising(f"{p.title}, {model}, Adam, δ = {p.delta:g}: γ = {p.gammas[0]:g} ends "
                 "below γ = √δ, which keeps η/√b, and that below γ = δ",
                 end(res.adam[model], res.least, res.best, res.scaled), "2205.10287", f"adam_{model}")]  # fmt: skip
     return [judged(p, claim) for claim in checks]

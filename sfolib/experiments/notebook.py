@@ -33,6 +33,7 @@ from sfolib._utils.errors import InputError, explain, require
 from sfolib.analysis.claims import Check, LeftOut, Table, differences
 from sfolib.experiments.project import root
 from sfolib.experiments.report import known_verdicts
+from sfolib.problems.specs import Digits, Images, named
 from sfolib.schedules.plan import Plan
 from sfolib.training.records import Run
 from sfolib.training.run import run_all
@@ -132,7 +133,29 @@ class Parameters(BaseModel):
         return self.jobs if self.jobs is not None else os.cpu_count() or 1
 
 
-class ModelsParameters(Parameters):
+class DatasetParameters(Parameters):
+    """Of an experiment that takes other data sets than the digits too."""
+
+    dataset: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = Field(
+        "digits", description="digits, mnist, fashion_mnist, cifar10 or cifar100"
+    )
+    data_dir: str = Field("data", description="where the other data sets lie, if not where a package puts them")
+    l2: PositiveFloat = Field(0.001, description="ℓ2 coefficient; digits only")
+
+    def problem(self, model: str) -> Digits | Images:
+        return named(self.dataset, model, self.l2 if self.dataset == "digits" else 0.0, data_dir=self.data_dir)
+
+    def eval_every(self, ratio: float) -> float | Literal["epoch"]:
+        """`ratio` on the digits; elsewhere measuring so often would take most of the time."""
+        return ratio if self.dataset == "digits" else "epoch"
+
+    @property
+    def title(self) -> str:
+        """Of the data set."""
+        return {"digits": "Digits", "fashion_mnist": "Fashion-MNIST"}.get(self.dataset, self.dataset.upper())
+
+
+class ModelsParameters(DatasetParameters):
     """Of an experiment on one or more models (`model`: names, by commas apart) of one data set, each with its
     `epochs`."""
 
@@ -260,7 +283,7 @@ def publish(experiment: ModuleType, p: Parameters, figures: Figures, claims: Cla
     files.write_json(new / "published.json", content)
     shutil.rmtree(folder, ignore_errors=True)
     new.replace(folder)
-    for line in differences(published, known_verdicts(p.scale)):
+    for line in differences(published, known_verdicts(content)):
         print(line)
     for claim in left_out:
         print(f"left out: {claim.claim}: {claim.missing}")

@@ -97,8 +97,10 @@ def read_claims(path: Path, checks: Any, remedy: str) -> list[dict[str, Any]]:
     return checks
 
 
-def known_verdicts(scale: str) -> dict[tuple[str, str], str]:
-    """The committed verdicts at a scale, by (notebook, claim): what `python -m sfolib reference` kept."""
+def known_verdicts(content: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    """The committed verdicts at the scale of what a notebook published, by (notebook, claim): what `python -m sfolib
+    reference` kept. None of another data set than the scale's."""
+    scale = content.get("scale", "") if "dataset" not in content.get("parameters", {}) else ""
     path = root() / REFERENCE / "verdicts.json"
     kept = files.read_json(path, "restore it").get(scale, {}) if path.is_file() else {}
     return {(name, claim): verdict for name, of in kept.items() for claim, verdict in of.items()}
@@ -206,5 +208,5 @@ def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
         "checks": [check | {"anchor": f"{path.stem}-claim-{i}"} for i, check in enumerate(content["checks"], 1)],
         "left_out": content.get("left_out", []),
         "full": _full(path.stem, out) if content.get("scale") != "full" else None,
-        "turned": differences(content["checks"], known_verdicts(content.get("scale", ""))),
+        "turned": differences(content["checks"], known_verdicts(content)),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from types import SimpleNamespace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,6 @@ from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band, trajectories
 from sfolib.plotting.stage_lengths import allotments, budget_ends, exponents
-from sfolib.problems.specs import named
 from sfolib.schedules.published import allocation, stagewise
 from sfolib.theory import bounds, stage_growth
 from sfolib.theory.quadratic import PowerLawQuadratic
@@ -33,10 +32,9 @@ def _growth(pair: list[float]) -> list[float]:
 
 
 Growth = Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), AfterValidator(_growth)]
-MODELS = ("softmax", "mlp", "cnn")
 
 
-class Parameters(notebook.Parameters):
+class Parameters(notebook.DatasetParameters):
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"models": ["softmax", "mlp"], "epochs": {"softmax": [14, 56], "mlp": [14]}, "seeds": 3},
         "quick": {"models": ["softmax", "mlp"], "epochs": {"softmax": [14, 56, 420], "mlp": [14, 56]}, "seeds": 12},
@@ -45,6 +43,11 @@ class Parameters(notebook.Parameters):
             "epochs": {"softmax": [14, 56, 140, 420, 1400], "mlp": [14, 56, 140, 420], "cnn": [14, 56, 140]},
             "seeds": 32,
         },
+    }
+    IMAGES: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"models": ["cnn8"], "epochs": {"cnn8": [1, 2]}, "seeds": 2},
+        "quick": {"models": ["cnn8"], "epochs": {"cnn8": [1, 4]}, "seeds": 3},
+        "paper": {"models": ["cnn8"], "epochs": {"cnn8": [14, 56, 140]}, "seeds": 3},
     }
 
     growths: Annotated[list[Growth], Field(min_length=1)] = Field(
@@ -61,10 +64,9 @@ class Parameters(notebook.Parameters):
     quadratic_budgets: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = Field(
         [10000.0, 10000000.0], description="least and largest budget in gradient evaluations"
     )
-    models: Annotated[list[Literal[MODELS]], Field(min_length=1)] = by_scale('on digits: "softmax", "mlp", "cnn"')
+    models: Annotated[list[str], Field(min_length=1)] = by_scale("of the data set")
     epochs: dict[str, list[PositiveInt]] = by_scale("for each model, the budgets in epochs")
     seeds: PositiveInt = by_scale("independent runs")
-    l2: PositiveFloat = Field(0.001, description="digits; ℓ2 coefficient")
 
     @model_validator(mode="after")
     def _epochs_of_each(self) -> Parameters:
@@ -73,7 +75,11 @@ class Parameters(notebook.Parameters):
         return self
 
 
-TITLES = {"softmax": "softmax regression", "mlp": "a network of one hidden layer", "cnn": "a convolutional network"}
+_TITLES = {"softmax": "softmax regression", "mlp": "a network of one hidden layer", "cnn": "a convolutional network"}
+
+
+def titled(model: str) -> str:
+    return _TITLES.get(model, model)
 
 
 def allotments_of(delta: float, gamma: float) -> dict[str, float]:
@@ -97,13 +103,13 @@ def schedules(p):
 def specs(p: Parameters, schedules: Any, runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:
     found: dict[Hashable, Spec] = {}
     for model in p.models:
-        problem = named("digits", model, l2=p.l2)
+        problem = p.problem(model)
         for epochs in p.epochs[model]:
             total = epochs * problem.size
             for name, k in allotments_of(*p.growths[0]).items():
                 found[model, epochs, name] = Spec(
                     problem=problem, plan=schedules(k, total), seeds=tuple(range(p.seeds)), sampling="replacement",
-                    eval_every=1.05, max_samples=total,
+                    eval_every=p.eval_every(1.05), max_samples=total,
                 )  # fmt: skip
     return found
 
@@ -234,7 +240,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     by_plan = {model: res.ended[res.ended["model"] == model].groupby("allotment", sort=False) for model in p.models}
     measured = budget_ends(
         {
-            TITLES[model]: [
+            titled(model): [
                 Band(name, "measured", *frame[["epochs", "end", "low", "high"]].to_numpy().T) for name, frame in plans
             ]
             for model, plans in by_plan.items()
@@ -258,12 +264,12 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         ),
         "measured": (
             measured,
-            "Digits: least E‖∇f‖² of a run against its budget, for five ways to allot it to the same seven stages. "
+            f"{p.title}: least E‖∇f‖² of a run against its budget, for five ways to allot it to the same seven stages. "
             "Markers: mean over seeds; band: 95 % interval over seeds.",
         ),
         "curves": (
             curves,
-            f"Digits, {TITLES[shown]}: what each allotment did with the largest budget. Lines: mean over seeds; "
+            f"{p.title}, {titled(shown)}: what each allotment did with the largest budget. Lines: mean over seeds; "
             "band: 95 % interval over seeds.",
         ),
     }
@@ -381,7 +387,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         ),
         *(
             Check(
-                f"Digits, {TITLES[model]}: e = (δ/γ)² comes to no larger an E‖∇f‖² than equal epochs, at each "
+                f"{p.title}, {titled(model)}: e = (δ/γ)² comes to no larger an E‖∇f‖² than equal epochs, at each "
                 "budget (far ends of the intervals)",
                 "upper_bound",
                 measured=ours["end"] / theirs["end"],

@@ -61,12 +61,21 @@ def test_a_run_that_diverged_ends_above_all_others(found):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")  # inf and nan of so few images
-@pytest.mark.parametrize("name", ["batch_growth", "joint_growth", "all_side_by_side"])
-def test_other_notebooks_take_the_images_by_parameter(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("batch_growth", {}),
+        ("joint_growth", {}),
+        ("stage_allocation", {"epochs": {"cnn8": [8]}, "stages": 3}),
+        ("grow_or_decay", {}),
+        ("all_side_by_side", {}),
+    ],
+)
+def test_other_notebooks_take_the_images_by_parameter(tmp_path, name, more):
     write_mnist(tmp_path / "data")
     experiment = import_module(f"sfolib.experiments.{name}")
     how = {"scale": "smoke", "dataset": "fashion_mnist", "data_dir": str(tmp_path / "data"), "out": str(tmp_path)}
-    p = experiment.Parameters(**how, jobs=1)
+    p = experiment.Parameters(**how, **more, jobs=1)
     runs = notebook.train(experiment, p)
     assert {run.spec.problem.model for run in runs.values() if run.spec.problem.kind == "images"} == {"cnn8"}
     res = experiment.results(p, runs)

@@ -73,9 +73,10 @@ def test_of_smoke_figures_the_verdicts_are_kept_beside_those_of_others(project):
     reference.keep()
     changed = {path.name for path, content in kept.items() if path.read_bytes() != content}
     assert changed == {"verdicts.json"}
-    assert report.known_verdicts("quick") == {("01_trains", "a claim"): "reproduced"}
-    assert report.known_verdicts("smoke") == {("01_trains", "a claim"): "undecided"}
-    assert report.known_verdicts("paper") == {}
+    assert report.known_verdicts({"scale": "quick"}) == {("01_trains", "a claim"): "reproduced"}
+    assert report.known_verdicts({"scale": "smoke"}) == {("01_trains", "a claim"): "undecided"}
+    assert report.known_verdicts({"scale": "paper"}) == {}
+    assert report.known_verdicts({"scale": "quick", "parameters": {"dataset": "mnist"}}) == {}
 
 
 class OneRun(notebook.Parameters):
@@ -112,7 +113,7 @@ def test_figures_at_full_size_have_a_place_of_their_own_and_the_report_shows_the
     assert (kept / "checks.json").read_bytes() == before
     assert len(list((out / "runs").iterdir())) == 1  # the one on record, by the parameters of the figures
     known = {("02_trained", "another"): "reproduced", ("01_trains", "a claim"): "undecided"}
-    assert report.known_verdicts("full") == known
+    assert report.known_verdicts({"scale": "full"}) == known
     report.write(project / "figures", [])
     shown = (project / "figures" / "index.html").read_text()
     assert 'src="reference/full/01_trains/one.png"' in shown
