@@ -45,7 +45,7 @@ class Parameters(notebook.PlansParameters):
         "smoke": {"problems": DIGITS, "budget": 12_000, "factors": [], "seeds": 3, "policy_seeds": 2},
         "quick": {"problems": DIGITS, "budget": 150_000, "factors": [3.0], "seeds": 8, "policy_seeds": 4},
         "paper": {"problems": ALL, "budget": 300_000, "factors": [2.0, 4.0], "seeds": 3, "policy_seeds": 3},
-        "full": {"problems": FASHION, "budget": 120_000, "factors": [3.0], "seeds": 3, "policy_seeds": 3},
+        "full": {"problems": FASHION[:1], "budget": 120_000, "factors": [3.0], "seeds": 3, "policy_seeds": 3},
     }
     IMAGES: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"problems": FASHION[:1], "budget": 6_000, "factors": [], "seeds": 2, "policy_seeds": 2},
