@@ -306,7 +306,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         for k in dict.fromkeys(levels)
         if 0 < res.over[run][k] < np.inf  # both reached it
     ]
-    told = f" Over the best constant batch size, without looks: {', '.join(over_best)}." if over_best else ""
+    compared = f" Over the best constant batch size, without looks: {', '.join(over_best)}." if over_best else ""
     asked = [
         Band(f"{samples:,} evaluations into the run", look, sizes, values[sizes.index])
         for samples, sizes in res.seen.groupby("samples")["batch_size"]
@@ -340,7 +340,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "bars": (costs(pd.DataFrame(rows), [*groups]),
             "Gradient evaluations to ε. Point: crossing of the mean over seeds; bar: 95 % interval over "
             "seeds; cross: not reached. “With looks” adds the full gradients that the trigger looks at."
-            + told),
+            + compared),
         "online": (online,
             "Digits, softmax regression, one run under the test of successive gradients: what it tells free of charge, "
             "with 95 % intervals, beside the exact ‖∇f‖² and the batch in force. The published trigger pays "

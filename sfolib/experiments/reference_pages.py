@@ -152,10 +152,10 @@ def intervals_page(results: dict[str, Any]) -> str:
                  _percent(median(covered)), _percent(max(wrong, default=0))]  # fmt: skip
         lines.append(f"| {seeds} | " + " | ".join(cells) + " |")
     lines.append("")
-    for heading, (told, columns) in _INTERVALS.items():
+    for heading, (rows_of, columns) in _INTERVALS.items():
         lines += [f"## {heading}", "", "| problem | b | seeds | " + " | ".join(columns.values()) + " |"]
         lines += ["|---|---|---|" + "---|" * len(columns)]
-        for row in (row for row in results["rows"] if row["what"] in told):
+        for row in (row for row in results["rows"] if row["what"] in rows_of):
             cells = [_text(row["problem"]), _text(str(row.get("batch_size", row["what"][:2]))), str(row["seeds"])]
             lines.append("| " + " | ".join(cells + [_figure(name, row.get(name)) for name in columns]) + " |")
         lines.append("")
