@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as of_all
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.module import _has_any_global_hook
 
 from sfolib._utils.errors import InputError, require
 from sfolib.gradients.batches import Batch, mapped, one, rows, take, tensors, wide
@@ -24,6 +24,9 @@ from sfolib.gradients.batches import Batch, mapped, one, rows, take, tensors, wi
 Loss = Callable[[Any, Any], Tensor]
 
 _DOUBLED = 2**24  # elements of an output that is copied in float64
+_HOOKS_OF_ALL = [  # of every module there is
+    getattr(of_all, f"_global_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre")
+]
 _DRAWS = "draws random numbers; use model.eval()"
 
 
@@ -136,7 +139,7 @@ _CHAIN = {nn.Sequential, nn.Linear, nn.Flatten, nn.GroupNorm, nn.LayerNorm, nn.R
 def is_chain(model: nn.Module, x: Batch) -> bool:
     """Whether samples are apart by what the model is: a chain of torch's own layers that act on every sample alone, as
     they come, with nobody's hooks. Nothing is remembered: what is changed between two calls is seen."""
-    plain = type(x) is Tensor and not _has_any_global_hook()
+    plain = type(x) is Tensor and not any(_HOOKS_OF_ALL)
     return plain and x.dim() >= 2 and _dims_after(model, x.dim()) > 0
 
 

@@ -84,7 +84,8 @@ class Hessian:
             retain_graph=True, allow_unused=True, materialize_grads=True, is_grads_batched=rows,
         )  # fmt: skip
         self.samples += 2 * self.n * (len(v) if rows else 1)
-        return _flat(columns, len(v) if rows else 0) + self.l2 * v
+        # in older torch what is materialized requires a gradient
+        return _flat(columns, len(v) if rows else 0).detach() + self.l2 * v
 
 
 def smoothness(model: nn.Module, loss_fn: Loss, x: Batch, y: Batch, *, l2: float = 0.0) -> float:
@@ -190,7 +191,7 @@ def noise_vectors(
         with eval_mode(model), torch.enable_grad():
             first, second = (loss_fn(call(model, take(x, half)), take(y, half)) for half in halves)
             difference = torch.autograd.grad(first - second, parameters, allow_unused=True, materialize_grads=True)
-        found.append(_flat(difference) * (0.5 * (size * (n - 1) / n) ** 0.5))
+        found.append(_flat(difference).detach() * (0.5 * (size * (n - 1) / n) ** 0.5))
     return torch.stack(found)
 
 

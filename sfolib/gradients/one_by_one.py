@@ -36,7 +36,7 @@ def per_sample_gradients(
                     yield [torch.zeros_like(p)[None] for p in parameters.values()]
                     continue
                 found = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True, materialize_grads=True)
-            yield [g[None] for g in found]
+            yield [g[None].detach() for g in found]
         return
 
     def loss(values: dict[str, Tensor], x_rows: list[Tensor], y_rows: list[Tensor]) -> Tensor:

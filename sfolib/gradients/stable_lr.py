@@ -88,7 +88,7 @@ def _sweep(model, loss_fn, x, y, l2, momentum, size, edge, rng) -> tuple[float |
             for half in halves:
                 loss = loss_fn(model(x[half]), y[half])
                 grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-                parts.append(torch.cat([g.reshape(-1) for g in grads]))
+                parts.append(torch.cat([g.reshape(-1) for g in grads]).detach())
             a, b = (part + l2 * torch.cat([p.detach().reshape(-1) for p in parameters]) for part in parts)
             gradient = (a + b) / 2
             along = a @ b if before is None else before @ gradient

@@ -231,7 +231,7 @@ def _mean_gradient(
         if check and m > 1:
             check_samples(model, loss_fn, x, y, loss, output, apart=apart)
         gradient = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        gradient = [wide(g) if n == m else wide(g) * (m / n) for g in gradient]
+        gradient = [wide(g.detach()) if n == m else wide(g.detach()) * (m / n) for g in gradient]
         total = [a.add_(b) for a, b in zip(total, gradient, strict=True)] if total else gradient
         del output, loss, gradient  # not beside the next batch's
     return total or [torch.zeros_like(wide(p)) for p in parameters]

@@ -151,7 +151,7 @@ class SuccessiveGradients:
         """Of the steps since the last call."""
         if not self.rows:
             return SuccessiveProducts(*np.zeros((6, 0)))
-        product, square, squares, *permuted = torch.stack(self.rows).double().cpu().numpy().T
+        product, square, squares, *permuted = torch.stack(self.rows).detach().double().cpu().numpy().T
         share, size, in_epoch, newest, seen = np.array(self.known).T
         self.rows, self.known = [], []
         with np.errstate(divide="ignore", invalid="ignore"):
