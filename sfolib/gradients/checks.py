@@ -130,32 +130,37 @@ _SPATIAL = {
 }
 # what a module may have in place of its class's
 _REPLACED = {"forward", "_conv_forward", "_compiled_call_impl"}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CHAIN = {nn.Sequential, nn.Linear, nn.Flatten, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, *_ELEMENTWISE, *_SPATIAL}
 
 
-def is_chain(model: nn.Module, x: Batch) -> bool:
-    """Whether samples are apart by what the model is: a chain of torch's own layers that act on every sample alone, as
-    they come, with nobody's hooks. Nothing is remembered: what is changed between two calls is seen."""
+def chain(model: nn.Module, x: Batch) -> list[nn.Module]:
+    """The layers that `model` calls one after the other where samples are apart by what it is: a chain of torch's own
+    layers that act on every sample alone, as they come, with nobody's hooks; otherwise none. Nothing is remembered:
+    what is changed between two calls is seen."""
+    layers: list[nn.Module] = []
     plain = type(x) is Tensor and not _has_any_global_hook()
-    return plain and x.dim() >= 2 and _dims_after(model, x.dim()) > 0
+    return layers if plain and x.dim() >= 2 and _dims_after(model, x.dim(), layers) else []
 
 
-def _dims_after(module: nn.Module, dims: int) -> int:
+def _dims_after(module: nn.Module, dims: int, layers: list[nn.Module]) -> int:
     """How many dimensions the output of a chain has, the first of which is the samples as it is in the input of `dims`
-    dimensions; 0 where that is not known."""
+    dimensions; 0 where that is not known. Its layers are added to `layers`."""
     kind, own = type(module), module.__dict__
     if kind not in _CHAIN or kind.forward.__module__ != kind.__module__:  # somebody may have put another in the class
         return 0
-    if own["_forward_hooks"] or own["_forward_pre_hooks"] or not _REPLACED.isdisjoint(own):
+    if any(own[hooks] for hooks in _HOOKS) or not _REPLACED.isdisjoint(own):
         return 0
-    if any(p is not None and type(p) is not nn.Parameter for p in own["_parameters"].values()):
-        return 0
+    for p in own["_parameters"].values():
+        if p is not None and type(p) is not nn.Parameter:
+            return 0
     if kind is nn.Sequential:
         for child in own["_modules"].values():
-            dims = _dims_after(child, dims)
+            dims = _dims_after(child, dims, layers)
             if not dims:
                 return 0
         return dims
+    layers.append(module)
     if kind is nn.Linear:
         plain = module.weight.dim() == 2 and (module.bias is None or module.bias.dim() == 1)
         return dims if plain and dims >= 2 else 0

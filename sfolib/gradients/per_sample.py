@@ -12,7 +12,7 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,11 +30,11 @@ from sfolib._utils.errors import require
 from sfolib.gradients.batches import Batch, call, device, mapped, n_samples, take, tensors, wide
 from sfolib.gradients.checks import (
     Loss,
+    chain,
     check_layers,
     check_mean,
     check_real,
     differentiable_rnns,
-    is_chain,
     is_mean_cross_entropy,
     samples_apart,
     tolerance,
@@ -51,7 +51,7 @@ class _Call:
     g: per-sample gradients of its weight, where `layers` forms them.
     """
 
-    layer: str
+    layer: nn.Module
     a: Tensor
     version: int  # of it, when it was seen
     edge: GradientEdge
@@ -61,20 +61,22 @@ class _Call:
     g: Tensor | None = None
 
 
+def _record(calls: list[_Call], layer: nn.Module, a: Tensor, output: Tensor) -> None:
+    """An edge is that of a layer's own output, whatever an in-place ReLU makes of it."""
+    if isinstance(output, Tensor) and output.requires_grad:
+        a = a.detach()
+        calls.append(_Call(layer, a, a._version, get_gradient_edge(output), output.shape, output.dtype))
+
+
 @contextmanager
-def _captured(layers: dict[str, nn.Module]) -> Iterator[list[_Call]]:
-    """Record the calls of `layers`. An edge is that of a layer's own output, whatever an in-place ReLU makes of it."""
+def _captured(layers: Iterable[nn.Module]) -> Iterator[list[_Call]]:
+    """Record the calls of `layers`."""
     calls: list[_Call] = []
 
-    def hook(name: str) -> Callable:
-        def record(_module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
-            if isinstance(output, Tensor) and output.requires_grad:
-                a = (*args, *kwargs.values())[0].detach()
-                calls.append(_Call(name, a, a._version, get_gradient_edge(output), output.shape, output.dtype))
+    def hook(layer: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+        _record(calls, layer, (*args, *kwargs.values())[0], output)
 
-        return record
-
-    handles = [m.register_forward_hook(hook(name), with_kwargs=True) for name, m in layers.items()]
+    handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in layers]
     try:
         yield calls
     finally:
@@ -82,13 +84,23 @@ def _captured(layers: dict[str, nn.Module]) -> Iterator[list[_Call]]:
             handle.remove()
 
 
-def _owners(modules: dict[str, nn.Module]) -> tuple[dict[str, nn.Module], dict[str, nn.Parameter]]:
+def _walked(chained: list[nn.Module], layers: Collection[nn.Module], x: Tensor) -> tuple[Tensor, list[_Call]]:
+    """The output of a chain, and the calls of `layers`, without hooks."""
+    calls: list[_Call] = []
+    for layer in chained:
+        a, x = x, layer(x)
+        if layer in layers:
+            _record(calls, layer, a, x)
+    return x, calls
+
+
+def _owners(modules: dict[str, nn.Module]) -> tuple[dict[nn.Module, str], dict[str, nn.Parameter]]:
     """The modules that own trainable parameters, and these, each once, by name as `named_parameters` has it."""
     layers, parameters = {}, {}
     for name, module in modules.items():
         for key, p in module._parameters.items():
             if p is not None and p.requires_grad:
-                layers[name] = module
+                layers[module] = name
                 parameters.setdefault(p, f"{name}.{key}" if name else key)
     return layers, {name: p for p, name in parameters.items()}
 
@@ -121,7 +133,7 @@ def check_samples(
     y: Batch,
     loss: Tensor,
     output: Batch,
-    captures: tuple = ({}, []),
+    captures: tuple = ((), []),
     apart: bool = False,
 ) -> list[bool]:
     """Require that the loss is a mean of samples' losses, and that samples are apart.
@@ -135,7 +147,7 @@ def check_samples(
     n, output = n_samples(x, y), _detached(output)
 
     def run(few: Batch, capture: bool) -> tuple[Batch, list[Tensor]]:
-        with torch.enable_grad(), _captured(layers if capture else {}) as again:  # torch may go another way without
+        with torch.enable_grad(), _captured(layers if capture else ()) as again:  # torch may go another way without
             alone = call(model, few)
         return _detached(alone), [c.a for c in again]
 
@@ -245,35 +257,42 @@ def _backward(
     loss_fn: Loss,
     x: Batch,
     y: Batch,
-    layers: dict[str, nn.Module],
+    layers: dict[nn.Module, str],
     named: dict[str, nn.Parameter],
     check: bool,
 ) -> _Backward:
     """The forward and backward pass, and what is to be seen of it."""
     n, uses = n_samples(x, y), Counter()
-    why = next((f"{name or 'model'}: {type(m).__name__}" for name, m in layers.items() if type(m) not in RULES), "")
+    why = next((f"{name or 'model'}: {type(m).__name__}" for m, name in layers.items() if type(m) not in RULES), "")
     if why:
         layers, why = {}, f"{why} has no rule"
-    apart, start = check and is_chain(model, x), time.perf_counter()
-    with torch.enable_grad(), unmoved(modules, device(x)), _captured(layers) as calls:
-        output = call(model, x)
-        loss = scalar_loss(loss_fn, output, y)
-    seconds = time.perf_counter() - start
-    of_samples = _of_samples(calls, n)
-    if check and n > 1:
-        of_samples = check_samples(model, loss_fn, x, y, loss, output, (layers, calls), apart)
-    if not why:
-        uses = _uses(loss)
-        other = [c.layer for c, ok in zip(calls, of_samples, strict=True) if not ok]
-        why = _shared(layers, uses) or (f"{other[0]}: samples are not the first dimension" if other else "")
+    chained, start = chain(model, x), time.perf_counter()
+    apart, other = check and bool(chained), []
+    if chained and is_mean_cross_entropy(loss_fn, x, y) and not (x.requires_grad or y.requires_grad):
+        # by what they are they draw nothing, change no buffer, and use every parameter as often as its layer is called
+        with torch.enable_grad():
+            output, calls = _walked(chained, layers, x)
+            loss = scalar_loss(loss_fn, output, y)
+        seconds = time.perf_counter() - start
+        uses.update(p for layer in chained for p in layer._parameters.values() if p is not None and p.requires_grad)
+    else:
+        with torch.enable_grad(), unmoved(modules, device(x)), _captured(layers) as calls:
+            output = call(model, x)
+            loss = scalar_loss(loss_fn, output, y)
+        seconds = time.perf_counter() - start
+        of_samples = _of_samples(calls, n)
+        if check and n > 1:
+            of_samples = check_samples(model, loss_fn, x, y, loss, output, (layers, calls), apart)
+        other = [layers[c.layer] for c, ok in zip(calls, of_samples, strict=True) if not ok]
+        uses = Counter() if why else _uses(loss)
+    why = why or _shared(layers, uses) or (f"{other[0]}: samples are not the first dimension" if other else "")
     # a sample's part of a mean could be below what float16 holds
     half = torch.float16 in (*(c.dtype for c in calls), *(p.dtype for p in named.values()))
     scale = n if half else 1
     start = time.perf_counter()
     scaled = torch.full_like(loss, scale) if half else None
     times = Counter(c.layer for c in calls)
-    kept = [] if why else [c for c in calls if times[c.layer] == 1 and _is_kept(layers[c.layer], c)]
-    kept = {layers[c.layer].weight: c for c in kept}
+    kept = {} if why else {c.layer.weight: c for c in calls if times[c.layer] == 1 and _is_kept(c.layer, c)}
     wanted = [p for p in named.values() if p not in kept]
     edges = [] if why else [c.edge for c in calls]
     found = torch.autograd.grad(loss, [*wanted, *edges], scaled, allow_unused=True)
@@ -282,10 +301,9 @@ def _backward(
         for c, d in zip(calls if edges else [], found[len(wanted) :], strict=True):
             c.d = d
         for weight, c in kept.items():
-            layer = layers[c.layer]
             if c.d is not None:
-                c.g = formed(layer, *(t.to(wide(weight).dtype) for t in (c.a, c.d)))
-                gradients[weight] = formed_sum(layer, c.g)
+                c.g = formed(c.layer, *(t.to(wide(weight).dtype) for t in (c.a, c.d)))
+                gradients[weight] = formed_sum(c.layer, c.g)
     gradients = [gradients.get(p) for p in named.values()]
     return _Backward(gradients, calls, uses, why, scale, seconds + time.perf_counter() - start)
 
@@ -300,10 +318,10 @@ def _is_kept(layer: nn.Module, call: _Call) -> bool:
     return own and is_formed(layer, call.a.shape, call.shape)
 
 
-def _shared(layers: dict[str, nn.Module], uses: Counter[Tensor]) -> str:
+def _shared(layers: dict[nn.Module, str], uses: Counter[Tensor]) -> str:
     """The first parameter that the loss goes through more than once."""
     owners: Counter[Tensor] = Counter()
-    for name, layer in layers.items():
+    for layer, name in layers.items():
         for key, p in layer._parameters.items():
             owners[p] += 1
             if p is not None and p.requires_grad and (owners[p] > 1 or uses[p] > 1):
@@ -312,7 +330,7 @@ def _shared(layers: dict[str, nn.Module], uses: Counter[Tensor]) -> str:
 
 
 def _by_rules(
-    layers: dict[str, nn.Module],
+    layers: dict[nn.Module, str],
     calls: list[_Call],
     named: dict[str, nn.Parameter],
     directions: list[Tensor],
@@ -327,8 +345,8 @@ def _by_rules(
         if call.d is None:
             continue
         if call.d.shape[:1] != (n,):
-            return np.empty(0), f"{call.layer}: samples are not the first dimension"
-        layer = layers[call.layer]
+            return np.empty(0), f"{layers[call.layer]}: samples are not the first dimension"
+        layer = call.layer
         wanted = {key: of[p] for key, p in layer._parameters.items() if p in of}
         if call.g is not None:
             found[layer.weight] = formed_terms(layer, call.g, wanted.pop("weight"))

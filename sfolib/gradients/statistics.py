@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require, whole
 from sfolib.gradients.batches import Batch, call, device, n_samples, rows, take, wide
-from sfolib.gradients.checks import Loss, is_chain, unmoved
+from sfolib.gradients.checks import Loss, chain, unmoved
 from sfolib.gradients.curvature import eval_mode, smoothness, trainable
 from sfolib.gradients.per_sample import PerSample, check_samples, per_sample, scalar_loss
 from sfolib.theory.bounds import Constants
@@ -224,7 +224,7 @@ def _mean_gradient(
     """Mean of the batches' gradients, weighted by their sizes over n; in float32 at least."""
     parameters, modules, total = trainable(model), dict(model.named_modules()), []
     for x, y in batches:
-        m, apart = n_samples(x, y), check and is_chain(model, x)
+        m, apart = n_samples(x, y), check and bool(chain(model, x))
         with torch.enable_grad(), unmoved(modules, device(x)) if check else nullcontext():
             output = call(model, x)
             loss = scalar_loss(loss_fn, output, y)
