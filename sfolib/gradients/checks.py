@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ _DOUBLED = 2**24  # elements of an output that is copied in float64
 _DRAWS = "draws random numbers; use model.eval()"
 
 
-def tolerance(on: torch.device, dtypes: list[torch.dtype]) -> float:
+def tolerance(on: torch.device, dtypes: Iterable[torch.dtype]) -> float:
     """Relative gap that the arithmetic explains; some models go through float32 whatever their parameters are of."""
     eps = max((torch.finfo(dtype).eps for dtype in {*dtypes} if dtype.is_floating_point), default=0.0)
     return max(eps**0.5, 1e-6 if on.type == "cpu" else 1e-2)
@@ -54,12 +54,10 @@ def check_real(named: dict[str, nn.Parameter]) -> None:
     require(not other, "model", other, "must be real; hold it as torch.view_as_real and use torch.view_as_complex")
 
 
-@contextmanager
-def differentiable_rnns(model: nn.Module) -> Iterator[None]:
-    """Without cuDNN where the model has LSTMs or GRUs: it has no backward pass of them in eval mode, and no second."""
-    on = torch.backends.cudnn.enabled and not any(isinstance(module, nn.RNNBase) for module in model.modules())
-    with nullcontext() if on else torch.backends.cudnn.flags(enabled=False):
-        yield
+def differentiable_rnns(modules: Iterable[nn.Module]) -> AbstractContextManager:
+    """Without cuDNN where there are LSTMs or GRUs: it has no backward pass of them in eval mode, and no second."""
+    there = any(isinstance(module, nn.RNNBase) for module in modules)
+    return torch.backends.cudnn.flags(enabled=False) if there else nullcontext()
 
 
 @contextmanager
@@ -130,7 +128,6 @@ _SPATIAL = {
 }
 # what a module may have in place of its class's
 _REPLACED = {"forward", "_conv_forward", "_compiled_call_impl"}
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CHAIN = {nn.Sequential, nn.Linear, nn.Flatten, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, *_ELEMENTWISE, *_SPATIAL}
 
 
@@ -149,7 +146,9 @@ def _dims_after(module: nn.Module, dims: int, layers: list[nn.Module]) -> int:
     kind, own = type(module), module.__dict__
     if kind not in _CHAIN or kind.forward.__module__ != kind.__module__:  # somebody may have put another in the class
         return 0
-    if any(own[hooks] for hooks in _HOOKS) or not _REPLACED.isdisjoint(own):
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+        return 0
+    if not _REPLACED.isdisjoint(own):
         return 0
     for p in own["_parameters"].values():
         if p is not None and type(p) is not nn.Parameter:

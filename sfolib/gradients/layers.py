@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import grad
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
@@ -21,6 +22,7 @@ Terms = Iterator[tuple[str, Tensor, Tensor]]  # (parameter, ‖g_i‖² for each
 FORMED = 2**23  # elements of one layer's per-sample gradients that are kept
 SCRATCH = 2**19  # elements of a layer's temporaries; they should stay in a core's cache
 _NARROW = 8  # columns of a product that are too few to be fast
+_GROUPED = 32  # elements of a weight's gradient for one position, up to which oneDNN forms them faster than products
 
 
 def _chunks(scratch: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -150,6 +152,10 @@ def _conv(layer: _ConvNd, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:
         yield _vectors("bias", _over_space(d), v["bias"])
     if "weight" not in v:
         return
+    if _is_grouped(layer, a, d):
+        parts = [_vectors("weight", g, v["weight"])[1:] for g in _grouped(layer, a, d)]
+        yield "weight", *(torch.cat(terms) for terms in zip(*parts, strict=True))
+        return
     weight, groups = v["weight"], layer.groups
     source, at = (d, a) if layer.transposed else (a, d)
     size = at.shape[2:]
@@ -173,8 +179,30 @@ def is_formed(layer: nn.Module, a: torch.Size, d: torch.Size) -> bool:
     return _is_smaller(fan_in, out, at[2:].numel()) and at[0] * weight.numel() <= FORMED
 
 
+def _is_grouped(layer: _ConvNd, a: Tensor, d: Tensor) -> bool:
+    """Whether oneDNN forms them; it does where a layer has few channels at many positions."""
+    one_dnn = a.device.type == "cpu" and a.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return one_dnn and not layer.transposed and layer.weight.numel() <= _GROUPED * d.shape[2:].numel()
+
+
+def _grouped(layer: _ConvNd, a: Tensor, d: Tensor) -> Iterator[Tensor]:
+    """g_i of its weight, a few (n, elements) at a time: the weight's gradient where samples are groups of channels."""
+    weight, padding = layer.weight, layer._reversed_padding_repeated_twice
+    if layer.padding_mode != "zeros" or padding[::2] != padding[1::2]:
+        mode = layer.padding_mode.replace("zeros", "constant")
+        a, padding = F.pad(a, padding, mode), [0] * len(padding)
+    gradient = (grad.conv1d_weight, grad.conv2d_weight, grad.conv3d_weight)[a.dim() - 3]
+    for part, d_part in _chunks(a[0].numel() + d[0].numel() + weight.numel(), a, d):
+        n = len(part)
+        shape, options = (n * len(weight), *weight.shape[1:]), (layer.stride, padding[::-2], layer.dilation)
+        part, d_part = (t.reshape(1, -1, *t.shape[2:]) for t in (part, d_part))
+        yield gradient(part, shape, d_part, *options, n * layer.groups).view(n, -1)
+
+
 def formed(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
-    """g_i of its weight, (n, groups, out, kernel × in)."""
+    """g_i of its weight, (n, groups, out, kernel × in), or (n, elements) in the weight's own order."""
+    if _is_grouped(layer, a, d):
+        return torch.cat([*_grouped(layer, a, d)])
     source, at = (d, a) if layer.transposed else (a, d)
     size, at = at.shape[2:], _positions(at, layer.groups)
     scratch = layer.weight.numel() + source[0].numel() * math.prod(layer.kernel_size[1:])
@@ -185,11 +213,13 @@ def formed(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
 def formed_sum(layer: _ConvNd, g: Tensor) -> Tensor:
     """Σ_i g_i in the form of the weight."""
     weight = layer.weight
+    if g.dim() == 2:
+        return g.sum(0).view(weight.shape)
     return g.sum(0).reshape(len(weight), *weight.shape[2:], weight.shape[1]).movedim(-1, 1)
 
 
 def formed_terms(layer: _ConvNd, g: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    return _vectors("weight", g, _kernels(v, layer.groups))[1:]
+    return _vectors("weight", g, v if g.dim() == 2 else _kernels(v, layer.groups))[1:]
 
 
 def _embedding(layer: nn.Embedding, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:

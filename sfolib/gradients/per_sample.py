@@ -138,7 +138,7 @@ def check_samples(
 ) -> list[bool]:
     """Require that the loss is a mean of samples' losses, and that samples are apart.
 
-    captures: layers, and their calls in the forward pass. apart: what `is_chain` has said before it. Returns for each
+    captures: layers, and their calls in the forward pass. apart: that `chain` has found them to be. Returns for each
     call whether samples are its input's first dimension.
     """
     if apart and is_mean_cross_entropy(loss_fn, output, y):
@@ -172,7 +172,7 @@ def _detached(output: Batch) -> Batch:
 
 
 class PerSample(NamedTuple):
-    """For t parameter tensors: ḡ, ‖ḡ‖² and ‖direction‖² (t,), and ‖g_i‖² and g_i·direction (t, n), in float64.
+    """For t parameter tensors: ḡ, ‖ḡ‖² and ‖direction‖² (t,), and terms: ‖g_i‖² and g_i·direction (2, t, n), in float64.
 
     means: ḡ in float32 at least; 0 where the loss does not use the parameter, which `used` tells of this rank.
     """
@@ -182,8 +182,7 @@ class PerSample(NamedTuple):
     used: list[bool]
     mean_sqnorms: np.ndarray
     direction_sqnorms: np.ndarray
-    sqnorms: np.ndarray
-    products: np.ndarray
+    terms: np.ndarray
 
 
 def per_sample(
@@ -203,12 +202,12 @@ def per_sample(
     layers, named = _owners(modules)
     require(bool(named), "model", type(model).__name__, "must have trainable parameters")
     check_real(named)
-    parameters, on = [*named.values()], device(x)
+    parameters = [*named.values()]
     if n:
-        with differentiable_rnns(model):
-            done = _backward(model, modules, loss_fn, x, y, layers, named, check)
+        with differentiable_rnns(modules.values()):
+            done = _backward(model, modules, loss_fn, x, y, n, layers, named, check)
     else:  # a rank may have no sample of its own
-        done = _Backward([None] * len(named), [], Counter(), "", 1, 0.0)
+        done = _Backward([None] * len(named), [], Counter(), "", 1, 0.0, 0.0)
     with torch.no_grad():
         local = [
             torch.zeros_like(wide(p)) if g is None else wide(g) for p, g in zip(parameters, done.gradients, strict=True)
@@ -217,27 +216,25 @@ def per_sample(
             torch._foreach_div_(local, done.scale)
         means = ranks.mean(local, n / total)
         directions = [mean + l2 * wide(p) for mean, p in zip(means, parameters, strict=True)] if l2 else means
-        mean_sqnorms = _sqnorms(means)
-        direction_sqnorms = _sqnorms(directions) if l2 else mean_sqnorms
-        along = mean_sqnorms
-        if l2 or ranks.size > 1:
-            along = _numbers([(a * v).sum() for a, v in zip(local, directions, strict=True)])
+        mean_sqnorms = _dots(means, means)
+        direction_sqnorms = _dots(directions, directions) if l2 else mean_sqnorms
+        along = _dots(local, directions) if l2 or ranks.size > 1 else mean_sqnorms
         terms = np.zeros((2, len(named), 0))
         if n:
-            gap = tolerance(on, [p.dtype for p in parameters] + [c.dtype for c in done.calls])
-            first_other, why = partial(_first_other, [*named], along, direction_sqnorms, gap), done.why
+            first_other, why = partial(_first_other, [*named], along, direction_sqnorms, done.gap), done.why
             if not why:
                 terms, why = _by_rules(layers, done.calls, named, directions, done.uses, n)
             if not why:
                 times = n / done.scale  # d is of scale × the mean loss
-                terms *= np.array([times**2, times])[:, None, None]
-                other = first_other(*terms)
+                terms[0] *= times**2
+                terms[1] *= times
+                other = first_other(terms)
                 why = f"{other}: its layer is not what its rule is for" if other else ""
             if why:
-                with differentiable_rnns(model):
+                with differentiable_rnns(modules.values()):
                     terms = _formed(model, loss_fn, x, y, named, directions, first_other, why, done.seconds)
     used = [g is not None for g in done.gradients]
-    return PerSample(parameters, means, used, mean_sqnorms, direction_sqnorms, *terms)
+    return PerSample(parameters, means, used, mean_sqnorms, direction_sqnorms, terms)
 
 
 class _Backward(NamedTuple):
@@ -248,6 +245,7 @@ class _Backward(NamedTuple):
     uses: Counter[Tensor]
     why: str
     scale: int
+    gap: float  # that rounding explains
     seconds: float
 
 
@@ -257,12 +255,13 @@ def _backward(
     loss_fn: Loss,
     x: Batch,
     y: Batch,
+    n: int,
     layers: dict[nn.Module, str],
     named: dict[str, nn.Parameter],
     check: bool,
 ) -> _Backward:
     """The forward and backward pass, and what is to be seen of it."""
-    n, uses = n_samples(x, y), Counter()
+    uses: Counter[Tensor] = Counter()
     why = next((f"{name or 'model'}: {type(m).__name__}" for m, name in layers.items() if type(m) not in RULES), "")
     if why:
         layers, why = {}, f"{why} has no rule"
@@ -287,10 +286,10 @@ def _backward(
         uses = Counter() if why else _uses(loss)
     why = why or _shared(layers, uses) or (f"{other[0]}: samples are not the first dimension" if other else "")
     # a sample's part of a mean could be below what float16 holds
-    half = torch.float16 in (*(c.dtype for c in calls), *(p.dtype for p in named.values()))
-    scale = n if half else 1
+    dtypes = {p.dtype for p in named.values()} | {c.dtype for c in calls}
+    scale = n if torch.float16 in dtypes else 1
     start = time.perf_counter()
-    scaled = torch.full_like(loss, scale) if half else None
+    scaled = torch.full_like(loss, scale) if scale > 1 else None
     times = Counter(c.layer for c in calls)
     kept = {} if why else {c.layer.weight: c for c in calls if times[c.layer] == 1 and _is_kept(c.layer, c)}
     wanted = [p for p in named.values() if p not in kept]
@@ -305,7 +304,7 @@ def _backward(
                 c.g = formed(c.layer, *(t.to(wide(weight).dtype) for t in (c.a, c.d)))
                 gradients[weight] = formed_sum(c.layer, c.g)
     gradients = [gradients.get(p) for p in named.values()]
-    return _Backward(gradients, calls, uses, why, scale, seconds + time.perf_counter() - start)
+    return _Backward(gradients, calls, uses, why, scale, tolerance(device(x), dtypes), seconds + time.perf_counter() - start)
 
 
 def _is_kept(layer: nn.Module, call: _Call) -> bool:
@@ -373,7 +372,7 @@ def _formed(
     y: Batch,
     named: dict[str, nn.Parameter],
     directions: list[Tensor],
-    other: Callable[[np.ndarray, np.ndarray], str],
+    other: Callable[[np.ndarray], str],
     why: str,
     taken: float,
 ) -> np.ndarray:
@@ -393,7 +392,7 @@ def _formed(
                 raise
             continue
         terms = torch.cat(parts, 2).numpy()
-        apart = other(*terms)
+        apart = other(terms)
         if not apart:
             times = 2 ** max(0, round(math.log2((time.perf_counter() - start) / taken)))  # few different texts
             how = "by torch.func" if vectorised else "by a backward pass for each"
@@ -409,12 +408,11 @@ def _first_other(
     along: np.ndarray,
     direction_sqnorms: np.ndarray,
     gap: float,
-    sqnorms: np.ndarray,
-    products: np.ndarray,
+    terms: np.ndarray,
 ) -> str:
     """The first parameter for which the mean of g_i·direction is not ḡ·direction; nan says nothing."""
-    n, sums = sqnorms.shape[1], (sqnorms.sum(1), products.sum(1), direction_sqnorms, along)
-    rows = [*zip(names, *(values.tolist() for values in sums), strict=True)]
+    n, sums = terms.shape[2], terms.sum(2).tolist()
+    rows = [*zip(names, *sums, direction_sqnorms.tolist(), along.tolist(), strict=True)]
     # a gradient that is 0, as an attention's key bias has it, is rounding of the others'
     least = gap**2 * math.sqrt(n * len(rows) * sum(sqnorm * direction for _, sqnorm, _, direction, _ in rows))
     for name, sqnorm, product, direction, mean in rows:
@@ -423,8 +421,8 @@ def _first_other(
     return ""
 
 
-def _sqnorms(tensors: list[Tensor]) -> np.ndarray:
-    return np.square(_numbers(torch._foreach_norm(tensors)))
+def _dots(left: list[Tensor], right: list[Tensor]) -> np.ndarray:
+    return _numbers(torch.dot(a.flatten(), b.flatten()) for a, b in zip(left, right, strict=True))
 
 
 def _numbers(tensors: Iterable[Tensor]) -> np.ndarray:

@@ -98,19 +98,18 @@ def gradient_statistics(
     statistics), draws random numbers (Dropout in train mode) or changes buffers.
     """
     samples = per_sample(model, loss_fn, x, y, l2, ranks, check)
-    n = int(ranks.total(samples.sqnorms.shape[1]))
+    mean, direction, terms = samples[3:]
+    n = int(ranks.total(terms.shape[2]))
     if backward:
         _add_gradients(samples, ranks)
-    mean, direction, sqnorms, products = samples[3:]
     if not per_tensor:
-        mean, direction, sqnorms, products = (t.sum(0, keepdims=True) for t in samples[3:])
+        mean, direction, terms = mean.sum(), direction.sum(keepdims=True), terms.sum(1, keepdims=True)
+    squares, total = ranks.total(terms.sum(2))
     # Rounding alone can take these sums of squares below 0.
-    variance = np.maximum((ranks.total(sqnorms.sum(1)) - n * mean) / (n - 1), 0.0)
-    centred = products - ranks.total(products.sum(1, keepdims=True)) / n
-    inner = ranks.total(np.square(centred).sum(1)) / (n - 1)
+    variance = np.maximum((squares - n * mean) / (n - 1), 0.0)
+    inner = ranks.total(np.square(terms[1] - total[:, None] / n).sum(1)) / (n - 1)
     # T10 with its sum over j done: the orthogonal parts have mean 0 and square sum Σ ‖g_i‖² − (g_i·ḡ)²/‖ḡ‖².
-    along = np.divide(inner, direction, out=np.zeros_like(inner), where=direction > 0)
-    orthogonal = np.maximum(variance - along, 0.0)
+    orthogonal = np.maximum(variance - inner / np.where(direction > 0, direction, np.inf), 0.0)
     return GradientStatistics(n, *(float(t.sum()) for t in (direction, variance, inner, orthogonal)))
 
 
@@ -136,9 +135,9 @@ def population_variance(
     n, squares, mean = 0, 0.0, np.zeros(())
     for part in _parts(n_samples(x, y), chunk):
         samples = per_sample(model, loss_fn, take(x, part), take(y, part), 0.0, check=check)
-        m = samples.sqnorms.shape[1]
+        m = samples.terms.shape[2]
         step = torch.cat([t.flatten() for t in samples.means]).cpu().double().numpy() - mean
-        squares += samples.sqnorms.sum() - m * samples.mean_sqnorms.sum() + step.dot(step) * n * m / (n + m)
+        squares += samples.terms[0].sum() - m * samples.mean_sqnorms.sum() + step.dot(step) * n * m / (n + m)
         n += m
         mean = mean + step * (m / n)
     return Population(n, float(mean.dot(mean)), float(max(squares, 0.0) / n))
