@@ -40,7 +40,7 @@ from sfolib.gradients.checks import (
     tolerance,
     unmoved,
 )
-from sfolib.gradients.layers import RULES, formed, formed_sum, formed_terms, is_formed
+from sfolib.gradients.layers import RULES, formed, formed_terms, is_formed
 from sfolib.gradients.one_by_one import per_sample_gradients
 
 
@@ -48,7 +48,7 @@ from sfolib.gradients.one_by_one import per_sample_gradients
 class _Call:
     """One call of a layer: its input, where its output is in the graph, and after the backward pass the gradient there.
 
-    g: per-sample gradients of its weight, where `layers` forms them.
+    terms: ‖g_i‖² and g_i·direction of its weight, where `layers` has formed g_i.
     """
 
     layer: nn.Module
@@ -58,7 +58,7 @@ class _Call:
     shape: torch.Size  # of its output
     dtype: torch.dtype
     d: Tensor | None = None
-    g: Tensor | None = None
+    terms: tuple[Tensor, Tensor] | None = None
 
 
 def _record(calls: list[_Call], layer: nn.Module, a: Tensor, output: Tensor) -> None:
@@ -172,7 +172,7 @@ def _detached(output: Batch) -> Batch:
 
 
 class PerSample(NamedTuple):
-    """For t parameter tensors: ḡ, ‖ḡ‖² and ‖direction‖² (t,), and terms: ‖g_i‖² and g_i·direction (2, t, n), in float64.
+    """For t parameter tensors: ḡ, ‖ḡ‖² and ‖direction‖² (t,), and as terms ‖g_i‖² and g_i·direction (2, t, n), float64.
 
     means: ḡ in float32 at least; 0 where the loss does not use the parameter, which `used` tells of this rank.
     """
@@ -205,7 +205,7 @@ def per_sample(
     parameters = [*named.values()]
     if n:
         with differentiable_rnns(modules.values()):
-            done = _backward(model, modules, loss_fn, x, y, n, layers, named, check)
+            done = _backward(model, modules, loss_fn, x, y, n, l2 if ranks.size == 1 else None, layers, named, check)
     else:  # a rank may have no sample of its own
         done = _Backward([None] * len(named), [], Counter(), "", 1, 0.0, 0.0)
     with torch.no_grad():
@@ -256,11 +256,12 @@ def _backward(
     x: Batch,
     y: Batch,
     n: int,
+    l2: float | None,
     layers: dict[nn.Module, str],
     named: dict[str, nn.Parameter],
     check: bool,
 ) -> _Backward:
-    """The forward and backward pass, and what is to be seen of it."""
+    """The forward and backward pass, and what is to be seen of it. l2: None where the direction is other ranks' too."""
     uses: Counter[Tensor] = Counter()
     why = next((f"{name or 'model'}: {type(m).__name__}" for m, name in layers.items() if type(m) not in RULES), "")
     if why:
@@ -291,7 +292,8 @@ def _backward(
     start = time.perf_counter()
     scaled = torch.full_like(loss, scale) if scale > 1 else None
     times = Counter(c.layer for c in calls)
-    kept = {} if why else {c.layer.weight: c for c in calls if times[c.layer] == 1 and _is_kept(c.layer, c)}
+    once = [] if why or l2 is None else [c for c in calls if times[c.layer] == 1]
+    kept = {c.layer.weight: c for c in once if _is_kept(c.layer, c)}
     wanted = [p for p in named.values() if p not in kept]
     edges = [] if why else [c.edge for c in calls]
     found = torch.autograd.grad(loss, [*wanted, *edges], scaled, allow_unused=True)
@@ -301,10 +303,11 @@ def _backward(
             c.d = d
         for weight, c in kept.items():
             if c.d is not None:
-                c.g = formed(c.layer, *(t.to(wide(weight).dtype) for t in (c.a, c.d)))
-                gradients[weight] = formed_sum(c.layer, c.g)
-    gradients = [gradients.get(p) for p in named.values()]
-    return _Backward(gradients, calls, uses, why, scale, tolerance(device(x), dtypes), seconds + time.perf_counter() - start)
+                g = formed(c.layer, *(t.to(wide(weight).dtype) for t in (c.a, c.d)))
+                gradients[weight] = g.sum(0).view(weight.shape)
+                c.terms = formed_terms(g, gradients[weight] / scale + l2 * wide(weight))
+    gradients, gap = [gradients.get(p) for p in named.values()], tolerance(device(x), dtypes)
+    return _Backward(gradients, calls, uses, why, scale, gap, seconds + time.perf_counter() - start)
 
 
 def _is_kept(layer: nn.Module, call: _Call) -> bool:
@@ -347,8 +350,9 @@ def _by_rules(
             return np.empty(0), f"{layers[call.layer]}: samples are not the first dimension"
         layer = call.layer
         wanted = {key: of[p] for key, p in layer._parameters.items() if p in of}
-        if call.g is not None:
-            found[layer.weight] = formed_terms(layer, call.g, wanted.pop("weight"))
+        if call.terms is not None:
+            found[layer.weight] = call.terms
+            del wanted["weight"]
         if not wanted:
             continue
         dtype = next(iter(wanted.values())).dtype  # under autocast the captures are of another
