@@ -272,4 +272,5 @@ def is_mean_cross_entropy(loss_fn: Loss, output: Batch, y: Batch) -> bool:
         return False
     if output.dim() < 2:  # the scores of one sample
         return False
-    return y.is_floating_point() or not bool((y == (loss_fn.ignore_index if module else -100)).any())
+    ignored = loss_fn.ignore_index if module else -100
+    return y.is_floating_point() or not (y.numel() and y.min() <= ignored and bool((y == ignored).any()))

@@ -21,6 +21,7 @@ Terms = Iterator[tuple[str, Tensor, Tensor]]  # (parameter, ‖g_i‖² for each
 
 FORMED = 2**23  # elements of one layer's per-sample gradients that are kept
 SCRATCH = 2**19  # elements of a layer's temporaries; they should stay in a core's cache
+_NARROW = 16  # columns of a product that are too few to be fast
 _GROUPED = 48  # elements of a weight's gradient for one position, up to which oneDNN forms them faster than products
 
 
@@ -83,7 +84,8 @@ def _linear(layer: nn.Linear, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Ter
     if "weight" in v:
         weight = v["weight"]
         out, fan_in = weight.shape
-        along = (d @ weight).mul_(a) if fan_in < out else F.linear(a, weight).mul_(d)  # the smaller one is kept
+        back = fan_in < out or out < _NARROW  # the smaller one is kept
+        along = (d @ weight).mul_(a) if back else F.linear(a, weight).mul_(d)
         yield "weight", _squares(a) * sqnorms, along.sum(1)
     if "bias" in v:
         yield "bias", sqnorms, torch.mv(d, v["bias"])

@@ -216,15 +216,20 @@ def per_sample(
             torch._foreach_div_(local, done.scale)
         means = ranks.mean(local, n / total)
         directions = [mean + l2 * wide(p) for mean, p in zip(means, parameters, strict=True)] if l2 else means
-        mean_sqnorms = _dots(means, means)
-        direction_sqnorms = _dots(directions, directions) if l2 else mean_sqnorms
-        along = _dots(local, directions) if l2 or ranks.size > 1 else mean_sqnorms
-        terms = np.zeros((2, len(named), 0))
+        pairs = [(means, means)]
+        if l2 or ranks.size > 1:
+            pairs += [(directions, directions), (local, directions)]
+        numbers = [_dot(a, b) for pair in pairs for a, b in zip(*pair, strict=True)]
+        rows, why = [], done.why
+        if n and not why:
+            rows, why = _by_rules(layers, done.calls, named, directions, done.uses, n)
+        numbers = torch.cat([t.reshape(-1) for t in (*numbers, *rows)]).to("cpu", torch.float64).numpy()
+        dots = numbers[: len(pairs) * len(named)].reshape(-1, len(named))
+        terms = numbers[dots.size :].reshape(2, len(named), n if rows else 0)
+        mean_sqnorms, direction_sqnorms, along = dots[0], dots[len(dots) // 2], dots[-1]
         if n:
-            first_other, why = partial(_first_other, [*named], along, direction_sqnorms, done.gap), done.why
-            if not why:
-                terms, why = _by_rules(layers, done.calls, named, directions, done.uses, n)
-            if not why:
+            first_other = partial(_first_other, [*named], along, direction_sqnorms, done.gap)
+            if rows:
                 times = n / done.scale  # d is of scale × the mean loss
                 terms[0] *= times**2
                 terms[1] *= times
@@ -338,16 +343,16 @@ def _by_rules(
     directions: list[Tensor],
     uses: Counter[Tensor],
     n: int,
-) -> tuple[np.ndarray, str]:
-    """The linear pass: ‖g_i‖² and g_i·direction, (2, t, n), or why there are none. Each capture is let go as soon as it
-    has been read."""
+) -> tuple[list[Tensor], str]:
+    """The linear pass: ‖g_i‖² of every parameter, then g_i·direction, or why there are none. Each capture is let go as
+    soon as it has been read."""
     of, found = dict(zip(named.values(), directions, strict=True)), {}
     while calls:
         call = calls.pop()
         if call.d is None:
             continue
         if call.d.shape[:1] != (n,):
-            return np.empty(0), f"{layers[call.layer]}: samples are not the first dimension"
+            return [], f"{layers[call.layer]}: samples are not the first dimension"
         layer = call.layer
         wanted = {key: of[p] for key, p in layer._parameters.items() if p in of}
         if call.terms is not None:
@@ -361,12 +366,12 @@ def _by_rules(
             found[layer._parameters[key]] = terms
     outside = next((name for name, p in named.items() if uses[p] and p not in found), "")
     if outside:
-        return np.empty(0), f"{outside} is used outside its own layer"
+        return [], f"{outside} is used outside its own layer"
     if len(found) < len(named):
         none = [directions[0].new_zeros(n)] * 2
         found = {p: found.get(p, none) for p in named.values()}
     both = zip(*(found[p] for p in named.values()), strict=True)
-    return _numbers([t for terms in both for t in terms]).reshape(2, len(named), n), ""
+    return [t for terms in both for t in terms], ""
 
 
 def _formed(
@@ -425,9 +430,6 @@ def _first_other(
     return ""
 
 
-def _dots(left: list[Tensor], right: list[Tensor]) -> np.ndarray:
-    return _numbers(torch.dot(a.flatten(), b.flatten()) for a, b in zip(left, right, strict=True))
-
-
-def _numbers(tensors: Iterable[Tensor]) -> np.ndarray:
-    return torch.stack(list(tensors)).to("cpu", torch.float64).numpy()
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Rounding of `torch.dot` grows with the length: 3e-5 of float32 at two millions."""
+    return torch.dot(a.flatten(), b.flatten()) if a.numel() <= 2**16 else (a * b).sum()

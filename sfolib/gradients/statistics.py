@@ -103,14 +103,18 @@ def gradient_statistics(
     if backward:
         _add_gradients(samples, ranks)
     if not per_tensor:
-        mean, direction, terms = mean.sum(), direction.sum(keepdims=True), terms.sum(1, keepdims=True)
+        mean, direction, terms = (t.sum(axis, keepdims=True) for t, axis in ((mean, 0), (direction, 0), (terms, 1)))
     squares, total = ranks.total(terms.sum(2))
-    # Rounding alone can take these sums of squares below 0.
-    variance = np.maximum((squares - n * mean) / (n - 1), 0.0)
-    inner = ranks.total(np.square(terms[1] - total[:, None] / n).sum(1)) / (n - 1)
-    # T10 with its sum over j done: the orthogonal parts have mean 0 and square sum Σ ‖g_i‖² − (g_i·ḡ)²/‖ḡ‖².
-    orthogonal = np.maximum(variance - inner / np.where(direction > 0, direction, np.inf), 0.0)
-    return GradientStatistics(n, *(float(t.sum()) for t in (direction, variance, inner, orthogonal)))
+    centred = terms[1] - total[:, None] / n
+    squares_along = ranks.total(np.square(centred).sum(1))
+    variance = inner = orthogonal = 0.0
+    for m, v, square, along in zip(*(t.tolist() for t in (mean, direction, squares, squares_along)), strict=True):
+        # Rounding alone can take these sums of squares below 0.
+        each = max((square - n * m) / (n - 1), 0.0)
+        variance, inner = variance + each, inner + along / (n - 1)
+        # T10 with its sum over j done: the orthogonal parts have mean 0 and square sum Σ ‖g_i‖² − (g_i·ḡ)²/‖ḡ‖².
+        orthogonal += max(each - (along / (n - 1) / v if v > 0 else 0.0), 0.0)
+    return GradientStatistics(n, float(direction.sum()), variance, inner, orthogonal)
 
 
 def _add_gradients(samples: PerSample, ranks: ProcessGroup) -> None:

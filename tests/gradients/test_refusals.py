@@ -253,6 +253,28 @@ def test_layers_of_a_chain_act_on_every_sample_alone(kind):
     assert checks.chain(layer, torch.randn(n, 4, *[3] * (wanted - 2)).double())
 
 
+def test_a_chain_with_a_hook_on_its_backward_pass_is_called_as_it_is():
+    x, seen = torch.randn(8, 4), []
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 3)), nn.Tanh())
+    assert len(checks.chain(model, x)) == 2
+    model[0].register_full_backward_pre_hook(lambda *_: seen.append(1))
+    assert not checks.chain(model, x)
+    gradient_statistics(model, F.cross_entropy, x, torch.arange(8) % 3)
+    assert seen
+
+
+@pytest.mark.filterwarnings("ignore:.*per-sample gradients are formed")
+@pytest.mark.parametrize("also", ["x", "y"])
+def test_an_input_that_is_made_of_the_parameters(also):
+    """Of a chain too the loss's graph is looked at where it may go on."""
+    torch.manual_seed(0)
+    model, x, y = nn.Sequential(nn.Linear(4, 3)), torch.randn(8, 4), torch.rand(8, 3)
+    made = 1 + model[0].weight.sum() / 10
+    x, y = (x * made, y) if also == "x" else (x, y * made)
+    with pytest.raises(InputError, match="is not the mean of its samples' own"):
+        gradient_statistics(model, F.cross_entropy, x, y)
+
+
 @pytest.mark.parametrize("name", ["softmax", "mlp", "cnn", "mnist_cnn"])
 def test_chains_need_no_pass_of_samples_alone(name, monkeypatch):
     monkeypatch.setattr("sfolib.gradients.per_sample.samples_apart", None)
