@@ -216,8 +216,9 @@ def _affine(
 ) -> Terms:
     """`normalised(a)` times a weight, plus a bias; `pool` sums d, or d times it, over where these are the same."""
     if "weight" in v:
-        parts = _chunks(4 * math.prod(a.shape[1:]), a, d)
-        yield _vectors("weight", torch.cat([pool(d_part * normalised(part)) for part, d_part in parts]), v["weight"])
+        parts = _chunks(2 * math.prod(a.shape[1:]), a, d)
+        g = torch.cat([pool(normalised(part).mul_(d_part)) for part, d_part in parts])
+        yield _vectors("weight", g, v["weight"])
     if "bias" in v:
         yield _vectors("bias", pool(d), v["bias"])
 
