@@ -1,9 +1,9 @@
 """One ordinary backward pass, its captures, and the linear pass over them that reads the per-sample terms.
 
-Hooks keep each layer's input a, the backward pass gives the gradient d at its output; the rules of `layers` make of it
-‖g_i‖² and g_i·direction for every sample i and parameter tensor. Where a parameter has no rule, the model's per-sample
-gradients are formed (`one_by_one`), with a warning. Either way the mean of g_i·direction must be ḡ·direction. No hook
-stays, whatever is raised.
+Hooks keep each layer's input a (a chain of torch's own layers is called layer by layer, without them), the backward pass
+gives the gradient d at its output; the rules of `layers` make of it ‖g_i‖² and g_i·direction for every sample i and
+parameter tensor. Where a parameter has no rule, the model's per-sample gradients are formed (`one_by_one`), with a
+warning. Either way the mean of g_i·direction must be ḡ·direction. No hook stays, whatever is raised.
 """
 
 from __future__ import annotations
@@ -219,11 +219,11 @@ def per_sample(
         pairs = [(means, means)]
         if l2 or ranks.size > 1:
             pairs += [(directions, directions), (local, directions)]
-        numbers = [_dot(a, b) for pair in pairs for a, b in zip(*pair, strict=True)]
+        numbers = [(a * b).sum() for pair in pairs for a, b in zip(*pair, strict=True)]
         rows, why = [], done.why
         if n and not why:
             rows, why = _by_rules(layers, done.calls, named, directions, done.uses, n)
-        numbers = torch.cat([t.reshape(-1) for t in (*numbers, *rows)]).to("cpu", torch.float64).numpy()
+        numbers = torch.cat([torch.stack(numbers), *rows]).to("cpu", torch.float64).numpy()
         dots = numbers[: len(pairs) * len(named)].reshape(-1, len(named))
         terms = numbers[dots.size :].reshape(2, len(named), n if rows else 0)
         mean_sqnorms, direction_sqnorms, along = dots[0], dots[len(dots) // 2], dots[-1]
@@ -428,8 +428,3 @@ def _first_other(
         if abs(product - n * mean) > gap * math.sqrt(n * sqnorm * direction) + least:
             return name
     return ""
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Rounding of `torch.dot` grows with the length: 3e-5 of float32 at two millions."""
-    return torch.dot(a.flatten(), b.flatten()) if a.numel() <= 2**16 else (a * b).sum()
