@@ -1,8 +1,8 @@
 """One ordinary backward pass, its captures, and the linear pass over them that reads the per-sample terms.
 
-Hooks keep each layer's input a (a chain of torch's own layers is called layer by layer, without them), the backward pass
-gives the gradient d at its output; the rules of `layers` make of it ‖g_i‖² and g_i·direction for every sample i and
-parameter tensor. Where a parameter has no rule, the model's per-sample gradients are formed (`one_by_one`), with a
+Hooks keep each layer's input a (a chain of torch's own layers is called layer by layer, without them), the backward
+pass gives the gradient d at its output; the rules of `layers` make of it ‖g_i‖² and g_i·direction for every sample i
+and parameter tensor. Where a parameter has no rule, the model's per-sample gradients are formed (`one_by_one`), with a
 warning. Either way the mean of g_i·direction must be ḡ·direction. No hook stays, whatever is raised.
 """
 
