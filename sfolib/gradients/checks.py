@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ _HOOKS_OF_ALL = [  # of every module there is
 _DRAWS = "draws random numbers; use model.eval()"
 
 
-def tolerance(on: torch.device, dtypes: list[torch.dtype]) -> float:
+def tolerance(on: torch.device, dtypes: Iterable[torch.dtype]) -> float:
     """Relative gap that the arithmetic explains; some models go through float32 whatever their parameters are of."""
     eps = max((torch.finfo(dtype).eps for dtype in {*dtypes} if dtype.is_floating_point), default=0.0)
     return max(eps**0.5, 1e-6 if on.type == "cpu" else 1e-2)
@@ -57,12 +57,10 @@ def check_real(named: dict[str, nn.Parameter]) -> None:
     require(not other, "model", other, "must be real; hold it as torch.view_as_real and use torch.view_as_complex")
 
 
-@contextmanager
-def differentiable_rnns(model: nn.Module) -> Iterator[None]:
-    """Without cuDNN where the model has LSTMs or GRUs: it has no backward pass of them in eval mode, and no second."""
-    on = torch.backends.cudnn.enabled and not any(isinstance(module, nn.RNNBase) for module in model.modules())
-    with nullcontext() if on else torch.backends.cudnn.flags(enabled=False):
-        yield
+def differentiable_rnns(modules: Iterable[nn.Module]) -> AbstractContextManager:
+    """Without cuDNN where there are LSTMs or GRUs: it has no backward pass of them in eval mode, and no second."""
+    there = any(isinstance(module, nn.RNNBase) for module in modules)
+    return torch.backends.cudnn.flags(enabled=False) if there else nullcontext()
 
 
 @contextmanager
@@ -136,29 +134,35 @@ _REPLACED = {"forward", "_conv_forward", "_compiled_call_impl"}
 _CHAIN = {nn.Sequential, nn.Linear, nn.Flatten, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, *_ELEMENTWISE, *_SPATIAL}
 
 
-def is_chain(model: nn.Module, x: Batch) -> bool:
-    """Whether samples are apart by what the model is: a chain of torch's own layers that act on every sample alone, as
-    they come, with nobody's hooks. Nothing is remembered: what is changed between two calls is seen."""
+def chain(model: nn.Module, x: Batch) -> list[nn.Module]:
+    """The layers that `model` calls one after the other where samples are apart by what it is: a chain of torch's own
+    layers that act on every sample alone, as they come, with nobody's hooks; otherwise none. Nothing is remembered:
+    what is changed between two calls is seen."""
+    layers: list[nn.Module] = []
     plain = type(x) is Tensor and not any(_HOOKS_OF_ALL)
-    return plain and x.dim() >= 2 and _dims_after(model, x.dim()) > 0
+    return layers if plain and x.dim() >= 2 and _dims_after(model, x.dim(), layers) else []
 
 
-def _dims_after(module: nn.Module, dims: int) -> int:
+def _dims_after(module: nn.Module, dims: int, layers: list[nn.Module]) -> int:
     """How many dimensions the output of a chain has, the first of which is the samples as it is in the input of `dims`
-    dimensions; 0 where that is not known."""
+    dimensions; 0 where that is not known. Its layers are added to `layers`."""
     kind, own = type(module), module.__dict__
     if kind not in _CHAIN or kind.forward.__module__ != kind.__module__:  # somebody may have put another in the class
         return 0
-    if own["_forward_hooks"] or own["_forward_pre_hooks"] or not _REPLACED.isdisjoint(own):
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         return 0
-    if any(p is not None and type(p) is not nn.Parameter for p in own["_parameters"].values()):
+    if not _REPLACED.isdisjoint(own):
         return 0
+    for p in own["_parameters"].values():
+        if p is not None and type(p) is not nn.Parameter:
+            return 0
     if kind is nn.Sequential:
         for child in own["_modules"].values():
-            dims = _dims_after(child, dims)
+            dims = _dims_after(child, dims, layers)
             if not dims:
                 return 0
         return dims
+    layers.append(module)
     if kind is nn.Linear:
         plain = module.weight.dim() == 2 and (module.bias is None or module.bias.dim() == 1)
         return dims if plain and dims >= 2 else 0
@@ -271,4 +275,5 @@ def is_mean_cross_entropy(loss_fn: Loss, output: Batch, y: Batch) -> bool:
         return False
     if output.dim() < 2:  # the scores of one sample
         return False
-    return y.is_floating_point() or not bool((y == (loss_fn.ignore_index if module else -100)).any())
+    ignored = loss_fn.ignore_index if module else -100
+    return y.is_floating_point() or not (y.numel() and y.min() <= ignored and bool((y == ignored).any()))

@@ -38,7 +38,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with differentiable_rnns(model):
+        with differentiable_rnns(model.modules()):
             yield
     finally:
         for module in training:

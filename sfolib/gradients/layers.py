@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import grad
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
@@ -20,11 +21,13 @@ Terms = Iterator[tuple[str, Tensor, Tensor]]  # (parameter, ‖g_i‖² for each
 
 FORMED = 2**23  # elements of one layer's per-sample gradients that are kept
 SCRATCH = 2**19  # elements of a layer's temporaries; they should stay in a core's cache
-_NARROW = 8  # columns of a product that are too few to be fast
+_NARROW = 16  # columns of a product that are too few to be fast
+_GROUPED = 48  # elements of a weight's gradient for one position, up to which oneDNN forms them faster than products
 
 
 def _chunks(scratch: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    size = max(1, SCRATCH // scratch)
+    n = len(tensors[0])
+    size = math.ceil(n / math.ceil(n * scratch / SCRATCH)) if n else 1  # parts of one size
     return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
@@ -46,19 +49,10 @@ def _is_smaller(fan_in: int, out: int, positions: int) -> bool:
     return fan_in * out <= positions * (fan_in + out)
 
 
-def _outer(d: Tensor, inputs: list[Tensor]) -> Tensor:
-    """Σ_t d_t a_tᵀ, (…, out, in), of d (…, T, out) and the parts of a, (…, T, columns)."""
-    if inputs[0].shape[-1] < _NARROW:
-        inputs = [torch.cat(inputs, -1)]
-    found = [d.mT @ part for part in inputs]
-    return found[0] if len(found) == 1 else torch.cat(found, -1)
-
-
 def _repeated(a: Tensor, d: Tensor, v: Tensor, rows: Callable, apply: Callable) -> Terms:
     """Weight that acts at T positions, g_i = Σ_t d_it a_itᵀ: formed, or left to its two T×T Gram matrices.
 
-    d (n, groups, T, out), v (groups, out, in); `rows(a)` (n, groups, T, in), in parts of its columns; `apply(a)`, the
-    layer of v, like d.
+    d (n, groups, T, out), v (groups, out, in); `rows(a)` (n, groups, T, in); `apply(a)`, the layer of v, like d.
     """
     (groups, out, fan_in), positions = v.shape, d.shape[2]
     formed = _is_smaller(fan_in, out, positions)
@@ -67,9 +61,9 @@ def _repeated(a: Tensor, d: Tensor, v: Tensor, rows: Callable, apply: Callable) 
     for a_part, d_part in _chunks(scratch, a, d):
         inputs = rows(a_part)
         if formed:
-            _, sqnorm, product = _vectors("weight", _outer(d_part, inputs), v)
+            _, sqnorm, product = _vectors("weight", d_part.mT @ inputs, v)
         else:
-            sqnorm = _sum((d_part @ d_part.mT) * sum(part @ part.mT for part in inputs))
+            sqnorm = _sum((d_part @ d_part.mT) * (inputs @ inputs.mT))
             product = _sum(d_part * apply(a_part))
         sqnorms.append(sqnorm)
         products.append(product)
@@ -80,7 +74,7 @@ def _linear(layer: nn.Linear, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Ter
     if d.dim() > 2:  # a sequence: the weight acts at every position
         a, d = a.flatten(1, -2), d.flatten(1, -2)
         if "weight" in v:
-            weight, rows = v["weight"], lambda a: [a.unsqueeze(1)]
+            weight, rows = v["weight"], lambda a: a.unsqueeze(1)
             apply = lambda a: F.linear(a, weight).unsqueeze(1)  # noqa: E731
             yield from _repeated(a, d.unsqueeze(1), weight.unsqueeze(0), rows, apply)
         if "bias" in v:
@@ -90,7 +84,8 @@ def _linear(layer: nn.Linear, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Ter
     if "weight" in v:
         weight = v["weight"]
         out, fan_in = weight.shape
-        along = (d @ weight).mul_(a) if fan_in < out else F.linear(a, weight).mul_(d)  # the smaller one is kept
+        back = fan_in < out or out < _NARROW  # the smaller one is kept
+        along = (d @ weight).mul_(a) if back else F.linear(a, weight).mul_(d)
         yield "weight", _squares(a) * sqnorms, along.sum(1)
     if "bias" in v:
         yield "bias", sqnorms, torch.mv(d, v["bias"])
@@ -101,37 +96,27 @@ def _positions(t: Tensor, groups: int) -> Tensor:
     return t.flatten(2).unflatten(1, (groups, -1)).mT
 
 
-def _kernels(v: Tensor, groups: int) -> Tensor:
-    """A convolution's weight (out, in, *kernel) as (groups, out, kernel × in), like `_patches`."""
-    return v.movedim(1, -1).reshape(groups, len(v) // groups, -1)
+def _patches(layer: _ConvNd, a: Tensor, size: torch.Size, last: bool = False) -> Tensor:
+    """What the kernel sees of (n, channels, *space) at `size` positions: (n, groups, in × kernel, positions), or with
+    channels last (n, groups, positions, kernel × in), which is the faster copy where there are many channels.
 
-
-def _patches(layer: _ConvNd, a: Tensor, size: torch.Size) -> list[Tensor]:
-    """What the kernel sees of (n, channels, *space) at `size` positions, for each of its first indices:
-    (n, groups, positions, rest of the kernel × in), channels innermost.
-
-    These are views of one copy, in which a position has what the rest of the kernel sees; `F.unfold` copies for every
-    index of the kernel, and element by element.
+    `F.unfold` copies element by element, and images only.
     """
+    padding = layer._reversed_padding_repeated_twice
     if layer.transposed:
         padding = [p for p in reversed(layer.padding) for _ in range(2)]
-    else:
-        padding = [*layer._reversed_padding_repeated_twice]
-    if layer.padding_mode != "zeros":
-        a, padding = F.pad(a, padding, layer.padding_mode), [0] * len(padding)
-    # rows of the first dimension by their remainder after its stride, so that one position follows the other
-    stride, firsts = layer.stride[0], [i * layer.dilation[0] for i in range(layer.kernel_size[0])]
-    remainders, length = min(stride, firsts[-1] + 1), firsts[-1] // stride + size[0]
-    padding[-1] += max(0, stride * length - a.shape[2] - sum(padding[-2:]))
-    a = F.pad(a.movedim(1, -1), (0, 0, *padding)).contiguous()
-    n, per_group, (first, *space) = len(a), a.shape[-1] // layer.groups, a.stride()[1:-1]
-    shape = (n, layer.groups, remainders, length, *size[1:], *layer.kernel_size[1:], per_group)
-    steps = [s * stride for s, stride in zip(space, layer.stride[1:], strict=True)]
-    inside = [s * dilation for s, dilation in zip(space, layer.dilation[1:], strict=True)]
-    seen = a.as_strided(shape, (a.stride(0), per_group, first, stride * first, *steps, *inside, 1))
-    rest = size[1:].numel()
-    seen = seen.reshape(n, layer.groups, remainders, length * rest, -1)
-    return [seen[:, :, i % stride].narrow(2, i // stride * rest, size.numel()) for i in firsts]
+    a = F.pad(a, padding, layer.padding_mode.replace("zeros", "constant"))
+    a = a.movedim(1, -1).contiguous().movedim(-1, 1) if last else a.contiguous()
+    per_sample, channel, *space = a.stride()
+    per_group = a.shape[1] // layer.groups
+    steps = [s * stride for s, stride in zip(space, layer.stride, strict=True)]
+    inside = [s * dilation for s, dilation in zip(space, layer.dilation, strict=True)]
+    shape, strides = (per_group, *layer.kernel_size, *size), (channel, *inside, *steps)
+    if last:
+        shape, strides = (*size, *layer.kernel_size, per_group), (*steps, *inside, channel)
+    seen = a.as_strided((len(a), layer.groups, *shape), (per_sample, per_group * channel, *strides))
+    split = (size.numel(), -1) if last else (-1, size.numel())
+    return seen.reshape(len(a), layer.groups, *split)
 
 
 def _convolved(layer: _ConvNd, a: Tensor, v: Tensor, size: torch.Size) -> Tensor:
@@ -152,15 +137,19 @@ def _conv(layer: _ConvNd, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:
         return
     weight, groups = v["weight"], layer.groups
     source, at = (d, a) if layer.transposed else (a, d)
-    size = at.shape[2:]
+    size, per_group = at.shape[2:], len(weight) // groups
+    if _is_smaller(weight[0].numel(), per_group, size.numel()):
+        parts = [_vectors("weight", g, weight)[1:] for g in _formed_parts(layer, a, d)]
+        yield "weight", *(torch.cat(terms) for terms in zip(*parts, strict=True))
+        return
 
-    def rows(source: Tensor) -> list[Tensor]:
-        return _patches(layer, source, size)
+    def rows(source: Tensor) -> Tensor:
+        return _patches(layer, source, size, last=True)
 
     def apply(source: Tensor) -> Tensor:
         return _positions(_convolved(layer, source, weight, size), groups)
 
-    yield from _repeated(source, _positions(at, groups), _kernels(weight, groups), rows, apply)
+    yield from _repeated(source, _positions(at, groups), weight.reshape(groups, per_group, -1), rows, apply)
 
 
 def is_formed(layer: nn.Module, a: torch.Size, d: torch.Size) -> bool:
@@ -173,23 +162,42 @@ def is_formed(layer: nn.Module, a: torch.Size, d: torch.Size) -> bool:
     return _is_smaller(fan_in, out, at[2:].numel()) and at[0] * weight.numel() <= FORMED
 
 
+def _is_grouped(layer: _ConvNd, a: Tensor, d: Tensor) -> bool:
+    """Whether oneDNN forms them; it does where a layer has few weights and many positions."""
+    one_dnn = a.device.type == "cpu" and a.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    one_dnn = one_dnn and not layer.transposed and (layer.groups > 1 or layer.in_channels >= 8)
+    return one_dnn and layer.weight.numel() <= _GROUPED * d.shape[2:].numel()
+
+
+def _formed_parts(layer: _ConvNd, a: Tensor, d: Tensor) -> Iterator[Tensor]:
+    """g_i of its weight, (n, elements), a few samples at a time."""
+    weight, groups = layer.weight, layer.groups
+    if not _is_grouped(layer, a, d):
+        source, at = (d, a) if layer.transposed else (a, d)
+        size, at = at.shape[2:], _positions(at, groups)
+        for part, d_part in _chunks(weight.numel() + groups * weight[0].numel() * size.numel(), source, at):
+            yield (d_part.mT @ _patches(layer, part, size).mT).flatten(1)
+        return
+    # the weight's gradient of a convolution of which samples are groups of channels
+    padding = layer._reversed_padding_repeated_twice
+    if layer.padding_mode != "zeros" or padding[::2] != padding[1::2]:
+        a, padding = F.pad(a, padding, layer.padding_mode.replace("zeros", "constant")), [0] * len(padding)
+    gradient = (grad.conv1d_weight, grad.conv2d_weight, grad.conv3d_weight)[a.dim() - 3]
+    for part, d_part in _chunks(a[0].numel() + d[0].numel(), a, d):
+        n = len(part)
+        shape, options = (n * len(weight), *weight.shape[1:]), (layer.stride, padding[::-2], layer.dilation)
+        part, d_part = (t.reshape(1, -1, *t.shape[2:]) for t in (part, d_part))
+        yield gradient(part, shape, d_part, *options, n * groups).view(n, -1)
+
+
 def formed(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
-    """g_i of its weight, (n, groups, out, kernel × in)."""
-    source, at = (d, a) if layer.transposed else (a, d)
-    size, at = at.shape[2:], _positions(at, layer.groups)
-    scratch = layer.weight.numel() + source[0].numel() * math.prod(layer.kernel_size[1:])
-    parts = [_outer(d_part, _patches(layer, part, size)) for part, d_part in _chunks(scratch, source, at)]
+    """g_i of its weight, (n, elements)."""
+    parts = [*_formed_parts(layer, a, d)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def formed_sum(layer: _ConvNd, g: Tensor) -> Tensor:
-    """Σ_i g_i in the form of the weight."""
-    weight = layer.weight
-    return g.sum(0).reshape(len(weight), *weight.shape[2:], weight.shape[1]).movedim(-1, 1)
-
-
-def formed_terms(layer: _ConvNd, g: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    return _vectors("weight", g, _kernels(v, layer.groups))[1:]
+def formed_terms(g: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return _vectors("weight", g, v)[1:]
 
 
 def _embedding(layer: nn.Embedding, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:
@@ -208,8 +216,9 @@ def _affine(
 ) -> Terms:
     """`normalised(a)` times a weight, plus a bias; `pool` sums d, or d times it, over where these are the same."""
     if "weight" in v:
-        parts = _chunks(4 * math.prod(a.shape[1:]), a, d)
-        yield _vectors("weight", torch.cat([pool(d_part * normalised(part)) for part, d_part in parts]), v["weight"])
+        parts = _chunks(2 * math.prod(a.shape[1:]), a, d)
+        g = torch.cat([pool(normalised(part).mul_(d_part)) for part, d_part in parts])
+        yield _vectors("weight", g, v["weight"])
     if "bias" in v:
         yield _vectors("bias", pool(d), v["bias"])
 

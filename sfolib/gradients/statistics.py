@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require, whole
 from sfolib.gradients.batches import Batch, call, device, n_samples, rows, take, wide
-from sfolib.gradients.checks import Loss, is_chain, unmoved
+from sfolib.gradients.checks import Loss, chain, unmoved
 from sfolib.gradients.curvature import eval_mode, smoothness, trainable
 from sfolib.gradients.per_sample import PerSample, check_samples, per_sample, scalar_loss
 from sfolib.theory.bounds import Constants
@@ -98,20 +98,23 @@ def gradient_statistics(
     statistics), draws random numbers (Dropout in train mode) or changes buffers.
     """
     samples = per_sample(model, loss_fn, x, y, l2, ranks, check)
-    n = int(ranks.total(samples.sqnorms.shape[1]))
+    mean, direction, terms = samples[3:]
+    n = int(ranks.total(terms.shape[2]))
     if backward:
         _add_gradients(samples, ranks)
-    mean, direction, sqnorms, products = samples[3:]
     if not per_tensor:
-        mean, direction, sqnorms, products = (t.sum(0, keepdims=True) for t in samples[3:])
-    # Rounding alone can take these sums of squares below 0.
-    variance = np.maximum((ranks.total(sqnorms.sum(1)) - n * mean) / (n - 1), 0.0)
-    centred = products - ranks.total(products.sum(1, keepdims=True)) / n
-    inner = ranks.total(np.square(centred).sum(1)) / (n - 1)
-    # T10 with its sum over j done: the orthogonal parts have mean 0 and square sum Σ ‖g_i‖² − (g_i·ḡ)²/‖ḡ‖².
-    along = np.divide(inner, direction, out=np.zeros_like(inner), where=direction > 0)
-    orthogonal = np.maximum(variance - along, 0.0)
-    return GradientStatistics(n, *(float(t.sum()) for t in (direction, variance, inner, orthogonal)))
+        mean, direction, terms = (t.sum(axis, keepdims=True) for t, axis in ((mean, 0), (direction, 0), (terms, 1)))
+    squares, total = ranks.total(terms.sum(2))
+    centred = terms[1] - total[:, None] / n
+    squares_along = ranks.total(np.square(centred).sum(1))
+    variance = inner = orthogonal = 0.0
+    for m, v, square, along in zip(*(t.tolist() for t in (mean, direction, squares, squares_along)), strict=True):
+        # Rounding alone can take these sums of squares below 0.
+        each = max((square - n * m) / (n - 1), 0.0)
+        variance, inner = variance + each, inner + along / (n - 1)
+        # T10 with its sum over j done: the orthogonal parts have mean 0 and square sum Σ ‖g_i‖² − (g_i·ḡ)²/‖ḡ‖².
+        orthogonal += max(each - (along / (n - 1) / v if v > 0 else 0.0), 0.0)
+    return GradientStatistics(n, float(direction.sum()), variance, inner, orthogonal)
 
 
 def _add_gradients(samples: PerSample, ranks: ProcessGroup) -> None:
@@ -136,9 +139,9 @@ def population_variance(
     n, squares, mean = 0, 0.0, np.zeros(())
     for part in _parts(n_samples(x, y), chunk):
         samples = per_sample(model, loss_fn, take(x, part), take(y, part), 0.0, check=check)
-        m = samples.sqnorms.shape[1]
+        m = samples.terms.shape[2]
         step = torch.cat([t.flatten() for t in samples.means]).cpu().double().numpy() - mean
-        squares += samples.sqnorms.sum() - m * samples.mean_sqnorms.sum() + step.dot(step) * n * m / (n + m)
+        squares += samples.terms[0].sum() - m * samples.mean_sqnorms.sum() + step.dot(step) * n * m / (n + m)
         n += m
         mean = mean + step * (m / n)
     return Population(n, float(mean.dot(mean)), float(max(squares, 0.0) / n))
@@ -224,7 +227,7 @@ def _mean_gradient(
     """Mean of the batches' gradients, weighted by their sizes over n; in float32 at least."""
     parameters, modules, total = trainable(model), dict(model.named_modules()), []
     for x, y in batches:
-        m, apart = n_samples(x, y), check and is_chain(model, x)
+        m, apart = n_samples(x, y), check and bool(chain(model, x))
         with torch.enable_grad(), unmoved(modules, device(x)) if check else nullcontext():
             output = call(model, x)
             loss = scalar_loss(loss_fn, output, y)

@@ -225,8 +225,8 @@ def test_a_forward_that_is_put_into_a_class(monkeypatch):
 )
 def test_layers_that_take_samples_for_something_else_are_no_chain(layer, shape):
     x = torch.randn(shape)
-    assert not checks.is_chain(nn.Sequential(nn.Identity(), nn.Sequential(layer)), x)
-    assert not checks.is_chain(layer, x)
+    assert not checks.chain(nn.Sequential(nn.Identity(), nn.Sequential(layer)), x)
+    assert not checks.chain(layer, x)
 
 
 KINDS = [*sorted(checks._ELEMENTWISE, key=str), *checks._SPATIAL, nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm]
@@ -244,13 +244,35 @@ def test_layers_of_a_chain_act_on_every_sample_alone(kind):
     layer, n = kind(*args).double().eval(), 4
     for dims in (2, 3, 4, 5):
         x = torch.randn(n, 4, *[3] * (dims - 2)).double() if dims > 2 else torch.randn(n, 3).double()
-        if not checks.is_chain(nn.Sequential(layer), x) or (kind is nn.GroupNorm and dims == 2):
+        if not checks.chain(nn.Sequential(layer), x) or (kind is nn.GroupNorm and dims == 2):
             continue
         together = layer(x)
-        assert checks._dims_after(layer, dims) == together.dim()
+        assert checks._dims_after(layer, dims, []) == together.dim()
         torch.testing.assert_close(torch.cat([layer(x[i : i + 1]) for i in range(n)]), together, rtol=1e-12, atol=1e-12)
     wanted = checks._SPATIAL.get(kind, 3)
-    assert checks.is_chain(layer, torch.randn(n, 4, *[3] * (wanted - 2)).double())
+    assert checks.chain(layer, torch.randn(n, 4, *[3] * (wanted - 2)).double())
+
+
+def test_a_chain_with_a_hook_on_its_backward_pass_is_called_as_it_is():
+    x, seen = torch.randn(8, 4), []
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 3)), nn.Tanh())
+    assert len(checks.chain(model, x)) == 2
+    model[0].register_full_backward_pre_hook(lambda *_: seen.append(1))
+    assert not checks.chain(model, x)
+    gradient_statistics(model, F.cross_entropy, x, torch.arange(8) % 3)
+    assert seen
+
+
+@pytest.mark.filterwarnings("ignore:.*per-sample gradients are formed")
+@pytest.mark.parametrize("also", ["x", "y"])
+def test_an_input_that_is_made_of_the_parameters(also):
+    """Of a chain too the loss's graph is looked at where it may go on."""
+    torch.manual_seed(0)
+    model, x, y = nn.Sequential(nn.Linear(4, 3)), torch.randn(8, 4), torch.rand(8, 3)
+    made = 1 + model[0].weight.sum() / 10
+    x, y = (x * made, y) if also == "x" else (x, y * made)
+    with pytest.raises(InputError, match="is not the mean of its samples' own"):
+        gradient_statistics(model, F.cross_entropy, x, y)
 
 
 @pytest.mark.parametrize("name", ["softmax", "mlp", "cnn", "mnist_cnn"])

@@ -201,6 +201,52 @@ def test_any_convolution(groups, width, kernel, stride, dilation, padding, bias)
     assert_equal(gradient_statistics(conv, loss_fn, x, y), expected, torch.float64)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+@pytest.mark.parametrize("kept", [0, layers.FORMED])
+@pytest.mark.parametrize(
+    ("conv", "space"),
+    [
+        (nn.Conv2d(8, 8, 3, padding=1), (9, 8)),
+        (nn.Conv2d(8, 6, (3, 2), stride=(1, 2), padding=(0, 1), dilation=(2, 1)), (12, 13)),
+        (nn.Conv2d(8, 8, 4, padding="same"), (12, 12)),  # one side has more
+        (nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"), (9, 9)),
+        (nn.Conv2d(12, 12, 3, stride=2, groups=12, bias=False), (11, 9)),
+        (nn.Conv2d(4, 8, 3, groups=2), (9, 9)),
+        (nn.Conv1d(9, 8, 5, padding=2), (40,)),
+        (nn.Conv3d(8, 4, 2, stride=(1, 2, 1)), (6, 7, 8)),
+    ],
+    ids=str,
+)
+def test_convolutions_whose_gradients_one_dnn_forms(conv, space, kept, monkeypatch):
+    """In float32, a few samples at a time and all at once."""
+    monkeypatch.setattr(layers, "FORMED", kept)
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(7, conv.in_channels, *space, generator=generator), torch.zeros(7, 1)
+    for p in conv.parameters():
+        p.data = torch.randn(p.shape, generator=generator) / 10
+    assert layers._is_grouped(conv, x, conv(x))
+
+    def loss_fn(output, _y):
+        return (output.sin() ** 2).flatten(1).sum(1).mean()
+
+    twin = copy.deepcopy(conv).double()
+    expected = t10(torch.cat(list(per_sample_gradients(twin, loss_fn, x.double(), y).values()), dim=1))
+    for scratch in (layers.SCRATCH, 3 * x[0].numel()):
+        monkeypatch.setattr(layers, "SCRATCH", scratch)
+        assert_equal(gradient_statistics(conv, loss_fn, x, y), expected, torch.float32)
+
+
+def test_the_norm_of_many_weights():
+    """Sums over a million float32 squares are exact to a few units in the last place."""
+    generator = torch.Generator().manual_seed(1)
+    model, x, y = nn.Linear(20000, 50, bias=False), torch.rand(4, 20000, generator=generator), torch.arange(4)
+    model.weight.data = torch.randn(model.weight.shape, generator=generator) / 100
+    found = gradient_statistics(model, CE, x, y)
+    expected = gradient_statistics(model.double(), CE, x.double(), y)
+    assert found.mean_sqnorm == pytest.approx(expected.mean_sqnorm, rel=2e-6)
+
+
 def test_orthogonal_variance_is_what_the_inner_products_leave():
     """Variance = orthogonal + along, and all of it is along where the per-sample gradients are parallel."""
     model = nn.Linear(1, 1, bias=False).double()
