@@ -57,6 +57,7 @@ class Parameters(notebook.PlansParameters):
     scale: notebook.Scale = Field("quick", description='"smoke" (seconds), "quick", "paper" or "full"')
     dataset: Literal["digits", "fashion_mnist"] = Field("digits", description="whose problems; at full Fashion-MNIST")
     problems: list[str] = by_scale("data set/model")
+    methods: list[str] = Field([], description="which of them, by name; none: all")
     data_dir: str = Field("data", description="where Fashion-MNIST is, if not where its package puts it")
     l2: PositiveFloat = Field(1e-3, description="digits: ℓ2 coefficient")
     budget: PositiveInt = by_scale("gradient evaluations of a run")
@@ -164,6 +165,9 @@ def specs(
     found: dict[Hashable, Spec] = {}
     optimizer = {"sgd": SGD(), "momentum": SGD(momentum=p.momentum), "adam": Adam()}[p.optimizer]
     makers = {name: make for group in schedules.values() for name, make in group.items()}
+    unknown = set(p.methods) - set(makers)
+    require(not unknown, "methods", sorted(unknown), f"must be of {', '.join(makers)}")
+    makers = {name: make for name, make in makers.items() if name in p.methods or not p.methods}
     for problem, factor, (method, make) in product(p.problems, p.searched, makers.items()):
         if method in ONLY and p.optimizer not in ONLY[method]:
             continue

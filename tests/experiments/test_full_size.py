@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from archives import write_mnist
 
+from sfolib._utils.errors import InputError
 from sfolib.analysis.claims import Check
 from sfolib.experiments import cifar100, notebook, the_schedule_to_use
 from sfolib.training.run import run_all
@@ -86,8 +87,11 @@ def test_other_notebooks_take_the_images_by_parameter(tmp_path, name, more):
 
 @pytest.mark.parametrize("given", [{"scale": "full"}, {"dataset": "fashion_mnist"}])
 def test_the_schedule_to_use_on_all_of_the_images(given):
-    p = the_schedule_to_use.Parameters(**given)
+    p = the_schedule_to_use.Parameters(**given, methods=["late ramp", "b₀", "CABS"])
     specs = the_schedule_to_use.specs(p, the_schedule_to_use.schedules(p), {})
     assert {spec.problem.dataset for spec in specs.values()} == {"fashion_mnist"}
     assert {spec.max_samples for spec in specs.values()} == {120_000 if p.scale == "full" else 60_000}
-    assert {len({spec.seeds for spec in specs.values()})} == {4}  # three of a policy, each by itself, and all of a plan
+    assert {method for _, method, *_ in specs} == {"late ramp", "b₀", "CABS"}
+    assert len({spec.seeds for spec in specs.values()}) == 4  # three of a policy, each by itself, and all of a plan
+    with pytest.raises(InputError, match=r"methods = \['late'\]: must be of late ramp, "):
+        the_schedule_to_use.specs(p.model_copy(update={"methods": ["late"]}), the_schedule_to_use.schedules(p), {})
