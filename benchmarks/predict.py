@@ -37,14 +37,20 @@ PREDICTED, MEASURED, PILOTS = HERE / "predictions.csv", HERE / "predicted_and_me
 ADAM = HERE / "adam.csv"
 SEEDS, MOST_STEPS = 32, 12_000
 BATCH_SIZES = [2**k for k in range(11)]
+MEAN_PATH_SIZES = [4, 8, 16, 32, 128]  # each is a path
 
 SOFTMAX, MLP = Digits(), Digits(model="mlp")
-CASES = {  # problem, lr, targets ε², what else
+_NOISE_FREE = {  # problem, lr, targets ε², what else; predicted before there were mean paths
     "softmax, lr 0.1": (SOFTMAX, 0.1, [1e-2, 3e-3, 1e-3, 3e-4], {}),
     "softmax, lr 0.8": (SOFTMAX, 0.8, [1e-2, 3e-3, 1e-3, 3e-4], {}),
     "softmax, lr 0.1, by permutation": (SOFTMAX, 0.1, [1e-2, 3e-3, 1e-3, 3e-4], {"sampling": "permutation"}),
     "softmax, lr 0.02, momentum 0.9": (SOFTMAX, 0.02, [1e-2, 3e-3, 1e-3], {"optimizer": SGD(momentum=0.9)}),
     "mlp, lr 0.1": (MLP, 0.1, [4e-2, 2e-2, 1e-2, 3e-3], {}),
+}
+CASES = _NOISE_FREE | {
+    "mlp, lr 0.05, mean path": (MLP, 0.05, [4e-2, 2e-2], {"max_steps": 8000}),
+    "mlp, lr 0.2, mean path": (MLP, 0.2, [4e-2, 2e-2], {"max_steps": 4000}),
+    "32 hidden units, lr 0.1, mean path": (Digits(hidden=(32,)), 0.1, [4e-2, 2e-2], {"max_steps": 6000}),
 }
 _ADAM = {"problem": SOFTMAX, "optimizer": Adam(), "max_steps": 1500}
 ADAM_EPS2 = (1e-2, 3e-3)
@@ -80,7 +86,8 @@ def predict(cases: list[str]) -> None:
     again = [case for case in cases if case in known]
     require(not again, "case", again, f"is written down in {PREDICTED}; a prediction is made once")
     for case in cases:
-        frame = predict_constant(spec_of(case), BATCH_SIZES, CASES[case][2])
+        sizes, pairs = (BATCH_SIZES, 0) if case in _NOISE_FREE else (MEAN_PATH_SIZES, None)
+        frame = predict_constant(spec_of(case), sizes, CASES[case][2], pairs=pairs)
         print(frame.to_string(), flush=True)
         written = pd.concat([written, frame.assign(case=case, probes=frame.attrs["probes"])])
         written.to_csv(PREDICTED, index=False, float_format="%.6g")
@@ -95,9 +102,10 @@ def measure(cases: list[str]) -> None:
         found = []
         for b, rows in predicted[predicted["case"] == case].groupby("batch_size"):
             never = np.isinf(rows["steps"]).any()
-            most = MOST_STEPS if never else int(1.5 * rows["steps"].max()) + 10
+            spec = spec_of(case, int(b))
+            most = spec.max_steps if never else int(1.5 * rows["steps"].max()) + 10
             aims = {"max_steps": most, "target_grad_norm": rows["eps2"].min() ** 0.5}
-            measured = crossings([run(spec_of(case, int(b)).model_copy(update=aims), device="cpu")], rows["eps2"])
+            measured = crossings([run(spec.model_copy(update=aims), device="cpu")], rows["eps2"])
             both = rows.merge(measured, on=["batch_size", "eps2"], suffixes=("_predicted", ""))
             both["ratio"] = both["samples_predicted"] / both["samples"]
             print(both[["case", "batch_size", "eps2", "samples", "low", "high", "ratio"]].to_string(), flush=True)
@@ -118,7 +126,7 @@ def pilots(_: list[str]) -> None:
 
     def mean(batch_size: int, **how: int) -> Prediction:
         asked = [spec_of(case, batch_size).model_copy(update={"max_steps": most, "seeds": (seed,)}) for seed in seeds]
-        found = [predict_run(spec, "cpu", vectors=16, **how) for spec in asked]
+        found = [predict_run(spec, "cpu", pairs=0, vectors=16, **how) for spec in asked]
         bias, noise = (np.mean([getattr(of, name) for of in found], axis=0) for name in ("bias", "noise"))
         return replace(found[0], bias=bias, noise=noise, grad_sqnorm=bias + noise)
 

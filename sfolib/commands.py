@@ -146,9 +146,9 @@ def predict(args: argparse.Namespace) -> int:
     from sfolib import plotting
     from sfolib.analysis import predict
 
-    require(not args.out.exists(), "out", str(args.out), "exists; choose another file with --out")
     spec = _read(args)[1]
-    along = predict.predict(spec, args.device, pilot_batch_size=args.pilot)
+    _check_picture(args.out)
+    along = predict.predict(spec, args.device, pilot_batch_size=args.pilot, pairs=args.pairs)
     print(predict.table(along))
     constant = predict.by_batch_size(spec, along, args.device, pilot_batch_size=args.pilot)
     if constant is None:
@@ -157,10 +157,28 @@ def predict(args: argparse.Namespace) -> int:
         print(predict.table_by_batch_size(constant))
     try:
         plotting.prediction(along.table, constant).savefig(args.out, dpi=150)
-    except (OSError, ValueError) as error:  # ValueError: a format that matplotlib does not know
-        raise InputError(f"out = {str(args.out)!r}: cannot be written ({error})") from error
+    except OSError as error:
+        raise _unwritable(args.out, error) from error
     print(f"picture: {args.out}")
     return 0
+
+
+def _check_picture(out: Path) -> None:
+    """`InputError` where no new picture can be written there, before the work that it is of."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    require(not out.exists(), "out", str(out), "exists; choose another file with --out")
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    require(out.suffix[1:].lower() in known, "out", str(out), f"must end in one of .{', .'.join(known)}")
+    try:
+        out.open("xb").close()
+        out.unlink()
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> InputError:
+    return InputError(f"out = {str(out)!r}: cannot be written ({error.strerror}); choose another file with --out")
 
 
 def plan(args: argparse.Namespace) -> int:
