@@ -89,7 +89,8 @@ def predict(cases: list[str]) -> None:
         sizes, pairs = (BATCH_SIZES, 0) if case in _NOISE_FREE else (MEAN_PATH_SIZES, None)
         frame = predict_constant(spec_of(case), sizes, CASES[case][2], pairs=pairs)
         print(frame.to_string(), flush=True)
-        written = pd.concat([written, frame.assign(case=case, probes=frame.attrs["probes"])])
+        frame = frame.drop(columns="bias").assign(case=case, probes=frame.attrs["probes"])
+        written = pd.concat([written, frame])
         written.to_csv(PREDICTED, index=False, float_format="%.6g")
 
 

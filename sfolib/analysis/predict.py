@@ -111,10 +111,7 @@ def predict(
     Raises `InputError` for a policy or workers, for other optimizers, and where the path, or Adam's noise, diverges.
     """
     pairs = _pairs(spec, pilot_batch_size, pairs)
-    if pairs:
-        path = MeanPath(spec, device, pairs)
-    else:
-        path = NoiseFreePath(spec, device, pilot_batch_size, vectors, sample)
+    path = MeanPath(spec, device, pairs) if pairs else NoiseFreePath(spec, device, pilot_batch_size, vectors, sample)
     clock = PlanClock(spec.plan, path.epoch, path.permuted, spec.max_samples, spec.max_steps)
     points, below = [(0, 0, *path.start, 0.0, 0.0)], 0
     for window in path.windows(clock) if pairs else windows(path, [(clock, path.covariance())]):

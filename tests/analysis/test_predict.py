@@ -1,5 +1,8 @@
 """Predictions: exact on the quadratic, T15 as it is written on softmax regression, and what runs then do."""
 
+import math
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +10,13 @@ from torch.nn.functional import cross_entropy
 
 from sfolib import cli, plotting
 from sfolib._utils.errors import InputError
+from sfolib._utils.rng import epoch_order
 from sfolib.analysis import noise_free_path
 from sfolib.analysis import predict as module
 from sfolib.analysis.crossings import crossings
 from sfolib.analysis.expected_adam import ExpectedAdam
 from sfolib.analysis.local_path import local_path
+from sfolib.analysis.mean_path import MeanPath, smoothed
 from sfolib.analysis.noise_free_path import PlanClock, softmax_hessian
 from sfolib.analysis.predict import predict, predict_constant
 from sfolib.gradients.curvature import gradient_covariance, hessian
@@ -20,6 +25,7 @@ from sfolib.problems.specs import Digits, Quadratic
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.theory.derivations import evaluate, result
+from sfolib.training import updates
 from sfolib.training.optimizers import Adam
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
@@ -200,6 +206,139 @@ def test_a_pilot_stands_for_the_noise_free_path():
     assert pilot.probes == whole.probes - 80 * (797 - 128)
 
 
+# --------------------------------------------------------------------------------------------- the mean path
+SMALL = Digits(hidden=(32,), holdout=1000)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"optimizer": {"kind": "sgd", "momentum": 0.8, "weight_decay": 0.01}},
+        {"optimizer": {"kind": "sgd", "momentum": 0.8, "nesterov": True}, "sampling": "permutation"},
+    ],
+)
+def test_the_mean_path_is_as_it_is_written(settings):
+    """Of each pair one is a run of its seed, the other its mirror image; μ by autograd, from the same batches."""
+    asked, lr, pairs = spec(SMALL, Plan(300, 0.1), max_steps=7, **settings), 0.1, 2
+    found, path = predict(asked, "cpu", pairs=pairs), MeanPath(asked, "cpu", pairs)
+    path.advance(PlanClock(asked.plan, path.epoch, path.permuted, math.inf, 7).take(7))
+    plus, minus, middle = zip(*(members.chunk(3) for members in path.cloud.parameters), strict=True)
+    runs = SMALL.build_task(path.cloud.batches.seeds[:pairs], asked.sampling, "cpu", "float64")
+    mean = SMALL.build_task((0,), "permutation", "cpu", "float64")
+    for members, start in zip(runs.parameters, mean.parameters, strict=True):
+        members.copy_(start.expand_as(members))
+    steps = [updates.build(asked.optimizer, task.parameters) for task in (runs, mean)]
+    x, y, samples = mean.x.T, mean.labels, 0
+
+    def gradient(theta, rows):
+        theta = [p.clone().requires_grad_() for p in theta]
+        hidden = torch.relu(theta[0][:, :-1] @ x[:-1, rows] + theta[0][:, -1:])
+        logits = theta[1][:, :-1] @ hidden + theta[1][:, -1:]
+        l2 = SMALL.l2 / 2 * sum(p.square().sum() for p in theta)
+        return torch.autograd.grad(cross_entropy(logits.T, y[rows]) + l2, theta)
+
+    for t in range(7):
+        b = runs.batch_size(samples, 300)
+        mu, curved = [p[0].clone() for p in mean.parameters], 0
+        for j, seed in enumerate(path.cloud.batches.seeds[:pairs]):
+            rows = epoch_order(797, seed, samples // 797, asked.sampling)
+            rows = torch.cat([rows, epoch_order(797, seed, samples // 797 + 1, asked.sampling)])
+            rows = rows[samples % 797 : samples % 797 + b]
+            off = [p[j] - m for p, m in zip(runs.parameters, mu, strict=True)]
+            both = [gradient([m + s * d for m, d in zip(mu, off, strict=True)], rows) for s in (1, -1, 0)]
+            curved += torch.cat([((p + q) / 2 - r).flatten() for p, q, r in zip(*both, strict=True)]) / pairs
+        full = torch.cat([g.flatten() for g in gradient(mu, torch.arange(797))]) + curved
+        sizes = [m.numel() for m in mu]
+        own = runs.gradients(t, samples, b)
+        steps[0](own, lr)
+        steps[1]([g.view(1, *m.shape) for g, m in zip(full.split(sizes), mu, strict=True)], lr)
+        samples += b
+    for p, q, r, run_, mu in zip(plus, minus, middle, runs.parameters, mean.parameters, strict=True):
+        assert p.numpy() == pytest.approx(run_.numpy(), abs=1e-10)
+        assert q.numpy() == pytest.approx((2 * mu - run_).numpy(), abs=1e-10)
+        assert r.numpy() == pytest.approx(mu.expand_as(r).numpy(), abs=1e-10)
+    around = [[p[j] for p in of] for of in (plus, minus) for j in range(pairs)]
+    squares = [sum(g.square().sum().item() for g in gradient(theta, torch.arange(797))) for theta in around]
+    assert found.steps.tolist() == list(range(8))
+    assert path.around.measure()["grad_sqnorm"].mean().item() == pytest.approx(np.mean(squares))
+    last = torch.cat([g.flatten() for g in mean.gradients(7, 0, 797)]) + curved
+    assert found.bias[-1] == pytest.approx(last.square().sum().item())
+
+
+def test_noise_moves_the_mean_to_where_there_is_less_noise():
+    """64 runs from the start that is predicted; on the noise-free path a quarter too much is predicted."""
+    problem, runs, most = Digits(hidden=(64,), holdout=1000), 64, 120
+    asked = spec(problem, Plan(4, 0.1), max_steps=most, dtype="float32")
+    task = problem.build_task(tuple(range(runs)), "replacement", "cpu", "float32")
+    task.parameters = [p[:1].repeat(runs, 1, 1) for p in task.parameters]
+    update, measured = updates.build(asked.optimizer, task.parameters), []
+    for t in range(most):
+        update(task.gradients(t, 4 * t, 4), 0.1)
+        if t % 5 == 4 and t > 20:
+            measured.append((t + 1, task.measure()["grad_sqnorm"].mean().item()))
+    at, measured = np.array(measured).T
+    off = []
+    for pairs in (0, 16):
+        found = predict(asked, "cpu", pairs=pairs, vectors=16)
+        off.append(np.log(np.mean(measured / np.interp(at, found.steps, found.grad_sqnorm))))
+    assert off[0] < -0.15
+    assert abs(off[1]) < 0.1
+
+
+def test_a_line_in_the_logarithm_of_the_steps_is_smooth_already():
+    steps = np.array([0, *np.unique(np.round(1.05 ** np.arange(120)))])
+    line = 3 - 0.2 * np.log(np.maximum(steps, 1))
+    line[0] = 7.0  # of step 0, which has no logarithm
+    assert smoothed(steps, line) == pytest.approx(line)
+    noise = np.random.default_rng(0).standard_normal((200, len(steps)))
+    spread = np.std([smoothed(steps, line + row)[60:] for row in noise], axis=0)
+    assert np.all(spread[:-8] < 0.4)
+    assert np.all(spread < 0.8)
+
+
+def test_each_batch_size_of_a_network_has_a_path():
+    asked = spec(SMALL, Plan(1, 0.1), max_steps=60)
+    found = predict_constant(asked, [32, 128], [0.3], "cpu").set_index("batch_size")
+    for b in (32, 128):
+        alone = predict(asked.model_copy(update={"plan": Plan(b, 0.1)}), "cpu")
+        assert alone.pairs == 16
+        assert found.loc[b, "samples"] == pytest.approx(alone.first_crossing(0.3**0.5).samples, rel=0.02)
+        assert np.isfinite(found.loc[b, "samples"])
+    with pytest.raises(InputError, match=r"pairs = 16: .*predict each"):
+        alone.with_batch_size(4)
+    assert predict(asked, "cpu", pairs=0, vectors=4).with_batch_size(32).pairs == 0
+
+
+def test_evaluations_of_a_mean_path_are_counted():
+    found = predict(spec(SMALL, Plan(8, 0.1), max_steps=3), "cpu", pairs=2)
+    # a step: ∇f, and the batch at three points a pair; a reading: f, ∇f and the cloud; and f at the start
+    assert found.probes == 3 * (797 + 3 * 2 * 8) + 3 * 797 * (2 + 2 * 2) + 797
+
+
+def test_a_mean_path_ends_where_the_run_would():
+    asked = spec(SMALL, Plan(32, 0.1), max_steps=1000)
+    found = predict(asked.model_copy(update={"target_grad_norm": 0.4}), "cpu", pairs=4)
+    crossing = found.first_crossing(0.4).steps
+    assert crossing < found.steps[-1] < 2 * crossing
+
+
+@pytest.mark.parametrize(
+    ("problem", "settings", "asked"),
+    [
+        (SMALL, {}, {"pairs": -1}),
+        (SMALL, {}, {"pairs": 0.5}),
+        (SMALL, {}, {"pairs": 2, "pilot_batch_size": 8}),
+        (FEW, {"optimizer": "adam"}, {"pairs": 2}),
+        (Quadratic(), {}, {"pairs": 2}),
+        (Digits(model="cnn", holdout=1000), {}, {"pairs": 2}),
+    ],
+)
+def test_what_has_no_mean_path_is_named(problem, settings, asked):
+    with pytest.raises(InputError, match="pairs"):
+        predict(spec(problem, Plan(4, 0.1), **settings), "cpu", **asked)
+
+
 # ------------------------------------------------------------------------------------------------- Adam
 @pytest.mark.parametrize(("lr", "batch_size"), [(0.01, 1), (0.03, 64)])
 def test_adam_on_the_quadratic_does_what_was_predicted(lr, batch_size):
@@ -340,8 +479,12 @@ def test_what_cannot_be_predicted_is_named(problem, settings, field):
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"batch_sizes": []}, "batch_sizes"),
+        ({"batch_sizes": []}, r"batch_sizes = \[\]: must be a list"),
+        ({"batch_sizes": 8}, "batch_sizes = 8: must be a list"),
         ({"batch_sizes": [0]}, "batch_sizes"),
+        ({"eps2": []}, r"eps2 = \[\]: must be a number, or a list"),
+        ({"eps2": [[0.1, 0.2]]}, "eps2"),
+        ({"eps2": "small"}, "eps2"),
         ({"eps2": [-1.0]}, "eps2"),
         ({"spec": spec(FEW, GROWING)}, "plan"),
         ({"pilot_batch_size": 0}, "pilot_batch_size"),
@@ -350,6 +493,13 @@ def test_what_cannot_be_predicted_is_named(problem, settings, field):
 def test_bad_input_of_constant_batch_sizes_is_named(change, field):
     with pytest.raises(InputError, match=field):
         predict_constant(**{"spec": spec(FEW, Plan(4, 0.1)), "batch_sizes": [1], "eps2": 0.1, "device": "cpu"} | change)
+
+
+@pytest.mark.parametrize(("field", "value"), [("vectors", 0), ("vectors", 1.5), ("sample", 0), ("sample", 1)])
+@pytest.mark.parametrize("function", [predict, local_path])
+def test_bad_settings_of_a_noise_spectrum_have_the_callers_names(function, field, value):
+    with pytest.raises(InputError, match=rf"^{field} = {value}: must be"):
+        function(spec(FEW, Plan(4, 0.1), max_steps=1), "cpu", **{field: value})
 
 
 # ------------------------------------------------------------------------------------------ the command line
@@ -391,6 +541,25 @@ def test_the_command_names_what_cannot_be_predicted(command):
     status, _, told = command(spec(FEW, Plan(4, 0.1), optimizer="adagrad"))
     assert (status, told.count("\n")) == (1, 1)
     assert "optimizer = 'adagrad'" in told
+
+
+@pytest.mark.parametrize(
+    ("out", "why"), [("nowhere/a.png", "cannot be written"), ("a.what", r"must end in one of .*png")]
+)
+def test_where_no_picture_can_be_written_is_known_before_anything_is_predicted(
+    command, out, why, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "predict", None)  # a call would fail
+    status, _, told = command(spec(Quadratic(), Plan(4, 0.5)), "--out", str(tmp_path / out))
+    assert status == 1
+    assert re.search(rf"out = .*{out}.*: {why}", told)
+    assert not (tmp_path / out).exists()
+
+
+def test_the_command_takes_the_noise_free_path_of_a_network(command):
+    status, out, _ = command(spec(SMALL, Plan(64, 0.1), max_steps=3), "--pairs", "0", "--device", "cpu")
+    assert status == 0
+    assert f"cost: {predict(spec(SMALL, Plan(64, 0.1), max_steps=3), 'cpu', pairs=0).probes} " in out
 
 
 def test_the_picture_shows_what_it_is_given():
