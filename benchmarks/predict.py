@@ -47,10 +47,12 @@ _NOISE_FREE = {  # problem, lr, targets ε², what else; predicted before there 
     "softmax, lr 0.02, momentum 0.9": (SOFTMAX, 0.02, [1e-2, 3e-3, 1e-3], {"optimizer": SGD(momentum=0.9)}),
     "mlp, lr 0.1": (MLP, 0.1, [4e-2, 2e-2, 1e-2, 3e-3], {}),
 }
-CASES = _NOISE_FREE | {
+CASES = _NOISE_FREE | {  # the first three from one start, with 16 pairs; what they taught is in the last two
     "mlp, lr 0.05, mean path": (MLP, 0.05, [4e-2, 2e-2], {"max_steps": 8000}),
     "mlp, lr 0.2, mean path": (MLP, 0.2, [4e-2, 2e-2], {"max_steps": 4000}),
     "32 hidden units, lr 0.1, mean path": (Digits(hidden=(32,)), 0.1, [4e-2, 2e-2], {"max_steps": 6000}),
+    "64 hidden units, lr 0.1, mean paths": (Digits(hidden=(64,)), 0.1, [4e-2, 2e-2], {"max_steps": 4000}),
+    "mlp, lr 0.15, mean paths": (MLP, 0.15, [4e-2, 2e-2], {"max_steps": 3000}),
 }
 _ADAM = {"problem": SOFTMAX, "optimizer": Adam(), "max_steps": 1500}
 ADAM_EPS2 = (1e-2, 3e-3)

@@ -25,17 +25,18 @@ from sfolib.training import updates
 from sfolib.training.optimizers import SGD
 from sfolib.training.spec import Spec
 
+STARTS = 4
 _OWN = 1 << 31  # seeds from here on are no run's
 _TAKEN = 1.4  # ratio of the steps that are taken at once
 _SMOOTHED = 1.25  # ratio of the steps, to both sides, over which what the noise adds is smoothed
 
 
 class MeanPath(NoiseFreePath):
-    """The mean path of a spec, with its cloud; n + 3 × pairs × b gradient evaluations a step, and 2n × (1 + pairs) a
-    reading."""
+    """The mean paths of a spec from the starts of its first seeds, `STARTS` at most, which share its cloud's pairs."""
 
     def __init__(self, spec: Spec, device: str, pairs: int):
         self.pairs, self._steps = whole("pairs", pairs), 0
+        self.starts = max(count for count in range(1, min(STARTS, len(spec.seeds)) + 1) if pairs % count == 0)
         require(isinstance(spec.optimizer, SGD), "pairs", pairs, f"must be 0 for {spec.optimizer.kind!r}")
         super().__init__(spec, device, None)
         dense = isinstance(self.task, MLP)
@@ -45,9 +46,13 @@ class MeanPath(NoiseFreePath):
             spec.problem.build_task(seeds * copies, spec.sampling, self.device, spec.dtype) for copies in (3, 2)
         )
         for members, mean in zip(self.cloud.parameters, self.task.parameters, strict=True):
-            members.copy_(mean.expand_as(members))  # θ₊ of all pairs, θ₋ of all pairs, μ as often
+            members.copy_(self._of_pairs(mean).repeat(3, 1, 1))  # θ₊ of all pairs, θ₋ of all pairs, μ as often
         self.around.parameters = [members[: 2 * pairs] for members in self.cloud.parameters]
         self._update_cloud = updates.build(spec.optimizer, self.cloud.parameters)
+
+    def _of_pairs(self, means: torch.Tensor) -> torch.Tensor:
+        """What there is one of for each start, for each pair."""
+        return means.repeat_interleave(self.pairs // self.starts, 0)
 
     def windows(self, clock: PlanClock) -> Iterator[list[list[tuple[float, ...]]]]:
         """As `noise_free_path.windows` of one run; what the noise adds is not `smoothed`."""
@@ -63,14 +68,15 @@ class MeanPath(NoiseFreePath):
         means, members, curved = [], [], []
         for gradient, of_cloud in zip(full, batch, strict=True):
             plus, minus, middle = of_cloud.chunk(3)
-            curved.append(((plus + minus) / 2 - middle).mean(0, keepdim=True))
+            curved.append(((plus + minus) / 2 - middle).unflatten(0, (self.starts, -1)).mean(1))
             means.append(gradient + curved[-1])
-            members.append(torch.cat([plus, 2 * means[-1] - plus, means[-1].expand_as(plus)]))
+            mean = self._of_pairs(means[-1])
+            members.append(torch.cat([plus, 2 * mean - plus, mean]))
         self.update(means, lr)
         self._update_cloud(members, lr)
         self._curved = [a + b for a, b in zip(self._curved, curved, strict=True)] if self._steps else curved
         self._steps += 1
-        self.probes += self.epoch + 3 * self.pairs * batch_size
+        self.probes += self.starts * self.epoch + 3 * self.pairs * batch_size
 
     def _measure(self) -> tuple[float, ...]:
         """‖E∇f‖², of which what is not ∇f(μ) is the mean over the steps since the last reading, and f(μ); from the
@@ -79,11 +85,11 @@ class MeanPath(NoiseFreePath):
         if not self._steps:
             return sqnorm, loss
         means = [g + curved / self._steps for g, curved in zip(self._full_gradient(), self._curved, strict=True)]
-        sqnorm, self._steps = sum(float(mean.square().sum()) for mean in means), 0
+        sqnorm, self._steps = sum(float(mean.square().sum()) for mean in means) / self.starts, 0
         found = self.around.measure()
         values = [float(found[name].double().mean()) for name in ("grad_sqnorm", "loss")]
         require(bool(np.all(np.isfinite(values))), "plan", self.step, "steps in, the cloud about the mean has diverged")
-        self.probes += self.epoch * (1 + 2 * self.pairs)
+        self.probes += self.epoch * (self.starts + 2 * self.pairs)
         return sqnorm, loss, values[0] - sqnorm, values[1] - loss
 
 

@@ -82,6 +82,8 @@ class PlanClock:
 class NoiseFreePath:
     """The noise-free path of a spec, or its pilot; H and Σ where it is."""
 
+    starts = 1  # of the first seeds
+
     def __init__(
         self,
         spec: Spec,
@@ -107,7 +109,7 @@ class NoiseFreePath:
         how = Execution(channels_last=spec.channels_last, max_micro_batch=spec.max_micro_batch)
         sampling = spec.sampling if synthetic else "replacement" if pilot else "permutation"
         self.device = resolve_device(device)
-        self.task = quiet.build_task(spec.seeds[:1], sampling, self.device, spec.dtype, how)
+        self.task = quiet.build_task(spec.seeds[: self.starts], sampling, self.device, spec.dtype, how)
         self.epoch, self.permuted = self.task.samples_per_epoch, spec.sampling == "permutation"
         self.batch_size = pilot or (1 if synthetic else self.epoch)
         # the whole data set is the same in any order
@@ -164,9 +166,9 @@ class NoiseFreePath:
 
     def _measure(self) -> tuple[float, ...]:
         """f's ‖∇f‖², and f."""
-        self.probes += self.task.probes
+        self.probes += self.starts * self.task.probes
         found = self.task.measure()
-        values = float(found["grad_sqnorm"][0]), float(found["loss"][0])
+        values = tuple(float(found[name].double().mean()) for name in ("grad_sqnorm", "loss"))
         require(bool(np.all(np.isfinite(values))), "plan", self.step, "steps in, the path of the mean has diverged")
         return values
 

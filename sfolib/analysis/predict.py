@@ -30,10 +30,11 @@ from sfolib.analysis.noise_free_path import SAID, SAMPLE, VECTORS, NoiseFreePath
 from sfolib.problems.specs import Digits, Quadratic
 from sfolib.schedules.base import Constant
 from sfolib.schedules.plan import Plan
+from sfolib.training.estimates import isotonic_crossing
 from sfolib.training.optimizers import SGD
 from sfolib.training.spec import Spec
 
-PAIRS = 16  # of a mean path's cloud
+PAIRS = 32  # of a mean path's cloud
 _NO_END = 1e3  # noise over ‖∇f‖² at the start, above which Adam's linear theory has no say
 _SETTLED = 10  # readings below the target after which a run would have ended
 
@@ -64,9 +65,11 @@ class Prediction:
     pairs: int = 0
 
     def first_crossing(self, eps: float) -> Reach:
-        """When E‖∇f‖² first is at ε² or below; between points it is taken for a power law of the steps."""
+        """When E‖∇f‖² first is at ε² or below; between points it is taken for a power law of the steps. Of a mean path,
+        whose cloud fluctuates, as of a run: `estimates`."""
         positive("eps", eps)
-        return Reach(*(_crossing(clock, self.grad_sqnorm, eps**2) for clock in (self.steps, self.samples)))
+        crossing = isotonic_crossing if self.pairs else _crossing
+        return Reach(*(crossing(clock, self.grad_sqnorm, eps**2) for clock in (self.steps, self.samples)))
 
     def with_batch_size(self, batch_size: int) -> Prediction:
         """Of SGD at b = 1 on the noise-free path, drawn with replacement: the same for another constant batch size, as
@@ -97,15 +100,16 @@ def predict(
     vectors: int = VECTORS,
     sample: int = SAMPLE,
 ) -> Prediction:
-    """E‖∇f‖² and E f along the run that `spec` describes, from its first seed's start.
+    """E‖∇f‖² and E f along the run that `spec` describes, from its first seed's start; of a mean path in the mean over
+    the starts of the first `STARTS` seeds.
 
     Ends where the run does: by max_samples, max_steps or target_grad_norm. The noise-free path takes full gradients, n
     gradient evaluations a step; with pilot_batch_size it is a run of such batches, drawn with replacement, less its own
     predicted noise. Above `MATRICES` parameters the noise spectrum is of so many vectors, of at most `sample` training
     samples; what it costs goes with both.
-    pairs: the mean path of a cloud of so many pairs (`mean_path`), n + 3 × pairs × b gradient evaluations a step, and
-    2n × (1 + pairs) each time it is 5 % further; 0 is the noise-free path. None: 16 for dense networks with hidden
-    layers by SGD without a pilot, else 0.
+    pairs: the mean path of a cloud of so many pairs (`mean_path`), starts × n + 3 × pairs × b gradient evaluations a
+    step, and 2n × (starts + pairs) each time it is 5 % further; 0 is the noise-free path. None: 32 for dense networks
+    with hidden layers by SGD without a pilot, else 0.
     Adam: softmax regression of at most `MATRICES` parameters or the quadratic, drawn with replacement, without
     weight_decay and pilot.
     Raises `InputError` for a policy or workers, for other optimizers, and where the path, or Adam's noise, diverges.
@@ -215,26 +219,33 @@ def _one_by_one(spec: Spec, sizes: list[int], targets: np.ndarray, device: str, 
     lr, least = spec.plan.at(0)[1], float(min(targets)) ** 0.5
     asked = [spec.model_copy(update={"plan": Plan(b, lr), "target_grad_norm": least}) for b in sizes]
     found = [predict(each, device, pairs=pairs) for each in asked]
-    curves = [[*zip(of.steps, of.samples, of.grad_sqnorm, of.bias, strict=True)] for of in found]
-    return _reached(sizes, targets, curves, sum(of.probes for of in found))
+    rows = [
+        (b, float(target), *reach, float(np.interp(reach.steps, of.steps, of.bias, right=np.nan)))
+        for b, of in zip(sizes, found, strict=True)
+        for target in targets
+        for reach in [of.first_crossing(float(target) ** 0.5)]
+    ]
+    return _frame(rows, sum(of.probes for of in found))
 
 
 def _reached(sizes: list[int], targets: np.ndarray, curves: list[list[tuple]], probes: int) -> pd.DataFrame:
     """What `predict_constant` returns, from curves of (steps, samples, E‖∇f‖², bias)."""
-    found = pd.DataFrame(
-        [
-            (
-                b,
-                float(target),
-                *(_crossing(clock, values, target) for clock in clocks),
-                _at(clocks[0], bias, values, target),
-            )
-            for b, curve in zip(sizes, curves, strict=True)
-            for *clocks, values, bias in [np.array(curve, dtype=float).T]
-            for target in targets
-        ],
-        columns=["batch_size", "eps2", "steps", "samples", "bias"],
-    )
+    rows = [
+        (
+            b,
+            float(target),
+            *(_crossing(clock, values, target) for clock in clocks),
+            _at(clocks[0], bias, values, target),
+        )
+        for b, curve in zip(sizes, curves, strict=True)
+        for *clocks, values, bias in [np.array(curve, dtype=float).T]
+        for target in targets
+    ]
+    return _frame(rows, probes)
+
+
+def _frame(rows: list[tuple[float, ...]], probes: int) -> pd.DataFrame:
+    found = pd.DataFrame(rows, columns=["batch_size", "eps2", "steps", "samples", "bias"])
     found.attrs["probes"] = probes
     return found
 

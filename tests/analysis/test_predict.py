@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -214,20 +215,21 @@ SMALL = Digits(hidden=(32,), holdout=1000)
     "settings",
     [
         {},
-        {"optimizer": {"kind": "sgd", "momentum": 0.8, "weight_decay": 0.01}},
+        {"optimizer": {"kind": "sgd", "momentum": 0.8, "weight_decay": 0.01}, "seeds": (3, 8)},
         {"optimizer": {"kind": "sgd", "momentum": 0.8, "nesterov": True}, "sampling": "permutation"},
     ],
 )
 def test_the_mean_path_is_as_it_is_written(settings):
     """Of each pair one is a run of its seed, the other its mirror image; μ by autograd, from the same batches."""
-    asked, lr, pairs = spec(SMALL, Plan(300, 0.1), max_steps=7, **settings), 0.1, 2
+    asked, lr, pairs = spec(SMALL, Plan(300, 0.1), max_steps=7, **settings), 0.1, 4
     found, path = predict(asked, "cpu", pairs=pairs), MeanPath(asked, "cpu", pairs)
     path.advance(PlanClock(asked.plan, path.epoch, path.permuted, math.inf, 7).take(7))
-    plus, minus, middle = zip(*(members.chunk(3) for members in path.cloud.parameters), strict=True)
-    runs = SMALL.build_task(path.cloud.batches.seeds[:pairs], asked.sampling, "cpu", "float64")
-    mean = SMALL.build_task((0,), "permutation", "cpu", "float64")
+    seeds, starts = path.cloud.batches.seeds[:pairs], len(asked.seeds)
+    runs = SMALL.build_task(seeds, asked.sampling, "cpu", "float64")
+    mean = SMALL.build_task(asked.seeds, "permutation", "cpu", "float64")
+    whose = np.repeat(range(starts), pairs // starts)  # start of each pair
     for members, start in zip(runs.parameters, mean.parameters, strict=True):
-        members.copy_(start.expand_as(members))
+        members.copy_(start[whose])
     steps = [updates.build(asked.optimizer, task.parameters) for task in (runs, mean)]
     x, y, samples = mean.x.T, mean.labels, 0
 
@@ -240,30 +242,29 @@ def test_the_mean_path_is_as_it_is_written(settings):
 
     for t in range(7):
         b = runs.batch_size(samples, 300)
-        mu, curved = [p[0].clone() for p in mean.parameters], 0
-        for j, seed in enumerate(path.cloud.batches.seeds[:pairs]):
-            rows = epoch_order(797, seed, samples // 797, asked.sampling)
-            rows = torch.cat([rows, epoch_order(797, seed, samples // 797 + 1, asked.sampling)])
-            rows = rows[samples % 797 : samples % 797 + b]
+        curved = [torch.zeros_like(p) for p in mean.parameters]
+        for j, (seed, s) in enumerate(zip(seeds, whose, strict=True)):
+            epochs = [epoch_order(797, seed, samples // 797 + k, asked.sampling) for k in (0, 1)]
+            rows = torch.cat(epochs)[samples % 797 :][:b]
+            mu = [p[s] for p in mean.parameters]
             off = [p[j] - m for p, m in zip(runs.parameters, mu, strict=True)]
-            both = [gradient([m + s * d for m, d in zip(mu, off, strict=True)], rows) for s in (1, -1, 0)]
-            curved += torch.cat([((p + q) / 2 - r).flatten() for p, q, r in zip(*both, strict=True)]) / pairs
-        full = torch.cat([g.flatten() for g in gradient(mu, torch.arange(797))]) + curved
-        sizes = [m.numel() for m in mu]
+            each = [gradient([m + sign * d for m, d in zip(mu, off, strict=True)], rows) for sign in (1, -1, 0)]
+            for total, plus, minus, middle in zip(curved, *each, strict=True):
+                total[s] += ((plus + minus) / 2 - middle) / (pairs // starts)
         own = runs.gradients(t, samples, b)
+        full = mean.gradients(t, 0, 797)
         steps[0](own, lr)
-        steps[1]([g.view(1, *m.shape) for g, m in zip(full.split(sizes), mu, strict=True)], lr)
+        steps[1]([g + c for g, c in zip(full, curved, strict=True)], lr)
         samples += b
-    for p, q, r, run_, mu in zip(plus, minus, middle, runs.parameters, mean.parameters, strict=True):
-        assert p.numpy() == pytest.approx(run_.numpy(), abs=1e-10)
-        assert q.numpy() == pytest.approx((2 * mu - run_).numpy(), abs=1e-10)
-        assert r.numpy() == pytest.approx(mu.expand_as(r).numpy(), abs=1e-10)
-    around = [[p[j] for p in of] for of in (plus, minus) for j in range(pairs)]
+    for members, of_runs, mu in zip(path.cloud.parameters, runs.parameters, mean.parameters, strict=True):
+        wanted = torch.cat([of_runs, 2 * mu[whose] - of_runs, mu[whose]])
+        assert members.numpy() == pytest.approx(wanted.numpy(), abs=1e-10)
+    around = [[p[j] for p in path.cloud.parameters] for j in range(2 * pairs)]
     squares = [sum(g.square().sum().item() for g in gradient(theta, torch.arange(797))) for theta in around]
+    assert path.around.measure()["grad_sqnorm"].numpy() == pytest.approx(squares)
+    last = [g + c for g, c in zip(mean.gradients(7, 0, 797), curved, strict=True)]
     assert found.steps.tolist() == list(range(8))
-    assert path.around.measure()["grad_sqnorm"].mean().item() == pytest.approx(np.mean(squares))
-    last = torch.cat([g.flatten() for g in mean.gradients(7, 0, 797)]) + curved
-    assert found.bias[-1] == pytest.approx(last.square().sum().item())
+    assert found.bias[-1] == pytest.approx(sum(g.square().sum().item() for g in last) / starts)
 
 
 def test_noise_moves_the_mean_to_where_there_is_less_noise():
@@ -279,7 +280,7 @@ def test_noise_moves_the_mean_to_where_there_is_less_noise():
             measured.append((t + 1, task.measure()["grad_sqnorm"].mean().item()))
     at, measured = np.array(measured).T
     off = []
-    for pairs in (0, 16):
+    for pairs in (0, 32):
         found = predict(asked, "cpu", pairs=pairs, vectors=16)
         off.append(np.log(np.mean(measured / np.interp(at, found.steps, found.grad_sqnorm))))
     assert off[0] < -0.15
@@ -297,23 +298,36 @@ def test_a_line_in_the_logarithm_of_the_steps_is_smooth_already():
     assert np.all(spread < 0.8)
 
 
+def test_a_cloud_that_dips_has_not_crossed():
+    found = predict(spec(Quadratic(), Plan(4, 0.1), max_steps=300), "cpu")
+    level = found.grad_sqnorm[-20]
+    dips = found.grad_sqnorm.copy()
+    dips[len(dips) // 2] = level / 2
+    cloud = replace(found, grad_sqnorm=dips, pairs=1)
+    assert replace(cloud, pairs=0).first_crossing(level**0.5).steps < 0.5 * found.steps[-20]
+    assert cloud.first_crossing(level**0.5).steps == pytest.approx(found.steps[-20], rel=0.02)
+    assert cloud.first_crossing(1e-9) == (np.inf, np.inf)
+
+
 def test_each_batch_size_of_a_network_has_a_path():
     asked = spec(SMALL, Plan(1, 0.1), max_steps=60)
     found = predict_constant(asked, [32, 128], [0.3], "cpu").set_index("batch_size")
     for b in (32, 128):
         alone = predict(asked.model_copy(update={"plan": Plan(b, 0.1)}), "cpu")
-        assert alone.pairs == 16
+        assert alone.pairs == 32
         assert found.loc[b, "samples"] == pytest.approx(alone.first_crossing(0.3**0.5).samples, rel=0.02)
         assert np.isfinite(found.loc[b, "samples"])
-    with pytest.raises(InputError, match=r"pairs = 16: .*predict each"):
+    with pytest.raises(InputError, match=r"pairs = 32: .*predict each"):
         alone.with_batch_size(4)
     assert predict(asked, "cpu", pairs=0, vectors=4).with_batch_size(32).pairs == 0
 
 
 def test_evaluations_of_a_mean_path_are_counted():
-    found = predict(spec(SMALL, Plan(8, 0.1), max_steps=3), "cpu", pairs=2)
-    # a step: ∇f, and the batch at three points a pair; a reading: f, ∇f and the cloud; and f at the start
-    assert found.probes == 3 * (797 + 3 * 2 * 8) + 3 * 797 * (2 + 2 * 2) + 797
+    for seeds, starts in (((0,), 1), ((0, 1, 2), 2)):  # which 2 pairs can share
+        found = predict(spec(SMALL, Plan(8, 0.1), max_steps=3, seeds=seeds), "cpu", pairs=2)
+        # a step: ∇f, and the batch at three points a pair; a reading: f, ∇f and the cloud; and f at the start
+        wanted = 3 * (starts * 797 + 3 * 2 * 8) + 3 * 797 * (2 * starts + 2 * 2) + starts * 797
+        assert found.probes == wanted
 
 
 def test_a_mean_path_ends_where_the_run_would():
