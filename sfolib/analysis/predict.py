@@ -268,10 +268,11 @@ def _at(x: np.ndarray, other: np.ndarray, values: np.ndarray, level: float) -> f
 
 
 def by_batch_size(
-    spec: Spec, along: Prediction, device: str = "auto", *, pilot_batch_size: int | None = None
+    spec: Spec, along: Prediction, device: str = "auto", *, pilot_batch_size: int | None = None, pairs: int = 0
 ) -> pd.DataFrame | None:
     """`predict_constant` for b = 1, 2, 4, … the data set's size, to the powers of ten that the run `along` passes on
-    its way down; None where it passes none, its lr is not constant, or of Adam. `along`'s pairs are its own."""
+    its way down; None where it passes none, its lr is not constant, or of Adam. All from one noise-free path, unless
+    pairs asks for mean paths: of so many b, b = 1 among them, they take long."""
     start, least = along.grad_sqnorm[0], max(along.grad_sqnorm.min(), 1e-30)
     powers = 10.0 ** np.arange(math.floor(math.log10(start)), math.floor(math.log10(least)), -1)
     targets = powers[(least <= powers) & (powers < start)]
@@ -279,7 +280,7 @@ def by_batch_size(
         return None
     most = 2**14 if isinstance(spec.problem, Quadratic) else spec.problem.size
     sizes = [2**k for k in range(most.bit_length())]
-    return predict_constant(spec, sizes, targets, device, pilot_batch_size=pilot_batch_size, pairs=along.pairs)
+    return predict_constant(spec, sizes, targets, device, pilot_batch_size=pilot_batch_size, pairs=pairs)
 
 
 def table(found: Prediction) -> str:

@@ -570,10 +570,21 @@ def test_where_no_picture_can_be_written_is_known_before_anything_is_predicted(
     assert not (tmp_path / out).exists()
 
 
-def test_the_command_takes_the_noise_free_path_of_a_network(command):
-    status, out, _ = command(spec(SMALL, Plan(64, 0.1), max_steps=3), "--pairs", "0", "--device", "cpu")
+@pytest.mark.parametrize(("more", "pairs"), [([], 0), (["--pairs", "2"], 2)])
+def test_the_table_of_a_network_is_of_the_path_that_is_asked_for(more, pairs, command, monkeypatch):
+    asked = {}
+
+    def constant(*_, pairs, **__):
+        asked["pairs"] = pairs
+        return predict_constant(spec(Quadratic(), Plan(1, 0.5)), [8], [0.1], "cpu")
+
+    monkeypatch.setattr(module, "predict_constant", constant)
+    network = spec(Digits(hidden=(4,), holdout=1000), Plan(64, 0.2), max_steps=30)
+    status, out, _ = command(network, "--device", "cpu", *more)
     assert status == 0
-    assert f"cost: {predict(spec(SMALL, Plan(64, 0.1), max_steps=3), 'cpu', pairs=0).probes} " in out
+    assert f"cost: {predict(network, 'cpu', pairs=pairs or None).probes} " in out
+    assert asked["pairs"] == pairs
+    assert ("is of the noise-free path" in out) == (not more)
 
 
 def test_the_picture_shows_what_it_is_given():
