@@ -2,7 +2,7 @@
 
     python -m benchmarks.predict predict [CASE …]    # predictions.csv; refuses what is written there
     python -m benchmarks.predict measure [CASE …]    # trains, and writes predicted_and_measured.csv beside it
-    python -m benchmarks.predict noise_free          # … and beside mean paths what the noise-free path would have said
+    python -m benchmarks.predict noise_free [CASE …] # … and beside mean paths what the noise-free path would have said
     python -m benchmarks.predict pilots              # pilots.csv: the network again, with H and Σ where pilots are
     python -m benchmarks.predict notebook            # frozen.csv: what notebook 14 is held against, at all scales
     python -m benchmarks.predict adam predict             # … and what Adam is held against; then
@@ -122,11 +122,12 @@ def measure(cases: list[str]) -> None:
         every.to_csv(MEASURED, index=False, float_format="%.6g")
 
 
-def noise_free(_: list[str]) -> None:
+def noise_free(cases: list[str]) -> None:
     """The column samples_noise_free of the cases on mean paths: it was not written down before, but nothing in how it
     is made has changed since the cases on the noise-free path were."""
     measured = pd.read_csv(MEASURED)
-    for case, rows in measured[~measured["case"].isin([*_NOISE_FREE])].groupby("case", sort=False):
+    on_mean_paths = measured[~measured["case"].isin([*_NOISE_FREE])]
+    for case, rows in on_mean_paths[on_mean_paths["case"].isin(cases or [*CASES])].groupby("case", sort=False):
         found = predict_constant(spec_of(case), rows["batch_size"].unique(), CASES[case][2], pairs=0)
         samples = found.set_index(["batch_size", "eps2"])["samples"]
         at = pd.MultiIndex.from_frame(rows[["batch_size", "eps2"]])
