@@ -202,9 +202,9 @@ def prediction_page(
         "N(b), gradient evaluations to ε at a constant batch size on the digits: predicted by T15 "
         "(`sfolib.predict_constant`) and written down before any of these runs was made, then measured: 32 seeds, "
         "first crossing of the mean of ‖∇f‖², 95 % bootstrap interval. Nothing is fitted. Networks are predicted "
-        "from the start of their first seed alone. Runs end half as long again as they were predicted to need, or, "
-        "where some ε was predicted not to be reached, after as many steps as were looked ahead: 12,000, and 4,000 to "
-        "8,000 on mean paths.",
+        "from the start of their first seed alone but for the last round of mean paths. Runs end half as long again as "
+        "they were predicted to need, or, where some ε was predicted not to be reached, after as many steps as were "
+        "looked ahead: 12,000, and 3,000 to 8,000 on mean paths.",
         "`python -m benchmarks.predict` makes both again; this page is made from its table by `make reference`.",
         "",
         "| problem | pairs (b, ε) | reached, as predicted | not reached, as predicted | one without the other | "
@@ -251,8 +251,8 @@ def _of_mean_paths(measured: pd.DataFrame) -> list[str]:
         "Noise moves the mean of the iterates, and H and Σ with it: `predict` follows that mean, a path for each batch "
         "size, with a cloud of pairs of points about it, of which one makes steps of SGD and the other is its mirror "
         "image; E‖∇f‖² is the mean over the cloud (`sfolib.analysis.mean_path`). So there are runs in it, with random "
-        "numbers of their own. It is the closure that takes the iterates for symmetric about their mean; what is "
-        "skew of them is left out, and is in ‖∇f‖².",
+        "numbers of their own, and it costs more than 32 seeds' runs of these small networks. It takes the iterates "
+        "for symmetric about their mean; in truth they are skewed towards large ‖∇f‖², most where η/b is large.",
         "Two rounds, each written down before its runs: the first with 16 pairs from one start, N being where the "
         "curve first is at ε²; the second, as `predict` is now, with 32 pairs from four starts, N being read as that "
         "of runs is (`docs/intervals.md`). Beside them what the noise-free path says, from one start.",
