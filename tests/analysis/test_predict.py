@@ -287,6 +287,20 @@ def test_noise_moves_the_mean_to_where_there_is_less_noise():
     assert abs(off[1]) < 0.1
 
 
+@pytest.mark.parametrize(("lr", "batch_size", "low", "high"), [(0.2, 4, 0.6, 0.9), (0.02, 32, 0.98, 1.02)])
+def test_iterates_are_skewed_towards_large_gradients_where_noise_is_large(lr, batch_size, low, high):
+    """What the mean path leaves out: ‖∇f‖² of the mirror images over that of the runs."""
+    path = MeanPath(spec(SMALL, Plan(batch_size, lr), dtype="float32"), "cpu", 32)
+    squares = []
+    for t in range(100):
+        path._move(batch_size, lr, batch_size * t)
+        path.step += 1
+        if t % 10 == 9:
+            squares.append(path.around.measure()["grad_sqnorm"].view(2, -1).mean(1))
+    runs, images = torch.stack(squares).mean(0)
+    assert low < images / runs < high
+
+
 def test_a_line_in_the_logarithm_of_the_steps_is_smooth_already():
     steps = np.array([0, *np.unique(np.round(1.05 ** np.arange(120)))])
     line = 3 - 0.2 * np.log(np.maximum(steps, 1))
