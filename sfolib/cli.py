@@ -88,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_problem(predict)
     how = "batch size of a pilot in place of the noise-free path, for data sets too large for full gradients"
     predict.add_argument("--pilot", type=int, metavar="BATCH_SIZE", help=how)
+    pairs = "of the mean path's cloud, also for N(b); 0: noise-free (default: 32 for dense networks by SGD, N(b) 0)"
+    predict.add_argument("--pairs", type=int, help=pairs)
     predict.add_argument("--out", type=Path, default=Path("prediction.png"), help="picture (default: prediction.png)")
     predict.set_defaults(command=commands.predict)
     plan = subparsers.add_parser(

@@ -146,21 +146,41 @@ def predict(args: argparse.Namespace) -> int:
     from sfolib import plotting
     from sfolib.analysis import predict
 
-    require(not args.out.exists(), "out", str(args.out), "exists; choose another file with --out")
     spec = _read(args)[1]
-    along = predict.predict(spec, args.device, pilot_batch_size=args.pilot)
+    _check_picture(args.out)
+    along = predict.predict(spec, args.device, pilot_batch_size=args.pilot, pairs=args.pairs)
     print(predict.table(along))
-    constant = predict.by_batch_size(spec, along, args.device, pilot_batch_size=args.pilot)
+    constant = predict.by_batch_size(spec, along, args.device, pilot_batch_size=args.pilot, pairs=args.pairs or 0)
     if constant is None:
         print("no table by batch size: it is of a constant lr, to the powers of ten that ‖∇f‖² passes")
     else:
         print(predict.table_by_batch_size(constant))
+        if along.pairs and not args.pairs:
+            print("N(b) is of the noise-free path, too many at small b; --pairs asks for mean paths, which take long")
     try:
         plotting.prediction(along.table, constant).savefig(args.out, dpi=150)
-    except (OSError, ValueError) as error:  # ValueError: a format that matplotlib does not know
-        raise InputError(f"out = {str(args.out)!r}: cannot be written ({error})") from error
+    except OSError as error:
+        raise _unwritable(args.out, error) from error
     print(f"picture: {args.out}")
     return 0
+
+
+def _check_picture(out: Path) -> None:
+    """`InputError` where no new picture can be written there, before the work that it is of."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    require(not out.exists(), "out", str(out), "exists; choose another file with --out")
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    require(out.suffix[1:].lower() in known, "out", str(out), f"must end in one of .{', .'.join(known)}")
+    try:
+        out.open("xb").close()
+        out.unlink()
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> InputError:
+    return InputError(f"out = {str(out)!r}: cannot be written ({error.strerror}); choose another file with --out")
 
 
 def plan(args: argparse.Namespace) -> int:

@@ -82,6 +82,8 @@ class PlanClock:
 class NoiseFreePath:
     """The noise-free path of a spec, or its pilot; H and Σ where it is."""
 
+    starts = 1  # of the first seeds
+
     def __init__(
         self,
         spec: Spec,
@@ -96,7 +98,9 @@ class NoiseFreePath:
         adam = isinstance(spec.optimizer, Adam)
         require(adam or isinstance(spec.optimizer, SGD), "optimizer", spec.optimizer.kind, "must be 'sgd' or 'adam'")
         self.spec, self.problem = spec, spec.problem
-        self.vectors, self.sample, self.products = vectors, sample, products
+        self.vectors, self.products = whole("vectors", vectors), whole("products", products)
+        self.sample = whole("sample", sample)
+        require(sample >= 2, "sample", sample, "must be 2 or more: of one sample there is no variance")
         self.pilot = None if pilot is None else whole("pilot_batch_size", pilot)
         synthetic = isinstance(spec.problem, Quadratic)
         require(pilot is None or not synthetic, "pilot_batch_size", pilot, "must be None: the quadratic needs no pilot")
@@ -104,7 +108,8 @@ class NoiseFreePath:
         quiet = Quadratic(**spec.problem.model_dump() | {"sigma2": 0.0}) if synthetic and not adam else spec.problem
         how = Execution(channels_last=spec.channels_last, max_micro_batch=spec.max_micro_batch)
         sampling = spec.sampling if synthetic else "replacement" if pilot else "permutation"
-        self.task = quiet.build_task(spec.seeds[:1], sampling, resolve_device(device), spec.dtype, how)
+        self.device = resolve_device(device)
+        self.task = quiet.build_task(spec.seeds[: self.starts], sampling, self.device, spec.dtype, how)
         self.epoch, self.permuted = self.task.samples_per_epoch, spec.sampling == "permutation"
         self.batch_size = pilot or (1 if synthetic else self.epoch)
         # the whole data set is the same in any order
@@ -137,26 +142,34 @@ class NoiseFreePath:
         return Covariance(optimizer.momentum, optimizer.nesterov, optimizer.weight_decay, n)
 
     def advance(self, steps: Steps) -> tuple[np.ndarray, np.ndarray]:
-        """After how many of the steps it was measured, the last included, and (f's ‖∇f‖², f) there."""
+        """After how many of the steps it was measured, the last included, and what `_measure` found there."""
         at, measured, next_reading = [], [], max(self.step + 1, math.ceil(self.step * _READ))
-        for i, (b, eta) in enumerate(zip(steps.batch_size, steps.lr, strict=True), 1):
-            if self.adam:
-                self.adam(b, eta)
-            else:
-                start = self.step * self.batch_size if self.moving else 0
-                self.update(self.task.gradients(self.step, start, self.batch_size), float(eta))
-            self.step, self.probes = self.step + 1, self.probes + self.batch_size
+        for i, (b, eta, samples) in enumerate(zip(steps.batch_size, steps.lr, steps.samples, strict=True), 1):
+            self._move(int(b), float(eta), int(samples - b))
+            self.step += 1
             if self.step >= next_reading or i == len(steps):
                 at.append(i)
                 measured.append(self._measure())
                 next_reading = max(self.step + 1, math.ceil(self.step * _READ))
         return np.array(at), np.array(measured)
 
-    def _measure(self) -> tuple[float, float]:
-        self.probes += self.task.probes
+    def _full_gradient(self) -> list[Tensor]:
+        return self.task.gradients(self.step, self.step * self.batch_size if self.moving else 0, self.batch_size)
+
+    def _move(self, batch_size: int, lr: float, start: int) -> None:
+        """A step of the path. batch_size: of the run that is predicted, after `start` samples."""
+        if self.adam:
+            self.adam(batch_size, lr)
+        else:
+            self.update(self._full_gradient(), lr)
+        self.probes += self.batch_size
+
+    def _measure(self) -> tuple[float, ...]:
+        """f's ‖∇f‖², and f."""
+        self.probes += self.starts * self.task.probes
         found = self.task.measure()
-        values = float(found["grad_sqnorm"][0]), float(found["loss"][0])
-        require(bool(np.all(np.isfinite(values))), "plan", self.step, "steps in, the path without noise has diverged")
+        values = tuple(float(found[name].double().mean()) for name in ("grad_sqnorm", "loss"))
+        require(bool(np.all(np.isfinite(values))), "plan", self.step, "steps in, the path of the mean has diverged")
         return values
 
     def modes(self, batch_size: float) -> Modes:

@@ -8,8 +8,9 @@ Momentum m: δ and the buffer v are two components of every mode. Adam: the same
 By permutation the noise of an epoch is what n independent draws would give less their mean, which is exact for a fixed
 H and Σ.
 Under BatchNorm the path is trained with batch statistics, and all that is measured is of the eval-mode function.
-Dropped: what third derivatives make of C (the mean of θ_t is taken for θ̄_t, H at it for H on average), and that Σ is
-larger away from θ̄. Both are of the order of the noise itself where b is small.
+Dropped on the noise-free path: what third derivatives make of C (the mean of θ_t is taken for θ̄_t, H at it for H on
+average), and that Σ is larger away from θ̄. Both are of the order of the noise itself where b is small. A dense network
+with hidden layers is predicted on its mean path (`mean_path`), which has both, and is another for each batch size.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from sfolib._utils.errors import positive, require, whole
+from sfolib.analysis.mean_path import MeanPath, smoothed
 from sfolib.analysis.noise_free_path import SAID, SAMPLE, VECTORS, NoiseFreePath, PlanClock, windows
-from sfolib.problems.specs import Quadratic
+from sfolib.problems.specs import Digits, Quadratic
 from sfolib.schedules.base import Constant
 from sfolib.schedules.plan import Plan
+from sfolib.training.estimates import isotonic_crossing
 from sfolib.training.optimizers import SGD
 from sfolib.training.spec import Spec
 
+PAIRS = 32  # of a mean path's cloud
 _NO_END = 1e3  # noise over ‖∇f‖² at the start, above which Adam's linear theory has no say
 _SETTLED = 10  # readings below the target after which a run would have ended
 
@@ -46,7 +50,8 @@ class Reach(NamedTuple):
 class Prediction:
     """A run before it is trained, at points along it, arrays (points,): steps and samples (gradient evaluations so
     far); grad_sqnorm, E‖∇f‖² = bias (of the noise-free path) + noise; loss, E f, of which loss_noise is the noise's.
-    probes: gradient evaluations spent on the prediction. optimizer: of the run, its kind."""
+    probes: gradient evaluations spent on the prediction. optimizer: of the run, its kind. pairs: see `predict`; bias
+    and loss are then of the mean path."""
 
     steps: np.ndarray
     samples: np.ndarray
@@ -57,15 +62,20 @@ class Prediction:
     loss_noise: np.ndarray
     probes: int
     optimizer: str = "sgd"
+    pairs: int = 0
 
     def first_crossing(self, eps: float) -> Reach:
-        """When E‖∇f‖² first is at ε² or below; between points it is taken for a power law of the steps."""
+        """When E‖∇f‖² first is at ε² or below; between points it is taken for a power law of the steps. Of a mean path,
+        whose cloud fluctuates, as of a run: `estimates`."""
         positive("eps", eps)
-        return Reach(*(_crossing(clock, self.grad_sqnorm, eps**2) for clock in (self.steps, self.samples)))
+        crossing = isotonic_crossing if self.pairs else _crossing
+        return Reach(*(crossing(clock, self.grad_sqnorm, eps**2) for clock in (self.steps, self.samples)))
 
     def with_batch_size(self, batch_size: int) -> Prediction:
-        """Of SGD at b = 1, drawn with replacement: the same for another constant batch size, as noise is as 1/b."""
+        """Of SGD at b = 1 on the noise-free path, drawn with replacement: the same for another constant batch size, as
+        noise is as 1/b."""
         b = whole("batch_size", batch_size)
+        require(self.pairs == 0, "pairs", self.pairs, "makes a path for each batch size: predict each, or with pairs=0")
         require(self.optimizer == "sgd", "optimizer", self.optimizer, "has noise not as 1/b: predict each batch size")
         one = np.array_equal(self.samples, self.steps)
         require(one, "samples", self.samples[-1], f"must be those of {self.steps[-1]} steps of one sample")
@@ -86,38 +96,60 @@ def predict(
     device: str = "auto",
     *,
     pilot_batch_size: int | None = None,
+    pairs: int | None = None,
     vectors: int = VECTORS,
     sample: int = SAMPLE,
 ) -> Prediction:
-    """E‖∇f‖² and E f along the run that `spec` describes, from its first seed's start.
+    """E‖∇f‖² and E f along the run that `spec` describes, from its first seed's start; of a mean path in the mean over
+    the starts of the first `STARTS` seeds.
 
     Ends where the run does: by max_samples, max_steps or target_grad_norm. The noise-free path takes full gradients, n
     gradient evaluations a step; with pilot_batch_size it is a run of such batches, drawn with replacement, less its own
     predicted noise. Above `MATRICES` parameters the noise spectrum is of so many vectors, of at most `sample` training
     samples; what it costs goes with both.
+    pairs: the mean path of a cloud of so many pairs (`mean_path`), starts × n + 3 × pairs × b gradient evaluations a
+    step, and 2n × (starts + pairs) each time it is 5 % further; 0 is the noise-free path. None: 32 for dense networks
+    with hidden layers by SGD without a pilot, else 0.
     Adam: softmax regression of at most `MATRICES` parameters or the quadratic, drawn with replacement, without
     weight_decay and pilot.
     Raises `InputError` for a policy or workers, for other optimizers, and where the path, or Adam's noise, diverges.
     """
-    path = NoiseFreePath(spec, device, pilot_batch_size, vectors, sample)
+    pairs = _pairs(spec, pilot_batch_size, pairs)
+    path = MeanPath(spec, device, pairs) if pairs else NoiseFreePath(spec, device, pilot_batch_size, vectors, sample)
     clock = PlanClock(spec.plan, path.epoch, path.permuted, spec.max_samples, spec.max_steps)
     points, below = [(0, 0, *path.start, 0.0, 0.0)], 0
-    for window in windows(path, [(clock, path.covariance())]):
+    for window in path.windows(clock) if pairs else windows(path, [(clock, path.covariance())]):
         for point in window[0]:
             points.append(point)
             ends = not path.adam or point[4] <= _NO_END * path.start[0]
             why = f"must be below {point[0]}, or lr less: from there on Adam's noise has no end ({SAID})"
             require(ends, "max_steps", spec.max_steps, why)
-            under = spec.target_grad_norm is not None and point[2] + point[4] <= spec.target_grad_norm**2
-            below = below + 1 if under else 0
-            if below == _SETTLED:
+            if spec.target_grad_norm is not None:
+                # of a cloud, which fluctuates, the mean over as many readings
+                level = np.mean([of[2] + of[4] for of in points[-_SETTLED:]]) if pairs else point[2] + point[4]
+                below = below + 1 if level <= spec.target_grad_norm**2 else 0
+            if below == (1 if pairs else _SETTLED):
                 break
-        if below == _SETTLED:
-            break
+        else:
+            continue
+        break
     steps, samples, bias, loss, noise, excess = np.array(points, dtype=float).T
     steps, samples = steps.astype(int), samples.astype(int)
+    if pairs:
+        noise, excess = smoothed(steps, noise), smoothed(steps, excess)
     arrays = steps, samples, bias + noise, bias, noise, loss + excess, excess
-    return Prediction(*arrays, path.probes, spec.optimizer.kind)
+    return Prediction(*arrays, path.probes, spec.optimizer.kind, pairs)
+
+
+def _pairs(spec: Spec, pilot_batch_size: int | None, pairs: int | None) -> int:
+    """How many of a mean path's cloud; 0: no such path."""
+    if pairs is None:
+        network = isinstance(spec.problem, Digits) and bool(spec.problem.hidden)
+        return PAIRS if network and isinstance(spec.optimizer, SGD) and pilot_batch_size is None else 0
+    if pairs != 0:
+        whole("pairs", pairs)
+        require(pilot_batch_size is None, "pairs", pairs, "must be 0 with a pilot, which is a path of its own")
+    return int(pairs)
 
 
 def predict_constant(
@@ -127,21 +159,21 @@ def predict_constant(
     device: str = "auto",
     *,
     pilot_batch_size: int | None = None,
+    pairs: int | None = None,
 ) -> pd.DataFrame:
-    """T15's N(b): steps and gradient evaluations to each ε² at each constant batch size, from one noise-free path (of
-    Adam from one for each batch size, as its P depends on b).
+    """T15's N(b): steps and gradient evaluations to each ε² at each constant batch size, from one noise-free path; of
+    Adam, as its P depends on b, and of a network's mean path from one for each batch size.
 
     Columns batch_size, eps2, steps, samples (inf where the budget of `spec` ends before), bias (the noise-free ‖∇f‖²
     there; the rest of ε² is noise); attrs["probes"] is the cost.
     The plan of `spec` must have a constant lr; its batch size is not used. The rest as for `predict`.
     """
-    sizes, targets = [whole("batch_sizes", b) for b in batch_sizes], np.atleast_1d(np.asarray(eps2, dtype=float))
-    positive("eps2", targets)
-    require(len(sizes) > 0, "batch_sizes", batch_sizes, "must hold at least one")
+    sizes, targets = _sizes(batch_sizes), _targets(eps2)
+    pairs = _pairs(spec, pilot_batch_size, pairs)
     path = NoiseFreePath(spec, device, pilot_batch_size)
     require(isinstance(spec.plan.lr, Constant), "plan", spec.plan.lr, "must have a constant learning rate")
-    if path.adam:
-        return _one_by_one(spec, sizes, targets, device)
+    if path.adam or pairs:
+        return _one_by_one(spec, sizes, targets, device, pairs)
     (_, lr), most = spec.plan.at(0), spec.max_steps or math.inf
     if path.permuted:
         budget = path.permuted, spec.max_samples, most
@@ -167,31 +199,53 @@ def predict_constant(
     return _reached(sizes, targets, curves, path.probes)
 
 
-def _one_by_one(spec: Spec, sizes: list[int], targets: np.ndarray, device: str) -> pd.DataFrame:
+def _sizes(batch_sizes: Sequence[int]) -> list[int]:
+    sizes = [*batch_sizes] if np.iterable(batch_sizes) else []
+    require(len(sizes) > 0, "batch_sizes", batch_sizes, "must be a list of one batch size or more, as [8, 64]")
+    return [whole("batch_sizes", b) for b in sizes]
+
+
+def _targets(eps2: ArrayLike) -> np.ndarray:
+    targets = [*eps2] if np.iterable(eps2) else [eps2]
+    listed = len(targets) > 0 and all(np.ndim(target) == 0 for target in targets)
+    require(listed, "eps2", eps2, "must be a number, or a list of one or more, as [0.01, 0.003]")
+    for target in targets:
+        positive("eps2", target)
+    return np.array(targets, dtype=float)
+
+
+def _one_by_one(spec: Spec, sizes: list[int], targets: np.ndarray, device: str, pairs: int) -> pd.DataFrame:
     """`predict_constant` by a prediction for each batch size."""
     lr, least = spec.plan.at(0)[1], float(min(targets)) ** 0.5
     asked = [spec.model_copy(update={"plan": Plan(b, lr), "target_grad_norm": least}) for b in sizes]
-    found = [predict(each, device) for each in asked]
-    curves = [[*zip(of.steps, of.samples, of.grad_sqnorm, of.bias, strict=True)] for of in found]
-    return _reached(sizes, targets, curves, sum(of.probes for of in found))
+    found = [predict(each, device, pairs=pairs) for each in asked]
+    rows = [
+        (b, float(target), *reach, float(np.interp(reach.steps, of.steps, of.bias, right=np.nan)))
+        for b, of in zip(sizes, found, strict=True)
+        for target in targets
+        for reach in [of.first_crossing(float(target) ** 0.5)]
+    ]
+    return _frame(rows, sum(of.probes for of in found))
 
 
 def _reached(sizes: list[int], targets: np.ndarray, curves: list[list[tuple]], probes: int) -> pd.DataFrame:
     """What `predict_constant` returns, from curves of (steps, samples, E‖∇f‖², bias)."""
-    found = pd.DataFrame(
-        [
-            (
-                b,
-                float(target),
-                *(_crossing(clock, values, target) for clock in clocks),
-                _at(clocks[0], bias, values, target),
-            )
-            for b, curve in zip(sizes, curves, strict=True)
-            for *clocks, values, bias in [np.array(curve, dtype=float).T]
-            for target in targets
-        ],
-        columns=["batch_size", "eps2", "steps", "samples", "bias"],
-    )
+    rows = [
+        (
+            b,
+            float(target),
+            *(_crossing(clock, values, target) for clock in clocks),
+            _at(clocks[0], bias, values, target),
+        )
+        for b, curve in zip(sizes, curves, strict=True)
+        for *clocks, values, bias in [np.array(curve, dtype=float).T]
+        for target in targets
+    ]
+    return _frame(rows, probes)
+
+
+def _frame(rows: list[tuple[float, ...]], probes: int) -> pd.DataFrame:
+    found = pd.DataFrame(rows, columns=["batch_size", "eps2", "steps", "samples", "bias"])
     found.attrs["probes"] = probes
     return found
 
@@ -214,10 +268,11 @@ def _at(x: np.ndarray, other: np.ndarray, values: np.ndarray, level: float) -> f
 
 
 def by_batch_size(
-    spec: Spec, along: Prediction, device: str = "auto", *, pilot_batch_size: int | None = None
+    spec: Spec, along: Prediction, device: str = "auto", *, pilot_batch_size: int | None = None, pairs: int = 0
 ) -> pd.DataFrame | None:
     """`predict_constant` for b = 1, 2, 4, … the data set's size, to the powers of ten that the run `along` passes on
-    its way down; None where it passes none, its lr is not constant, or each b would take a path of its own (Adam)."""
+    its way down; None where it passes none, its lr is not constant, or of Adam. All from one noise-free path, unless
+    pairs asks for mean paths: of so many b, b = 1 among them, they take long."""
     start, least = along.grad_sqnorm[0], max(along.grad_sqnorm.min(), 1e-30)
     powers = 10.0 ** np.arange(math.floor(math.log10(start)), math.floor(math.log10(least)), -1)
     targets = powers[(least <= powers) & (powers < start)]
@@ -225,7 +280,7 @@ def by_batch_size(
         return None
     most = 2**14 if isinstance(spec.problem, Quadratic) else spec.problem.size
     sizes = [2**k for k in range(most.bit_length())]
-    return predict_constant(spec, sizes, targets, device, pilot_batch_size=pilot_batch_size)
+    return predict_constant(spec, sizes, targets, device, pilot_batch_size=pilot_batch_size, pairs=pairs)
 
 
 def table(found: Prediction) -> str:

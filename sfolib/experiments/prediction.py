@@ -163,14 +163,15 @@ def described(spec: Spec) -> str:
 
 
 def forecast(spec: Spec, device: str = "auto") -> Prediction:
-    """The prediction of a run's whole budget; where it is for all batch sizes, that of b = 1 for as many steps."""
+    """The prediction of a run's whole budget on the noise-free path, as all in `FROZEN` is; where it is for all batch
+    sizes, that of b = 1 for as many steps."""
     update: dict[str, Any] = {"target_grad_norm": None}
     if _for_all_sizes(spec):
         b, lr = spec.plan.at(0)
         steps = spec.max_steps or -(-spec.max_samples // b)
         update |= {"plan": Plan(1, lr), "max_steps": steps, "max_samples": 10**9}
     vectors = next((count for model, count in VECTORS.items() if spec.problem == PROBLEMS[model]), 1)  # else unused
-    return predict(spec.model_copy(update=update), device, vectors=vectors)
+    return predict(spec.model_copy(update=update), device, pairs=0, vectors=vectors)
 
 
 def written() -> pd.DataFrame:

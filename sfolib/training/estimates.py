@@ -70,6 +70,12 @@ def first_crossing(
     return Crossing(float(_at(steps, at)[0]), float(_at(samples, at)[0]), low, high)
 
 
+def isotonic_crossing(x: np.ndarray, curve: np.ndarray, level: float) -> float:
+    """Where the decreasing regression of one curve (points,) over ln x falls to `level`; inf where it does not."""
+    weights = np.gradient(np.log(np.maximum(x, x[1] / 2)))
+    return float(_at(x, _isotonic_crossings(curve[None], weights, level, True))[0])
+
+
 def crossing_draws(
     samples: np.ndarray, curves: np.ndarray, level: float, log: bool = True, count: int = _DRAWS
 ) -> np.ndarray:

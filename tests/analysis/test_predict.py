@@ -1,5 +1,9 @@
 """Predictions: exact on the quadratic, T15 as it is written on softmax regression, and what runs then do."""
 
+import math
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +11,13 @@ from torch.nn.functional import cross_entropy
 
 from sfolib import cli, plotting
 from sfolib._utils.errors import InputError
+from sfolib._utils.rng import epoch_order
 from sfolib.analysis import noise_free_path
 from sfolib.analysis import predict as module
 from sfolib.analysis.crossings import crossings
 from sfolib.analysis.expected_adam import ExpectedAdam
 from sfolib.analysis.local_path import local_path
+from sfolib.analysis.mean_path import MeanPath, smoothed
 from sfolib.analysis.noise_free_path import PlanClock, softmax_hessian
 from sfolib.analysis.predict import predict, predict_constant
 from sfolib.gradients.curvature import gradient_covariance, hessian
@@ -20,6 +26,7 @@ from sfolib.problems.specs import Digits, Quadratic
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
 from sfolib.theory.derivations import evaluate, result
+from sfolib.training import updates
 from sfolib.training.optimizers import Adam
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
@@ -200,6 +207,166 @@ def test_a_pilot_stands_for_the_noise_free_path():
     assert pilot.probes == whole.probes - 80 * (797 - 128)
 
 
+# --------------------------------------------------------------------------------------------- the mean path
+SMALL = Digits(hidden=(32,), holdout=1000)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"optimizer": {"kind": "sgd", "momentum": 0.8, "weight_decay": 0.01}, "seeds": (3, 8)},
+        {"optimizer": {"kind": "sgd", "momentum": 0.8, "nesterov": True}, "sampling": "permutation"},
+    ],
+)
+def test_the_mean_path_is_as_it_is_written(settings):
+    """Of each pair one is a run of its seed, the other its mirror image; μ by autograd, from the same batches."""
+    asked, lr, pairs = spec(SMALL, Plan(300, 0.1), max_steps=7, **settings), 0.1, 4
+    found, path = predict(asked, "cpu", pairs=pairs), MeanPath(asked, "cpu", pairs)
+    path.advance(PlanClock(asked.plan, path.epoch, path.permuted, math.inf, 7).take(7))
+    seeds, starts = path.cloud.batches.seeds[:pairs], len(asked.seeds)
+    runs = SMALL.build_task(seeds, asked.sampling, "cpu", "float64")
+    mean = SMALL.build_task(asked.seeds, "permutation", "cpu", "float64")
+    whose = np.repeat(range(starts), pairs // starts)  # start of each pair
+    for members, start in zip(runs.parameters, mean.parameters, strict=True):
+        members.copy_(start[whose])
+    steps = [updates.build(asked.optimizer, task.parameters) for task in (runs, mean)]
+    x, y, samples = mean.x.T, mean.labels, 0
+
+    def gradient(theta, rows):
+        theta = [p.clone().requires_grad_() for p in theta]
+        hidden = torch.relu(theta[0][:, :-1] @ x[:-1, rows] + theta[0][:, -1:])
+        logits = theta[1][:, :-1] @ hidden + theta[1][:, -1:]
+        l2 = SMALL.l2 / 2 * sum(p.square().sum() for p in theta)
+        return torch.autograd.grad(cross_entropy(logits.T, y[rows]) + l2, theta)
+
+    for t in range(7):
+        b = runs.batch_size(samples, 300)
+        curved = [torch.zeros_like(p) for p in mean.parameters]
+        for j, (seed, s) in enumerate(zip(seeds, whose, strict=True)):
+            epochs = [epoch_order(797, seed, samples // 797 + k, asked.sampling) for k in (0, 1)]
+            rows = torch.cat(epochs)[samples % 797 :][:b]
+            mu = [p[s] for p in mean.parameters]
+            off = [p[j] - m for p, m in zip(runs.parameters, mu, strict=True)]
+            each = [gradient([m + sign * d for m, d in zip(mu, off, strict=True)], rows) for sign in (1, -1, 0)]
+            for total, plus, minus, middle in zip(curved, *each, strict=True):
+                total[s] += ((plus + minus) / 2 - middle) / (pairs // starts)
+        own = runs.gradients(t, samples, b)
+        full = mean.gradients(t, 0, 797)
+        steps[0](own, lr)
+        steps[1]([g + c for g, c in zip(full, curved, strict=True)], lr)
+        samples += b
+    for members, of_runs, mu in zip(path.cloud.parameters, runs.parameters, mean.parameters, strict=True):
+        wanted = torch.cat([of_runs, 2 * mu[whose] - of_runs, mu[whose]])
+        assert members.numpy() == pytest.approx(wanted.numpy(), abs=1e-10)
+    around = [[p[j] for p in path.cloud.parameters] for j in range(2 * pairs)]
+    squares = [sum(g.square().sum().item() for g in gradient(theta, torch.arange(797))) for theta in around]
+    assert path.around.measure()["grad_sqnorm"].numpy() == pytest.approx(squares)
+    last = [g + c for g, c in zip(mean.gradients(7, 0, 797), curved, strict=True)]
+    assert found.steps.tolist() == list(range(8))
+    assert found.bias[-1] == pytest.approx(sum(g.square().sum().item() for g in last) / starts)
+
+
+def test_noise_moves_the_mean_to_where_there_is_less_noise():
+    """64 runs from the start that is predicted; on the noise-free path a quarter too much is predicted."""
+    problem, runs, most = Digits(hidden=(64,), holdout=1000), 64, 120
+    asked = spec(problem, Plan(4, 0.1), max_steps=most, dtype="float32")
+    task = problem.build_task(tuple(range(runs)), "replacement", "cpu", "float32")
+    task.parameters = [p[:1].repeat(runs, 1, 1) for p in task.parameters]
+    update, measured = updates.build(asked.optimizer, task.parameters), []
+    for t in range(most):
+        update(task.gradients(t, 4 * t, 4), 0.1)
+        if t % 5 == 4 and t > 20:
+            measured.append((t + 1, task.measure()["grad_sqnorm"].mean().item()))
+    at, measured = np.array(measured).T
+    off = []
+    for pairs in (0, 32):
+        found = predict(asked, "cpu", pairs=pairs, vectors=16)
+        off.append(np.log(np.mean(measured / np.interp(at, found.steps, found.grad_sqnorm))))
+    assert off[0] < -0.15
+    assert abs(off[1]) < 0.1
+
+
+@pytest.mark.parametrize(("lr", "batch_size", "low", "high"), [(0.2, 4, 0.6, 0.9), (0.02, 32, 0.98, 1.02)])
+def test_iterates_are_skewed_towards_large_gradients_where_noise_is_large(lr, batch_size, low, high):
+    """What the mean path leaves out: ‖∇f‖² of the mirror images over that of the runs."""
+    path = MeanPath(spec(SMALL, Plan(batch_size, lr), dtype="float32"), "cpu", 32)
+    squares = []
+    for t in range(100):
+        path._move(batch_size, lr, batch_size * t)
+        path.step += 1
+        if t % 10 == 9:
+            squares.append(path.around.measure()["grad_sqnorm"].view(2, -1).mean(1))
+    runs, images = torch.stack(squares).mean(0)
+    assert low < images / runs < high
+
+
+def test_a_line_in_the_logarithm_of_the_steps_is_smooth_already():
+    steps = np.array([0, *np.unique(np.round(1.05 ** np.arange(120)))])
+    line = 3 - 0.2 * np.log(np.maximum(steps, 1))
+    line[0] = 7.0  # of step 0, which has no logarithm
+    assert smoothed(steps, line) == pytest.approx(line)
+    noise = np.random.default_rng(0).standard_normal((200, len(steps)))
+    spread = np.std([smoothed(steps, line + row)[60:] for row in noise], axis=0)
+    assert np.all(spread[:-8] < 0.4)
+    assert np.all(spread < 0.8)
+
+
+def test_a_cloud_that_dips_has_not_crossed():
+    found = predict(spec(Quadratic(), Plan(4, 0.1), max_steps=300), "cpu")
+    level = found.grad_sqnorm[-20]
+    dips = found.grad_sqnorm.copy()
+    dips[len(dips) // 2] = level / 2
+    cloud = replace(found, grad_sqnorm=dips, pairs=1)
+    assert replace(cloud, pairs=0).first_crossing(level**0.5).steps < 0.5 * found.steps[-20]
+    assert cloud.first_crossing(level**0.5).steps == pytest.approx(found.steps[-20], rel=0.02)
+    assert cloud.first_crossing(1e-9) == (np.inf, np.inf)
+
+
+def test_each_batch_size_of_a_network_has_a_path():
+    asked = spec(SMALL, Plan(1, 0.1), max_steps=60)
+    found = predict_constant(asked, [32, 128], [0.3], "cpu").set_index("batch_size")
+    for b in (32, 128):
+        alone = predict(asked.model_copy(update={"plan": Plan(b, 0.1)}), "cpu")
+        assert alone.pairs == 32
+        assert found.loc[b, "samples"] == pytest.approx(alone.first_crossing(0.3**0.5).samples, rel=0.02)
+        assert np.isfinite(found.loc[b, "samples"])
+    with pytest.raises(InputError, match=r"pairs = 32: .*predict each"):
+        alone.with_batch_size(4)
+    assert predict(asked, "cpu", pairs=0, vectors=4).with_batch_size(32).pairs == 0
+
+
+def test_evaluations_of_a_mean_path_are_counted():
+    for seeds, starts in (((0,), 1), ((0, 1, 2), 2)):  # which 2 pairs can share
+        found = predict(spec(SMALL, Plan(8, 0.1), max_steps=3, seeds=seeds), "cpu", pairs=2)
+        # a step: ∇f, and the batch at three points a pair; a reading: f, ∇f and the cloud; and f at the start
+        wanted = 3 * (starts * 797 + 3 * 2 * 8) + 3 * 797 * (2 * starts + 2 * 2) + starts * 797
+        assert found.probes == wanted
+
+
+def test_a_mean_path_ends_where_the_run_would():
+    asked = spec(SMALL, Plan(32, 0.1), max_steps=1000)
+    found = predict(asked.model_copy(update={"target_grad_norm": 0.4}), "cpu", pairs=4)
+    crossing = found.first_crossing(0.4).steps
+    assert crossing < found.steps[-1] < 2 * crossing
+
+
+@pytest.mark.parametrize(
+    ("problem", "settings", "asked"),
+    [
+        (SMALL, {}, {"pairs": -1}),
+        (SMALL, {}, {"pairs": 0.5}),
+        (SMALL, {}, {"pairs": 2, "pilot_batch_size": 8}),
+        (FEW, {"optimizer": "adam"}, {"pairs": 2}),
+        (Quadratic(), {}, {"pairs": 2}),
+        (Digits(model="cnn", holdout=1000), {}, {"pairs": 2}),
+    ],
+)
+def test_what_has_no_mean_path_is_named(problem, settings, asked):
+    with pytest.raises(InputError, match="pairs"):
+        predict(spec(problem, Plan(4, 0.1), **settings), "cpu", **asked)
+
+
 # ------------------------------------------------------------------------------------------------- Adam
 @pytest.mark.parametrize(("lr", "batch_size"), [(0.01, 1), (0.03, 64)])
 def test_adam_on_the_quadratic_does_what_was_predicted(lr, batch_size):
@@ -340,8 +507,12 @@ def test_what_cannot_be_predicted_is_named(problem, settings, field):
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"batch_sizes": []}, "batch_sizes"),
+        ({"batch_sizes": []}, r"batch_sizes = \[\]: must be a list"),
+        ({"batch_sizes": 8}, "batch_sizes = 8: must be a list"),
         ({"batch_sizes": [0]}, "batch_sizes"),
+        ({"eps2": []}, r"eps2 = \[\]: must be a number, or a list"),
+        ({"eps2": [[0.1, 0.2]]}, "eps2"),
+        ({"eps2": "small"}, "eps2"),
         ({"eps2": [-1.0]}, "eps2"),
         ({"spec": spec(FEW, GROWING)}, "plan"),
         ({"pilot_batch_size": 0}, "pilot_batch_size"),
@@ -350,6 +521,13 @@ def test_what_cannot_be_predicted_is_named(problem, settings, field):
 def test_bad_input_of_constant_batch_sizes_is_named(change, field):
     with pytest.raises(InputError, match=field):
         predict_constant(**{"spec": spec(FEW, Plan(4, 0.1)), "batch_sizes": [1], "eps2": 0.1, "device": "cpu"} | change)
+
+
+@pytest.mark.parametrize(("field", "value"), [("vectors", 0), ("vectors", 1.5), ("sample", 0), ("sample", 1)])
+@pytest.mark.parametrize("function", [predict, local_path])
+def test_bad_settings_of_a_noise_spectrum_have_the_callers_names(function, field, value):
+    with pytest.raises(InputError, match=rf"^{field} = {value}: must be"):
+        function(spec(FEW, Plan(4, 0.1), max_steps=1), "cpu", **{field: value})
 
 
 # ------------------------------------------------------------------------------------------ the command line
@@ -391,6 +569,36 @@ def test_the_command_names_what_cannot_be_predicted(command):
     status, _, told = command(spec(FEW, Plan(4, 0.1), optimizer="adagrad"))
     assert (status, told.count("\n")) == (1, 1)
     assert "optimizer = 'adagrad'" in told
+
+
+@pytest.mark.parametrize(
+    ("out", "why"), [("nowhere/a.png", "cannot be written"), ("a.what", r"must end in one of .*png")]
+)
+def test_where_no_picture_can_be_written_is_known_before_anything_is_predicted(
+    command, out, why, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "predict", None)  # a call would fail
+    status, _, told = command(spec(Quadratic(), Plan(4, 0.5)), "--out", str(tmp_path / out))
+    assert status == 1
+    assert re.search(rf"out = .*{out}.*: {why}", told)
+    assert not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize(("more", "pairs"), [([], 0), (["--pairs", "2"], 2)])
+def test_the_table_of_a_network_is_of_the_path_that_is_asked_for(more, pairs, command, monkeypatch):
+    asked = {}
+
+    def constant(*_, pairs, **__):
+        asked["pairs"] = pairs
+        return predict_constant(spec(Quadratic(), Plan(1, 0.5)), [8], [0.1], "cpu")
+
+    monkeypatch.setattr(module, "predict_constant", constant)
+    network = spec(Digits(hidden=(4,), holdout=1000), Plan(64, 0.2), max_steps=30)
+    status, out, _ = command(network, "--device", "cpu", *more)
+    assert status == 0
+    assert f"cost: {predict(network, 'cpu', pairs=pairs or None).probes} " in out
+    assert asked["pairs"] == pairs
+    assert ("is of the noise-free path" in out) == (not more)
 
 
 def test_the_picture_shows_what_it_is_given():

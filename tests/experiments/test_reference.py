@@ -209,6 +209,7 @@ def test_the_page_of_predictions_counts_hits_and_misses():
     adam = [("lr 1", "N", 1500, 0.97, 0.9, 1.02), ("lr 1", "E", 1500, np.nan, 0.0, np.nan), ("lr 2", "E", 9, 1.1, 1, 2)]
     adam = pd.DataFrame(adam, columns=["case", "what", "steps", "ratio", "low", "high"])
     page = reference_pages.prediction_page(frame, pilots, adam, found)
+    assert "## Networks on their mean path" not in page
     assert "of 2 ratios the one farthest from 1 is 10.0% off" in page
     assert "| lr 1 | 1,500 | 0.97 (0.9 … 1.02) | – |" in page
     assert "| lr 2 | 9 |  | 1.1 (1 … 2) |" in page
@@ -218,3 +219,27 @@ def test_the_page_of_predictions_counts_hits_and_misses():
     assert "each of the same starts it is -3%, at most 10%" in page
     assert "| 8 | 0.01 | 200 (195 … 205) | 220 (× 1.10) | 210 (× 1.05) | 220 (× 1.10) |" in page
     assert page.count("is as said") == 1
+
+
+def test_the_page_of_predictions_has_every_pair_of_a_mean_path():
+    rows = [
+        ("a, mean path", 8, 0.1, 100.0, 120.0, 90.0, 130.0, 1000, 500, 180.0),
+        ("a, mean path", 64, 0.1, 303.0, 300.0, 290.0, 310.0, 1000, 2500, 300.0),
+        ("a, mean path", 64, 0.01, 900.0, np.inf, 800.0, np.inf, 1000, 2500, np.inf),
+        ("c, mean paths", 64, 0.1, 110.0, 100.0, 80.0, 120.0, 3000, 200, 150.0),
+        ("b", 1, 0.01, 100.0, 1000.0, 90.0, 1100.0, 7000, 900, np.nan),
+    ]
+    columns = ["case", "batch_size", "eps2", "samples_predicted", "samples", "low", "high", "probes", "spent"]
+    frame = pd.DataFrame(rows, columns=[*columns, "samples_noise_free"])
+    frame = frame.assign(ratio=frame["samples_predicted"] / frame["samples"])
+    pilots = frame[:1].assign(samples_starts=[90.0], samples_pilots=[90.0])
+    adam = pd.DataFrame([("a", "N", 9, 1.5, 1, 2)], columns=["case", "what", "steps", "ratio", "low", "high"])
+    page = reference_pages.prediction_page(frame, pilots, adam, [])
+    assert "The first round: of 2 pairs (b, ε) reached as predicted, 1 are within 15%" in page
+    assert (
+        "(of the noise-free path 1); at the median N is -8% (+25%), the largest error -17% (a, b = 8, ε² = 0.1)" in page
+    )
+    assert "took 1e+03 gradient evaluations, the runs 9.6e+04 without" in page
+    assert "The second round: of 1 pairs" in page
+    assert "| a | 8 | 0.1 | 100 | 120 (90 … 130) | 0.83 | 1.50 |" in page
+    assert "| a | 64 | 0.01 | 900 | never | – | – |" in page
