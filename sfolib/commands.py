@@ -152,11 +152,11 @@ def predict(args: argparse.Namespace) -> int:
     print(predict.table(along))
     constant = predict.by_batch_size(spec, along, args.device, pilot_batch_size=args.pilot, pairs=args.pairs or 0)
     if constant is None:
-        print("no table by batch size: it is of a constant lr, to the powers of ten that ‖∇f‖² passes")
+        print("no table by batch size: it is of SGD at a constant lr, to the powers of ten that ‖∇f‖² passes if any")
     else:
         print(predict.table_by_batch_size(constant))
         if along.pairs and not args.pairs:
-            print("N(b) is of the noise-free path, too many at small b; --pairs asks for mean paths, which take long")
+            print("N(b) is of the noise-free path, less true than the curve; --pairs: mean paths, which take long")
     try:
         plotting.prediction(along.table, constant).savefig(args.out, dpi=150)
     except OSError as error:

@@ -298,4 +298,5 @@ def table_by_batch_size(constant: pd.DataFrame) -> str:
     reached = samples.columns[np.isfinite(samples).any()]
     best = [f"b* = {samples[eps2].idxmin()}, N* = {samples[eps2].min():.4g} to ε² = {eps2:g}" for eps2 in reached]
     lines = samples.to_string(float_format="{:.4g}".format).splitlines()
-    return "\n".join(["N(b), gradient evaluations to ε² (inf: never)", *lines, *best])
+    cost = f"cost: {constant.attrs['probes']} gradient evaluations"
+    return "\n".join(["N(b), gradient evaluations to ε² (inf: never)", *lines, *best, cost])

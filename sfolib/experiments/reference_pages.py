@@ -151,7 +151,7 @@ def intervals_page(results: dict[str, Any]) -> str:
         cells = [_percent(median(far)), _percent(max(far)), f"{_percent(min(covered))} … {_percent(max(covered))}",
                  _percent(median(covered)), _percent(max(wrong, default=0))]  # fmt: skip
         lines.append(f"| {seeds} | " + " | ".join(cells) + " |")
-    lines.append("")
+    lines += ["", _missed_aims(crossings), ""]
     for heading, (rows_of, columns) in _INTERVALS.items():
         lines += [f"## {heading}", "", "| problem | b | seeds | " + " | ".join(columns.values()) + " |"]
         lines += ["|---|---|---|" + "---|" * len(columns)]
@@ -178,6 +178,19 @@ _INTERVALS = {  # heading → what its rows tell of, and their columns
     "what is computed from means, and where one more seed falls": (
         ["slope of the mean", "ratio of means", "B of a fitted front", "one more seed"], {"what": "of", **_COVERAGE}),
 }  # fmt: skip
+
+
+def _missed_aims(crossings: Sequence[Mapping[str, Any]]) -> str:
+    """Of what was asked of crossings before they were measured."""
+    near = sum(abs(row["bias"]) > 0.03 for row in crossings if row["bias"] is not None)
+    covered = sum(not 0.92 <= row["covered"] <= 0.98 for row in crossings if row["bias"] is not None)
+    false = sum(row["false"] > 0.1 for row in crossings if row["false"] is not None)
+    crossed = sum(row["bias"] is not None for row in crossings)
+    return (
+        f"Aimed at were a bias of 3 % at most and a coverage of 92 to 98 %: of {crossed} rows of crossings that there "
+        f"are, {near} miss the one and {covered} the other; and false crossings of 10 % at most: of "
+        f"{len(crossings) - crossed} rows of crossings that there are not, {false} miss it."
+    )
 
 
 def _percent(share: float) -> str:
@@ -273,6 +286,8 @@ def _of_mean_paths(measured: pd.DataFrame) -> list[str]:
             f"{_WITHIN:.0%}, the tolerance said before (of the noise-free path {within['noise_free']}); at the median "
             f"N is {both['ratio'].median() - 1:+.0%} ({both['noise_free'].median() - 1:+.0%}), the largest error "
             f"{most['ratio'] - 1:+.0%} ({_text(most['case'])}, b = {most['batch_size']}, ε² = {most['eps2']:g}). "
+            f"{(np.isfinite(own['samples_predicted']) != np.isfinite(own['samples'])).sum()} pairs more are reached by "
+            f"the prediction or by the runs alone. b is one of {', '.join(map(str, sorted(set(own['batch_size']))))}. "
             f"Predicting took {own.drop_duplicates('case')['probes'].sum():.2g} gradient evaluations, the runs "
             f"{runs:.2g} without what was spent on measuring them."
         )

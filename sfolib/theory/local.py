@@ -196,8 +196,10 @@ def best_constant_batch_size(lr: float, Q: float, eps: float, path: ArrayLike) -
     path: β(K) after K = 0, 1, … steps at this lr. b* is a real number. Raises `InputError` where the path ends
     before it is below ε², or where K* is its end: it must be longer.
     """
+    for field, value in (("lr", lr), ("Q", Q), ("eps", eps)):
+        positive(field, value)
     path = _nonnegative("path", path)
-    require(path.ndim == 1, "path", path.shape, "must be one-dimensional")
+    require(path.ndim == 1 and len(path) > 1, "path", path.shape, "must be one-dimensional, of at least one step")
     room = eps**2 - path
     require(bool(np.any(room[1:] > 0)), "path", float(path.min()), f"must fall below eps² = {eps**2:.6g}")
     steps = np.arange(len(path))

@@ -304,3 +304,13 @@ def test_the_part_of_a_horizon_is_what_water_filling_needs_of_a_constant():
 def test_bad_input_names_the_field(call, field):
     with pytest.raises(InputError, match=f"^{field} = "):
         call()
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [("lr", (-0.1, 1.0, 0.1, [1.0, 0.1])), ("Q", (0.1, -1.0, 0.1, [1.0, 0.1])), ("eps", (0.1, 1.0, -0.1, [1.0, 0.1])),
+     ("eps", (0.1, 1.0, np.nan, [1.0, 0.1])), ("path", (0.1, 1.0, 0.1, []))],
+)  # fmt: skip
+def test_the_best_batch_size_of_nonsense_is_refused(field, given):
+    with pytest.raises(InputError, match=f"^{field} = "):
+        local.best_constant_batch_size(*given)
