@@ -54,7 +54,7 @@ def test_a_notebook_on_another_data_set(tmp_path):
     path = ROOT / "notebooks" / "04_batch_growth.ipynb"
     papermill.execute_notebook(path, tmp_path / "out.ipynb", told, progress_bar=False)
     checks = json.loads((tmp_path / path.stem / "published.json").read_text())["checks"]
-    assert any(check["claim"].startswith("mnist, cnn") for check in checks)
+    assert any(check["claim"].startswith("MNIST, cnn") for check in checks)
 
 
 def shown(path):
