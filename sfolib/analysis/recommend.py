@@ -249,7 +249,8 @@ def _anytime(spec: Spec, lr: float, top: float, stable: StableLr) -> Recommendat
     policy = {"kind": ANYTIME, "batch_size": batch_size, "lr": lr}
     if top < math.inf:
         policy["max_batch_size"] = int(top)
-    recommended = Spec(**spec.model_dump() | {"plan": None, "policy": policy, "seeds": spec.seeds[:1]})
+    changed = {"plan": None, "policy": policy, "seeds": spec.seeds[:1], "log_train_metrics": False}
+    recommended = Spec(**spec.model_dump() | changed)
     row = {"schedule": ANYTIME, "batch_size": f"from {batch_size}", "lr": f"{lr:.4g}", "samples": spec.max_samples}
     notes = ["it adapts to the run: nothing is predicted", f"cost: {stable.samples} gradient evaluations"]
     return Recommendation(recommended, pd.DataFrame([row]), {}, notes, stable.samples)

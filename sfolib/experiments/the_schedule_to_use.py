@@ -166,7 +166,7 @@ def specs(
     optimizer = {"sgd": SGD(), "momentum": SGD(momentum=p.momentum), "adam": Adam()}[p.optimizer]
     makers = {name: make for group in schedules.values() for name, make in group.items()}
     unknown = set(p.methods) - set(makers)
-    require(not unknown, "methods", sorted(unknown), f"must be of {', '.join(makers)}")
+    require(not unknown, "methods", sorted(unknown), f"must be of {'; '.join(makers)}")
     makers = {name: make for name, make in makers.items() if name in p.methods or not p.methods}
     for problem, factor, (method, make) in product(p.problems, p.searched, makers.items()):
         if method in ONLY and p.optimizer not in ONLY[method]:

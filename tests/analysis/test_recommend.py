@@ -206,3 +206,11 @@ def test_as_many_stages_as_the_budget_holds(machine):
     spent = [row.samples for row in many.spec.plan.rows]
     assert len(spent) > 1
     assert sum(spent) <= many.spec.max_samples < 4 * sum(spent) + sum(spent)
+
+
+def test_what_adapts_is_ready_to_train():
+    """From a spec of the command line, which logs the losses of batches: the policy's halves would empty them."""
+    asked = spec(epochs=2, log_train_metrics=True)
+    trainer = Trainer(recommend(asked, anytime=True).spec, "cpu")
+    trainer.advance()
+    assert trainer.step > 0

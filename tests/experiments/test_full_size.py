@@ -93,5 +93,5 @@ def test_the_schedule_to_use_on_all_of_the_images(given):
     assert {spec.max_samples for spec in specs.values()} == {120_000 if p.scale == "full" else 60_000}
     assert {method for _, method, *_ in specs} == {"late ramp", "b₀", "CABS"}
     assert len({spec.seeds for spec in specs.values()}) == 4  # three of a policy, each by itself, and all of a plan
-    with pytest.raises(InputError, match=r"methods = \['late'\]: must be of late ramp, "):
+    with pytest.raises(InputError, match=r"methods = \['late'\]: must be of late ramp; "):
         the_schedule_to_use.specs(p.model_copy(update={"methods": ["late"]}), the_schedule_to_use.schedules(p), {})
