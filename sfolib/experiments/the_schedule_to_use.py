@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
 
 from sfolib import plotting
-from sfolib._utils.errors import require
+from sfolib._utils.errors import InputError, require
 from sfolib.analysis.claims import Check
 from sfolib.analysis.recommend import SAFETY, stable_lr
 from sfolib.analysis.step_time import fit_step_time, measure_step_time
@@ -63,7 +63,7 @@ class Parameters(notebook.PlansParameters):
     budget: PositiveInt = by_scale("gradient evaluations of a run")
     batch_size: PositiveInt = Field(16, description="b₀")
     optimizer: Literal["sgd", "momentum", "adam"] = Field("sgd", description='"sgd", "momentum" (0.9) or "adam"')
-    lr: PositiveFloat = by_scale("η₀, the default: 0.1, with momentum 0.01, Adam's 0.001 …")
+    lr: PositiveFloat = Field(None, description="η₀, the default; None: 0.1, with momentum 0.01, Adam's 0.001 …")
     factors: list[PositiveFloat] = by_scale("… and what multiplies it in every method's search, beside 1")
     max_batch_size: PositiveInt = Field(512, description="cap of a growing batch")
     seeds: PositiveInt = by_scale("independent runs of a plan …")
@@ -290,20 +290,24 @@ def _looked(run: Run) -> float:
     return rows[-1] - len(rows) * rows[0]
 
 
+TIMED = (16, 512)  # batch sizes
 LATENCY = 1000.0  # gradient evaluations that take as long as a step does to start: of an accelerator, say
 
 
 def times(res: Results) -> pd.DataFrame:
     """Predicted time of each method's run at η₀, (τ0 K + τ1 N) with its looks in N, over that of the constant b₀: by
-    problem, as τ0/τ1 is measured on this machine, and at τ0/τ1 = `LATENCY`."""
+    problem, as τ0/τ1 is measured on this machine (nan where timings do not tell), and at τ0/τ1 = `LATENCY`."""
     found = {}
     for problem in res.p.problems:
-        batches = [res.p.batch_size, res.p.max_batch_size]
-        seconds = measure_step_time(_problem(res.p, problem), batches, steps=20, repeats=3, device=res.p.device)
-        here = fit_step_time(batches, seconds)
+        seconds = measure_step_time(_problem(res.p, problem), TIMED, steps=20, repeats=3, device=res.p.device)
+        try:
+            step = fit_step_time(TIMED, seconds)
+            here = step.latency / step.per_sample
+        except InputError:  # on a busy machine the larger batch may seem the faster; figures do not hang on that
+            here = np.nan
         ends = res.ends.query("problem == @problem and factor == @DEFAULT").groupby("method", sort=False).first()
         spent = res.p.budget * (1 + ends["looked"])
-        for latency in (here.latency / here.per_sample, LATENCY):
+        for latency in (here, LATENCY):
             time = latency * ends["steps"] + spent
             found[problem, f"τ0/τ1 = {latency:.3g}"] = time / (latency / res.p.batch_size + 1) / res.p.budget
     return pd.DataFrame(found)
