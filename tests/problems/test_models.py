@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sfolib._utils.errors import InputError
-from sfolib.problems.models import MODELS, build
+from sfolib.problems.models import MODELS, ResidualBlock, build
 
 SMALL = {"softmax", "logistic", "mlp", "cnn", "mnist_cnn", "cnn8", "resnet8", "resnet8_16"}
 LARGE = {"resnet50", "resnet101", "resnet152", "WideResNet28_10", "WideResNet28_12"}
@@ -199,3 +199,16 @@ def test_spellings():
 def test_bad_input(arguments, said):
     with pytest.raises(InputError, match=said):
         build(*arguments)
+
+
+def test_no_model_meets_onednn_issue_6035():
+    """A strided 1×1 convolution of fewer than 16 channels, channels last, writes past its memory in the backward."""
+    for name in MODELS:
+        with torch.device("meta"):
+            model = build(name, 10, (3, 32, 32) if name not in SMALL else (1, 28, 28), 0)
+        for conv in (m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)):
+            assert conv.stride == (1, 1) or conv.in_channels >= 16, (name, conv)
+    block = ResidualBlock([8, 16, 16], [3, 3], [2, 1])
+    pool, conv, _ = block.shortcut
+    x = torch.randn(3, 8, 7, 7)
+    torch.testing.assert_close(conv(pool(x)), nn.functional.conv2d(x, conv.weight, stride=2))
