@@ -52,8 +52,9 @@ def figures(args: argparse.Namespace) -> int:
     if args.dry_run:
         from sfolib.experiments import cost
 
-        print(cost.table([registry.planned(path, args.scale, out, given) for path in notebooks], args.jobs))
-        return 0
+        plans = [registry.planned(path, args.scale, out, given) for path in notebooks]
+        print(cost.table(plans, args.jobs))
+        return 1 if all(plan.error for plan in plans) else 0
     due = [path for path in notebooks if args.again or not run_notebooks.is_up_to_date(path, out, args.scale, given)]
     require(args.backend or not args.address, "address", args.address, "is of a cluster; add --backend dask or ray")
     lost = {}

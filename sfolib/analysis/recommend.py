@@ -178,6 +178,9 @@ def _at_horizon(spec, lr, top, stable, eps, objective, device, progress) -> Reco
     rows = [_row(name, end, taken, timing) for name, (end, taken) in ends.items()]
     swept = "" if stable.swept is None else f", {stable.swept:.3g} by a sweep"
     notes.insert(0, f"lr {lr:.4g}: half of the largest stable one, {stable.lr:.3g} (2/λ_max {stable.edge:.3g}{swept})")
+    if rates.max() > stable.lr:
+        beyond = f"config: its lr reaches {rates.max():.3g}, beyond the largest stable one of the start"
+        notes.insert(1, f"{beyond}: it may diverge, and what is predicted of it holds only if it does not")
     spent = path.probes + stable.samples
     notes.append(f"cost: {spent} gradient evaluations, {spent / samples:.3g} times the recommended run's own")
     paths = {name: _along(path, *taken) for name, (_, taken) in ends.items()}

@@ -44,6 +44,7 @@ KINDS: dict[str, Kind] = {
         "CIFAR100", 100, (129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255), augment=True
     ),
 }
+DATA_DIR = "data"  # where data sets are, if nothing is said
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
@@ -58,7 +59,9 @@ def load(dataset: Dataset, data_dir: str, download: bool) -> tuple[Part, Part]:
     kind = KINDS[dataset]
     if dataset in ("mnist", "fashion_mnist"):
         home = Path(data_dir) / kind.name
-        places = [home / "raw", home, Path(data_dir), *([Path(kind.package[1])] if kind.package else [])]
+        places = [home / "raw", home, Path(data_dir)]
+        if kind.package and (data_dir == DATA_DIR or Path(data_dir).is_dir()):  # not in place of a folder misspelt
+            places.append(Path(kind.package[1]))
         found = [files for place in places if (files := _idx_files(place))]
         if found:
             x, y, x_test, y_test = map(_read_idx, found[0])

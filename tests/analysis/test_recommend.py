@@ -124,6 +124,12 @@ def test_timings_that_do_not_decide_are_said_not_to(machine, monkeypatch):
         assert found.spec == recommend(short, eps=0.1).spec
 
 
+def test_an_lr_that_the_start_does_not_bear_is_said_beside_its_prediction():
+    for lr, beyond in ((3.0, True), (0.5, False)):
+        notes = recommend(QUADRATIC.model_copy(update={"plan": Plan(8, lr)})).notes
+        assert any("config: its lr reaches 3, beyond" in note for note in notes) == beyond
+
+
 def test_fewest_gradient_evaluations_to_a_target():
     found = recommend(QUADRATIC, eps=0.02)
     end = run(found.spec.model_copy(update={"seeds": tuple(range(200))})).rows.groupby("samples").grad_sqnorm.mean()

@@ -112,3 +112,8 @@ def test_the_packages_real_images_are_found_unasked(tmp_path):
     kind = datasets.KINDS["fashion_mnist"]
     assert x.mean() / 255 == pytest.approx(kind.mean[0], abs=1e-4)
     assert x.std() / 255 == pytest.approx(kind.std[0], abs=1e-4)
+
+
+def test_a_folder_misspelt_is_not_replaced_by_the_package(tmp_path):
+    with pytest.raises(InputError, match=r"data_dir = .*: no fashion_mnist there"):
+        datasets.load("fashion_mnist", str(tmp_path / "misspelt"), False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from numbers import Real
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -64,9 +65,11 @@ class HorizonRamp(Policy):
         require(objective in POWER, "objective", objective, "must be 'grad_norm' or 'loss'")
         require(0 <= momentum < 1, "momentum", momentum, "must be in [0, 1)")
         shares = () if look is None else tuple(look) if isinstance(look, tuple | list) else (look,)
-        rising = all(a < b for a, b in pairwise((0.0, *shares, 1.0)))
-        require(rising and len(shares) <= 2, "look", look, "must be a number in (0, 1), or two that rise, or None")
-        self._pair, self.budget, self._power = (batch_size, lr), whole("budget", budget), POWER[objective]
+        ok = look is None or (len(shares) in (1, 2) and all(isinstance(share, Real) for share in shares))
+        rising = ok and all(a < b for a, b in pairwise((0.0, *shares, 1.0)))
+        require(rising, "look", look, "must be a number in (0, 1), or two that rise, or None")
+        self._pair, self.budget = (whole("batch_size", batch_size), lr), whole("budget", budget)
+        self._power = POWER[objective]
         top = 32 * batch_size if max_batch_size is None else max_batch_size
         self._trade, self._eta, self.momentum = (share, top), lr / (1 - momentum), momentum
         self._due_at = [math.ceil(share * budget) for share in shares]

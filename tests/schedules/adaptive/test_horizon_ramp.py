@@ -166,6 +166,9 @@ def test_the_ramp_beats_what_it_holds_on_digits():
     ("call", "named"),
     [
         (lambda: HorizonRamp(0, 0.1, 100), "batch_size = 0"),
+        (lambda: HorizonRamp(16.5, 0.1, 10**4), "batch_size = 16.5"),
+        (lambda: HorizonRamp(8, 0.1, 10**4, look="late"), "look = 'late': must be a number in (0, 1)"),
+        (lambda: HorizonRamp(8, 0.1, 10**4, look=()), "look = ()"),
         (lambda: HorizonRamp(8, 0.0, 100), "lr = 0.0"),
         (lambda: HorizonRamp(8, 0.1, 0), "budget = 0"),
         (lambda: HorizonRamp(8, 0.1, 10**4, "time"), "objective = 'time': must be 'grad_norm' or 'loss'"),
