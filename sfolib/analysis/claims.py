@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -132,6 +133,15 @@ def sampled(*intervals: Interval) -> dict[str, np.ndarray]:
         return {"measured": np.empty(0), "interval": np.empty((0, 2))}
     measured, low, high = (np.concatenate([np.ravel(end) for end in ends]) for ends in zip(*intervals, strict=True))
     return {"measured": measured, "interval": np.array([low, high]).T}
+
+
+def over_next(*groups: Iterable[Interval]) -> dict[str, np.ndarray]:
+    """`measured` and `interval` of an "upper_bound" of 1 that holds where each of a group is below the next, as
+    "ordering" would have it of one group: the ratios of neighbours, of all groups."""
+    pairs = [pair for group in groups for pair in pairwise(group)]
+    with np.errstate(invalid="ignore"):  # of two that were not reached nothing is known
+        found = [Interval(a.value / b.value, a.low / b.high, a.high / b.low) for a, b in pairs]
+    return sampled(*found)
 
 
 class LeftOut(NamedTuple):

@@ -402,12 +402,6 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             figure="bars", explanation="Looks are no part of T6. At the first batch size they cost "
             f"{res.digits.size / (p.check_every * res.first):.2g} evaluations for each one of training; "
             "as the batch grows they cost less, and the claim holds again at the smaller ε."),
-        Check(f"Digits, ε² = {p.goal:g}: the published trigger needs fewer evaluations than the same growth at fixed "
-            "times", "ordering", source="arXiv 2508.05302", figure="bars",
-            **at_goal(res.spent[PUBLISHED], res.spent[FIXED])),
-        Check(
-            f"Digits, ε² = {p.goal:g}: the published trigger needs fewer evaluations than the best constant batch size",
-            "ordering", source="arXiv 2508.05302", figure="bars", **at_goal(res.spent[PUBLISHED], res.best)),
         Check("Digits: at every ε the published trigger needs at most the evaluations of the best constant batch size, "
             "and of fixed times", "upper_bound", **ratios(pd.concat([res.spent[PUBLISHED]] * 2),
                 pd.concat([of.reindex(res.spent[PUBLISHED].index) for of in (res.best, res.spent[FIXED])])), theory=1.0,

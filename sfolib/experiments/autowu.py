@@ -349,7 +349,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             theory=[res.stable_lr[b] for b in p.batch_sizes], source="Kim et al. 2021", figure="peaks"),
         Check(f"AutoWU, b = {p.batch_sizes}: the lr found, in the median over seeds, is within a factor 2 of the best "
             "constant lr (|log₂|)", "upper_bound",
-            **joined([apart(res.peak[name], res.best_lr[b]) for b, name in both.items()]), theory=1.0, headline=True,
+            **joined([apart(res.peak[name], res.best_lr[b]) for b, name in both.items()]), theory=1.0,
             source="Kim et al. 2021", figure="peaks",
             explanation=f"At b = {res.large} it is {res.best_lr[res.large] / res.lr_found[res.large]:.1f} times too "
             "small. The recorded losses of the warm-up, an epoch at a time, are least at η = "

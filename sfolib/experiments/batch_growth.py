@@ -222,9 +222,6 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
     fewest = len(res.exact[EXPONENTIAL]) - 1  # steps of the exponential growth
     sampled = {k: res.runs_q[k] for k in res.exact}
     checks = [
-        Check("Quadratic: the exact min E‖∇f‖² is at most T1's bound at every step of every schedule", "upper_bound",
-            measured=[(np.minimum.accumulate(res.exact[k])[:-1] / res.bound_q[k]).max() for k in res.exact], theory=1.0,
-            exact=True, source="T1 [S]", figure="quadratic"),
         Check("Quadratic: sampled E‖∇f‖² is the exact one at the end of every stage of every schedule", "equal",
             measured=np.concatenate([run.expected[6::6] for run in sampled.values()]),
             interval=np.concatenate([np.transpose(run.mean_ci()[1:])[6::6] for run in sampled.values()]),

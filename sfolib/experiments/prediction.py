@@ -447,7 +447,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         whose = "" if key[2] in PLANS else ", plans of your own"  # predicted when they are asked for
         groups.setdefault(f"{title.capitalize()}, {how}{whose}" if title else key[2], []).append(key)
     for name, keys in groups.items():
-        (_, model, plan, sampling), tolerance = keys[0], res.tolerance[keys[0]]
+        model, tolerance = keys[0][1], res.tolerance[keys[0]]
         checks.append(
             Check(
                 f"{name}: E‖∇f‖² is the predicted within {tolerance:.0%} {shares}"
@@ -456,7 +456,6 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
                 **ends(res, keys),
                 theory=1.0,
                 tolerance=tolerance,
-                headline=(model, sampling) == ("softmax", "replacement") and plan in PLANS,
                 explanation="" if model == "softmax" else WHY,
                 source="T15 [N]",
                 figure="plans" if model in TITLES else "networks",

@@ -277,7 +277,6 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
 
 def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
-    off = res.tested["k"] != 2
     by_pair = res.tested.groupby(["delta", "gamma"], sort=False)
     half = {
         name: path.grad_sqnorm.min() / np.minimum.accumulate(path.grad_sqnorm)[len(path.samples) // 2]
@@ -321,16 +320,6 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         model: ", ".join(f"{x:.2g}" for x in ours["end"] / theirs["end"]) for model, (ours, theirs) in sides.items()
     }
     checks = [
-        check(
-            "Exponents fitted from the bound are p(k) = min(1 − 1/k, 1/k), k ≠ 2, for every δ and γ",
-            "equal",
-            measured=res.tested["bound"][off],
-            theory=res.tested["p"][off],
-            tolerance=0.05,
-            exact=True,
-            source="T5 [N]",
-            figure="rates",
-        ),
         Check(
             "Exponents of the exact quadratic are p(k), k = 2 included",
             "equal",
@@ -371,7 +360,6 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             measured=over["exact"][preferred],
             theory=1.0,
             exact=True,
-            headline=True,
             source="T1 [S]",
             figure="given",
             explanation=why,

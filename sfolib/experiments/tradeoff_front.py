@@ -369,27 +369,20 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
                 frame["samples"][(near := frame["steps"].between(1.5 * fit.min_steps, 4 * fit.min_steps))]
                 / fit.samples(frame["steps"][near])
                 for _, frame, fit in exact
-            ]), 1.0, tolerance=0.15, headline=True,
+            ]), 1.0, tolerance=0.15,
         ),
         computed(
             f"Quadratic, curvature noise, ε² = {p.quadratic_eps2[-1]:g}: {nearer}", "ordering",
             [last_fit.scatter, power_law_scatter(last["steps"], last["samples"])],
         ),
-        *(
-            Check(
-                f"Digits, ε² = {target:g}: {nearer}", "upper_bound", **seen(target, 3), theory=1.0,
-                source="T11 [N]", figure="front",
-            )
-            for target in p.eps2
+        Check(
+            f"Digits, at each ε: {nearer}", "upper_bound", **of_all(3), theory=1.0, source="T11 [N]", figure="front",
         ),
-        *(
-            Check(
-                f"Digits: the predicted front has the measured one's {name} within 25 %, at each ε", "equal",
-                **of_all(at), theory=[getattr(fit, field) for fit in predicted], tolerance=0.25,
-                source="T13, T15 [N]", figure="front",
-            )
-            for predicted in [[res.predicted_fits[target] for target in p.eps2]]
-            for at, (name, field) in enumerate((("K_min", "min_steps"), ("N_min", "min_samples"), ("B", "batch_size")))
+        Check(
+            "Digits: the predicted front has the measured one's K_min, N_min and B within 25 %, at each ε", "equal",
+            **of_all(0, 1, 2), tolerance=0.25, source="T13, T15 [N]", figure="front",
+            theory=[value for fit in (res.predicted_fits[target] for target in p.eps2)
+                    for value in (fit.min_steps, fit.min_samples, fit.batch_size)],
         ),
         computed(
             "Quadratic: B = σ²/ε²", "equal", [fit.batch_size for _, _, fit in exact],
@@ -432,12 +425,9 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             explanation=f"It takes {named['measured'][worst] - 1:.0%} more at ε² = {p.eps2[worst // ratios]:g} and "
             f"τ0/τ1 = {p.time_ratios[worst % ratios]}, where the measured front bends around its hyperbola.",
         ),
-        *(
-            Check(
-                f"Digits, ε² = {target:g}: b = √(B τ0/τ1) takes less time than b = B, in the mean over the ratios",
-                "upper_bound", **seen(target, 4), theory=1.0, source="T12 [N]", figure="paths",
-            )
-            for target in p.eps2
+        Check(
+            "Digits, at each ε: b = √(B τ0/τ1) takes less time than b = B, in the mean over the ratios",
+            "upper_bound", **of_all(4), theory=1.0, source="T12 [N]", figure="paths",
         ),
         computed(
             "Quadratic: for one ε and a budget of steps, a constant pair is optimal", "equal",

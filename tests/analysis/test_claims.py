@@ -8,7 +8,19 @@ import pytest
 
 from benchmarks.rounding import compare
 from sfolib._utils.errors import InputError
-from sfolib.analysis.claims import KINDS, VERDICTS, Check, LeftOut, Table, chance, check, differences, outcome, table
+from sfolib.analysis.claims import (
+    KINDS,
+    VERDICTS,
+    Check,
+    LeftOut,
+    Table,
+    chance,
+    check,
+    differences,
+    outcome,
+    over_next,
+    table,
+)
 from sfolib.analysis.fits import fit_exponent, fit_front, power_law_scatter
 from sfolib.training import estimates
 
@@ -44,6 +56,24 @@ CASES = [
     ("ordering", {"measured": [1, np.inf], "interval": [(0.5, 1.6), (1.4, np.inf)]}, "undecided"),
     ("ordering", {"measured": [1, 2], "interval": [(0.5, np.inf), (1.5, 2.5)]}, "undecided"),
 ]
+
+
+def test_orders_of_several_groups_are_one_claim():
+    below, above, wide = (estimates.Interval(*of) for of in ((1, 0.9, 1.1), (2, 1.8, 2.2), (1.5, 1.0, 2.0)))
+    never = estimates.Interval(np.inf, np.inf, np.inf)
+    for groups, verdict in (
+        ([(below, above)], "reproduced"), ([(above, below)], "not reproduced"), ([(below, wide)], "undecided"),
+        ([(below, above), (above, below)], "partly"), ([(below, above, never), (wide, never)], "reproduced"),
+        ([(never, never)], "undecided"), ([(never, below)], "not reproduced"),
+    ):  # fmt: skip
+        claim = Check("", "upper_bound", theory=1.0, **over_next(*groups))
+        alone = [Check("", "ordering", **estimates_of(group)) for group in groups]
+        assert claim.verdict == verdict
+        assert list(claim.judged) == [judged for of_group in alone for judged in of_group.judged]
+
+
+def estimates_of(group):
+    return {"measured": [of.value for of in group], "interval": [of[1:] for of in group]}
 
 
 @pytest.mark.parametrize(("kind", "arguments", "verdict"), CASES)
