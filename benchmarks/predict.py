@@ -47,6 +47,9 @@ _NOISE_FREE = {  # problem, lr, targets ε², what else; predicted before there 
     "softmax, lr 0.1, by permutation": (SOFTMAX, 0.1, [1e-2, 3e-3, 1e-3, 3e-4], {"sampling": "permutation"}),
     "softmax, lr 0.02, momentum 0.9": (SOFTMAX, 0.02, [1e-2, 3e-3, 1e-3], {"optimizer": SGD(momentum=0.9)}),
     "mlp, lr 0.1": (MLP, 0.1, [4e-2, 2e-2, 1e-2, 3e-3], {}),
+    # read as runs are, at the same points: what the first by permutation was not
+    "softmax, lr 0.2, by permutation": (SOFTMAX, 0.2, [1e-2, 3e-3, 1e-3, 3e-4], {"sampling": "permutation"}),
+    "softmax, lr 0.05, by permutation": (SOFTMAX, 0.05, [1e-2, 3e-3, 1e-3], {"sampling": "permutation"}),
 }
 CASES = _NOISE_FREE | {  # the first three from one start, with 16 pairs; what they taught is in the last two
     "mlp, lr 0.05, mean path": (MLP, 0.05, [4e-2, 2e-2], {"max_steps": 8000}),

@@ -118,7 +118,10 @@ class NoiseFreePath:
         self.adam = self._adam() if adam else None
         self.update = None if adam else updates.build(spec.optimizer, self.task.parameters)
         self.ratio = _MATRIX_NODE if self.matrices or synthetic else _SPECTRUM_NODE
-        self.step = self.probes = 0
+        self.step = self.probes = self.next_reading = 0
+        # by permutation ‖∇f‖² goes up and down with the epoch: it is read where the run will be
+        own = spec.eval_every if self.permuted and spec.eval_every != "epoch" else _READ
+        self.read = min(_READ, own)
         self.start = self._measure()
 
     def _adam(self) -> ExpectedAdam:
@@ -143,14 +146,15 @@ class NoiseFreePath:
 
     def advance(self, steps: Steps) -> tuple[np.ndarray, np.ndarray]:
         """After how many of the steps it was measured, the last included, and what `_measure` found there."""
-        at, measured, next_reading = [], [], max(self.step + 1, math.ceil(self.step * _READ))
+        at, measured = [], []
         for i, (b, eta, samples) in enumerate(zip(steps.batch_size, steps.lr, steps.samples, strict=True), 1):
             self._move(int(b), float(eta), int(samples - b))
             self.step += 1
-            if self.step >= next_reading or i == len(steps):
+            if self.step >= self.next_reading or i == len(steps):
                 at.append(i)
                 measured.append(self._measure())
-                next_reading = max(self.step + 1, math.ceil(self.step * _READ))
+            if self.step >= self.next_reading:
+                self.next_reading = max(self.step + 1, math.ceil(self.step * self.read))
         return np.array(at), np.array(measured)
 
     def _full_gradient(self) -> list[Tensor]:

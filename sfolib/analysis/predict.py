@@ -16,7 +16,7 @@ with hidden layers is predicted on its mean path (`mean_path`), which has both, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -36,7 +36,11 @@ from sfolib.training.spec import Spec
 
 PAIRS = 32  # of a mean path's cloud
 _NO_END = 1e3  # noise over ‖∇f‖² at the start, above which Adam's linear theory has no say
+_LASTS = 1.5  # times the steps to a level by permutation, that a prediction goes on for
 _SETTLED = 10  # readings below the target after which a run would have ended
+
+
+Crossing = Callable[[np.ndarray, np.ndarray, float], float]
 
 
 class Reach(NamedTuple):
@@ -51,7 +55,7 @@ class Prediction:
     """A run before it is trained, at points along it, arrays (points,): steps and samples (gradient evaluations so
     far); grad_sqnorm, E‖∇f‖² = bias (of the noise-free path) + noise; loss, E f, of which loss_noise is the noise's.
     probes: gradient evaluations spent on the prediction. optimizer: of the run, its kind. pairs: see `predict`; bias
-    and loss are then of the mean path."""
+    and loss are then of the mean path. permuted: by permutation, where noise rises and falls with every epoch."""
 
     steps: np.ndarray
     samples: np.ndarray
@@ -63,12 +67,13 @@ class Prediction:
     probes: int
     optimizer: str = "sgd"
     pairs: int = 0
+    permuted: bool = False
 
     def first_crossing(self, eps: float) -> Reach:
         """When E‖∇f‖² first is at ε² or below; between points it is taken for a power law of the steps. Of a mean path,
-        whose cloud fluctuates, as of a run: `estimates`."""
+        whose cloud fluctuates, and by permutation as of a run: `estimates`."""
         positive("eps", eps)
-        crossing = isotonic_crossing if self.pairs else _crossing
+        crossing = isotonic_crossing if self.pairs or self.permuted else _crossing
         return Reach(*(crossing(clock, self.grad_sqnorm, eps**2) for clock in (self.steps, self.samples)))
 
     def with_batch_size(self, batch_size: int) -> Prediction:
@@ -138,7 +143,7 @@ def predict(
     if pairs:
         noise, excess = smoothed(steps, noise), smoothed(steps, excess)
     arrays = steps, samples, bias + noise, bias, noise, loss + excess, excess
-    return Prediction(*arrays, path.probes, spec.optimizer.kind, pairs)
+    return Prediction(*arrays, path.probes, spec.optimizer.kind, pairs, path.permuted)
 
 
 def _pairs(spec: Spec, pilot_batch_size: int | None, pairs: int | None) -> int:
@@ -166,7 +171,9 @@ def predict_constant(
 
     Columns batch_size, eps2, steps, samples (inf where the budget of `spec` ends before), bias (the noise-free ‖∇f‖²
     there; the rest of ε² is noise); attrs["probes"] is the cost.
-    The plan of `spec` must have a constant lr; its batch size is not used. The rest as for `predict`.
+    The plan of `spec` must have a constant lr; its batch size is not used. By permutation E‖∇f‖² rises and falls with
+    every epoch: it is read at the measuring points that spec.eval_every gives the run, if it is a number below 1.05,
+    and N from that curve as from a run's. The rest as for `predict`.
     """
     sizes, targets = _sizes(batch_sizes), _targets(eps2)
     pairs = _pairs(spec, pilot_batch_size, pairs)
@@ -181,6 +188,7 @@ def predict_constant(
     else:  # noise is as 1/b: once is enough
         lengths = [min(most, -(-spec.max_samples // b)) for b in sizes]
         runs = [(PlanClock(Plan(1, lr), path.epoch, False, math.inf, max(lengths)), path.covariance())]
+    crossing = isotonic_crossing if path.permuted else _crossing
     curves = [[(0, 0, path.start[0], path.start[0])] for _ in sizes]
     for window in windows(path, runs):
         if path.permuted:
@@ -193,10 +201,18 @@ def predict_constant(
         for curve, points in zip(curves, new, strict=True):
             curve += points
         if all(
-            not points or min(p[2] for p in curve) <= min(targets) for curve, points in zip(curves, new, strict=True)
+            not points or _is_reached(curve, min(targets), crossing) for curve, points in zip(curves, new, strict=True)
         ):
             break
-    return _reached(sizes, targets, curves, path.probes)
+    return _reached(sizes, targets, curves, path.probes, crossing)
+
+
+def _is_reached(curve: list[tuple], level: float, crossing: Crossing) -> bool:
+    """Also that it lasts, where curves go up and down."""
+    if min(point[2] for point in curve) > level:
+        return False
+    steps, _, values, _ = np.array(curve, dtype=float).T
+    return crossing is _crossing or _LASTS * crossing(steps, values, level) <= steps[-1]
 
 
 def _sizes(batch_sizes: Sequence[int]) -> list[int]:
@@ -228,14 +244,16 @@ def _one_by_one(spec: Spec, sizes: list[int], targets: np.ndarray, device: str, 
     return _frame(rows, sum(of.probes for of in found))
 
 
-def _reached(sizes: list[int], targets: np.ndarray, curves: list[list[tuple]], probes: int) -> pd.DataFrame:
+def _reached(
+    sizes: list[int], targets: np.ndarray, curves: list[list[tuple]], probes: int, crossing: Crossing
+) -> pd.DataFrame:
     """What `predict_constant` returns, from curves of (steps, samples, E‖∇f‖², bias)."""
     rows = [
         (
             b,
             float(target),
-            *(_crossing(clock, values, target) for clock in clocks),
-            _at(clocks[0], bias, values, target),
+            *(crossing(clock, values, target) for clock in clocks),
+            _at(clocks[0], bias, crossing(clocks[0], values, target)),
         )
         for b, curve in zip(sizes, curves, strict=True)
         for *clocks, values, bias in [np.array(curve, dtype=float).T]
@@ -261,9 +279,8 @@ def _crossing(x: np.ndarray, values: np.ndarray, level: float) -> float:
     return float(np.exp(np.interp(-np.log(level), -np.log(values[[i - 1, i]]), np.log(x[[i - 1, i]]))))
 
 
-def _at(x: np.ndarray, other: np.ndarray, values: np.ndarray, level: float) -> float:
-    """`other` over x where values first are at or below the level; nan where they never are."""
-    crossing = _crossing(x, values, level)
+def _at(x: np.ndarray, other: np.ndarray, crossing: float) -> float:
+    """`other` over x at a crossing; nan where there is none."""
     return float(np.interp(crossing, x, other)) if np.isfinite(crossing) else np.nan
 
 
