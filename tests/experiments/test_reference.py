@@ -163,14 +163,21 @@ def test_the_worth_of_intervals_is_told_as_measured():
         "over_floor": 1.3,
         "truth_error": 0.01,
         "bias": -0.012,
+        "bias_error": 0.004,
+        "independent": 64,
         "missed": 0,
         "false": None,
     }
     mean = about | {"what": "mean at a fixed time", "bias": 0.001}
-    page = reference_pages.intervals_page({"provenance": {"seeds": 512, "groups": 200}, "rows": [crossing, mean]})
-    assert "| digits | 4 | 8 | 0.001 | 1.3 | 1 % | -1.2 % | 94 % | 0 % | – |" in page
+    rows = [crossing, crossing | {"bias": 0.04, "covered": 0.8}, crossing | {"bias": 0.05, "covered": 0.99}, mean]
+    never = {"bias": None, "truth_error": None, "bias_error": None, "missed": None, "false": 0.12}
+    page = reference_pages.intervals_page(
+        {"provenance": {"seeds": 512, "groups": 200}, "rows": [*rows, crossing | never]}
+    )
+    assert "| digits | 4 | 8 | 0.001 | 1.3 | 1 % | -1.2 % | 0 % | 94 % | 0 % | – |" in page
+    assert "| 8 | 3 | 2 (1) | 1 (1) | 1 (0) | 1 | 1 (0) |" in page
     assert "| digits | 4 | 8 | +0.1 % | 94 % |" in page
-    assert "| 8 | 1.2 % | 1.2 % | 94.0 % … 94.0 % | 94.0 % | 0.0 % |" in page
+    assert "| 8 | 4.0 % | 5.0 % | 80.0 % … 99.0 % | 94.0 % | 12.0 % |" in page
 
 
 def test_text_in_a_table_stays_text():

@@ -21,6 +21,7 @@ from sfolib.theory.derivations.algebra import above, anywhere, at_least, between
 from sfolib.theory.derivations.derivation import Derivation
 from sfolib.theory.derivations.inference import BoundedSum, Combined, Instance, Mapped, Tangent
 from sfolib.theory.derivations.mutation import HARMLESS, mutants
+from sfolib.theory.derivations.proof import Proof
 from sfolib.theory.derivations.steps import Assumed, Cited, ClosedSum, Identity, Limit, Root, Sign
 
 PAGE = Path(__file__).parents[2] / "docs" / "proofs.md"
@@ -107,6 +108,13 @@ def test_unknown_key_names_what_is_allowed():
 
 
 # a derivation is a chain: order, ranges and premises count
+
+
+def test_a_proof_states_something():
+    proof = Proof("X", "a proof", "[N]")
+    proof.assume("x", gt(x, 1))
+    with pytest.raises(DerivationError, match="X: states nothing"):
+        proof.done()
 
 
 def chain(*steps, conclusion=()):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from copy import copy
 
 from sfolib.theory.derivations.algebra import Range
-from sfolib.theory.derivations.derivation import Derivation
+from sfolib.theory.derivations.derivation import Derivation, DerivationError
 from sfolib.theory.derivations.inference import (
     Averaged,
     BoundedSum,
@@ -65,5 +65,7 @@ class Proof:
         return self.add(Combined(claim, fact, terms, **options))
 
     def done(self) -> Derivation:
-        """The derivation, not yet verified."""
+        """The derivation, not yet verified. Raises `DerivationError` where nothing is stated."""
+        if not self.conclusion:
+            raise DerivationError(f"{self.heading[0]}: states nothing; add what the result says by `state`")
         return Derivation(*self.heading, tuple(self.steps), tuple(self.conclusion), self.ranges)
