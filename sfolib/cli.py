@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     sync.set_defaults(command=commands.sync)
     reference = subparsers.add_parser("reference", help="keep the last figures as the project's reference")
     reference.add_argument("--out", type=Path, default=None, help="folder of the figures (default: the project's)")
+    reference.add_argument("--label", default="", help="of figures at full size with other parameters")
     reference.set_defaults(command=commands.reference)
     return parser
 

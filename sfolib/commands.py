@@ -228,7 +228,7 @@ def sync(args: argparse.Namespace) -> int:
 def reference(args: argparse.Namespace) -> int:
     from sfolib.experiments import reference
 
-    reference.keep(args.out)
+    reference.keep(args.out, args.label)
     return 0
 
 

@@ -26,10 +26,11 @@ FULL = report.FULL
 _REMEDY = "run `make figures` first"
 
 
-def keep(out: Path | None = None) -> None:
+def keep(out: Path | None = None, label: str = "") -> None:
     """Make the last figures in `out` (default: `figures/`) the reference: of those at full size claims and pictures, in
     a folder of their own; of those at other scales than quick their verdicts alone.
 
+    label: of figures at full size with other parameters, kept beside those without.
     Raises `InputError` where some notebook has not run, or at another scale.
     """
     folder, reference = out or root() / "figures", root() / FOLDER
@@ -40,6 +41,9 @@ def keep(out: Path | None = None) -> None:
     scales = {name: content.get("scale") for name, content in contents.items()}
     scale = scales[names[0]]
     require(set(scales.values()) == {scale}, "scale", scales, f"must be one; {_REMEDY}")
+    require(
+        not label or (scale == "full" and label.isalnum()), "label", label, "must be letters and digits, at full size"
+    )
     seconds = {name: report.read_ran(folder / name)["seconds"] for name in names}
     verdicts = reference / "verdicts.json"
     kept = files.read_json(verdicts, "restore it") if verdicts.is_file() else {}
@@ -52,12 +56,13 @@ def keep(out: Path | None = None) -> None:
         _copy(folder / PICTURE, reference / PICTURE.name)
     elif scale == "full":
         for name, content in contents.items():
-            place = files.folder(root() / FULL / name)
+            place = files.folder(root() / FULL / (f"{name}+{label}" if label else name))
             files.write_json(place / report.PUBLISHED, content)
             for key in content["figures"]:
                 _copy(folder / name / f"{key}.png", place / f"{key}.png")
             files.write_json(place / report.COST, _cost(name, content["parameters"], folder))
-        of = kept.get(scale, {}) | of  # at full size some notebooks may be run again, and others not
+        before = kept.get(scale, {})  # at full size some notebooks may be run again, and others not
+        of = before | {name: before.get(name, {}) | found if label else found for name, found in of.items()}
     files.folder(reference)
     files.write_json(verdicts, kept | {scale: of})
     for path, text in pages().items() if scale != "smoke" else ():

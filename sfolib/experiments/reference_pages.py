@@ -58,10 +58,13 @@ def full_page(folder: Path) -> str:
     ]
     for name, content in contents.items():
         cost = files.read_json(folder / name / report.COST, "restore it")
+        given = " with " + ", ".join(f"`{key} = {value}`" for key, value in content["parameters"].items())
+        given = given if content["parameters"] else ""
         lines += [
-            "", f"## {name}", "",
-            f"[Notebook](../../../notebooks/{name}.ipynb). {cost['runs']} runs, {cost['evaluations']:.2g} gradient "
-            f"evaluations, {cost['seconds'] / 3600:.2g} hours of a process, with measuring ({cost['device']}).",
+            "", f"## {name.replace('+', ', ')}", "",
+            f"[Notebook](../../../notebooks/{name.partition('+')[0]}.ipynb){given}. {cost['runs']} runs, "
+            f"{cost['evaluations']:.2g} gradient evaluations, {cost['seconds'] / 3600:.2g} hours of a process, with "
+            f"measuring ({cost['device']}).",
         ]  # fmt: skip
         for key, caption in content["figures"].items():
             lines += ["", f"![{_text(caption)}]({name}/{key}.png)", "", _text(caption)]

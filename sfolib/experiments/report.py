@@ -79,7 +79,7 @@ def published(folder: Path) -> dict[str, Any]:
     )
     require(known, "file", str(folder / PUBLISHED), f"damaged: no figures and checks; {_remedy(folder)}")
     read_claims(folder / PUBLISHED, content["checks"], _remedy(folder))
-    own = all(check["notebook"] == folder.name for check in content["checks"])
+    own = all(check["notebook"] == folder.name.partition("+")[0] for check in content["checks"])
     require(own, "file", str(folder / PUBLISHED), f"has claims of another notebook; {_remedy(folder)}")
     return content
 
@@ -175,14 +175,14 @@ def _command(name: str, content: Mapping[str, Any]) -> str:
     return " ".join(["python -m sfolib figures", name[:2], "--scale", content.get("scale", "quick"), *given])
 
 
-def _full(name: str, out: Path) -> dict[str, Any] | None:
-    """What the project keeps of a notebook at full size, where there is some; place: of its pictures, from `out`."""
-    kept = root() / FULL / name
-    if not kept.is_dir():
-        return None
-    content = published(kept)
-    checks = [check | {"anchor": f"{name}-full-{i}"} for i, check in enumerate(content["checks"], 1)]
-    return content | {"checks": checks, "place": Path(os.path.relpath(kept, out)).as_posix()}
+def _full(name: str, out: Path) -> list[dict[str, Any]]:
+    """What the project keeps of a notebook at full size; place: of its pictures, from `out`."""
+    found = []
+    for kept in sorted(root().glob(f"{FULL.as_posix()}/{name}*")):
+        content = published(kept)
+        checks = [check | {"anchor": f"{kept.name}-full-{i}"} for i, check in enumerate(content["checks"], 1)]
+        found.append(content | {"checks": checks, "place": Path(os.path.relpath(kept, out)).as_posix()})
+    return found
 
 
 def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
@@ -207,6 +207,6 @@ def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
         "figures": content["figures"],
         "checks": [check | {"anchor": f"{path.stem}-claim-{i}"} for i, check in enumerate(content["checks"], 1)],
         "left_out": content.get("left_out", []),
-        "full": _full(path.stem, out) if content.get("scale") != "full" else None,
+        "full": _full(path.stem, out) if content.get("scale") != "full" else [],
         "turned": differences(content["checks"], known_verdicts(content)),
     }

@@ -114,9 +114,19 @@ def test_figures_at_full_size_have_a_place_of_their_own_and_the_report_shows_the
     assert len(list((out / "runs").iterdir())) == 1  # the one on record, by the parameters of the figures
     known = {("02_trained", "another"): "reproduced", ("01_trains", "a claim"): "undecided"}
     assert report.known_verdicts({"scale": "full"}) == known
+    told.write_text(told.read_text().replace("a claim", "a further claim"))
+    report.write(out, [])
+    reference.keep(out, "again")
+    page = (kept / "full" / "claims.md").read_text()
+    assert "2 claims at full size: 2 undecided." in page
+    assert "## 01_trains, again\n\n[Notebook](../../../notebooks/01_trains.ipynb) with `lr = 0.1`." in page
+    assert report.known_verdicts({"scale": "full"}) == known | {("01_trains", "a further claim"): "undecided"}
+    with pytest.raises(InputError, match="label = 'a/b'"):
+        reference.keep(out, "a/b")
     report.write(project / "figures", [])
     shown = (project / "figures" / "index.html").read_text()
     assert 'src="reference/full/01_trains/one.png"' in shown
+    assert 'src="reference/full/01_trains+again/one.png"' in shown
     assert "At full size, kept with the project: 1 claims" in shown
 
 
