@@ -18,6 +18,7 @@ from sfolib._utils.errors import InputError, ProcessLost, one_line
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. SIGINT and SIGTERM end it with what was trained so far on disk."""
+    args = None
     try:
         with interrupt.terminable():
             args = _parser().parse_args(arguments)
@@ -27,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sfolib:{rank} {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        print(f"sfolib: interrupted: {one_line(stop) or 'the same again goes on from there'}", file=sys.stderr)
+        kept = getattr(args, "command", None) in (commands.figures, commands.train)
+        what = "the same again goes on from there" if kept else "nothing is kept of it"
+        print(f"sfolib: interrupted: {one_line(stop) or what}", file=sys.stderr)
         return interrupt.STATUS
 
 

@@ -1,7 +1,7 @@
 """The results T1 … T12 as plain numeric functions, in the papers' letters.
 
-Units: `lr` is η; `batch` is b, gradient evaluations a step; `eps` is ε itself, a gradient norm (not ε²);
-steps are updates and SFO is gradient evaluations. Batch, steps and SFO are continuous quantities here.
+Units: `lr` is η; `batch_size` is b, gradient evaluations a step; `eps` is ε itself, a gradient norm (not ε²);
+steps are updates, samples gradient evaluations (SFO). Batch sizes, steps and samples are continuous quantities here.
 Scalars or arrays in, broadcast against each other; floats or arrays out. `lr_max` is the η_max of T1's C1 and
 C2, by default lr itself. Every function raises `InputError` unless its numbers are finite and above 0 and
 lr < 2/L.
@@ -13,15 +13,19 @@ Sources: [S] = Umeda & Iiduka 2025, arXiv 2508.05297, and the papers that it bui
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import wraps
+from inspect import signature
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfolib._utils.errors import positive, require
+from sfolib._utils.errors import InputError, positive, require
 
 Numbers = float | np.ndarray
+P, T = ParamSpec("P"), TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,23 @@ class StagePair(NamedTuple):
     phase: str
 
 
+def broadcasting(function: Callable[P, T]) -> Callable[P, T]:
+    """`InputError` that tells the arguments' shapes, where they do not broadcast against each other."""
+
+    @wraps(function)
+    def checked(*args: P.args, **named: P.kwargs) -> T:
+        try:
+            return function(*args, **named)
+        except InputError:
+            raise
+        except ValueError as error:
+            given = signature(function).bind(*args, **named).arguments
+            shapes = ", ".join(f"{name} {np.shape(value)}" for name, value in given.items() if np.ndim(value))
+            raise InputError(f"shapes {shapes}: must broadcast against each other") from error
+
+    return checked
+
+
 def _array(field: str, value: ArrayLike) -> np.ndarray:
     positive(field, value)
     return np.asarray(value, dtype=float)
@@ -66,7 +87,7 @@ def _array(field: str, value: ArrayLike) -> np.ndarray:
 def stable_lr(L: float, lr: ArrayLike, field: str = "lr") -> np.ndarray:
     """lr as an array; `InputError` unless 0 < lr < 2/L, where the descent bound T1 holds."""
     lr = _array(field, lr)
-    require(bool(np.all(lr * L < 2)), field, float(np.max(lr)), f"must be below 2/L = {2 / L:.6g}")
+    require(bool(np.all(lr * L < 2)), field, float(np.max(lr, initial=0.0)), f"must be below 2/L = {2 / L:.6g}")
     return lr
 
 
@@ -104,6 +125,7 @@ def gradient_bound(
     lr, batch_size = stable_lr(c.L, lr), _array("batch_size", batch_size)
     for field, value in (("lr", lr), ("batch_size", batch_size)):
         require(value.ndim <= 1, field, value.shape, "must be a number or one-dimensional, one value a step")
+        require(value.size > 0, field, value.shape, "must hold one value or more, one a step")
     same = lr.size == 1 or batch_size.size in (1, lr.size)
     require(same, "batch_size", batch_size.shape, f"must be a number or of the shape {lr.shape} of lr")
     c1, c2 = _c1_c2(c, lr, np.max(lr) if lr_max is None else lr_max)
@@ -122,6 +144,7 @@ def finite_population(batch_size: ArrayLike, n: int) -> Numbers:
 
 
 # --------------------------------------------------------------------------- T2, T3: constant batch and lr
+@broadcasting
 def steps_to(
     c: Constants, batch_size: ArrayLike, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None
 ) -> Numbers:
@@ -133,6 +156,7 @@ def steps_to(
     return _plain(np.where(reaches, c1 * batch_size / (lr * np.where(reaches, room, 1.0)), np.inf))
 
 
+@broadcasting
 def samples_to(
     c: Constants, batch_size: ArrayLike, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None
 ) -> Numbers:
@@ -140,18 +164,21 @@ def samples_to(
     return _plain(steps_to(c, batch_size, lr, eps, lr_max) * np.asarray(batch_size, dtype=float))
 
 
+@broadcasting
 def noise_floor(c: Constants, batch_size: ArrayLike, lr: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2, T9 [S]: √(C2 η/b), the ε that constant lr and batch approach in T1's bound and never reach."""
     lr, batch_size = stable_lr(c.L, lr), _array("batch_size", batch_size)
     return _plain(np.sqrt(_c1_c2(c, lr, lr_max)[1] * lr / batch_size))
 
 
+@broadcasting
 def critical_batch_size(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2 [S]: b* = 2 C2 η/ε², the batch size of the fewest gradient evaluations at this lr."""
     lr, eps = stable_lr(c.L, lr), _target(eps)
     return _plain(2 * _c1_c2(c, lr, lr_max)[1] * lr / eps**2)
 
 
+@broadcasting
 def minimal_samples(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2 [S]: N* = 4 C1 C2/ε⁴ gradient evaluations, at b*."""
     lr, eps = stable_lr(c.L, lr), _target(eps)
@@ -159,6 +186,7 @@ def minimal_samples(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLi
     return _plain(4 * c1 * c2 / eps**4)
 
 
+@broadcasting
 def minimal_steps(c: Constants, lr: ArrayLike, eps: ArrayLike, lr_max: ArrayLike | None = None) -> Numbers:
     """T2 [S]: K* = 2 C1/(η ε²) steps, at b* (fewer steps need a larger b and more SFO)."""
     lr, eps = stable_lr(c.L, lr), _target(eps)
@@ -184,12 +212,14 @@ def price_of_parallelism(c: Constants, lr: ArrayLike) -> Numbers:
 
 
 # ------------------------------------------------------------------------------- T4 – T7: growing by stages
+@broadcasting
 def growth(delta: ArrayLike, gamma: ArrayLike) -> Growth:
     """T4 [S]: batch × delta and lr × gamma a stage, along the critical batch: r = δ/γ, τ = δ/γ², e = r²."""
     delta, gamma = _array("delta", delta), _array("gamma", gamma)
     return Growth(_plain(delta / gamma), _plain(delta / gamma**2), _plain((delta / gamma) ** 2))
 
 
+@broadcasting
 def rate_exponent(delta: ArrayLike, gamma: ArrayLike, tau: ArrayLike) -> Numbers:
     """T5 [N]: p in min E‖∇f‖² = O(N^−p), p = min(ln γτ, ln δ/γ)/ln δτ ≤ 1/2, with equality on δ = γ²τ only.
 
@@ -240,7 +270,10 @@ def capped_stage(
     top = math.inf if max_batch_size is None else max_batch_size
     require(top >= batch_size, "max_batch_size", max_batch_size, f"must be at least batch_size = {batch_size}")
     r = delta / gamma
-    free, full = lr * gamma**m, lr * (top / (batch_size * r**m))
+    try:
+        free, full = lr * gamma**m, lr * (top / (batch_size * r**m))
+    except (OverflowError, ZeroDivisionError):
+        require(False, "m", m, "is too late: by then delta^m or gamma^m leaves the range of a float")
     eta = min(free, max_lr, full)
     phase = "decay lr" if eta == full else "grow both" if eta == free and gamma > 1 else "grow batch"
     return StagePair(min(top, batch_size * (eta / lr) * r**m), eta, phase)
@@ -267,6 +300,7 @@ def stage_ends(
 
 
 # --------------------------------------------------------------- T8 – T10: noise, decaying lr, adaptive tests
+@broadcasting
 def step_noise(batch_size: ArrayLike, lr: ArrayLike, momentum: float = 0.0) -> Numbers:
     """T8 [S]: η/(b(1 − m)), on which alone the noise of a step depends (Smith et al.); same units as lr."""
     require(0 <= momentum < 1, "momentum", momentum, "must be in [0, 1)")
@@ -288,6 +322,7 @@ def power_sum(a: float, steps: ArrayLike) -> Numbers:
     return _plain(small[np.minimum(steps, head).astype(int)] + tail)
 
 
+@broadcasting
 def decaying_lr_bound(c: Constants, batch_size: ArrayLike, lr: float, a: float, steps: ArrayLike) -> Numbers:
     """T9 [S]: T1's bound after `steps` steps of η_t = η (t + 1)^−a, constant batch; it falls at every step.
 
@@ -317,6 +352,7 @@ def decaying_lr_samples(c: Constants, batch_size: float, lr: float, a: float, ep
     return decaying_lr_steps(c, batch_size, lr, a, eps) * batch_size
 
 
+@broadcasting
 def norm_test_batch_size(c: Constants, eta: ArrayLike, eps: ArrayLike) -> Numbers:
     """T10 [N]: σ²/(η_nt² ε²), the batch that the norm test with tolerance eta asks for where ‖∇f‖ = ε."""
     return _plain(c.sigma2 / (_array("eta", eta) * _target(eps)) ** 2)
@@ -356,28 +392,33 @@ def _excess(c: Constants, steps: ArrayLike, eps: ArrayLike) -> tuple[np.ndarray,
     return np.where(excess > 0, excess, 1.0), excess > 0
 
 
+@broadcasting
 def front_samples(c: Constants, steps: ArrayLike, eps: ArrayLike) -> Numbers:
     """T11 [N]: the least N over (lr, b) at K steps, (K/K_min − 1)(N/N_min − 1) = 1; inf for K ≤ K_min."""
     excess, above = _excess(c, steps, eps)
     return _plain(np.where(above, front_min_samples(c, eps) * (1 + 1 / excess), np.inf))
 
 
+@broadcasting
 def front_batch_size(c: Constants, steps: ArrayLike, eps: ArrayLike) -> Numbers:
     """T11 [N]: b = B/(K/K_min − 1), the batch of the front at K steps; inf for K ≤ K_min."""
     excess, above = _excess(c, steps, eps)
     return _plain(np.where(above, noise_scale(c, eps) / excess, np.inf))
 
 
+@broadcasting
 def front_steps(c: Constants, batch_size: ArrayLike, eps: ArrayLike) -> Numbers:
     """T11 [N]: K = K_min (1 + B/b), the steps of the front at this batch."""
     return _plain(front_min_steps(c, eps) * (1 + noise_scale(c, eps) / _array("batch_size", batch_size)))
 
 
+@broadcasting
 def optimal_lr(c: Constants, batch_size: ArrayLike, eps: ArrayLike) -> Numbers:
     """T11 [N]: η* = (1/L)/(1 + B/b), the lr of the front at this batch; the same as 2Δ/(ε² K)."""
     return _plain(1 / (c.L * (1 + noise_scale(c, eps) / _array("batch_size", batch_size))))
 
 
+@broadcasting
 def front_time(
     c: Constants, batch_size: ArrayLike, eps: ArrayLike, latency: ArrayLike, per_sample: ArrayLike
 ) -> Numbers:
@@ -386,6 +427,7 @@ def front_time(
     return _plain(front_steps(c, batch_size, eps) * step_time)
 
 
+@broadcasting
 def time_optimal_batch_size(c: Constants, eps: ArrayLike, latency: ArrayLike, per_sample: ArrayLike) -> Numbers:
     """T12 [N]: b = √(B τ0/τ1) = √(τ0/τ1) σ/ε, the batch of the least `front_time`; its lr is `optimal_lr`."""
     require(c.sigma2 > 0, "sigma2", c.sigma2, "must be above 0: without noise the smallest batch is always the fastest")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sfolib._utils.errors import positive, require
-from sfolib.theory.bounds import Numbers, _array, _plain, finite_population
+from sfolib.theory.bounds import Numbers, _array, _plain, broadcasting, finite_population
 
 
 def _nonnegative(field: str, value: ArrayLike) -> np.ndarray:
@@ -31,6 +31,7 @@ def _finite(field: str, value: ArrayLike) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------- T13: the front where you are
+@broadcasting
 def critical_batch_size(lr: ArrayLike, G2: ArrayLike, Q: ArrayLike, GHG: ArrayLike = 0.0) -> Numbers:
     """T13 [N]: b_c = η Q/(‖G‖² − η GᵀHG), the b at which this lr is the best one; inf where no batch is enough.
 
@@ -42,6 +43,7 @@ def critical_batch_size(lr: ArrayLike, G2: ArrayLike, Q: ArrayLike, GHG: ArrayLi
     return _plain(np.where(room > 0, lr * Q / np.where(room > 0, room, 1.0), np.inf))
 
 
+@broadcasting
 def optimal_lr(batch_size: ArrayLike, G2: ArrayLike, GHG: ArrayLike, Q: ArrayLike) -> Numbers:
     """T13 [N]: η* = (‖G‖²/GᵀHG)/(1 + B/b), B = Q/GᵀHG: the lr of the largest expected decrease of f in one step."""
     batch_size, G2 = _array("batch_size", batch_size), _array("G2", G2)
@@ -51,6 +53,7 @@ def optimal_lr(batch_size: ArrayLike, G2: ArrayLike, GHG: ArrayLike, Q: ArrayLik
 
 
 # ------------------------------------------------------------------------------ T14: a test that costs nothing
+@broadcasting
 def successive_gradients(
     batch_size: ArrayLike,
     lr: ArrayLike,
@@ -75,6 +78,7 @@ def successive_gradients(
     return _plain(G2 - lr * (GHG + share * Q / batch_size) - _nonnegative("trace", trace) / (n - 1))
 
 
+@broadcasting
 def noise_explains(
     batch_size: ArrayLike, lr: ArrayLike, G2: ArrayLike, trace: ArrayLike, largest: ArrayLike
 ) -> bool | np.ndarray:
@@ -94,6 +98,7 @@ def _momentum(value: ArrayLike) -> np.ndarray:
     return value
 
 
+@broadcasting
 def momentum_product(batch_size: ArrayLike, lr: ArrayLike, momentum: ArrayLike, G2: ArrayLike, Q: ArrayLike) -> Numbers:
     """T14 [N]: (1 − μ) E[v_t·g_{t+1}] = ‖G‖² − ηQ/(b(1 − μ²)), v = Σ μ^j g_{t−j} the momentum buffer.
 
@@ -103,12 +108,14 @@ def momentum_product(batch_size: ArrayLike, lr: ArrayLike, momentum: ArrayLike, 
     return _plain(_nonnegative("G2", G2) - lr * _nonnegative("Q", Q) / (batch_size * (1 - momentum**2)))
 
 
+@broadcasting
 def momentum_threshold(momentum: ArrayLike, G2: ArrayLike) -> Numbers:
     """T14 [N]: μ/(1 + μ) ‖G‖², the value of `momentum_product` at the critical batch size ηQ/((1 − μ)‖G‖²)."""
     momentum = _momentum(momentum)
     return _plain(momentum / (1 + momentum) * _nonnegative("G2", G2))
 
 
+@broadcasting
 def momentum_critical_batch_size(lr: ArrayLike, momentum: ArrayLike, G2: ArrayLike, Q: ArrayLike) -> Numbers:
     """T14 [N]: ηQ/((1 − μ)‖G‖²): T13's batch, to leading order, at the learning rate η/(1 − μ) of T8."""
     return critical_batch_size(_array("lr", lr) / (1 - _momentum(momentum)), G2, Q)
@@ -137,6 +144,7 @@ def preconditioned(
     return float(G @ P @ G), float(G @ P @ H @ P @ G), float(np.trace(P @ H @ P @ S))
 
 
+@broadcasting
 def detection_steps(lr: ArrayLike, Q: ArrayLike, S2: ArrayLike, z: float = 1.96) -> Numbers:
     """T14 [N]: m = z² tr(Σ²)/(ηQ)², steps until the noise part ηQ/b of s is z standard errors of its mean.
 
@@ -147,6 +155,7 @@ def detection_steps(lr: ArrayLike, Q: ArrayLike, S2: ArrayLike, z: float = 1.96)
 
 
 # ----------------------------------------------------------------------- T15: prediction in the eigenbasis of H
+@broadcasting
 def expected_path(
     batch_size: ArrayLike, lr: ArrayLike, eigenvalues: ArrayLike, start: ArrayLike, noise: ArrayLike
 ) -> np.ndarray:
@@ -210,6 +219,7 @@ def best_constant_batch_size(lr: float, Q: float, eps: float, path: ArrayLike) -
     return float(lr * Q / (2 * room[best])), best
 
 
+@broadcasting
 def stationary_best_batch_size(lr: ArrayLike, Q: ArrayLike, eps: ArrayLike, p: ArrayLike = 1.0) -> Numbers:
     """T15 [N]: b* = (1 + p)ηQ/(2p ε²), best constant b for ε where the noise-free ‖∇f‖² β falls like t^−p; ηλ small.
 
@@ -276,6 +286,7 @@ def best_batch_sizes(kappa: ArrayLike, room: float, minimum: float = 1.0, maximu
 
 
 # -------------------------------------------------------- T17: two criteria, two answers, the costs of joint growth
+@broadcasting
 def joint_growth_steps(gamma: ArrayLike, stages: ArrayLike) -> Numbers:
     """T17 [N]: M(γ − 1)γ^{M−1}/(γ^M − 1): steps of M equal stages with η growing by γ, over those at the last η alone.
 
@@ -288,6 +299,7 @@ def joint_growth_steps(gamma: ArrayLike, stages: ArrayLike) -> Numbers:
     return _plain(stages * (1 - 1 / gamma) / (1 - gamma**-stages))
 
 
+@broadcasting
 def lr_price(lr: ArrayLike, eigenvalue: ArrayLike) -> Numbers:
     """T17 [N]: 2/(2 − ηλ): gradient evaluations for the same progress and noise in ‖∇f‖², over those at small η (T15).
 

@@ -230,9 +230,9 @@ def test_the_page_of_predictions_counts_hits_and_misses():
     assert "of 2 ratios the one farthest from 1 is 10.0% off" in page
     assert "| lr 1 | 1,500 | 0.97 (0.9 … 1.02) | – |" in page
     assert "| lr 2 | 9 |  | 1.1 (1 … 2) |" in page
-    assert "| a | 5 | 3 | 1 | 1 | 2 | 1.0%, 1.0% | 5.0%, 10.0% |" in page
-    assert "| b | 1 | 0 | 1 | 0 | 0 |  |  |" in page
-    assert "| a | 0.1 | 8 | 8 | 100 | 100 |" in page
+    assert "| a | 5 | 3 | 1 | 1 | 2 | 1.0%, 10.0% | 1 |  |  |" in page
+    assert "| b | 1 | 0 | 1 | 0 | 0 |  |  |  |  |" in page
+    assert "| a | 0.1 | 8 | 8 (8 … 8) | 100 | 100 |" in page
     assert "each of the same starts it is -3%, at most 10%" in page
     assert "| 8 | 0.01 | 200 (195 … 205) | 220 (× 1.10) | 210 (× 1.05) | 220 (× 1.10) |" in page
     assert page.count("is as said") == 1
