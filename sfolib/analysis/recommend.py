@@ -92,7 +92,7 @@ def recommend(
       "time" the budget is the seconds that spec's own takes here for its gradient evaluations.
     - eps: the fewest gradient evaluations to E‖∇f‖² ≤ eps²; seconds with "time".
     - anytime: `SuccessiveGradientTest`, good at every ε on the way (T14); it adapts, and is not predicted.
-    lr is half of `largest_stable_lr`, at most; the batch is held and then follows 1/√κ, see `horizon.ramps`. Schedules
+    lr is `cautious_lr`, at most; the batch is held and then follows 1/√κ, see `horizon.ramps`. Schedules
     whose predictions are alike (within 3 %, f within 0.2 %) are settled by steps. Above max_batch_size (and the data
     set's size) lr cools down in the batch's place.
     Everything but "time" is a function of the arguments. "time" measures this machine, three times; where these do not
@@ -111,7 +111,7 @@ def recommend(
         spec = spec.model_copy(update={"max_samples": whole("budget", budget)})
     top = min(max_batch_size or math.inf, math.inf if isinstance(spec.problem, Quadratic) else _size(spec))
     stable = stable_lr(spec, device)
-    lr = SAFETY * stable.lr
+    lr = cautious_lr(stable, spec.optimizer.momentum)
     if anytime:
         return _anytime(spec, lr, top, stable)
     return _at_horizon(spec, lr, top, stable, eps, objective, device, progress)
@@ -132,6 +132,12 @@ def stable_lr(spec: Spec, device: str = "auto") -> StableLr:
     task = Trainer(spec.model_copy(update={"seeds": spec.seeds[:1]}), device).task
     (model,), (x, y) = modules(task), training_data(task)
     return largest_stable_lr(model, CE, x, y, l2=spec.problem.l2, momentum=momentum, seed=spec.seeds[0])
+
+
+def cautious_lr(stable: StableLr, momentum: float) -> float:
+    """Half of the largest stable lr; with momentum m what makes steps as long, × (1 − m)/(1 + m) [N]: there curvature
+    bears (1 + m) times more, and the noise of a run goes with η/(1 − m)."""
+    return SAFETY * stable.lr * (1 - momentum) / (1 + momentum)
 
 
 def _at_horizon(spec, lr, top, stable, eps, objective, device, progress) -> Recommendation:
@@ -177,7 +183,10 @@ def _at_horizon(spec, lr, top, stable, eps, objective, device, progress) -> Reco
     ends = {"recommended": (path.judge(*steps), steps), "config": (own, (sizes, rates))}
     rows = [_row(name, end, taken, timing) for name, (end, taken) in ends.items()]
     swept = "" if stable.swept is None else f", {stable.swept:.3g} by a sweep"
-    notes.insert(0, f"lr {lr:.4g}: half of the largest stable one, {stable.lr:.3g} (2/λ_max {stable.edge:.3g}{swept})")
+    m = spec.optimizer.momentum
+    part = f", times (1 − m)/(1 + m) for momentum m = {m:g}" if m else ""
+    edge = f"({'2(1 + m)' if m else '2'}/λ_max {stable.edge:.3g}{swept})"
+    notes.insert(0, f"lr {lr:.4g}: half of the largest stable one, {stable.lr:.3g} {edge}{part}")
     if rates.max() > stable.lr:
         beyond = f"config: its lr reaches {rates.max():.3g}, beyond the largest stable one of the start"
         notes.insert(1, f"{beyond}: it may diverge, and what is predicted of it holds only if it does not")

@@ -14,7 +14,7 @@ from pydantic import PositiveFloat, PositiveInt
 from sfolib import plotting
 from sfolib._utils.errors import InputError, require
 from sfolib.analysis.claims import Check
-from sfolib.analysis.recommend import SAFETY, stable_lr
+from sfolib.analysis.recommend import cautious_lr, stable_lr
 from sfolib.analysis.step_time import fit_step_time, measure_step_time
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
@@ -194,7 +194,7 @@ def specs(
 def _stable_lr(problem: Problem, optimizer: SGD, device: str) -> float:
     """Half of the largest that seed 0's start bears; the other half is what the run may need later."""
     start = Spec(problem=problem, plan=Plan(1, 1.0), max_samples=1, optimizer=optimizer)
-    return SAFETY * stable_lr(start, device).lr
+    return cautious_lr(stable_lr(start, device), optimizer.momentum)
 
 
 def _problem(p: Parameters, name: str) -> Problem:

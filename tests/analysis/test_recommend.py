@@ -17,6 +17,7 @@ from sfolib.theory import bounds
 from sfolib.theory.local import best_batch_sizes, noise_kernel
 from sfolib.training import records
 from sfolib.training.loop import Trainer
+from sfolib.training.optimizers import SGD
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
 
@@ -128,6 +129,13 @@ def test_an_lr_that_the_start_does_not_bear_is_said_beside_its_prediction():
     for lr, beyond in ((3.0, True), (0.5, False)):
         notes = recommend(QUADRATIC.model_copy(update={"plan": Plan(8, lr)})).notes
         assert any("config: its lr reaches 3, beyond" in note for note in notes) == beyond
+
+
+def test_with_momentum_the_lr_makes_steps_as_long_as_without():
+    found = recommend(QUADRATIC.model_copy(update={"optimizer": SGD(momentum=0.9)}))
+    assert 0.05 < found.spec.plan.at(0)[1] <= 0.1  # 0.1 of 2/λ_max / 2
+    assert found.notes[0].startswith("lr 0.1: half of the largest stable one, 3.8 (")
+    assert "(2(1 + m)/λ_max 3.8), times (1 − m)/(1 + m) for momentum m = 0.9" in found.notes[0]
 
 
 def test_fewest_gradient_evaluations_to_a_target():
