@@ -30,7 +30,7 @@ def claims_page(checks: Sequence[dict[str, Any]]) -> str:
         "is in [checks.json](checks.json).",
         "`python -m sfolib figures NN` measures the claims of notebook NN again; "
         '`result("T2")` opens the derivation behind T2.',
-        report.chance_told(checks),
+        report.chance_sentence(checks),
         "",
         *(["## What was found", "", *_table(headlines), ""] if headlines else []),
     ]
@@ -41,7 +41,7 @@ def claims_page(checks: Sequence[dict[str, Any]]) -> str:
         counts = Counter(check["verdict"] for check in own)
         lines.append(f"| [{name}](#{name}) | {len(own)} | " + " | ".join(str(counts[v]) for v in verdicts) + " |")
     for name, own in by_notebook:
-        lines += ["", f"## {name}", "", f"[Notebook](../../notebooks/{name}.ipynb)", "", *_told(own)]
+        lines += ["", f"## {name}", "", f"[Notebook](../../notebooks/{name}.ipynb)", "", *_claims_table(own)]
     return "\n".join(lines) + "\n"
 
 
@@ -68,7 +68,7 @@ def full_page(folder: Path) -> str:
         ]  # fmt: skip
         for key, caption in content["figures"].items():
             lines += ["", f"![{_text(caption)}]({name}/{key}.png)", "", _text(caption)]
-        lines += ["", *_told(content["checks"])]
+        lines += ["", *_claims_table(content["checks"])]
     return "\n".join(lines) + "\n"
 
 
@@ -77,7 +77,7 @@ def _verdicts(checks: Sequence[dict[str, Any]]) -> str:
     return ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
 
 
-def _told(checks: Sequence[dict[str, Any]]) -> list[str]:
+def _claims_table(checks: Sequence[dict[str, Any]]) -> list[str]:
     """The table of one notebook's claims, and why some are not reproduced."""
     why = [f"- *{_text(check['claim'])}* {_text(check['explanation'])}" for check in checks if check.get("explanation")]
     return [*_table(checks), *(["", *why] if why else [])]

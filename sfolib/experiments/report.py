@@ -106,7 +106,7 @@ def known_verdicts(content: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     return {(name, claim): verdict for name, of in kept.items() for claim, verdict in of.items()}
 
 
-def chance_told(checks: Sequence[Mapping[str, Any]]) -> str:
+def chance_sentence(checks: Sequence[Mapping[str, Any]]) -> str:
     """What chance does to so many claims, in a sentence."""
     found = chance(checks)
     return (
@@ -137,7 +137,7 @@ def write(out: Path, outcomes: Sequence[Outcome], waiting: Sequence[str] = ()) -
     counts = {word: sum(check["verdict"] == word for check in checks) for word in VERDICTS}
     summary = (
         f"{len(checks)} claims: {', '.join(f'{n} {word}' for word, n in counts.items())}. "
-        f"{chance_told(checks)} Written {time.strftime('%Y-%m-%d %H:%M')} on "
+        f"{chance_sentence(checks)} Written {time.strftime('%Y-%m-%d %H:%M')} on "
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}."
     )
     environment = Environment(loader=PackageLoader("sfolib.experiments", "."), autoescape=True, trim_blocks=True)
