@@ -296,10 +296,10 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         self._set, self._next, self._complete, self._passes = None, 0, 0, []
 
     def _policy_start(self) -> tuple[int, int]:
-        self._check_told()
+        self._check_updated()
         return self._resume or (self.plan.step, self.plan.samples)
 
-    def _check_told(self) -> None:
+    def _check_updated(self) -> None:
         """Require that the policy was told of the batches that were handed out."""
         wanted = self._before.get(self.plan.step, self.plan.samples)
         why = f"after {self.plan.step} steps must be {wanted}: tell update() sampler.taken, the batch over all ranks"
@@ -307,7 +307,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
 
     def _policy_batch(self, step: int, samples: int) -> Batch:
         epoch, start = divmod(samples, self.n)
-        self._check_told()
+        self._check_updated()
         self._sizes = {at: size for at, size in self._sizes.items() if at >= self.plan.step}
         self._before = {at: before for at, before in self._before.items() if at >= self.plan.step}
         if step not in self._sizes:  # decided once, so that other passes and resumed runs see the same batches

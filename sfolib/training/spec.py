@@ -96,7 +96,7 @@ class Spec(Model):
     workers: Workers | None = None
 
     @model_validator(mode="after")
-    def _led(self) -> Spec:
+    def _check_leader(self) -> Spec:
         require((self.plan is None) == (self.policy is not None), "plan", self.plan, "either a plan or a policy")
         if self.policy is not None and isinstance(policy := self.policy.build(), HorizonRamp):
             budget, most = policy.budget, self.max_samples
