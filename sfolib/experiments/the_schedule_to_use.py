@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from pydantic import PositiveFloat, PositiveInt
+from torch import nn
 
 from sfolib import plotting
 from sfolib._utils.errors import InputError, require
@@ -18,6 +20,7 @@ from sfolib.analysis.recommend import cautious_lr, stable_lr
 from sfolib.analysis.step_time import fit_step_time, measure_step_time
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
+from sfolib.problems.models import build
 from sfolib.problems.specs import Problem, named
 from sfolib.schedules import base
 from sfolib.schedules.adaptive import (
@@ -178,6 +181,8 @@ def specs(
                 continue
             lr = _stable_lr(common["problem"], optimizer, p.device)
         made = make(p.batch_size, lr, p.budget)
+        if getattr(made, "signal", None) == "gradient_statistics" and _has_batch_norm(common["problem"]):
+            continue  # a sample's gradient is of the others too
         if isinstance(made, Workers):
             leader = {"plan": Plan(made.scale * p.batch_size, lr), "workers": made, "sampling": "replacement"}
         else:
@@ -188,6 +193,14 @@ def specs(
         for seeds in [(s,) for s in range(p.policy_seeds)] if alone else [tuple(range(p.seeds))]:
             found[problem, method, factor, seeds[0]] = Spec(seeds=seeds, **leader, **common)
     return found
+
+
+def _has_batch_norm(problem: Problem) -> bool:
+    if problem.model is None:
+        return False
+    with torch.device("meta"):
+        network = build(problem.model, 10, (1, 28, 28), seed=0)
+    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
 @lru_cache(maxsize=32)
@@ -316,6 +329,10 @@ def times(res: Results) -> pd.DataFrame:
 def figures(res: Results) -> notebook.Figures:
     p = res.p
     searched = ", ".join(f"{f:g}" for f in p.searched)
+    mixed = [problem for problem in p.problems if _has_batch_norm(_problem(p, problem))]
+    note = (
+        f" The norm test is not of {', '.join(mixed)}: under BatchNorm no gradient is of one sample." if mixed else ""
+    )
     curves = {
         problem: {name: res.curves[problem, name] for name in (*SHOWN, *p.plans) if res.has(problem, name)}
         for problem in p.problems
@@ -325,7 +342,7 @@ def figures(res: Results) -> notebook.Figures:
             plotting.ends(res.ends, CRITERIA, DEFAULT),
             f"Each method after {p.budget:,} gradient evaluations of updates. Dot: at the best for this column, in "
             f"hindsight, of the learning rates η₀ × {searched}; bar: 95 % interval over seeds; ring: at η₀. What "
-            "diverged is left out. Looks come on top.",
+            f"diverged is left out. Looks come on top.{note}",
         ),
         "curves": (
             plotting.to_the_end(curves, {"batch_size": "batch size $b$"} | CRITERIA),
