@@ -49,6 +49,10 @@ def figures(args: argparse.Namespace) -> int:
     if given:
         for path in notebooks:  # before a kernel is started, and a notebook written
             registry.parameters(path, args.scale, out, given)
+    compared = not args.strict or args.scale in report.kept_verdicts()
+    require(
+        compared, "strict", args.scale, "no verdicts are kept at that scale: `python -m sfolib reference` keeps them"
+    )
     if args.dry_run:
         from sfolib.experiments import cost
 

@@ -225,12 +225,22 @@ def outcome(check: Mapping[str, Any]) -> str:
     return f"{check['verdict']} ({check['holds']} of {check['values']} hold)" if some else check["verdict"]
 
 
-def differences(checks: Iterable[Mapping[str, Any]], known: Mapping[tuple[str, str], str]) -> list[str]:
-    """A line for each published claim that is decided otherwise than by `known`, verdicts by (notebook, claim).
+def differences(
+    checks: Iterable[Mapping[str, Any]],
+    known: Mapping[tuple[str, str], str],
+    left_out: Iterable[Mapping[str, Any]] = (),
+    ended: str = "",
+) -> list[str]:
+    """A line for each published claim that is decided otherwise than by `known`, verdicts by (notebook, claim), and for
+    each decided there that is not claimed here: of the notebook `ended`, which has said all.
 
     What is undecided here or there has not turned.
     """
-    lines = []
+    checks, lines = [*checks], []
+    here = {check["claim"] for check in [*checks, *left_out]}
+    for (name, claim), before in known.items():
+        if name == ended and before != "undecided" and claim not in here:
+            lines.append(f"{name}: {claim}: is not claimed here, {before} before")
     for check in checks:
         before = known.get((check["notebook"], check["claim"]), "undecided")
         if "undecided" not in (before, check["verdict"]) and before != check["verdict"]:

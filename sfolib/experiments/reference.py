@@ -37,16 +37,18 @@ def keep(out: Path | None = None, label: str = "") -> None:
     require((folder / "checks.json").is_file(), "figures", str(folder / "checks.json"), f"does not exist; {_REMEDY}")
     checks = report.read_claims(folder / "checks.json", files.read_json(folder / "checks.json", _REMEDY), _REMEDY)
     names = list(dict.fromkeys(check["notebook"] for check in checks))
+    require(bool(names), "figures", str(folder / "checks.json"), f"holds no claim; {_REMEDY}")
     contents = {name: report.published(folder / name) for name in names}
     scales = {name: content.get("scale") for name, content in contents.items()}
     scale = scales[names[0]]
     require(set(scales.values()) == {scale}, "scale", scales, f"must be one; {_REMEDY}")
+    missing = [path.stem for path in report.select(()) if path.stem not in names] if scale == "quick" else []
+    require(not missing, "notebooks", missing, f"have no figures; {_REMEDY}")
     require(
         not label or (scale == "full" and label.isalnum()), "label", label, "must be letters and digits, at full size"
     )
     seconds = {name: report.read_ran(folder / name)["seconds"] for name in names}
-    verdicts = reference / "verdicts.json"
-    kept = files.read_json(verdicts, "restore it") if verdicts.is_file() else {}
+    kept = report.kept_verdicts()
     of = {name: {c["claim"]: c["verdict"] for c in checks if c["notebook"] == name} for name in names}
     if scale == "quick":
         require((folder / PICTURE).is_file(), "figures", str(folder / PICTURE), f"does not exist; {_REMEDY}")
@@ -54,17 +56,18 @@ def keep(out: Path | None = None, label: str = "") -> None:
         files.write_json(reference / "checks.json", checks)
         files.write_json(reference / "seconds.json", seconds)
         _copy(folder / PICTURE, reference / PICTURE.name)
-    elif scale == "full":
+    else:  # some notebooks may be run again, and others not
+        before = kept.get(scale, {})
+        of = before | {name: before.get(name, {}) | found if label else found for name, found in of.items()}
+    if scale == "full":
         for name, content in contents.items():
             place = files.folder(root() / FULL / (f"{name}+{label}" if label else name))
             files.write_json(place / report.PUBLISHED, content)
             for key in content["figures"]:
                 _copy(folder / name / f"{key}.png", place / f"{key}.png")
             files.write_json(place / report.COST, _cost(name, content["parameters"], folder))
-        before = kept.get(scale, {})  # at full size some notebooks may be run again, and others not
-        of = before | {name: before.get(name, {}) | found if label else found for name, found in of.items()}
     files.folder(reference)
-    files.write_json(verdicts, kept | {scale: of})
+    files.write_json(reference / "verdicts.json", kept | {scale: of})
     for path, text in pages().items() if scale != "smoke" else ():
         with files.replacing(path) as file:
             file.write(text)

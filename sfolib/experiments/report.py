@@ -10,6 +10,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,11 +100,20 @@ def read_claims(path: Path, checks: Any, remedy: str) -> list[dict[str, Any]]:
 
 def known_verdicts(content: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     """The committed verdicts at the scale of what a notebook published, by (notebook, claim): what `python -m sfolib
-    reference` kept. None of another data set than the scale's."""
-    scale = content.get("scale", "") if "dataset" not in content.get("parameters", {}) else ""
-    path = root() / REFERENCE / "verdicts.json"
-    kept = files.read_json(path, "restore it").get(scale, {}) if path.is_file() else {}
+    reference` kept. None where other parameters than the scale's were given."""
+    kept = kept_verdicts().get(content.get("scale", ""), {}) if not content.get("parameters") else {}
     return {(name, claim): verdict for name, of in kept.items() for claim, verdict in of.items()}
+
+
+def kept_verdicts() -> dict[str, dict[str, dict[str, str]]]:
+    """By scale, notebook and claim; empty where none are kept."""
+    path = root() / REFERENCE / "verdicts.json"
+    kept = files.read_json(path, "restore it") if path.is_file() else {}
+    known = isinstance(kept, dict) and all(
+        isinstance(of, dict) and all(isinstance(verdicts, dict) for verdicts in of.values()) for of in kept.values()
+    )
+    require(known, "file", str(path), "damaged: no verdicts by scale, notebook and claim; restore it")
+    return kept
 
 
 def chance_sentence(checks: Sequence[Mapping[str, Any]]) -> str:
@@ -120,7 +130,8 @@ def _remedy(folder: Path) -> str:
 
 
 def write(out: Path, outcomes: Sequence[Outcome], waiting: Sequence[str] = ()) -> list[str]:
-    """checks.json and index.html from everything published in `out`, whenever it was run; returns the `differences`.
+    """checks.json and index.html from everything published in `out`, whenever it was run; returns the `differences` of
+    those that ended now.
 
     waiting: notebooks that are still to end; the page says so and loads itself again.
     """
@@ -133,7 +144,7 @@ def write(out: Path, outcomes: Sequence[Outcome], waiting: Sequence[str] = ()) -
     checks = [check for notebook in notebooks for check in notebook["checks"]]
     published_checks = [{k: v for k, v in check.items() if k != "anchor"} for check in checks]
     files.write_json(out / "checks.json", published_checks)
-    turned = [line for notebook in notebooks for line in notebook["turned"]]
+    turned = {notebook["name"]: notebook["turned"] for notebook in notebooks}
     counts = {word: sum(check["verdict"] == word for check in checks) for word in VERDICTS}
     summary = (
         f"{len(checks)} claims: {', '.join(f'{n} {word}' for word, n in counts.items())}. "
@@ -143,7 +154,8 @@ def write(out: Path, outcomes: Sequence[Outcome], waiting: Sequence[str] = ()) -
     environment = Environment(loader=PackageLoader("sfolib.experiments", "."), autoescape=True, trim_blocks=True)
     environment.filters |= {"values": values, "outcome": outcome, "marked": marked}
     page = environment.get_template("report.html.j2").render(
-        summary=summary, notebooks=notebooks, checks=checks, differences=turned, verdicts=VERDICTS, kinds=KINDS,
+        summary=summary, notebooks=notebooks, checks=checks, differences=[*chain(*turned.values())], verdicts=VERDICTS,
+        kinds=KINDS,
         formulas=Markup(pages.STYLE),
         waiting=[name for name in waiting if name not in ended],
     )  # fmt: skip
@@ -151,7 +163,7 @@ def write(out: Path, outcomes: Sequence[Outcome], waiting: Sequence[str] = ()) -
     for name, text in (("index.html", page), ("gallery.html", gallery)):
         with files.replacing(out / name) as file:
             file.write(text)
-    return turned
+    return [line for name, lines in turned.items() if not ended or name in ended for line in lines]
 
 
 def headlines(out: Path) -> list[str]:
@@ -208,5 +220,7 @@ def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
         "checks": [check | {"anchor": f"{path.stem}-claim-{i}"} for i, check in enumerate(content["checks"], 1)],
         "left_out": content.get("left_out", []),
         "full": _full(path.stem, out) if content.get("scale") != "full" else [],
-        "turned": differences(content["checks"], known_verdicts(content)),
+        "turned": differences(
+            content["checks"], known_verdicts(content), content.get("left_out", []), ended and path.stem
+        ),
     }

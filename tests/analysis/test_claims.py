@@ -122,6 +122,11 @@ def test_verdicts_that_turned_are_named():
     assert differences(published(good, bad, open_), known) == ["01_a: breaks: not reproduced here, reproduced before"]
     assert differences(published(good, bad, open_), {key: "undecided" for key in known}) == []
     assert differences(published(good, bad, open_), {}) == []
+    left_out = [{"claim": "breaks", "missing": "all"}]
+    gone = "01_a: breaks: is not claimed here, reproduced before"
+    assert differences(published(good, open_), known, ended="01_a") == [gone]
+    assert differences(published(good, open_), known, left_out, ended="01_a") == []
+    assert differences(published(good, open_), known) == []  # it may still come
 
 
 def test_counts_are_told_where_not_all_hold():

@@ -161,6 +161,12 @@ def test_a_verdict_that_turned_is_told_and_fails_only_when_strict(tmp_path, monk
     assert line in capsys.readouterr().out
     assert "not reproduced here, reproduced before" in (tmp_path / "figures" / "index.html").read_text()
     assert main(["figures", "--scale", "smoke", "--strict"]) == 1
+    capsys.readouterr()
+    assert main(["figures", "--scale", "quick", "--strict"]) == 1
+    assert "strict = 'quick': no verdicts are kept at that scale" in capsys.readouterr().err
+    (tmp_path / "figures" / "reference" / "verdicts.json").write_text('{"smoke": []}')
+    assert main(["figures", "--scale", "smoke"]) == 1
+    assert "verdicts.json': damaged" in capsys.readouterr().err
 
 
 def test_publish_is_all_or_nothing(tmp_path, monkeypatch):
