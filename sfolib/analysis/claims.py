@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from html import escape
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -63,7 +63,11 @@ class Check:
     explanation: str = ""
 
     def __post_init__(self) -> None:
-        require(self.kind in KINDS, "kind", self.kind, f"must be one of {', '.join(KINDS)}")
+        require(self.kind in [*KINDS], "kind", self.kind, f"must be one of {', '.join(KINDS)}")
+        predictions = get_args(Prediction)
+        require(
+            self.prediction in predictions, "prediction", self.prediction, f"must be one of {', '.join(predictions)}"
+        )
         count = np.size(self.measured)
         require(count > 0, "measured", self.measured, "must hold at least one value")
         if self.kind == "ordering":
@@ -76,9 +80,23 @@ class Check:
             require(np.all(_numbers(self.theory) != 0), "theory", self.theory, "an exponent of 0 has no relative error")
         if self.tolerance is not None:
             positive("tolerance", self.tolerance)
+            require(
+                self.tolerance < 1, "tolerance", self.tolerance, "must be below 1: twice a value is not equal to it"
+            )
+        try:
+            np.broadcast_to(
+                0.0 if self.theory is None else _numbers(self.theory), np.shape(np.atleast_1d(self.measured))
+            )
+        except ValueError:
+            require(False, "theory", self.theory, f"must be one value, or {count} as measured")
         require(not (self.exact and self.interval is not None), "interval", self.interval, "what is exact has none")
-        fits = self.interval is None or np.size(self.interval) == 2 * count
-        require(fits, "interval", self.interval, f"must be a pair (low, high) for each of {count} values")
+        if self.interval is not None:
+            shape, each = np.shape(self.interval), f"must be a pair (low, high) for each of {count} values"
+            fits = shape[-1:] == (2,) and np.size(self.interval) == 2 * count
+            require(fits, "interval", self.interval, each)
+            low, high = np.reshape(np.asarray(self.interval, dtype=float), (-1, 2)).T
+            sound = np.isnan(low) & np.isnan(high) | (low <= high)
+            require(bool(sound.all()), "interval", self.interval, f"{each}, low at most high, or both nan")
 
     @property
     def judged(self) -> np.ndarray:

@@ -103,6 +103,12 @@ def test_every_kind_has_every_verdict_that_it_can(word):
         ({"kind": "ordering", "measured": [1.0]}, "measured"),
         ({"kind": "upper_bound", "measured": 1.0, "theory": 1.0, "interval": (0, 2), "exact": True}, "interval"),
         ({"kind": "upper_bound", "measured": [1.0, 1.0], "theory": 1.0, "interval": (0, 2)}, "interval"),
+        ({"kind": "upper_bound", "measured": 1.0, "theory": 1.0, "interval": (2, 1)}, "interval"),
+        ({"kind": "upper_bound", "measured": 1.0, "theory": 1.0, "interval": (np.nan, 1)}, "interval"),
+        ({"kind": "upper_bound", "measured": [1.0] * 3, "theory": 1.0, "interval": [[0.0] * 3, [2.0] * 3]}, "interval"),
+        ({"kind": "upper_bound", "measured": [1.0] * 3, "theory": [1.0, 2.0]}, "theory"),
+        ({"kind": "equal", "measured": 1.0, "theory": 1.0, "tolerance": 2.0}, "tolerance"),
+        ({"kind": "upper_bound", "measured": 1.0, "theory": 1.0, "prediction": "hope"}, "prediction"),
     ],
 )
 def test_a_check_that_could_not_fail_is_refused(arguments, field):
