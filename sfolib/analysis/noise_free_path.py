@@ -40,6 +40,7 @@ SAID = "see docs/prediction.md"  # of what Adam's predictions are refused for
 SAMPLE = 2048  # training samples that a noise spectrum is of, at most
 VECTORS, _PRODUCTS = 64, 4  # of a noise spectrum; the same vectors' samples at every node, so that curves are smooth
 _PARTS = 1024  # of the noise
+_ROUNDING = 1e-9  # of ‖∇f‖² at the start
 _LEAST_BETA2 = 0.9  # of Adam's predictions that were measured
 _READ, _MATRIX_NODE, _SPECTRUM_NODE = 1.05, 1.3, 1.4  # ratios of the steps of successive readings and nodes
 _CHOSEN = 1 << 36  # keeps the choice of samples apart from all other draws
@@ -253,5 +254,8 @@ def windows(path: NoiseFreePath, runs: list[tuple[PlanClock, Covariance]]) -> It
             added = covariance.cross(steps, at[on], middle, position[on], modes)
             if path.adam:
                 path.adam.spread = covariance.gradient_variance()
+            lowest = float(np.min(measured[on, 0] + added[:, 0], initial=0.0))
+            what = f"is too large: {first} steps in E‖∇f‖² is predicted as {lowest:.3g}; take 2/λ_max at most"
+            require(lowest >= -_ROUNDING * path.start[0], "lr", float(lr[-1]), what)
             points.append([*zip(first + at[on], steps.samples[at[on] - 1], *measured[on].T, *added.T, strict=True)])
         yield points

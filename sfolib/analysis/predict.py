@@ -152,7 +152,8 @@ def _pairs(spec: Spec, pilot_batch_size: int | None, pairs: int | None) -> int:
         network = isinstance(spec.problem, Digits) and bool(spec.problem.hidden)
         return PAIRS if network and isinstance(spec.optimizer, SGD) and pilot_batch_size is None else 0
     if pairs != 0:
-        whole("pairs", pairs)
+        ok = isinstance(pairs, int | np.integer) and pairs > 0
+        require(ok, "pairs", pairs, "must be 0, for the noise-free path, or a whole number above")
         require(pilot_batch_size is None, "pairs", pairs, "must be 0 with a pilot, which is a path of its own")
     return int(pairs)
 
@@ -297,7 +298,10 @@ def by_batch_size(
         return None
     most = 2**14 if isinstance(spec.problem, Quadratic) else spec.problem.size
     sizes = [2**k for k in range(most.bit_length())]
-    return predict_constant(spec, sizes, targets, device, pilot_batch_size=pilot_batch_size, pairs=pairs)
+    found = predict_constant(spec, sizes, targets, device, pilot_batch_size=pilot_batch_size, pairs=pairs)
+    steps = "" if spec.max_steps is None else f" and {spec.max_steps:,} steps"
+    found.attrs["budget"] = f"{spec.max_samples:,} gradient evaluations{steps}"
+    return found
 
 
 def table(found: Prediction) -> str:
@@ -316,4 +320,5 @@ def table_by_batch_size(constant: pd.DataFrame) -> str:
     best = [f"b* = {samples[eps2].idxmin()}, N* = {samples[eps2].min():.4g} to ε² = {eps2:g}" for eps2 in reached]
     lines = samples.to_string(float_format="{:.4g}".format).splitlines()
     cost = f"cost: {constant.attrs['probes']} gradient evaluations"
-    return "\n".join(["N(b), gradient evaluations to ε² (inf: never)", *lines, *best, cost])
+    within = f"inf: not within {constant.attrs['budget']}"
+    return "\n".join([f"N(b), gradient evaluations to ε² ({within})", *lines, *best, cost])

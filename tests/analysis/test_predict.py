@@ -198,6 +198,13 @@ def test_each_batch_size_by_permutation_is_a_run_of_its_own():
         assert np.isfinite(wanted).tolist() == [True, b == 64]
 
 
+def test_where_the_theory_has_no_say_by_permutation_nothing_is_predicted():
+    asked = spec(FEW, Plan(16, 4.0), sampling="permutation", max_steps=60)
+    for call in (lambda: predict(asked, "cpu"), lambda: predict_constant(asked, [16], [0.01], "cpu")):
+        with pytest.raises(InputError, match=r"lr = 4.0: is too large: \d+ steps in E‖∇f‖² is predicted as -"):
+            call()
+
+
 def test_a_pilot_stands_for_the_noise_free_path():
     asked = spec(FEW, Plan(16, 0.1), max_steps=80)
     whole, pilot = predict(asked, "cpu"), predict(asked, "cpu", pilot_batch_size=128)
