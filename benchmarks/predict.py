@@ -5,16 +5,18 @@
     python -m benchmarks.predict noise_free [CASE …] # … and beside mean paths what the noise-free path would have said
     python -m benchmarks.predict pilots              # pilots.csv: the network again, with H and Σ where pilots are
     python -m benchmarks.predict notebook            # frozen.csv: what notebook 14 is held against, at all scales
+    python -m benchmarks.predict loss                # loss.csv: E f at the end of runs, predicted and measured
     python -m benchmarks.predict adam predict             # … and what Adam is held against; then
     python -m benchmarks.predict adam measure [CASE …]    # trains, and writes adam.csv
 
-A crossing is `Run.first_crossing`: of the mean of ‖∇f‖² over the seeds, with its 95 % bootstrap interval.
+A crossing is `Run.first_crossing`: of the mean of ‖∇f‖² over the seeds, with its 95 % interval.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +31,19 @@ from sfolib.experiments import prediction
 from sfolib.problems.specs import Digits
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
+from sfolib.training import estimates
 from sfolib.training.optimizers import SGD, Adam
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
 
 HERE = Path(__file__).parent
 PREDICTED, MEASURED, PILOTS = HERE / "predictions.csv", HERE / "predicted_and_measured.csv", HERE / "pilots.csv"
-ADAM = HERE / "adam.csv"
+ADAM, LOSS = HERE / "adam.csv", HERE / "loss.csv"
 SEEDS, MOST_STEPS = 32, 12_000
+LOSS_SEEDS, LOSS_CASES = (
+    96,
+    ((0.1, 4, 8000), (0.1, 16, 16_000), (0.3, 12, 8000), (0.3, 50, 16_000)),
+)  # lr, b, evaluations
 BATCH_SIZES = [2**k for k in range(11)]
 MEAN_PATH_SIZES = [4, 8, 16, 32, 128], [8, 16, 64]  # each is a path; of the first and the second round
 
@@ -168,6 +175,22 @@ def pilots(_: list[str]) -> None:
         print(found[-1].to_string(), flush=True)
 
 
+def loss(_: list[str]) -> None:
+    """E f of softmax regression at the end of runs, and what the noise adds to that of the noise-free path."""
+    rows = []
+    for sampling, (lr, b, most) in product(("replacement", "permutation"), LOSS_CASES):
+        spec = Spec(
+            problem=SOFTMAX, plan=Plan(b, lr), sampling=sampling, seeds=tuple(range(LOSS_SEEDS)), max_samples=most,
+            eval_every=1.05,
+        )  # fmt: skip
+        found, measured = predict_run(spec, "cpu"), estimates.mean(run(spec, device="cpu").curves("loss")[:, -1])
+        quiet = found.loss[-1] - found.loss_noise[-1]
+        rows.append((sampling, lr, b, most, *measured, found.loss[-1], quiet))
+        print(rows[-1], flush=True)
+    columns = ["sampling", "lr", "batch_size", "samples", "loss", "low", "high", "predicted", "noise_free"]
+    pd.DataFrame(rows, columns=columns).to_csv(LOSS, index=False, float_format="%.6g")
+
+
 def notebook(scales: list[str]) -> None:
     for scale in scales or ("quick", "paper"):
         prediction.write(prediction.Parameters(scale=scale, device="cpu"))
@@ -206,7 +229,7 @@ def adam(stage: list[str]) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     try:
-        commands = {of.__name__: of for of in (predict, measure, noise_free, pilots, notebook, adam)}
+        commands = {of.__name__: of for of in (predict, measure, noise_free, pilots, loss, notebook, adam)}
         commands[sys.argv[1]](sys.argv[2:])
     except (IndexError, KeyError):
         sys.exit(__doc__)

@@ -101,6 +101,10 @@ def pages() -> dict[Path, str]:
         root() / "docs" / "benchmarks.md": reference_pages.benchmarks_page(results),
         root() / "docs" / "intervals.md": reference_pages.intervals_page(crossings),
         root() / "docs" / "prediction.md": reference_pages.prediction_page(
-            *(pd.read_csv(measured / name) for name in ("predicted_and_measured.csv", "pilots.csv", "adam.csv")), known
+            *(
+                pd.read_csv(measured / name)
+                for name in ("predicted_and_measured.csv", "pilots.csv", "loss.csv", "adam.csv")
+            ),
+            known,
         ),
     }

@@ -235,41 +235,49 @@ def _figure(name: str, value: float | str | None) -> str:
 
 
 def prediction_page(
-    measured: pd.DataFrame, pilots: pd.DataFrame, adam: pd.DataFrame, checks: Sequence[Mapping[str, Any]]
+    measured: pd.DataFrame,
+    pilots: pd.DataFrame,
+    loss: pd.DataFrame,
+    adam: pd.DataFrame,
+    checks: Sequence[Mapping[str, Any]],
 ) -> str:
-    """`docs/prediction.md`, in Markdown, from `benchmarks/predicted_and_measured.csv`, `pilots.csv` and `adam.csv`
-    there, and from the claims of notebook 14 among `checks`."""
+    """`docs/prediction.md`, in Markdown, from `benchmarks/predicted_and_measured.csv`, `pilots.csv`, `loss.csv` and
+    `adam.csv` there, and from the claims of notebook 14 among `checks`."""
     lines = [
         "# Predicted and measured",
         "",
         "N(b), gradient evaluations to ε at a constant batch size on the digits: predicted by T15 "
         "(`sfolib.predict_constant`) and written down before any of these runs was made, then measured: 32 seeds, "
-        "first crossing of the mean of ‖∇f‖², 95 % bootstrap interval. Nothing is fitted. Networks are predicted "
-        "from the start of their first seed alone but for the last round of mean paths. Runs end half as long again as "
+        "first crossing of the mean of ‖∇f‖² with its 95 % interval (`docs/intervals.md`). Nothing is fitted. Networks "
+        "are predicted from the start of their first seed alone but for the last round of mean paths; of the MLP on "
+        "the noise-free path a first list of predictions was replaced before its runs. Runs end half as long again as "
         "they were predicted to need, or, where some ε was predicted not to be reached, after as many steps as were "
         "looked ahead: 12,000, and 3,000 to 8,000 on mean paths.",
         "`python -m benchmarks.predict` makes both again; this page is made from its table by `make reference`.",
         "",
         "By permutation E‖∇f‖² rises and falls with every epoch. The first case of it was read where the path was, at "
         "other points than the runs, and N where that first is at ε²; the later ones where the runs are measured, and "
-        "N as that of runs is (`docs/intervals.md`), as `predict` does now.",
+        "N as that of runs is, as `predict` does now.",
         "",
-        "*Decidedly*: the measured interval leaves no ratio of predicted to measured within the 5 % or 15 %.",
+        "The aim was 5 %, and 15 % for b < 8 and for networks. It *holds* where the whole interval of predicted over "
+        "measured is within it, is *missed* where none of it is, and else is *open*: 32 seeds do not tell.",
         "",
-        "| problem | pairs (b, ε) | reached, as predicted | not reached, as predicted | one without the other | in the "
-        "interval | error, b >= 8: median, largest | decidedly > 5 % | b < 8 | decidedly > 15 % |",
-        "|---" * 10 + "|",
+        "| problem | pairs (b, ε) | not reached, as predicted | one without the other | reached, as predicted | in the "
+        "interval | error, b >= 8: median, largest | b < 8 | holds | open | missed |",
+        "|---" * 11 + "|",
     ]
     for case, own in measured.groupby("case", sort=False):
         predicted, got = (np.isfinite(own[column]) for column in ("samples_predicted", "samples"))
         both = own[predicted & got]
         inside = both["samples_predicted"].between(both["low"], both["high"])
-        cells = [len(own), len(both), sum(~predicted & ~got), sum(predicted != got), sum(inside)]
-        for part, most in ((both[both["batch_size"] >= 8], 0.05), (both[both["batch_size"] < 8], 0.15)):
-            off = (part["ratio"] - 1).abs()
-            low, high = part["samples_predicted"] / part["high"], part["samples_predicted"] / part["low"]
-            cells += [f"{off.median():.1%}, {off.max():.1%}", sum((low > 1 + most) | (high < 1 - most))]
-            cells[-2:] = cells[-2:] if len(off) else ["", ""]
+        cells = [len(own), sum(~predicted & ~got), sum(predicted != got), len(both), sum(inside)]
+        for chosen in (both["batch_size"] >= 8, both["batch_size"] < 8):
+            off = (both["ratio"][chosen] - 1).abs()
+            cells.append(f"{off.median():.1%}, {off.max():.1%}" if len(off) else "")
+        most = np.where(case.startswith("softmax") & (both["batch_size"] >= 8), 0.05, 0.15)
+        low, high = both["samples_predicted"] / both["high"], both["samples_predicted"] / both["low"]
+        holds, missed = (low >= 1 - most) & (high <= 1 + most), (low > 1 + most) | (high < 1 - most)
+        cells += [sum(holds), sum(~holds & ~missed), sum(missed)]
         lines.append(f"| {' | '.join(map(str, [_text(case), *cells]))} |")
     lines += ["", "The batch size of the fewest gradient evaluations, among those measured (powers of two); in "
               "brackets those whose N is not told apart from the least, as their intervals overlap:", "",
@@ -284,12 +292,36 @@ def prediction_page(
         lines.append(f"| {_text(case)} | {eps2:g} | {sizes} | {least} |")
     on_mean_paths = measured[measured["case"].str.contains(_MEAN_PATH)]
     sections = [_of_pilots(pilots), _of_mean_paths(on_mean_paths) if len(on_mean_paths) else []]
-    sections += [_of_adam(adam), _of_notebook(checks)]
+    sections += [_of_loss(loss), _of_adam(adam), _of_notebook(checks)]
     return "\n".join([*lines, *(line for section in sections for line in section)]) + "\n"
 
 
 _MEAN_PATH = ", mean paths?$"  # ends the names of the cases of `benchmarks.predict`
 _WITHIN = 0.15  # of N(b) on mean paths, said before the runs
+
+
+def _of_loss(found: pd.DataFrame) -> list[str]:
+    """E f at the end of runs."""
+    over = (found["predicted"] - found["noise_free"]) / (found["loss"] - found["noise_free"])
+    lines = [
+        "",
+        "## E f",
+        "",
+        "Softmax regression on digits, the loss at the end of runs, 96 seeds with 95 % intervals "
+        "(`python -m benchmarks.predict loss`; not written down before). What noise adds to the loss of the noise-free "
+        f"path is predicted as {over.min():.2f} to {over.max():.2f} times what it adds: ½ tr(HC) leaves out that the "
+        "noise moves the mean of the iterates too.",
+        "",
+        "| sampling | lr | b | gradient evaluations | E f, measured | predicted | noise-free path |",
+        "|---" * 7 + "|",
+    ]
+    for row in found.itertuples():
+        interval = f"{row.loss:.5f} ({row.low:.5f} … {row.high:.5f})"
+        lines.append(
+            f"| {row.sampling} | {row.lr:g} | {row.batch_size} | {row.samples:,} | {interval} | {row.predicted:.5f} | "
+            f"{row.noise_free:.5f} |"
+        )
+    return lines
 
 
 def _of_mean_paths(measured: pd.DataFrame) -> list[str]:

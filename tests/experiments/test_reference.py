@@ -46,6 +46,8 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "benchmarks" / "pilots.csv").write_text(
         table.replace("ratio", "samples_starts,samples_pilots").replace("1.01", "300,290")
     )
+    columns = "sampling,lr,batch_size,samples,loss,low,high,predicted,noise_free"
+    (tmp_path / "benchmarks" / "loss.csv").write_text(f"{columns}\nreplacement,0.1,4,8000,0.5,0.4,0.6,0.5,0.3\n")
     (tmp_path / "benchmarks" / "adam.csv").write_text("case,what,steps,ratio,low,high\na,N,9,1.5,1,2\n")
     (tmp_path / "docs").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -225,13 +227,20 @@ def test_the_page_of_predictions_counts_hits_and_misses():
     frame = frame.assign(ratio=frame["samples_predicted"] / frame["samples"])
     adam = [("lr 1", "N", 1500, 0.97, 0.9, 1.02), ("lr 1", "E", 1500, np.nan, 0.0, np.nan), ("lr 2", "E", 9, 1.1, 1, 2)]
     adam = pd.DataFrame(adam, columns=["case", "what", "steps", "ratio", "low", "high"])
-    page = reference_pages.prediction_page(frame, pilots, adam, found)
+    ends = [("replacement", 0.1, 4, 8000, 0.5, 0.49, 0.51, 0.52, 0.4)]
+    columns = ["sampling", "lr", "batch_size", "samples", "loss", "low", "high", "predicted", "noise_free"]
+    loss = pd.DataFrame(ends, columns=columns)
+    page = reference_pages.prediction_page(frame, pilots, loss, adam, found)
+    assert "is predicted as 1.20 to 1.20 times" in page
+    assert "| replacement | 0.1 | 4 | 8,000 | 0.50000 (0.49000 … 0.51000) | 0.52000 | 0.40000 |" in page
     assert "## Networks on their mean path" not in page
     assert "of 2 ratios the one farthest from 1 is 10.0% off" in page
     assert "| lr 1 | 1,500 | 0.97 (0.9 … 1.02) | – |" in page
     assert "| lr 2 | 9 |  | 1.1 (1 … 2) |" in page
-    assert "| a | 5 | 3 | 1 | 1 | 2 | 1.0%, 10.0% | 1 |  |  |" in page
-    assert "| b | 1 | 0 | 1 | 0 | 0 |  |  |  |  |" in page
+    assert "| a | 5 | 1 | 1 | 3 | 2 | 1.0%, 10.0% |  | 3 | 0 | 0 |" in page
+    softmax = reference_pages.prediction_page(frame.replace("a", "softmax"), pilots, loss, adam, found)
+    assert "| softmax | 5 | 1 | 1 | 3 | 2 | 1.0%, 10.0% |  | 1 | 1 | 1 |" in softmax
+    assert "| b | 1 | 1 | 0 | 0 | 0 |  |  | 0 | 0 | 0 |" in page
     assert "| a | 0.1 | 8 | 8 (8 … 8) | 100 | 100 |" in page
     assert "each of the same starts it is -3%, at most 10%" in page
     assert "| 8 | 0.01 | 200 (195 … 205) | 220 (× 1.10) | 210 (× 1.05) | 220 (× 1.10) |" in page
@@ -251,7 +260,10 @@ def test_the_page_of_predictions_has_every_pair_of_a_mean_path():
     frame = frame.assign(ratio=frame["samples_predicted"] / frame["samples"])
     pilots = frame[:1].assign(samples_starts=[90.0], samples_pilots=[90.0])
     adam = pd.DataFrame([("a", "N", 9, 1.5, 1, 2)], columns=["case", "what", "steps", "ratio", "low", "high"])
-    page = reference_pages.prediction_page(frame, pilots, adam, [])
+    loss = pd.DataFrame(
+        columns=["sampling", "lr", "batch_size", "samples", "loss", "low", "high", "predicted", "noise_free"]
+    )
+    page = reference_pages.prediction_page(frame, pilots, loss, adam, [])
     assert "The first round: of 2 pairs (b, ε) reached as predicted, 1 are within 15%" in page
     assert (
         "(of the noise-free path 1); at the median N is -8% (+25%), the largest error -17% (a, b = 8, ε² = 0.1)" in page
