@@ -137,8 +137,8 @@ def intervals_page(results: dict[str, Any]) -> str:
         "",
         "- *bias*: of the median, relative to the truth, and *±* half of its 95 % interval over groups; *covered*: how "
         "often the 95 % interval of a group holds the truth;",
-        "- *missed*: how often a crossing that there is was not shown to last, so that the answer is 'never'. The bias is of "
-        "the other groups; the interval of a missed one has no upper end, and mostly holds the truth;",
+        "- *missed*: how often a crossing that there is was not shown to last, so that the answer is 'never'. The bias "
+        "is of the other groups; the interval of a missed one has no upper end, and mostly holds the truth;",
         "- *false*: how often a level that the expectation never gets to was said to be reached;",
         "- *level/floor*: ε² over the mean of the last half of the run. Below 1 on digits, where the run still falls, "
         "there can be a crossing late in it; *truth ±*: half of the interval of what all seeds together say.",
