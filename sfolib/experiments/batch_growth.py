@@ -220,14 +220,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
     end_q = {label: path[-1] for label, path in res.exact.items()}
     constant_q = [label for label in res.exact if label.startswith("constant $")]
     fewest = len(res.exact[EXPONENTIAL]) - 1  # steps of the exponential growth
-    sampled = {k: res.runs_q[k] for k in res.exact}
     checks = [
-        Check("Quadratic: sampled E‖∇f‖² is the exact one at the end of every stage of every schedule", "equal",
-            measured=np.concatenate([run.expected[6::6] for run in sampled.values()]),
-            interval=np.concatenate([np.transpose(run.mean_ci()[1:])[6::6] for run in sampled.values()]),
-            theory=np.concatenate(
-                [run.averaged(res.exact[k][run.steps][None])[0, 6::6] for k, run in sampled.items()]),
-            tolerance=0.15, source="exact recursion [N]", figure="quadratic"),
         Check(f"Quadratic: constant b = {p.batch_sizes[0]} stays at its stationary noise Σ λ s η/(b(2 − ηλ)), exactly "
             "and sampled", "equal", measured=[end_q[res.FIRST], res.runs_q[res.FIRST].expected[-1]],
             interval=[[end_q[res.FIRST]] * 2, value_at(res.runs_q[res.FIRST], "grad_sqnorm")[1:]], theory=float(
