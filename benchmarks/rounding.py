@@ -71,8 +71,8 @@ def page(by_setting: dict[str, dict[str, Any]]) -> str:
         "",
         "Quick scale from nothing under settings that change the last digits of every sum, against "
         "[the claims kept here](../figures/reference/claims.md) when it was run (so many of them, which are more than "
-        "today's). Made by `python -m benchmarks.rounding`. Settings whose numbers agree with each other, as two threads "
-        "and torch 2.6, differ from the reference by the machine alone.",
+        "today's). Made by `python -m benchmarks.rounding`. Settings whose numbers agree with each other, as two "
+        "threads and torch 2.6, differ from the reference by the machine alone.",
         "",
         "| setting | claims | decided otherwise | decided in one only | numbers the same | median relative change | "
         "numbers that move by more than 1 % |",
