@@ -52,6 +52,12 @@ def positive(field: str, value: object) -> None:
     require(ok, field, value, "must be a finite number above 0")
 
 
+def number(field: str, value: object) -> None:
+    """Require one finite number above 0."""
+    require(np.ndim(value) == 0, field, value, "must be one number")
+    positive(field, value)
+
+
 def whole(field: str, value: object) -> int:
     """The value as an int, if it is a whole number above 0, of Python's or numpy's."""
     ok = isinstance(value, int | np.integer) and not isinstance(value, bool) and value > 0

@@ -22,7 +22,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfolib._utils.errors import InputError, positive, require
+from sfolib._utils.errors import InputError, number, positive, require
 
 Numbers = float | np.ndarray
 P, T = ParamSpec("P"), TypeVar("T")
@@ -69,9 +69,9 @@ def broadcasting(function: Callable[P, T]) -> Callable[P, T]:
     def checked(*args: P.args, **named: P.kwargs) -> T:
         try:
             return function(*args, **named)
-        except InputError:
-            raise
         except ValueError as error:
+            if isinstance(error, InputError) or not ("broadcast" in str(error) or "shape" in str(error)):
+                raise
             given = signature(function).bind(*args, **named).arguments
             shapes = ", ".join(f"{name} {np.shape(value)}" for name, value in given.items() if np.ndim(value))
             raise InputError(f"shapes {shapes}: must broadcast against each other") from error
@@ -92,9 +92,14 @@ def stable_lr(L: float, lr: ArrayLike, field: str = "lr") -> np.ndarray:
 
 
 def _target(eps: ArrayLike, field: str = "eps") -> np.ndarray:
-    """eps as an array; `InputError` below 1e-75, where ε⁴ leaves the range of a float."""
+    """eps as an array; `InputError` below 1e-75 and above 1e75, where ε⁴ leaves the range of a float."""
     eps = _array(field, eps)
-    require(bool(np.all(eps >= 1e-75)), field, float(np.min(eps)), "must be at least 1e-75, or eps⁴ underflows")
+    require(
+        bool(np.all(eps >= 1e-75)), field, float(np.min(eps, initial=1.0)), "must be at least 1e-75, or eps⁴ underflows"
+    )
+    require(
+        bool(np.all(eps <= 1e75)), field, float(np.max(eps, initial=1.0)), "must be at most 1e75, or eps⁴ overflows"
+    )
     return eps
 
 
@@ -128,6 +133,8 @@ def gradient_bound(
         require(value.size > 0, field, value.shape, "must hold one value or more, one a step")
     same = lr.size == 1 or batch_size.size in (1, lr.size)
     require(same, "batch_size", batch_size.shape, f"must be a number or of the shape {lr.shape} of lr")
+    if lr_max is not None:
+        number("lr_max", lr_max)
     c1, c2 = _c1_c2(c, lr, np.max(lr) if lr_max is None else lr_max)
     per_sample = 1.0 if n is None else finite_population(batch_size, n)
     lr, noise = np.broadcast_arrays(*np.atleast_1d(lr, lr**2 / batch_size * per_sample))
@@ -200,10 +207,13 @@ def calibrated(batch_size: float, lr: float, steps: float, eps: float, max_lr: f
     """
     max_lr = lr if max_lr is None else max_lr
     for field, value in (("lr", lr), ("batch_size", batch_size), ("steps", steps), ("eps", eps), ("max_lr", max_lr)):
-        positive(field, value)
+        number(field, value)
     _target(eps)
     require(lr <= max_lr, "max_lr", max_lr, f"must be at least lr = {lr}")
-    return Constants(1 / max_lr, batch_size * eps**2 * max_lr / (2 * lr), steps * lr * eps**2 / 4)
+    found = 1 / max_lr, batch_size * eps**2 * max_lr / (2 * lr), steps * lr * eps**2 / 4
+    seen = all(0 < value < math.inf for value in found)
+    require(seen, "eps", eps, "with these batch_size, lr and steps gives constants beyond the range of a float")
+    return Constants(*found)
 
 
 def price_of_parallelism(c: Constants, lr: ArrayLike) -> Numbers:
@@ -247,6 +257,7 @@ def stagewise_bound(eps: ArrayLike) -> np.ndarray:
     eps: (M + 1,), what each stage aims at. Returns (M + 1,). C1 and C2 cancel.
     """
     eps = np.atleast_1d(_target(eps))
+    require(eps.ndim == 1 and eps.size > 0, "eps", eps.shape, "must be one-dimensional, one value a stage")
     return np.arange(2, len(eps) + 2) / np.cumsum(2 / eps**2)
 
 
@@ -265,7 +276,9 @@ def capped_stage(
     "grow batch" by r alone, then "decay lr" by r at max_batch_size. The critical batch size is followed throughout.
     """
     for name, value in (("batch_size", batch_size), ("lr", lr), ("delta", delta), ("gamma", gamma)):
-        positive(name, value)
+        number(name, value)
+    known = isinstance(m, int | np.integer) and m >= 0
+    require(known, "m", m, "must be a whole number, 0 for the first stage")
     require(max_lr >= lr, "max_lr", max_lr, f"must be at least lr = {lr}")
     top = math.inf if max_batch_size is None else max_batch_size
     require(top >= batch_size, "max_batch_size", max_batch_size, f"must be at least batch_size = {batch_size}")
@@ -288,7 +301,9 @@ def stage_ends(
     A batch that is full before lr meets its cap leaves no second phase, and lr then never meets its cap.
     """
     for field, value in (("sigma2", c.sigma2), ("lr", lr), ("max_batch_size", max_batch_size)):
-        positive(field, value)
+        number(field, value)
+    stable_lr(c.L, max_lr, "max_lr")
+    _target(eps0, "eps0")
     require(r > 1, "r", r, "must be above 1")
     require(lr_growth >= 1, "lr_growth", lr_growth, "must be 1 or above")
     lr_capped = 0.0 if lr >= max_lr else np.log(max_lr / lr) / np.log(lr_growth) if lr_growth > 1 else np.inf
@@ -303,13 +318,15 @@ def stage_ends(
 @broadcasting
 def step_noise(batch_size: ArrayLike, lr: ArrayLike, momentum: float = 0.0) -> Numbers:
     """T8 [S]: η/(b(1 − m)), on which alone the noise of a step depends (Smith et al.); same units as lr."""
-    require(0 <= momentum < 1, "momentum", momentum, "must be in [0, 1)")
+    real = isinstance(momentum, int | float | np.number)
+    require(real and 0 <= momentum < 1, "momentum", momentum, "must be one number in [0, 1)")
     return _plain(_array("lr", lr) / _array("batch_size", batch_size) / (1 - momentum))
 
 
 def power_sum(a: float, steps: ArrayLike) -> Numbers:
     """Σ_{t=1}^{K} t^−a for K = steps, a ≥ 0, to rounding for any K (Euler–Maclaurin beyond 1000 terms)."""
-    require(np.isscalar(a) and np.isfinite(a) and a >= 0, "a", a, "must be a finite number, 0 or above")
+    real = isinstance(a, int | float | np.number)
+    require(real and np.isfinite(a) and a >= 0, "a", a, "must be a finite number, 0 or above")
     steps, head = _array("steps", steps), 1000
     require(bool(np.all(steps == np.floor(steps))), "steps", steps, "must be whole numbers")
     small = np.concatenate([[0.0], np.cumsum(np.arange(1.0, head + 1) ** -a)])
@@ -336,6 +353,8 @@ def decaying_lr_bound(c: Constants, batch_size: ArrayLike, lr: float, a: float, 
 
 def decaying_lr_steps(c: Constants, batch_size: float, lr: float, a: float, eps: float) -> float:
     """T9 [S]: the first whole step of η (t + 1)^−a with T1's bound ≤ ε², for 0 < a < 1; scalars."""
+    for field, value in (("batch_size", batch_size), ("lr", lr), ("a", a), ("eps", eps)):
+        number(field, value)
     require(0 < a < 1, "a", a, "must be in (0, 1); a constant lr is steps_to")
     _target(eps)
     low, high = 0.0, 1.0  # the bound is above ε² at low (0 stands for no step) and not at high

@@ -14,18 +14,24 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfolib._utils.errors import positive, require
+from sfolib._utils.errors import number, positive, require
 from sfolib.theory.bounds import Numbers, _array, _plain, broadcasting, finite_population
 
 
+def _real(field: str, value: ArrayLike) -> np.ndarray:
+    numbers = np.asarray(value)
+    require(numbers.dtype.kind in "iuf", field, value, "must be a number, or an array of them")
+    return numbers.astype(float)
+
+
 def _nonnegative(field: str, value: ArrayLike) -> np.ndarray:
-    value = np.asarray(value, dtype=float)
+    value = _real(field, value)
     require(bool(np.all(np.isfinite(value) & (value >= 0))), field, value.tolist(), "must be finite and 0 or above")
     return value
 
 
 def _finite(field: str, value: ArrayLike) -> np.ndarray:
-    value = np.asarray(value, dtype=float)
+    value = _real(field, value)
     require(bool(np.all(np.isfinite(value))), field, value.tolist(), "must be finite")
     return value
 
@@ -206,7 +212,7 @@ def best_constant_batch_size(lr: float, Q: float, eps: float, path: ArrayLike) -
     before it is below ε², or where K* is its end: it must be longer.
     """
     for field, value in (("lr", lr), ("Q", Q), ("eps", eps)):
-        positive(field, value)
+        number(field, value)
     path = _nonnegative("path", path)
     require(path.ndim == 1 and len(path) > 1, "path", path.shape, "must be one-dimensional, of at least one step")
     room = eps**2 - path
@@ -257,9 +263,10 @@ def best_batch_sizes(kappa: ArrayLike, room: float, minimum: float = 1.0, maximu
     """
     kappa = np.atleast_1d(_nonnegative("kappa", kappa))
     require(kappa.ndim == 1, "kappa", kappa.shape, "must be one-dimensional, one value a step")
-    positive("room", room)
-    positive("minimum", minimum)
-    require(maximum >= minimum, "maximum", maximum, f"must be at least minimum = {minimum}")
+    number("room", room)
+    number("minimum", minimum)
+    real = isinstance(maximum, int | float | np.number)
+    require(real and maximum >= minimum, "maximum", maximum, f"must be at least minimum = {minimum}")
     least = kappa.sum() / maximum
     require(room > least or (room == least and np.isfinite(maximum)), "room", room, f"must be at least {least:.6g}")
     # As scale grows, steps leave the floor and meet the cap in order of √κ. Between two such events the noise is
