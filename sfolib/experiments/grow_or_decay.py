@@ -377,7 +377,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             "Of the two terms of T8, √η and η, neither was measured apart from the other.")]  # fmt: skip
     exchange = ["shared out", "batch grows", "hybrid"]
     checks = [
-        Check("Quadratic with a spectrum: that ratio is at most T8's factor", "upper_bound",
+        Check("Quadratic with a spectrum: grown over decayed noise floor is at most T8's factor", "upper_bound",
             measured=res.spectrum_ratio, theory=res.bound_ratio, exact=True, source="T8 [N]", figure="exact"),
         *(
             Check(f"{group}, batch grown for lr decayed: {SAME}", "upper_bound", headline=group == "SGD",

@@ -466,8 +466,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
          [over_exact(run, "loop_", n) for run, n in long.values()], 0.15, "scales", "[N]",
          {"explanation": "For the network the average is too short and too long at once. The standard error of the "
           f"mean ‖G‖² over its {p.watched_seeds} runs is {shaky:.0%} there, and in the {back} steps that the average "
-          f"looks back its ‖∇f‖² fell by a factor of {fell:.2g}. Beside both there is no bias: see the check before "
-          "this one."}),
+          f"looks back its ‖∇f‖² fell by a factor of {fell:.2g}."}),
         ("From probes, where B is the number of samples in a probe: B over the exact one (softmax, network)", "equal",
          [over_exact(run, "probe_", until(run, p.probe)) for run in (res.softmax, res.mlp)], 0.25, "scales", "[N]", {}),
         ("Softmax, η tuned: the front's B is σ²/ε² within a factor of ten", "upper_bound",
