@@ -33,7 +33,7 @@ ONE := OMP_NUM_THREADS=1
 test: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(ONE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(ONE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 20
 
 # between two edits: what most changes break, in under a minute; `make test` before a commit
 FAST := schedules problems/test_specs.py problems/test_datasets.py training/test_records.py training/test_run.py \
