@@ -16,7 +16,7 @@ from sfolib.training.estimates import Interval
 
 Kind = Literal["equal", "upper_bound", "exponent", "ordering"]
 Verdict = Literal["reproduced", "partly", "undecided", "not reproduced"]
-Prediction = Literal["theory", "other runs", "none"]
+Prediction = Literal["theory", "goal", "none"]
 
 KINDS: dict[str, str] = {
     "equal": "the interval is within a relative tolerance of the theory's value; fails: all of it is outside",
@@ -43,8 +43,8 @@ class Check:
     theory is unused for "ordering". interval: 95 % confidence interval (low, high) of measured, one pair a value.
     exact: measured was computed and not sampled; it is its own interval. Without either nothing is decided.
     tolerance: relative, for "equal" and "exponent". source: the result of the theory, such as "T2 [S]".
-    figure: name of the figure that shows it. prediction: what said so before the runs, the theory, "other runs" (of
-    other seeds or parameters) or "none": then the claim is a finding. headline: among those that are told first.
+    figure: name of the figure that shows it. prediction: what said so before the runs: the theory, a "goal" that
+    was set and that no theory gives, or "none": then the claim is a finding. headline: among those that are told first.
     explanation: why it is not reproduced.
     Raises `InputError` for a check that could not fail or lacks what its kind needs.
     """

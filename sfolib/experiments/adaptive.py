@@ -424,7 +424,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         Check(
             "The exact ‖∇f‖² is outside of the 95 % interval of its free estimate at 20 % of a run's measuring points "
             "at most, each seed", "upper_bound", measured=outside.value, interval=outside[1:], theory=0.2,
-            source="T14 [N]", figure="online",
+            prediction="goal", source="T14 [N]", figure="online",
             explanation="The estimate is a mean over the last half of a stage, the exact one that of a step: where it "
             "falls or fluctuates by more than the interval, they differ."),
         Check("MLP: on a batch of b the norm test asks for σ²/(η²(‖∇f‖² + σ²/b))", "equal", **sampled(res.asked),

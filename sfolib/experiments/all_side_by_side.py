@@ -223,6 +223,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
                 accurate.loc[[res.FIRST] * len([*res.GROWING, *res.DECAYING])],
             ),
             theory=1.25,
+            prediction="goal",
             source="T6 [N]",
             figure="bars",
             explanation=f"Stages in proportion to (δ/γ)^2m leave b₀ after {100 / 85:.2g} % of the budget, before the "

@@ -350,7 +350,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
         Check(f"AutoWU, b = {p.batch_sizes}: the lr found, in the median over seeds, is within a factor 2 of the best "
             "constant lr (|log₂|)", "upper_bound",
             **joined([apart(res.peak[name], res.best_lr[b]) for b, name in both.items()]), theory=1.0,
-            source="Kim et al. 2021", figure="peaks",
+            prediction="goal", source="Kim et al. 2021", figure="peaks",
             explanation=f"At b = {res.large} it is {res.best_lr[res.large] / res.lr_found[res.large]:.1f} times too "
             "small. The recorded losses of the warm-up, an epoch at a time, are least at η = "
             f"{raw_lr:.2g} (median over seeds): "
@@ -359,15 +359,15 @@ def claims(res: SimpleNamespace) -> list[Check]:
             "the rise beyond pulls its minimum forward."),
         Check("AutoWU: all seeds decide within 10 % of the median epoch", "equal",
             measured=[found.value for found in decides.values()], interval=[found[1:] for found in decides.values()],
-            theory=[np.median(epochs) for epochs in epochs_of.values()], tolerance=0.1, source="Kim et al. 2021",
-            figure="warm"),
+            theory=[np.median(epochs) for epochs in epochs_of.values()], tolerance=0.1, prediction="goal",
+            source="Kim et al. 2021", figure="warm"),
         Check("AutoWU: fitted as the authors do, the decision comes at the same step within 5 %, at one more seed",
             "equal", measured=steps_apart.value, interval=steps_apart[1:], theory=1.0, tolerance=0.05,
-            source="Kim et al. 2021", figure="warm"),
+            prediction="goal", source="Kim et al. 2021", figure="warm"),
         Check("AutoWU: fitted as the authors do, the least loss lies at the same place, within a quarter of the "
             "lengthscale, at one more seed (either way)", "upper_bound", measured=abs(places.value),
-            interval=magnitude(places.low, places.high), theory=loss_gp.LENGTHSCALE / 4, source="Kim et al. 2021",
-            figure="warm"),
+            interval=magnitude(places.low, places.high), theory=loss_gp.LENGTHSCALE / 4, prediction="goal",
+            source="Kim et al. 2021", figure="warm"),
         Check(f"AutoWU, b = {p.batch_sizes}: the final training loss is no higher than that of the best constant "
             "lr (ratio)", "upper_bound", **joined([paired(res.ended[name], at_best[b]) for b, name in both.items()]),
             theory=1.0, source="Kim et al. 2021", figure="systems",
@@ -383,7 +383,7 @@ def claims(res: SimpleNamespace) -> list[Check]:
             interval=[[0.0, 0.0], between(saved)], source="Kim et al. 2021", figure="warm"),
         Check(f"AutoWU, b = {res.large}: linear and exponential warm-up find the same lr within a factor 2 (|log₂| of "
             "the medians)", "upper_bound", **apart(res.peak["linear warm-up"], res.peak[both[res.large]]), theory=1.0,
-            source="Kim et al. 2021", figure="peaks",
+            prediction="goal", source="Kim et al. 2021", figure="peaks",
             explanation=f"Linear warm-up finds {np.median(res.peak['linear warm-up']):.2g}, exponential "
             f"{res.lr_found[res.large]:.2g}. The process sees 0.2 of the run as one: that is a factor "
             f"{resolution:.0f} in η on the exponential warm-up, "

@@ -391,6 +391,9 @@ def factor(left: Interval, right: Interval) -> Interval:
     return Interval(np.exp(np.abs(value)), np.exp(np.where(np.prod(ends, axis=0) <= 0, 0.0, low)), np.exp(high))
 
 
+GOAL = {"prediction": "goal"}  # a factor that no theory gives
+
+
 def claims(res: SimpleNamespace) -> notebook.Claims:
     p = res.p
 
@@ -471,29 +474,29 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
          [over_exact(run, "probe_", until(run, p.probe)) for run in (res.softmax, res.mlp)], 0.25, "scales", "[N]", {}),
         ("Softmax, η tuned: the front's B is σ²/ε² within a factor of ten", "upper_bound",
          [factor(res.large_estimated_b["B"], Interval(*map(np.array, zip(*res.front.values(), strict=True))))], 10.0,
-         "critical", "T11 [N]", {}),
+         "critical", "T11 [N]", GOAL),
         ("Fixed η: the critical batch size is the noise scale tr Σ/ε² within a factor of ten (quadratic, softmax, "
          "network)", "upper_bound", [factors("B", *res.estimated_b)], 10.0, "critical", "T11 [N]",
-         {"explanation": "The noise scale knows no learning rate: it is the critical batch size where η is tuned for "
-          "each b (the check before this one). A fixed η far below 1/L is a step that makes less of each gradient, "
+         GOAL | {"explanation": "The noise scale knows no learning rate: it is the critical batch size where η is tuned "
+          "for each b (the check before this one). A fixed η far below 1/L is a step that makes less of each gradient, "
           "and forgives more noise."}),
         ("Fixed η: the critical batch size is T2's, with measured σ² and proven L, within a factor of ten (quadratic, "
          "softmax)", "upper_bound", [factors("T2", "quadratic", "softmax")], 10.0, "critical", "T2 [S]",
-         {"explanation": "T2 charges all noise with the largest curvature. The noise meets tr(HΣ)/tr Σ, which is "
-          f"{mean_curvature[0]:.2g} on the quadratic, where L = {res.exact.L:g}, and {mean_curvature[-1]:.2g} on "
+         GOAL | {"explanation": "T2 charges all noise with the largest curvature. The noise meets tr(HΣ)/tr Σ, which "
+          f"is {mean_curvature[0]:.2g} on the quadratic, where L = {res.exact.L:g}, and {mean_curvature[-1]:.2g} on "
           f"softmax regression at the last ε, where L ≤ {res.digits.smoothness_bound:.2g}. With tr(HΣ) in place of "
           "Lσ² the factors are those of the next checks."}),
         ("Fixed η: the critical batch size is η tr(HΣ)/ε² within a factor of ten (quadratic, softmax, network)",
-         "upper_bound", [factors("curvature", *res.estimated_b)], 10.0, "critical", "[N]", {"headline": True}),
+         "upper_bound", [factors("curvature", *res.estimated_b)], 10.0, "critical", "[N]", GOAL | {"headline": True}),
         ("Fixed η: the critical batch size is the predicted one (T15) within a factor of two (softmax, network)",
-         "upper_bound", [factors("predicted", "softmax", "network")], 2.0, "critical", "T15 [N]", {}),
+         "upper_bound", [factors("predicted", "softmax", "network")], 2.0, "critical", "T15 [N]", GOAL),
         ("Softmax, fixed η: η tr(HΣ)/ε² is nearer to the critical batch size than T2's, and that than the noise scale "
          "(mean factor over that of the next)", "upper_bound",
          [nearer(mean_factor("curvature"), mean_factor("T2")), same_sigma("T2", "B")], 1.0, "critical", "[N]", {}),
         (f"Softmax, ε² = {target:g}: η tr(HΣ)/ε² is nearer where the run's batch is near the critical one than where "
          "it is larger (factor over factor)", "upper_bound", [on_and_off(res, target)], 1.0, "critical", "[N]", {}),
         ("Strongly convex quadratic: learning τ* on the way costs at most 1.25 times knowing it, at both radii",
-         "upper_bound", found.regret, 1.25, "strongly", "Alfarra et al. 2020", {}),
+         "upper_bound", found.regret, 1.25, "strongly", "Alfarra et al. 2020", GOAL),
         ("Digits: the optimal batch for a radius falls along the run (end, start), as the noise scale grows",
          "ordering", tau, None, "strongly", "[N]", {}),
         ("Adam: the critical batch size grows from the first ε to the middle one, and to the last", "ordering", adam,
@@ -501,7 +504,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         ("Adam: it grows like ε^−2 or faster, as C ≥ 0 (exponent)", "upper_bound", [res.adam_slope], -2.0, "minima",
          "Iiduka 2022, [N]", {}),
         ("Adam: the batch size nearest to 2B/(ε² − C), B and C fitted to K(b), costs at most 1.25 times the least of "
-         "the search", "upper_bound", [res.at_fitted], 1.25, "minima", "Iiduka 2022", {}),
+         "the search", "upper_bound", [res.at_fitted], 1.25, "minima", "Iiduka 2022", GOAL),
         ("Digits: the estimated noise scale is larger at the end of the run than at its start (start over end; "
          "softmax, network)", "upper_bound", over_next(*(
              [Interval(*(end[at] for end in noise_scale_band(run, "probe_"))) for at in (0, -1)]
@@ -515,7 +518,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         ("Quadratic, small η: the critical batch size is η tr(HΣ)/ε²", "equal", res.truth["quadratic"],
          res.estimated["quadratic"]["curvature"], "critical", "[N]", {"tolerance": 0.1}),
         ("Strongly convex quadratic: τ* costs at most 1.25 times the cheapest τ", "upper_bound", found.at_best, 1.25,
-         "strongly", "Alfarra et al. 2020", {}),
+         "strongly", "Alfarra et al. 2020", GOAL),
     ]
     # fmt: on
     missing = "none of the ε² was reached by three batch sizes"

@@ -92,7 +92,7 @@ def _row(check: dict[str, Any]) -> list[str]:
     measured = values(check["measured"])
     measured += f" [{values(check['interval'])}]" if check["interval"] else ""
     theory = values(check["theory"])
-    claim = check["claim"] + (" (a finding)" if check.get("prediction") == "none" else "")
+    claim = check["claim"] + {"none": " (a finding)", "goal": " (a goal)"}.get(check.get("prediction"), "")
     return [*map(_text, (claim, check["source"], check["kind"])), measured, theory, _text(outcome(check))]
 
 

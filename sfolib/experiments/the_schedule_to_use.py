@@ -400,6 +400,7 @@ def _of_ramp(res: Results, problem: str, name: str) -> list[Check]:
                 "‖∇f‖², loss and test error",
                 **res.ratios(problem, name, lambda c: res.best(problem, c, others)),
                 theory=1.1,
+                prediction="goal",
                 **common,
             )
         )
@@ -429,6 +430,7 @@ def _of_theory(res: Results, problem: str) -> list[Check]:
                 "upper_bound",
                 **res.ratios(problem, "late ramp", lambda c: res.at(problem, "b₀", c, DEFAULT), CONVERGENCE[:1]),
                 theory=0.5,
+                prediction="goal",
                 source="T16 [N]",
                 figure="ends",
             )

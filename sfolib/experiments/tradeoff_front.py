@@ -421,7 +421,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         ),
         Check(
             "Digits: the power of two nearest to √(B τ0/τ1) takes at most 10 % more time than the best pair of the "
-            "grid", "upper_bound", **named, theory=1.1, source="T12 [N]", figure="paths",
+            "grid", "upper_bound", **named, theory=1.1, prediction="goal", source="T12 [N]", figure="paths",
             explanation=f"It takes {named['measured'][worst] - 1:.0%} more at ε² = {p.eps2[worst // ratios]:g} and "
             f"τ0/τ1 = {p.time_ratios[worst % ratios]}, where the measured front bends around its hyperbola.",
         ),
