@@ -478,8 +478,8 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         ("Fixed η: the critical batch size is the noise scale tr Σ/ε² within a factor of ten (quadratic, softmax, "
          "network)", "upper_bound", [factors("B", *res.estimated_b)], 10.0, "critical", "T11 [N]",
          GOAL | {"explanation": "The noise scale knows no learning rate: it is the critical batch size where η is "
-          "tuned for each b (the check before this one). A fixed η far below 1/L is a step that makes less of each gradient, "
-          "and forgives more noise."}),
+          "tuned for each b (the check before this one). A fixed η far below 1/L is a step that makes less of each "
+          "gradient, and forgives more noise."}),
         ("Fixed η: the critical batch size is T2's, with measured σ² and proven L, within a factor of ten (quadratic, "
          "softmax)", "upper_bound", [factors("T2", "quadratic", "softmax")], 10.0, "critical", "T2 [S]",
          GOAL | {"explanation": "T2 charges all noise with the largest curvature. The noise meets tr(HΣ)/tr Σ, which "
