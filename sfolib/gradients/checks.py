@@ -168,7 +168,8 @@ def _dims_after(module: nn.Module, dims: int, layers: list[nn.Module]) -> int:
         return dims
     layers.append(module)
     if kind is nn.Linear:
-        plain = module.weight.dim() == 2 and (module.bias is None or module.bias.dim() == 1)
+        weight, bias = (own["_parameters"].get(key) for key in ("weight", "bias"))
+        plain = weight is not None and weight.dim() == 2 and (bias is None or bias.dim() == 1)
         return dims if plain and dims >= 2 else 0
     if kind is nn.Flatten:
         return 1 + module.start_dim if module.end_dim == -1 and 1 <= module.start_dim < dims else 0
@@ -226,7 +227,8 @@ def _like(alone: Tensor, together: Tensor, few: Tensor, n: int, gap: float) -> b
     if not alone.is_floating_point():
         return False
     largest = torch.linalg.vector_norm(torch.stack([alone - together, together]).flatten(1), torch.inf, 1)
-    return not bool(largest[0] > gap * largest[1])  # nan says nothing
+    off, size = largest.tolist()
+    return not off > gap * size  # nan says nothing
 
 
 def check_mean(

@@ -331,7 +331,7 @@ def _backward(
             weight = wide(parameters[i])
             g = formed(c.layer, c.a.to(weight.dtype), c.d.to(weight.dtype))
             gradients[i] = g.sum(0).view(weight.shape)
-            c.terms = formed_terms(g, gradients[i] / scale + l2 * weight)
+            c.terms = formed_terms(g, gradients[i] / scale + l2 * weight if l2 or scale > 1 else gradients[i])
     gap = tolerance(device(x), dtypes)
     return _Backward(gradients, calls, uses, why, scale, gap, seconds + time.perf_counter() - start)
 
