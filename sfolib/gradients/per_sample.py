@@ -289,7 +289,7 @@ def _backward(
     if why:
         layers, why = {}, f"{why} has no rule"
     chained, start, uses = chain(model, x), time.perf_counter(), [0] * len(parameters)
-    apart, other = check and bool(chained), []
+    apart, other, linear = check and bool(chained), [], []
     if chained and is_mean_cross_entropy(loss_fn, x, y) and not (x.requires_grad or y.requires_grad):
         # by what they are they draw nothing, change no buffer, and use every parameter as often as its layer is called
         with torch.enable_grad():
@@ -299,6 +299,7 @@ def _backward(
         for c in calls:
             for i in layers[c.layer].own.values():
                 uses[i] += 1
+        linear = [c for c in calls if _is_summed(c)]
     else:
         with torch.enable_grad(), unmoved(modules, device(x)), _captured(layers) as calls:
             output = call(model, x)
@@ -319,13 +320,17 @@ def _backward(
     formable = [] if l2 is None else [c for c in read if _is_kept(c.layer, c)]
     times = Counter(c.layer for c in read) if formable else {}
     kept = {layers[c.layer].own["weight"]: c for c in formable if times[c.layer] == 1}
-    wanted = [p for i, p in enumerate(parameters) if i not in kept]
+    summed = {i: (key, c) for c in (linear if read else ()) for key, i in layers[c.layer].own.items()}
+    here = {*kept, *summed}
+    wanted = [p for i, p in enumerate(parameters) if i not in here]
     found = torch.autograd.grad(loss, wanted + [c.edge for c in read], scaled, allow_unused=True)
     gradients = [*found[: len(wanted)]]
-    for i in sorted(kept):
+    for i in sorted(here):
         gradients.insert(i, None)
     for c, d in zip(read, found[len(wanted) :], strict=True):
         c.d = d
+    for i, (key, c) in summed.items():
+        gradients[i] = c.d.T @ c.a if key == "weight" else c.d.sum(0)
     for i, c in kept.items():
         if c.d is not None:
             weight = wide(parameters[i])
@@ -334,6 +339,14 @@ def _backward(
             c.terms = formed_terms(g, gradients[i] / scale + l2 * weight if l2 or scale > 1 else gradients[i])
     gap = tolerance(device(x), dtypes)
     return _Backward(gradients, calls, uses, why, scale, gap, seconds + time.perf_counter() - start)
+
+
+def _is_summed(call: _Call) -> bool:
+    """Whether dᵀa is the weight's gradient and the sum of d the bias's, with no hook that is to see them: the backward
+    pass, which takes as long for them, then has less to do besides."""
+    if type(call.layer) is not nn.Linear or call.a.dim() != 2 or call.a.dtype != call.dtype:
+        return False
+    return not any(p is not None and p._backward_hooks for p in call.layer._parameters.values())
 
 
 def _is_kept(layer: nn.Module, call: _Call) -> bool:

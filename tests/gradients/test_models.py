@@ -199,6 +199,21 @@ def test_other_peoples_hooks_are_heard(change):
     assert (seen is None) == (change == "output")
 
 
+@pytest.mark.parametrize("key", ["weight", "bias"])
+def test_hooks_on_a_chains_parameters_are_heard(key):
+    """They see and may change the gradient, as in the loss's own backward pass."""
+    model, x, y = some("mlp")
+    model[1].bias.requires_grad_(key == "bias")
+    p, seen = getattr(model[1], key), []
+    gradient_statistics(model, CE, x, y, backward=True)
+    before = p.grad
+    model.zero_grad()
+    p.register_hook(lambda g: seen.append(g))
+    gradient_statistics(model, CE, x, y, backward=True)
+    torch.testing.assert_close(seen, [before], rtol=1e-10, atol=1e-13)
+    assert torch.equal(p.grad, seen[0])
+
+
 def test_the_example_of_the_docs():
     """The batch grows at looks, and the run is that of a loop in which every step takes its own backward pass."""
     page = Path(__file__).parents[2] / "docs" / "your_own_loop.md"
