@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -116,10 +116,10 @@ def _owners(modules: dict[str, nn.Module]) -> tuple[dict[nn.Module, _Owner], dic
     return layers, named
 
 
-def _uses(loss: Tensor, parameters: Iterable[nn.Parameter]) -> list[int]:
-    """How often the graph of `loss` uses each parameter."""
+def _uses(loss: Tensor, parameters: Iterable[nn.Parameter]) -> tuple[list[int], set[Any]]:
+    """How often the graph of `loss` uses each parameter, and the graph's nodes."""
     uses: Counter[int] = Counter()
-    seen, stack = set(), [loss.grad_fn]
+    seen, stack = {loss.grad_fn}, [loss.grad_fn]
     while stack:
         for parent, _ in stack.pop().next_functions:
             if hasattr(parent, "variable"):
@@ -127,7 +127,7 @@ def _uses(loss: Tensor, parameters: Iterable[nn.Parameter]) -> list[int]:
             elif parent is not None and parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
-    return [uses[id(p)] for p in parameters]
+    return [uses[id(p)] for p in parameters], seen
 
 
 def scalar_loss(loss_fn: Loss, output: Batch, y: Batch) -> Tensor:
@@ -289,7 +289,7 @@ def _backward(
     if why:
         layers, why = {}, f"{why} has no rule"
     chained, start, uses = chain(model, x), time.perf_counter(), [0] * len(parameters)
-    apart, other, linear = check and bool(chained), [], []
+    apart, other, linear, nodes = check and bool(chained), [], [], None
     if chained and is_mean_cross_entropy(loss_fn, x, y) and not (x.requires_grad or y.requires_grad):
         # by what they are they draw nothing, change no buffer, and use every parameter as often as its layer is called
         with torch.enable_grad():
@@ -309,7 +309,8 @@ def _backward(
         if check and n > 1:
             of_samples = check_samples(model, loss_fn, x, y, loss, output, (layers, calls), apart)
         other = [layers[c.layer].name for c, ok in zip(calls, of_samples, strict=True) if not ok]
-        uses = uses if why else _uses(loss, parameters)
+        if not why:
+            uses, nodes = _uses(loss, parameters)
     why = why or _shared(layers, uses) or (f"{other[0]}: samples are not the first dimension" if other else "")
     # a sample's part of a mean could be below what float16 holds
     dtypes = {p.dtype for p in parameters} | {c.dtype for c in calls}
@@ -318,6 +319,8 @@ def _backward(
     scaled = torch.full_like(loss, scale) if scale > 1 else None
     read = [] if why else calls
     formable = [] if l2 is None else [c for c in read if _is_kept(c.layer, c)]
+    if nodes is not None:  # of a call in vain, its weight may be used elsewhere
+        formable = [c for c in formable if c.edge.node in nodes]
     times = Counter(c.layer for c in read) if formable else {}
     kept = {layers[c.layer].own["weight"]: c for c in formable if times[c.layer] == 1}
     summed = {i: (key, c) for c in (linear if read else ()) for key, i in layers[c.layer].own.items()}

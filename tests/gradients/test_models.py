@@ -119,6 +119,20 @@ def test_a_layer_that_is_called_in_vain(model):
     torch.testing.assert_close(model.conv.weight.grad, wanted, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.filterwarnings("ignore:.*per-sample gradients are formed")
+def test_a_weight_that_is_used_outside_its_layer_which_is_called_in_vain():
+    class Aside(Twice):
+        def forward(self, x):
+            self.conv(x)
+            return self.head(F.conv2d(x, self.conv.weight).tanh().mean((2, 3)))
+
+    model, (_, x, y) = Aside(True).double(), some("cnn")
+    found = gradient_statistics(model, CE, x, y, backward=True)
+    assert values(found) == pytest.approx(t10(slowly(model, CE, x, y)), rel=1e-10)
+    (wanted,) = torch.autograd.grad(CE(model(x), y), [model.conv.weight])
+    torch.testing.assert_close(model.conv.weight.grad, wanted, rtol=1e-10, atol=1e-13)
+
+
 def test_an_input_that_is_changed_in_place_is_refused_as_autograd_does():
     class Changes(nn.Module):
         def __init__(self):
