@@ -75,10 +75,11 @@ def n_samples(x: Batch, y: Batch) -> int:
     """How many samples `x` is, and the labels `y`."""
     found = rows(x)
     require(bool(found), "x", type(x).__name__, "must hold a tensor whose first dimension is the samples")
-    n = len(found[0])
-    for name, value in (("x", x), ("y", y)):
-        for t in rows(value):
-            require(len(t) == n, name, tuple(t.shape), f"must have x's leading dimension, {n}: the samples")
+    n = found[0].shape[0]
+    for name, ts in (("x", found), ("y", rows(y))):
+        for t in ts:
+            if t.shape[0] != n:
+                require(False, name, tuple(t.shape), f"must have x's leading dimension, {n}: the samples")
     return n
 
 

@@ -7,7 +7,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,12 @@ _DRAWS = "draws random numbers; use model.eval()"
 
 def tolerance(on: torch.device, dtypes: Iterable[torch.dtype]) -> float:
     """Relative gap that the arithmetic explains; some models go through float32 whatever their parameters are of."""
-    eps = max((torch.finfo(dtype).eps for dtype in {*dtypes} if dtype.is_floating_point), default=0.0)
-    return max(eps**0.5, 1e-6 if on.type == "cpu" else 1e-2)
+    return max(max(map(_eps, dtypes), default=0.0) ** 0.5, 1e-6 if on.type == "cpu" else 1e-2)
+
+
+@cache
+def _eps(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
 
 
 def check_layers(modules: dict[str, nn.Module]) -> None:
@@ -151,7 +155,7 @@ def _dims_after(module: nn.Module, dims: int, layers: list[nn.Module]) -> int:
         return 0
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         return 0
-    if not _REPLACED.isdisjoint(own):
+    if not own.keys().isdisjoint(_REPLACED):
         return 0
     for p in own["_parameters"].values():
         if p is not None and type(p) is not nn.Parameter:
@@ -164,7 +168,8 @@ def _dims_after(module: nn.Module, dims: int, layers: list[nn.Module]) -> int:
         return dims
     layers.append(module)
     if kind is nn.Linear:
-        plain = module.weight.dim() == 2 and (module.bias is None or module.bias.dim() == 1)
+        weight, bias = (own["_parameters"].get(key) for key in ("weight", "bias"))
+        plain = weight is not None and weight.dim() == 2 and (bias is None or bias.dim() == 1)
         return dims if plain and dims >= 2 else 0
     if kind is nn.Flatten:
         return 1 + module.start_dim if module.end_dim == -1 and 1 <= module.start_dim < dims else 0
@@ -222,7 +227,8 @@ def _like(alone: Tensor, together: Tensor, few: Tensor, n: int, gap: float) -> b
     if not alone.is_floating_point():
         return False
     largest = torch.linalg.vector_norm(torch.stack([alone - together, together]).flatten(1), torch.inf, 1)
-    return not bool(largest[0] > gap * largest[1])  # nan says nothing
+    off, size = largest.tolist()
+    return not off > gap * size  # nan says nothing
 
 
 def check_mean(
@@ -276,4 +282,4 @@ def is_mean_cross_entropy(loss_fn: Loss, output: Batch, y: Batch) -> bool:
     if output.dim() < 2:  # the scores of one sample
         return False
     ignored = loss_fn.ignore_index if module else -100
-    return y.is_floating_point() or not (y.numel() and y.min() <= ignored and bool((y == ignored).any()))
+    return y.is_floating_point() or not (y.numel() and y.min().item() <= ignored and bool((y == ignored).any()))

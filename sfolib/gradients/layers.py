@@ -1,7 +1,7 @@
-"""What each layer type adds to the per-sample gradients: for every sample i, ‖g_i‖² and g_i·direction.
+"""What each layer type adds to the per-sample gradients: for every sample i, ‖g_i‖ and g_i·direction.
 
 A rule reads a layer's input a and the gradient d at its output, samples first, and never forms a whole model's
-per-sample gradients: squared norms come from the ghost-norm identity. One convolution's or sequence layer's
+per-sample gradients: norms come from the ghost-norm identity. One convolution's or sequence layer's
 gradients are formed, a few samples at a time, and only where they are smaller than its patches and d.
 """
 
@@ -17,7 +17,7 @@ from torch.nn import grad
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-Terms = Iterator[tuple[str, Tensor, Tensor]]  # (parameter, ‖g_i‖² for each i, g_i·direction for each i)
+Terms = Iterator[tuple[str, Tensor, Tensor]]  # (parameter, ‖g_i‖ for each i, g_i·direction for each i)
 
 FORMED = 2**23  # elements of one layer's per-sample gradients that are kept
 SCRATCH = 2**19  # elements of a layer's temporaries; they should stay in a core's cache
@@ -35,13 +35,17 @@ def _sum(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1)
 
 
-def _squares(t: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(t if t.dim() == 2 else t.flatten(1), dim=1).square()
+def _norms(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=1)
+
+
+def _root(sqnorms: Tensor) -> Tensor:
+    return sqnorms.clamp_(min=0).sqrt_()  # rounding alone can take a sum of products below 0
 
 
 def _vectors(name: str, g: Tensor, v: Tensor) -> tuple[str, Tensor, Tensor]:
     g = g.flatten(1)
-    return name, _squares(g), g @ v.flatten()
+    return name, _norms(g), g @ v.flatten()
 
 
 def _is_smaller(fan_in: int, out: int, positions: int) -> bool:
@@ -57,17 +61,17 @@ def _repeated(a: Tensor, d: Tensor, v: Tensor, rows: Callable, apply: Callable) 
     (groups, out, fan_in), positions = v.shape, d.shape[2]
     formed = _is_smaller(fan_in, out, positions)
     scratch = groups * (fan_in * positions + (fan_in * out if formed else 2 * positions**2))
-    sqnorms, products = [], []
+    norms, products = [], []
     for a_part, d_part in _chunks(scratch, a, d):
         inputs = rows(a_part)
         if formed:
-            _, sqnorm, product = _vectors("weight", d_part.mT @ inputs, v)
+            _, norm, product = _vectors("weight", d_part.mT @ inputs, v)
         else:
-            sqnorm = _sum((d_part @ d_part.mT) * (inputs @ inputs.mT))
+            norm = _root(_sum((d_part @ d_part.mT) * (inputs @ inputs.mT)))
             product = _sum(d_part * apply(a_part))
-        sqnorms.append(sqnorm)
+        norms.append(norm)
         products.append(product)
-    yield "weight", torch.cat(sqnorms), torch.cat(products)
+    yield "weight", torch.cat(norms), torch.cat(products)
 
 
 def _linear(layer: nn.Linear, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Terms:
@@ -80,15 +84,19 @@ def _linear(layer: nn.Linear, a: Tensor, d: Tensor, v: dict[str, Tensor]) -> Ter
         if "bias" in v:
             yield _vectors("bias", d.sum(1), v["bias"])
         return
-    sqnorms = _squares(d)
+    norms = _norms(d)
+    if "bias" in v:
+        yield "bias", norms, torch.mv(d, v["bias"])
     if "weight" in v:
         weight = v["weight"]
         out, fan_in = weight.shape
-        back = fan_in < out or out < _NARROW  # the smaller one is kept
-        along = (d @ weight).mul_(a) if back else F.linear(a, weight).mul_(d)
-        yield "weight", _squares(a) * sqnorms, along.sum(1)
-    if "bias" in v:
-        yield "bias", sqnorms, torch.mv(d, v["bias"])
+        if fan_in < out:  # the smaller product is kept
+            along = (d @ weight).mul_(a).sum(1)
+        elif out < _NARROW:
+            along = (weight @ a.T).mul_(d.T).sum(0)
+        else:
+            along = F.linear(a, weight).mul_(d).sum(1)
+        yield "weight", _norms(a) * norms, along
 
 
 def _positions(t: Tensor, groups: int) -> Tensor:
@@ -163,9 +171,10 @@ def is_formed(layer: nn.Module, a: torch.Size, d: torch.Size) -> bool:
 
 
 def _is_grouped(layer: _ConvNd, a: Tensor, d: Tensor) -> bool:
-    """Whether oneDNN forms them; it does where a layer has few weights and many positions."""
+    """Whether oneDNN forms them; it does where a kernel that is not 1×1 has few weights and many positions."""
     one_dnn = a.device.type == "cpu" and a.dtype == torch.float32 and torch.backends.mkldnn.is_available()
     one_dnn = one_dnn and not layer.transposed and (layer.groups > 1 or layer.in_channels >= 8)
+    one_dnn = one_dnn and math.prod(layer.kernel_size) > 1
     return one_dnn and layer.weight.numel() <= _GROUPED * d.shape[2:].numel()
 
 
@@ -208,7 +217,7 @@ def _embedding(layer: nn.Embedding, a: Tensor, d: Tensor, v: dict[str, Tensor]) 
         _sum((d_part @ d_part.mT) * (t.unsqueeze(1) == t.unsqueeze(2)))
         for t, d_part in _chunks(2 * tokens.shape[1] ** 2, tokens, d)
     ]
-    yield "weight", torch.cat(sqnorms), _sum(d * F.embedding(tokens, v["weight"]))
+    yield "weight", _root(torch.cat(sqnorms)), _sum(d * F.embedding(tokens, v["weight"]))
 
 
 def _affine(

@@ -1,7 +1,7 @@
 """One ordinary backward pass, its captures, and the linear pass over them that reads the per-sample terms.
 
 Hooks keep each layer's input a (a chain of torch's own layers is called layer by layer, without them), the backward
-pass gives the gradient d at its output; the rules of `layers` make of it ‖g_i‖² and g_i·direction for every sample i
+pass gives the gradient d at its output; the rules of `layers` make of it ‖g_i‖ and g_i·direction for every sample i
 and parameter tensor. Where a parameter has no rule, the model's per-sample gradients are formed (`one_by_one`), with a
 warning. Either way the mean of g_i·direction must be ḡ·direction. No hook stays, whatever is raised.
 """
@@ -12,11 +12,11 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,11 +44,11 @@ from sfolib.gradients.layers import RULES, formed, formed_terms, is_formed
 from sfolib.gradients.one_by_one import per_sample_gradients
 
 
-@dataclass
+@dataclass(slots=True)
 class _Call:
     """One call of a layer: its input, where its output is in the graph, and after the backward pass the gradient there.
 
-    terms: ‖g_i‖² and g_i·direction of its weight, where `layers` has formed g_i.
+    terms: ‖g_i‖ and g_i·direction of its weight, where `layers` has formed g_i.
     """
 
     layer: nn.Module
@@ -64,7 +64,6 @@ class _Call:
 def _record(calls: list[_Call], layer: nn.Module, a: Tensor, output: Tensor) -> None:
     """An edge is that of a layer's own output, whatever an in-place ReLU makes of it."""
     if isinstance(output, Tensor) and output.requires_grad:
-        a = a.detach()
         calls.append(_Call(layer, a, a._version, get_gradient_edge(output), output.shape, output.dtype))
 
 
@@ -84,39 +83,51 @@ def _captured(layers: Iterable[nn.Module]) -> Iterator[list[_Call]]:
             handle.remove()
 
 
-def _walked(chained: list[nn.Module], layers: Collection[nn.Module], x: Tensor) -> tuple[Tensor, list[_Call]]:
-    """The output of a chain, and the calls of `layers`, without hooks."""
+def _walked(chained: list[nn.Module], layers: dict[nn.Module, _Owner], x: Tensor) -> tuple[Tensor, list[_Call]]:
+    """The output of a chain, and the calls of `layers`, without hooks, which nobody has there."""
     calls: list[_Call] = []
     for layer in chained:
-        a, x = x, layer(x)
+        a, x = x, layer.forward(x)
         if layer in layers:
-            _record(calls, layer, a, x)
+            edge = GradientEdge(x.grad_fn, x.output_nr)
+            calls.append(_Call(layer, a, a._version, edge, x.shape, x.dtype))
     return x, calls
 
 
-def _owners(modules: dict[str, nn.Module]) -> tuple[dict[nn.Module, str], dict[str, nn.Parameter]]:
+class _Owner(NamedTuple):
+    """A module's name, and where among the model's trainable parameters its own are, by their names in it."""
+
+    name: str
+    own: dict[str, int]
+
+
+def _owners(modules: dict[str, nn.Module]) -> tuple[dict[nn.Module, _Owner], dict[str, nn.Parameter]]:
     """The modules that own trainable parameters, and these, each once, by name as `named_parameters` has it."""
-    layers, parameters = {}, {}
+    layers, named, at = {}, {}, {}
     for name, module in modules.items():
+        own = {}
         for key, p in module._parameters.items():
             if p is not None and p.requires_grad:
-                layers[module] = name
-                parameters.setdefault(p, f"{name}.{key}" if name else key)
-    return layers, {name: p for p, name in parameters.items()}
+                own[key] = at.setdefault(id(p), len(at))
+                if len(at) > len(named):
+                    named[f"{name}.{key}" if name else key] = p
+        if own:
+            layers[module] = _Owner(name, own)
+    return layers, named
 
 
-def _uses(loss: Tensor) -> Counter[Tensor]:
-    """How often the graph of `loss` uses each leaf."""
-    uses: Counter[Tensor] = Counter()
-    seen, stack = set(), [loss.grad_fn]
+def _uses(loss: Tensor, parameters: Iterable[nn.Parameter]) -> tuple[list[int], set[Any]]:
+    """How often the graph of `loss` uses each parameter, and the graph's nodes."""
+    uses: Counter[int] = Counter()
+    seen, stack = {loss.grad_fn}, [loss.grad_fn]
     while stack:
         for parent, _ in stack.pop().next_functions:
             if hasattr(parent, "variable"):
-                uses[parent.variable] += 1
+                uses[id(parent.variable)] += 1
             elif parent is not None and parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
-    return uses
+    return [uses[id(p)] for p in parameters], seen
 
 
 def scalar_loss(loss_fn: Loss, output: Batch, y: Batch) -> Tensor:
@@ -172,7 +183,8 @@ def _detached(output: Batch) -> Batch:
 
 
 class PerSample(NamedTuple):
-    """For t parameter tensors: ḡ, ‖ḡ‖² and ‖direction‖² (t,), and as terms ‖g_i‖² and g_i·direction (2, t, n), float64.
+    """For t parameter tensors: ḡ, ‖ḡ‖² and ‖direction‖² (t,), and as terms ‖g_i‖² and g_i·direction (2, t, n), with
+    their sums over i (2, t), float64.
 
     means: ḡ in float32 at least; 0 where the loss does not use the parameter, which `used` tells of this rank.
     """
@@ -183,6 +195,7 @@ class PerSample(NamedTuple):
     mean_sqnorms: np.ndarray
     direction_sqnorms: np.ndarray
     terms: np.ndarray
+    sums: np.ndarray
 
 
 def per_sample(
@@ -196,58 +209,62 @@ def per_sample(
     require(total >= 2, "x", total, "must hold at least 2 samples")
     wrapped = isinstance(model, DistributedDataParallel)
     require(not wrapped, "model", type(model).__name__, "is a wrapper: give model.module, and ranks= for all processes")
-    model = getattr(model, "_orig_mod", model)  # hooks do not run in what torch.compile has made
+    model = model._modules.get("_orig_mod", model)  # hooks do not run in what torch.compile has made
     modules = dict(model.named_modules())
     check_layers(modules)
     layers, named = _owners(modules)
     require(bool(named), "model", type(model).__name__, "must have trainable parameters")
     check_real(named)
     parameters = [*named.values()]
-    if n:
-        with differentiable_rnns(modules.values()):
-            done = _backward(model, modules, loss_fn, x, y, n, l2 if ranks.size == 1 else None, layers, named, check)
-    else:  # a rank may have no sample of its own
-        done = _Backward([None] * len(named), [], Counter(), "", 1, 0.0, 0.0)
     with torch.no_grad():
-        local = [
-            torch.zeros_like(wide(p)) if g is None else wide(g) for p, g in zip(parameters, done.gradients, strict=True)
-        ]
+        if n:
+            with differentiable_rnns(modules.values()):
+                l2_here = l2 if ranks.size == 1 else None
+                done = _backward(model, modules, loss_fn, x, y, n, l2_here, layers, parameters, check)
+        else:  # a rank may have no sample of its own
+            done = _Backward([None] * len(named), [], [0] * len(named), "", 1, 0.0, 0.0)
+        local = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, done.gradients, strict=True)]
+        local = [wide(g) for g in local]
         if done.scale > 1:
             torch._foreach_div_(local, done.scale)
         means = ranks.mean(local, n / total)
         directions = [mean + l2 * wide(p) for mean, p in zip(means, parameters, strict=True)] if l2 else means
-        pairs = [(means, means)]
+        dots = _products(means, means)
         if l2 or ranks.size > 1:
-            pairs += [(directions, directions), (local, directions)]
-        numbers = [(a * b).sum() for pair in pairs for a, b in zip(*pair, strict=True)]
+            dots += _products(directions, directions) + _products(local, directions)
         rows, why = [], done.why
         if n and not why:
-            rows, why = _by_rules(layers, done.calls, named, directions, done.uses, n)
-        numbers = torch.cat([torch.stack(numbers), *rows]).to("cpu", torch.float64).numpy()
-        dots = numbers[: len(pairs) * len(named)].reshape(-1, len(named))
-        terms = numbers[dots.size :].reshape(2, len(named), n if rows else 0)
-        mean_sqnorms, direction_sqnorms, along = dots[0], dots[len(dots) // 2], dots[-1]
+            rows, why = _by_rules(layers, done, named, directions, n)
+        numbers = torch.cat([torch.stack(dots), *rows]).to("cpu", torch.float64).numpy()
+        t, k = len(named), len(dots)
+        dots, terms = numbers[:k].reshape(-1, t), numbers[k:].reshape(2, t, n if rows else 0)
+        if rows:
+            terms *= n / done.scale  # d is of scale × the mean loss
+            np.square(terms[0], out=terms[0])
+        sums = terms.sum(2)
         if n:
-            first_other = partial(_first_other, [*named], along, direction_sqnorms, done.gap)
-            if rows:
-                times = n / done.scale  # d is of scale × the mean loss
-                terms[0] *= times**2
-                terms[1] *= times
-                other = first_other(terms)
-                why = f"{other}: its layer is not what its rule is for" if other else ""
+            other = partial(_first_other, named, dots, done.gap)
+            found = other(n, sums) if rows else ""
+            why = f"{found}: its layer is not what its rule is for" if found else why
             if why:
                 with differentiable_rnns(modules.values()):
-                    terms = _formed(model, loss_fn, x, y, named, directions, first_other, why, done.seconds)
+                    terms = _formed(model, loss_fn, x, y, named, directions, other, why, done.seconds)
+                sums = terms.sum(2)
     used = [g is not None for g in done.gradients]
-    return PerSample(parameters, means, used, mean_sqnorms, direction_sqnorms, terms)
+    return PerSample(parameters, means, used, dots[0], dots[len(dots) // 2], terms, sums)
+
+
+def _products(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+    return [t.sum() for t in torch._foreach_mul(a, b)]
 
 
 class _Backward(NamedTuple):
-    """gradients: of scale × the loss; None where it does not use a parameter. why: there is no way by rules."""
+    """gradients: of scale × the loss; None where it does not use a parameter. uses: how often it does. why: there is no
+    way by rules."""
 
     gradients: list[Tensor | None]
     calls: list[_Call]
-    uses: Counter[Tensor]
+    uses: list[int]
     why: str
     scale: int
     gap: float  # that rounding explains
@@ -262,24 +279,27 @@ def _backward(
     y: Batch,
     n: int,
     l2: float | None,
-    layers: dict[nn.Module, str],
-    named: dict[str, nn.Parameter],
+    layers: dict[nn.Module, _Owner],
+    parameters: list[nn.Parameter],
     check: bool,
 ) -> _Backward:
     """The forward and backward pass, and what is to be seen of it. l2: None where the direction is other ranks' too."""
-    uses: Counter[Tensor] = Counter()
-    why = next((f"{name or 'model'}: {type(m).__name__}" for m, name in layers.items() if type(m) not in RULES), "")
+    without = ((name or "model", type(m).__name__) for m, (name, _) in layers.items() if type(m) not in RULES)
+    why = ": ".join(next(without, ()))
     if why:
         layers, why = {}, f"{why} has no rule"
-    chained, start = chain(model, x), time.perf_counter()
-    apart, other = check and bool(chained), []
+    chained, start, uses = chain(model, x), time.perf_counter(), [0] * len(parameters)
+    apart, other, linear, nodes = check and bool(chained), [], [], None
     if chained and is_mean_cross_entropy(loss_fn, x, y) and not (x.requires_grad or y.requires_grad):
         # by what they are they draw nothing, change no buffer, and use every parameter as often as its layer is called
         with torch.enable_grad():
             output, calls = _walked(chained, layers, x)
             loss = scalar_loss(loss_fn, output, y)
         seconds = time.perf_counter() - start
-        uses.update(p for layer in chained for p in layer._parameters.values() if p is not None and p.requires_grad)
+        for c in calls:
+            for i in layers[c.layer].own.values():
+                uses[i] += 1
+        linear = [c for c in calls if _is_summed(c)]
     else:
         with torch.enable_grad(), unmoved(modules, device(x)), _captured(layers) as calls:
             output = call(model, x)
@@ -288,90 +308,106 @@ def _backward(
         of_samples = _of_samples(calls, n)
         if check and n > 1:
             of_samples = check_samples(model, loss_fn, x, y, loss, output, (layers, calls), apart)
-        other = [layers[c.layer] for c, ok in zip(calls, of_samples, strict=True) if not ok]
-        uses = Counter() if why else _uses(loss)
+        other = [layers[c.layer].name for c, ok in zip(calls, of_samples, strict=True) if not ok]
+        if not why:
+            uses, nodes = _uses(loss, parameters)
     why = why or _shared(layers, uses) or (f"{other[0]}: samples are not the first dimension" if other else "")
     # a sample's part of a mean could be below what float16 holds
-    dtypes = {p.dtype for p in named.values()} | {c.dtype for c in calls}
+    dtypes = {p.dtype for p in parameters} | {c.dtype for c in calls}
     scale = n if torch.float16 in dtypes else 1
     start = time.perf_counter()
     scaled = torch.full_like(loss, scale) if scale > 1 else None
-    times = Counter(c.layer for c in calls)
-    once = [] if why or l2 is None else [c for c in calls if times[c.layer] == 1]
-    kept = {c.layer.weight: c for c in once if _is_kept(c.layer, c)}
-    wanted = [p for p in named.values() if p not in kept]
-    edges = [] if why else [c.edge for c in calls]
-    found = torch.autograd.grad(loss, [*wanted, *edges], scaled, allow_unused=True)
-    gradients = dict(zip(wanted, found, strict=False))
-    with torch.no_grad():
-        for c, d in zip(calls if edges else [], found[len(wanted) :], strict=True):
-            c.d = d
-        for weight, c in kept.items():
-            if c.d is not None:
-                g = formed(c.layer, *(t.to(wide(weight).dtype) for t in (c.a, c.d)))
-                gradients[weight] = g.sum(0).view(weight.shape)
-                c.terms = formed_terms(g, gradients[weight] / scale + l2 * wide(weight))
-    gradients, gap = [gradients.get(p) for p in named.values()], tolerance(device(x), dtypes)
+    read = [] if why else calls
+    formable = [] if l2 is None else [c for c in read if _is_kept(c.layer, c)]
+    if nodes is not None:  # of a call in vain, its weight may be used elsewhere
+        formable = [c for c in formable if c.edge.node in nodes]
+    times = Counter(c.layer for c in read) if formable else {}
+    kept = {layers[c.layer].own["weight"]: c for c in formable if times[c.layer] == 1}
+    summed = {i: (key, c) for c in (linear if read else ()) for key, i in layers[c.layer].own.items()}
+    here = {*kept, *summed}
+    wanted = [p for i, p in enumerate(parameters) if i not in here]
+    found = torch.autograd.grad(loss, wanted + [c.edge for c in read], scaled, allow_unused=True)
+    gradients = [*found[: len(wanted)]]
+    for i in sorted(here):
+        gradients.insert(i, None)
+    for c, d in zip(read, found[len(wanted) :], strict=True):
+        c.d = d
+    for i, (key, c) in summed.items():
+        gradients[i] = c.d.T @ c.a if key == "weight" else c.d.sum(0)
+    for i, c in kept.items():
+        if c.d is not None:
+            weight = wide(parameters[i])
+            g = formed(c.layer, c.a.to(weight.dtype), c.d.to(weight.dtype))
+            gradients[i] = g.sum(0).view(weight.shape)
+            c.terms = formed_terms(g, gradients[i] / scale + l2 * weight if l2 or scale > 1 else gradients[i])
+    gap = tolerance(device(x), dtypes)
     return _Backward(gradients, calls, uses, why, scale, gap, seconds + time.perf_counter() - start)
+
+
+def _is_summed(call: _Call) -> bool:
+    """Whether dᵀa is the weight's gradient and the sum of d the bias's, with no hook that is to see them: the backward
+    pass, which takes as long for them, then has less to do besides."""
+    if type(call.layer) is not nn.Linear or call.a.dim() != 2 or call.a.dtype != call.dtype:
+        return False
+    return not any(p is not None and p._backward_hooks for p in call.layer._parameters.values())
 
 
 def _is_kept(layer: nn.Module, call: _Call) -> bool:
     """Not where someone else's hook may have changed the output or is to see the weight's gradient, nor where the input
     has been changed in place, which the backward pass will refuse."""
-    own = call.a._version == call.version
-    own = own and not (layer._forward_hooks or "forward" in layer.__dict__ or _global_forward_hooks)
-    weight = getattr(layer, "weight", None)
-    own = own and weight is not None and weight.requires_grad and not weight._backward_hooks
-    return own and is_formed(layer, call.a.shape, call.shape)
+    if not is_formed(layer, call.a.shape, call.shape):
+        return False
+    weight = layer._parameters["weight"]
+    own = call.a._version == call.version and weight.requires_grad and not weight._backward_hooks
+    return own and not (layer._forward_hooks or "forward" in layer.__dict__ or _global_forward_hooks)
 
 
-def _shared(layers: dict[nn.Module, str], uses: Counter[Tensor]) -> str:
+def _shared(layers: dict[nn.Module, _Owner], uses: list[int]) -> str:
     """The first parameter that the loss goes through more than once."""
-    owners: Counter[Tensor] = Counter()
-    for layer, name in layers.items():
-        for key, p in layer._parameters.items():
-            owners[p] += 1
-            if p is not None and p.requires_grad and (owners[p] > 1 or uses[p] > 1):
+    owned = [0] * len(uses)
+    for name, own in layers.values():
+        for key, i in own.items():
+            owned[i] += 1
+            if owned[i] > 1 or uses[i] > 1:
                 return f"{name}.{key} is used more than once"
     return ""
 
 
 def _by_rules(
-    layers: dict[nn.Module, str],
-    calls: list[_Call],
+    layers: dict[nn.Module, _Owner],
+    done: _Backward,
     named: dict[str, nn.Parameter],
     directions: list[Tensor],
-    uses: Counter[Tensor],
     n: int,
 ) -> tuple[list[Tensor], str]:
-    """The linear pass: ‖g_i‖² of every parameter, then g_i·direction, or why there are none. Each capture is let go as
+    """The linear pass: ‖g_i‖ of every parameter, then g_i·direction, or why there are none. Each capture is let go as
     soon as it has been read."""
-    of, found = dict(zip(named.values(), directions, strict=True)), {}
-    while calls:
-        call = calls.pop()
-        if call.d is None:
+    found: list[tuple[Tensor, Tensor] | None] = [None] * len(named)
+    while done.calls:
+        call = done.calls.pop(0)  # of the first layer d came last, and may still be in a cache
+        layer, d = call.layer, call.d
+        if d is None:
             continue
-        if call.d.shape[:1] != (n,):
-            return [], f"{layers[call.layer]}: samples are not the first dimension"
-        layer = call.layer
-        wanted = {key: of[p] for key, p in layer._parameters.items() if p in of}
+        name, own = layers[layer]
+        if d.shape[:1] != (n,):
+            return [], f"{name}: samples are not the first dimension"
+        wanted = {key: directions[i] for key, i in own.items()}
         if call.terms is not None:
-            found[layer.weight] = call.terms
+            found[own["weight"]] = call.terms
             del wanted["weight"]
         if not wanted:
             continue
-        dtype = next(iter(wanted.values())).dtype  # under autocast the captures are of another
-        a = call.a.to(dtype) if call.a.is_floating_point() else call.a
-        for key, *terms in RULES[type(layer)](layer, a, call.d.to(dtype), wanted):
-            found[layer._parameters[key]] = terms
-    outside = next((name for name, p in named.items() if uses[p] and p not in found), "")
-    if outside:
-        return [], f"{outside} is used outside its own layer"
-    if len(found) < len(named):
-        none = [directions[0].new_zeros(n)] * 2
-        found = {p: found.get(p, none) for p in named.values()}
-    both = zip(*(found[p] for p in named.values()), strict=True)
-    return [t for terms in both for t in terms], ""
+        dtype, a = next(iter(wanted.values())).dtype, call.a  # under autocast the captures are of another
+        a = a.to(dtype) if a.dtype != dtype and a.is_floating_point() else a
+        for key, norm, product in RULES[type(layer)](layer, a, d if d.dtype == dtype else d.to(dtype), wanted):
+            found[own[key]] = norm, product
+    if None in found:
+        outside = [name for name, uses, terms in zip(named, done.uses, found, strict=True) if uses and terms is None]
+        if outside:
+            return [], f"{outside[0]} is used outside its own layer"
+        none = directions[0].new_zeros(n)
+        found = [(none, none) if terms is None else terms for terms in found]
+    return [t for terms in zip(*found, strict=True) for t in terms], ""
 
 
 def _formed(
@@ -381,7 +417,7 @@ def _formed(
     y: Batch,
     named: dict[str, nn.Parameter],
     directions: list[Tensor],
-    other: Callable[[np.ndarray], str],
+    other: Callable[[int, np.ndarray], str],
     why: str,
     taken: float,
 ) -> np.ndarray:
@@ -401,7 +437,7 @@ def _formed(
                 raise
             continue
         terms = torch.cat(parts, 2).numpy()
-        apart = other(terms)
+        apart = other(terms.shape[2], terms.sum(2))
         if not apart:
             times = 2 ** max(0, round(math.log2((time.perf_counter() - start) / taken)))  # few different texts
             how = "by torch.func" if vectorised else "by a backward pass for each"
@@ -412,16 +448,10 @@ def _formed(
     require(False, "model", apart, what)
 
 
-def _first_other(
-    names: list[str],
-    along: np.ndarray,
-    direction_sqnorms: np.ndarray,
-    gap: float,
-    terms: np.ndarray,
-) -> str:
+def _first_other(names: Iterable[str], dots: np.ndarray, gap: float, n: int, sums: np.ndarray) -> str:
     """The first parameter for which the mean of g_i·direction is not ḡ·direction; nan says nothing."""
-    n, sums = terms.shape[2], terms.sum(2).tolist()
-    rows = [*zip(names, *sums, direction_sqnorms.tolist(), along.tolist(), strict=True)]
+    dots = dots.tolist()
+    rows = [*zip(names, *sums.tolist(), dots[len(dots) // 2], dots[-1], strict=True)]
     # a gradient that is 0, as an attention's key bias has it, is rounding of the others'
     least = gap**2 * math.sqrt(n * len(rows) * sum(sqnorm * direction for _, sqnorm, _, direction, _ in rows))
     for name, sqnorm, product, direction, mean in rows:

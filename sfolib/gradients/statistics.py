@@ -98,33 +98,33 @@ def gradient_statistics(
     statistics), draws random numbers (Dropout in train mode) or changes buffers.
     """
     samples = per_sample(model, loss_fn, x, y, l2, ranks, check)
-    mean, direction, terms = samples[3:]
-    n = int(ranks.total(terms.shape[2]))
+    n = int(ranks.total(samples.terms.shape[2]))
     if backward:
         _add_gradients(samples, ranks)
+    columns = [v.tolist() for v in (samples.mean_sqnorms, samples.direction_sqnorms, *ranks.total(samples.sums))]
+    products = samples.terms[1]
     if not per_tensor:
-        mean, direction, terms = (t.sum(axis, keepdims=True) for t, axis in ((mean, 0), (direction, 0), (terms, 1)))
-    squares, total = ranks.total(terms.sum(2))
-    centred = terms[1] - total[:, None] / n
-    squares_along = ranks.total(np.square(centred).sum(1))
+        columns, products = [[sum(v)] for v in columns], [products.sum(0)]
+    centred = [p - total / n for p, total in zip(products, columns[3], strict=True)]
+    columns[3] = ranks.total([p.dot(p) for p in centred]).tolist()
     variance = inner = orthogonal = 0.0
-    for m, v, square, along in zip(*(t.tolist() for t in (mean, direction, squares, squares_along)), strict=True):
+    for m, v, square, along in zip(*columns, strict=True):
         # Rounding alone can take these sums of squares below 0.
         each = max((square - n * m) / (n - 1), 0.0)
         variance, inner = variance + each, inner + along / (n - 1)
         # T10 with its sum over j done: the orthogonal parts have mean 0 and square sum Σ ‖g_i‖² − (g_i·ḡ)²/‖ḡ‖².
         orthogonal += max(each - (along / (n - 1) / v if v > 0 else 0.0), 0.0)
-    return GradientStatistics(n, float(direction.sum()), variance, inner, orthogonal)
+    return GradientStatistics(n, sum(columns[1]), variance, inner, orthogonal)
 
 
 def _add_gradients(samples: PerSample, ranks: ProcessGroup) -> None:
-    used = ranks.total(np.array(samples.used, dtype=float)) > 0
-    with torch.no_grad():
-        for p, mean, there in zip(samples.parameters, samples.means, used, strict=True):
-            if there and p.grad is None:
-                same = mean.stride() == p.stride() and mean.dtype == p.dtype
-                p.grad = mean if same else torch.empty_like(p).copy_(mean)
-            elif there:
+    used = samples.used if ranks.size == 1 else ranks.total(np.array(samples.used, dtype=float)) > 0
+    for p, mean, there in zip(samples.parameters, samples.means, used, strict=True):
+        if there and p.grad is None:
+            same = mean.stride() == p.stride() and mean.dtype == p.dtype
+            p.grad = mean if same else torch.empty_like(p).copy_(mean)
+        elif there:
+            with torch.no_grad():
                 p.grad += mean
 
 
@@ -141,7 +141,7 @@ def population_variance(
         samples = per_sample(model, loss_fn, take(x, part), take(y, part), 0.0, check=check)
         m = samples.terms.shape[2]
         step = torch.cat([t.flatten() for t in samples.means]).cpu().double().numpy() - mean
-        squares += samples.terms[0].sum() - m * samples.mean_sqnorms.sum() + step.dot(step) * n * m / (n + m)
+        squares += samples.sums[0].sum() - m * samples.mean_sqnorms.sum() + step.dot(step) * n * m / (n + m)
         n += m
         mean = mean + step * (m / n)
     return Population(n, float(mean.dot(mean)), float(max(squares, 0.0) / n))

@@ -119,6 +119,20 @@ def test_a_layer_that_is_called_in_vain(model):
     torch.testing.assert_close(model.conv.weight.grad, wanted, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.filterwarnings("ignore:.*per-sample gradients are formed")
+def test_a_weight_that_is_used_outside_its_layer_which_is_called_in_vain():
+    class Aside(Twice):
+        def forward(self, x):
+            self.conv(x)
+            return self.head(F.conv2d(x, self.conv.weight).tanh().mean((2, 3)))
+
+    model, (_, x, y) = Aside(True).double(), some("cnn")
+    found = gradient_statistics(model, CE, x, y, backward=True)
+    assert values(found) == pytest.approx(t10(slowly(model, CE, x, y)), rel=1e-10)
+    (wanted,) = torch.autograd.grad(CE(model(x), y), [model.conv.weight])
+    torch.testing.assert_close(model.conv.weight.grad, wanted, rtol=1e-10, atol=1e-13)
+
+
 def test_an_input_that_is_changed_in_place_is_refused_as_autograd_does():
     class Changes(nn.Module):
         def __init__(self):
@@ -197,6 +211,21 @@ def test_other_peoples_hooks_are_heard(change):
     assert values(found) == pytest.approx(wanted, rel=1e-10)
     assert seen is None or torch.equal(seen, model[0].weight.grad)
     assert (seen is None) == (change == "output")
+
+
+@pytest.mark.parametrize("key", ["weight", "bias"])
+def test_hooks_on_a_chains_parameters_are_heard(key):
+    """They see and may change the gradient, as in the loss's own backward pass."""
+    model, x, y = some("mlp")
+    model[1].bias.requires_grad_(key == "bias")
+    p, seen = getattr(model[1], key), []
+    gradient_statistics(model, CE, x, y, backward=True)
+    before = p.grad
+    model.zero_grad()
+    p.register_hook(lambda g: seen.append(g))
+    gradient_statistics(model, CE, x, y, backward=True)
+    torch.testing.assert_close(seen, [before], rtol=1e-10, atol=1e-13)
+    assert torch.equal(p.grad, seen[0])
 
 
 def test_the_example_of_the_docs():
