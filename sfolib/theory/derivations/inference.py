@@ -24,7 +24,18 @@ from sfolib.theory.derivations.algebra import (
     split_sums,
     vanishes,
 )
-from sfolib.theory.derivations.steps import Assumed, Stated, Step, all_allowed, head, heads, is_name, same, value_at
+from sfolib.theory.derivations.steps import (
+    Assumed,
+    Stated,
+    Step,
+    all_allowed,
+    at_terms,
+    head,
+    heads,
+    is_name,
+    same,
+    value_at,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +146,11 @@ class Instance(Inferred):
 
     def defines(self, behind):
         """What stands in the place of a name has its value, at what stands in the place of other terms."""
-        given = [pair for step in behind if step.names for pair in step.defines(())]
+        given = [
+            step.fact.args
+            for step in behind
+            if isinstance(step.fact, sp.Eq) and (step.names or (isinstance(step, Instance) and is_name(step.fact.lhs)))
+        ]
         inner = {name: value for name, value in given if name not in self.at}
         found = []
         for name, new in self.at.items():
@@ -143,7 +158,7 @@ class Instance(Inferred):
                 if head(known) == head(name) and (value := value_at(name, known, value)) is not None:
                     for _ in inner:
                         value = value.xreplace(inner)
-                    found.append((sp.sympify(new), value.subs(dict(self.at), simultaneous=True)))
+                    found.append((sp.sympify(new), at_terms(value, self.at)))
         return found
 
     @property

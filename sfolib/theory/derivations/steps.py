@@ -391,6 +391,15 @@ def value_at(name, known, value):
     return value if known == name else None
 
 
+def at_terms(expr, at):
+    """`expr` with the terms in `at` replaced; a sequence that becomes another one, a[i] → c[i], in sums over i too."""
+    renamed = {a: c for a, c in at.items() if all(isinstance(e, sp.Indexed) for e in (a, c)) and a.indices == c.indices}
+    found = sp.sympify(expr).xreplace(renamed)
+    if any(found.has(old.base) for old in renamed):  # at another index
+        raise ValueError(f"{expr}: not all of {', '.join(map(str, renamed))} can be replaced")
+    return found.subs({old: new for old, new in at.items() if old not in renamed}, simultaneous=True)
+
+
 def is_name(expr) -> bool:
     """Whether `expr` is a symbol or a function of symbols, and so may stand for a value."""
     return isinstance(expr, sp.Symbol | sp.Indexed | AppliedUndef)
@@ -399,9 +408,7 @@ def is_name(expr) -> bool:
 def same(fact, relation, at) -> bool:
     """Whether `fact` is `relation` with `at` replaced: the same kind, and the same slack."""
     kinds = tuple({isinstance(r, sp.Eq): "=", is_strict(r): "<"}.get(True, "≤") for r in (fact, relation))
-    return kinds[0] == kinds[1] and vanishes(
-        slack(fact) - sp.sympify(slack(relation)).subs(dict(at), simultaneous=True)
-    )
+    return kinds[0] == kinds[1] and vanishes(slack(fact) - at_terms(slack(relation), at))
 
 
 def all_allowed(at, ranges) -> bool:

@@ -12,7 +12,7 @@ from sfolib.theory.derivations.derivation import Derivation
 from sfolib.theory.derivations.descent_bound import c, descent_bound, v, v_B
 from sfolib.theory.derivations.local_front import b_local, decrease, local_front, stable
 from sfolib.theory.derivations.proof import Proof
-from sfolib.theory.derivations.steps import Step
+from sfolib.theory.derivations.steps import Step, at_terms
 from sfolib.theory.derivations.symbols import (
     C1,
     C2,
@@ -417,8 +417,9 @@ def _metric(proof, found, sums) -> None:
         words, ("GᵀPG", "GᵀPHPG", "tr(PHPΣ)"), sums[:3], there, here, moved, meant, strict=True
     ):
         name, value = total.fact.args
-        summed = value.subs(at, simultaneous=True)
-        own = proof.instance("there, in an eigenbasis", eq(one, summed), total, {**at, name: one})
+        summed = at_terms(value, at)
+        moves = {old: new for old, new in at.items() if value.has(old)}
+        own = proof.instance("there, in an eigenbasis", eq(one, summed), total, {**moves, name: one})
         alike = proof.assume(claim, eq(summed, written))
         named = proof.assume(f"for short {names}", eq(other, short))
         same.append(proof.combine("is " + names, eq(one, other), (own, 1), (alike, 1), (named, -1)))
