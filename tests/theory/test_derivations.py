@@ -101,6 +101,8 @@ def test_markdown_shows_assumptions_every_step_and_the_statement(key):
 
 def test_what_is_assumed_elsewhere_is_told():
     assert 'what T1 assumes: print(sfolib.result("T1"))' in str(result("T2"))
+    assert "‖u‖ ≤ L s ‖d‖, for every s, D:" in str(result("T1"))
+    assert "‖u‖ ≤ L s ‖d‖, for every s, D: $" in result("T1")._repr_markdown_()
     with pytest.raises(InputError, match="i = 99: must be"):
         result("T2").with_step(99, None)
     with pytest.raises(KeyError, match=r"'b\*', but .*b_\*"):

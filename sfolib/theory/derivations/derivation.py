@@ -197,7 +197,7 @@ class Derivation:
         lines = [f"{self.key}. {self.title}", f"Source: {self.source}", "\nAssumptions"]
         lines += [f"  - {words}" for words in self._from_others()]
         lines += [f"  - {r.words}" for r in self.ranges]
-        lines += [_shown(f"{number[step]}. {step.claim}:", step.fact) for step in self.assumptions]
+        lines += [_shown(f"{number[step]}. {step.claim}{_where(step)}:", step.fact) for step in self.assumptions]
         lines += ["\nSteps"]
         for step, i in number.items():
             if not isinstance(step, Assumed):
@@ -222,7 +222,7 @@ class Derivation:
             *(f"- {words}" for words in self._from_others()),
             f"- ${positive} > 0$",
             *(f"- ${r.tex}$" for r in self.ranges),
-            *(f"- {step.claim}: ${sp.latex(step.fact)}$" for step in self.assumptions),
+            *(f"- {step.claim}{_where(step)}: ${sp.latex(step.fact)}$" for step in self.assumptions),
         ]
         steps = [f"{i}. {step.claim}  \n   ${step.tex}$  \n   *{step.how}*" for i, step in enumerate(self.steps, 1)]
         stated = [f"$${self.step_of(relation).stated_tex}$$" for relation in self.conclusion]
@@ -258,7 +258,8 @@ def _agree(name, value, known, other) -> bool:
 
 
 def _where(step: Step) -> str:
-    return "".join(f", for {r.words}" for r in step.on)
+    every = ", ".join(map(str, step.every)) if isinstance(step, Assumed) else ""
+    return (f", for every {every}" if every else "") + "".join(f", for {r.words}" for r in step.on)
 
 
 def _shown(words: str, fact: sp.Basic) -> str:
