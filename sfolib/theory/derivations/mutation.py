@@ -37,7 +37,6 @@ HARMLESS = {
     ("T16", "assumption", "and ν such that b* leaves just R"): "a b* that leaves more noise needs fewer evaluations",
     ("T16", "assumption", "and of κ"): "a larger Σκ makes the constant batch worse",
     ("T17", "assumption", "any-time: after x steps"): "ε enters as ε²: its sign does not matter",
-    ("T1", "range", "so two draws are anticorrelated"): "n > 1 keeps a quotient from being 0/0",
     ("T17", "range", "the progress"): "γ > 1 keeps a quotient from being 0/0",
 }
 
