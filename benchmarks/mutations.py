@@ -22,8 +22,9 @@ KINDS = {
 HEAD = """# Proofs that can fail
 
 T1 to T17 are SymPy derivations in `sfolib/theory/derivations`. `verify()` proves each step from the ones before it.
-It refuses a name with two values, a statement that rests on no assumption and no other result, a step that nothing
-stated rests on, and a step outside the range where it was proved.
+It refuses a name with two values or with one that it is given after its use, an assumption about one value taken at
+another, a statement that rests on no assumption and no other result, a step that nothing stated rests on, and a step
+outside the range where it was proved.
 
 The numbers of steps in a printed result are one row; assumptions have theirs. To break one by hand, replace a step
 (counted from 0) or leave it out:
@@ -83,9 +84,9 @@ def main() -> None:
         "|---|---|---|" + "---|" * len(KINDS),
         *rows,
         "",
-        "| result | what may be altered | because |",
-        "|---|---|---|",
-        *(f"| {key} | {words} … | {why} |" for (key, words), why in HARMLESS.items()),
+        "| result | change of | at | because |",
+        "|---|---|---|---|",
+        *(f"| {key} | {KINDS[kind]} | {words} … | {why} |" for (key, kind, words), why in HARMLESS.items()),
     ]
     Path(__file__).parents[1].joinpath("docs", "proofs.md").write_text("\n".join(lines) + "\n")
     print(lines[2])

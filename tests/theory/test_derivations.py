@@ -17,9 +17,18 @@ from hypothesis import strategies as st
 from benchmarks.mutations import row
 from sfolib._utils.errors import InputError
 from sfolib.theory.derivations import DerivationError, broken, evaluate, result, results
-from sfolib.theory.derivations.algebra import above, anywhere, at_least, between, eq, ge, gt, has_sign, le, vanishes
+from sfolib.theory.derivations.algebra import above, anywhere, at_least, between, eq, ge, gt, has_sign, le, lt, vanishes
 from sfolib.theory.derivations.derivation import Derivation
-from sfolib.theory.derivations.inference import BoundedSum, Combined, Instance, Mapped, Tangent
+from sfolib.theory.derivations.inference import (
+    Averaged,
+    BoundedSum,
+    Combined,
+    Instance,
+    Integrated,
+    Mapped,
+    Summed,
+    Tangent,
+)
 from sfolib.theory.derivations.mutation import HARMLESS, mutants
 from sfolib.theory.derivations.proof import Proof
 from sfolib.theory.derivations.steps import Assumed, Cited, ClosedSum, Identity, Limit, Root, Sign
@@ -54,8 +63,9 @@ def test_a_broken_step_is_found_where_it_is(key):
 def test_what_is_made_false_or_left_out_is_found_out(key):
     found = [(mutant.what, mutant.outcome, mutant.kind) for mutant in mutants(result(key))]
     assert [what for what, outcome, _ in found if outcome == "missed"] == []
-    passed = [what for what, outcome, _ in found if outcome == "harmless"]
-    assert all(any(what.startswith(words) for what in passed) for k, words in HARMLESS if k == key)
+    passed = [(kind, what) for what, outcome, kind in found if outcome == "harmless"]
+    for _, kind, words in (entry for entry in HARMLESS if entry[0] == key):
+        assert any(k == kind and what.startswith(words) for k, what in passed)
     counts = Counter((kind, outcome) for _, outcome, kind in found)
     assert row(result(key), counts) in PAGE.read_text(), "python -m benchmarks.mutations"
 
@@ -63,7 +73,8 @@ def test_what_is_made_false_or_left_out_is_found_out(key):
 def test_a_result_fails_without_what_it_cites():
     two = result("T2")
     at, cited = next((i, step) for i, step in enumerate(two.steps) if isinstance(step, Cited))
-    for empty in (replace(cited.result, steps=()), replace(cited.result, steps=(), conclusion=())):
+    other = replace(cited.result, key="X")
+    for empty in (replace(other, steps=()), replace(other, steps=(), conclusion=())):
         with pytest.raises(DerivationError, match=f"step {at + 1} "):
             two.with_step(at, replace(cited, result=empty)).verify()
 
@@ -90,6 +101,8 @@ def test_markdown_shows_assumptions_every_step_and_the_statement(key):
 
 def test_what_is_assumed_elsewhere_is_told():
     assert 'what T1 assumes: print(sfolib.result("T1"))' in str(result("T2"))
+    assert "‖u‖ ≤ L s ‖d‖, for every s, D:" in str(result("T1"))
+    assert "‖u‖ ≤ L s ‖d‖, for every s, D: $" in result("T1")._repr_markdown_()
     with pytest.raises(InputError, match="i = 99: must be"):
         result("T2").with_step(99, None)
     with pytest.raises(KeyError, match=r"'b\*', but .*b_\*"):
@@ -117,8 +130,8 @@ def test_a_proof_states_something():
         proof.done()
 
 
-def chain(*steps, conclusion=()):
-    return Derivation("X", "a chain", "[N]", steps, conclusion)
+def chain(*steps, conclusion=(), key="X"):
+    return Derivation(key, "a chain", "[N]", steps, conclusion)
 
 
 def test_a_step_may_not_rest_on_a_later_one():
@@ -176,6 +189,154 @@ def test_what_is_stated_needs_a_premise_and_each_step_a_use():
     chain(given, free, both, conclusion=(both.fact,)).verify()
     with pytest.raises(DerivationError, match="spare is idle"):
         chain(given, free, replace(given, claim="spare"), both, conclusion=(both.fact,)).verify()
+
+
+def _divided_by_zero():
+    named = Assumed("x is y", eq(x, y))
+    return named, Combined("1 = 0", eq(sp.S.One, 0), ((named, 1 / (x - y)),))
+
+
+def _used_then_named(step):
+    large = Assumed("u > 5", gt(u, 5))
+    return large, step, Combined("1 > 5", gt(sp.S.One, 5), ((large, 1), (step, 1)))
+
+
+def _named_by_its_own_value():
+    first = Assumed("y is u + 1", eq(y, u + 1))
+    return first, Root("u is y + 5", w - y - 5, anywhere(w), y + 5, name=u)
+
+
+def _hidden(kind, fact, *args):
+    named = Assumed("y is x²", eq(y, x**2))
+    return named, (of := Combined("y ≥ 2x − 1", ge(y, 2 * x - 1), ((named, 1),))), kind("hides y", fact, of, *args)
+
+
+def _hidden_in_a_sum():
+    named = Assumed("y is n", eq(y, n))
+    below = Combined("y ≤ n", le(y, n), ((named, -1),))
+    return named, below, Summed("y", le(sp.Sum(y, (n, 1, 3)), sp.Sum(n, (n, 1, 3))), below, (n, 1, 3))
+
+
+def _at_another(fact, *, at, **options):
+    given = Assumed("of one value", fact, **options)
+    there = fact.func(*(side.subs(at) for side in fact.args), evaluate=False)
+    return given, Instance("of another", there, given, at)
+
+
+def _called(key):
+    given = Assumed("x", gt(x, 5))
+    twice = Combined("2x", gt(2 * x, 10), ((given, 2),))
+    return chain(given, twice, conclusion=(twice.fact,), key=key)
+
+
+def _multiplied_by_zero(*factors):
+    free, given = Sign("x", gt(x + 1, x)), Assumed("u is 7", eq(u, 7))
+    terms = ((free, 2), *((given, factor) for factor in factors))
+    return free, given, Combined("2x", gt(2 * x + 2, 2 * x), terms)
+
+
+def _integrated(low, high, on=()):
+    of = Sign("2x > x", gt(2 * x, x), on=on)
+    value = sp.Rational(high**2 - low**2, 2)
+    return of, Integrated("over x", gt(2 * value, value), of, (x, low, high), on=on)
+
+
+def _summed(fact, low, high, on=()):
+    of = Sign("each", fact, on=on)
+    over = (n, low, high)
+    return of, Summed("all", fact.func(*(sp.Sum(side, over) for side in fact.args), evaluate=False), of, over, on=on)
+
+
+f = sp.Function("f")
+a, k = sp.IndexedBase("a"), sp.Symbol("k", positive=True, integer=True)
+below_zero = sp.Symbol("z", negative=True)
+FALSE = {
+    "division by 0": (_divided_by_zero(), "step 2 .* does not hold"),
+    "used, then named by a root": (
+        _used_then_named(Root("u", x - 1, above(x, 0), sp.S.One, name=u)),
+        "step 2 .* gives u a value after its use",
+    ),
+    "used, then named by an identity": (
+        _used_then_named(Identity("u", (x + 1) ** 2 - x**2 - 2 * x, sp.S.One, name=u)),
+        "step 2 .* gives u a value after its use",
+    ),
+    "named by its own value": (_named_by_its_own_value(), "step 2 .* gives u a value after its use"),
+    "a root named in its own equation": (
+        (Root("u is u + 1", x - u - 1, above(x, 0), u + 1, name=u),),
+        "step 1 .* gives u a value after its use",
+    ),
+    "integral of a hidden name": (
+        _hidden(Integrated, ge(y, sp.S.Zero), (x, 0, 1)),
+        "step 3 .* gives y a second value",
+    ),
+    "mean of a hidden name": (_hidden(Averaged, ge(y, 2 * u - 1), {x: u}), "step 3 .* gives y a second value"),
+    "sum of a hidden name": (_hidden_in_a_sum(), "step 3 .* gives y a second value"),
+    "an assumption at another value": (_at_another(gt(u, 1), at={u: sp.S.Half}), "step 2 .* takes .* at another u"),
+    "a name at another value": (_at_another(eq(u, 2 * x), at={u: sp.S(7)}), "step 2 .* gives 7 a value"),
+    "a name in the place of one with another value": (
+        (_at_another(eq(u, 2 * x), at={u: y})[0], Assumed("y", eq(y, 3 * x)), *_at_another(eq(u, 2 * x), at={u: y})),
+        "step 4 .* gives y a second value",
+    ),
+    "two values, one on the left": (
+        (Assumed("u", eq(u, 1)), Assumed("u again", eq(2, u))),
+        "u again is assumed and false",
+    ),
+    "two values of a function": (
+        (Assumed("f", eq(f(x), x)), Assumed("f(2)", eq(f(2), 100))),
+        "step 2 .* gives f.2. a second value",
+    ),
+    "two values of a sequence": (
+        (Assumed("a_n", eq(a[n], n)), Assumed("a_k", eq(a[k], 2 * k))),
+        "step 2 .* gives a.k. a second value",
+    ),
+    "a premise times 0": (_multiplied_by_zero(0), "step 3 .* does not use u is 7"),
+    "a premise that cancels": (_multiplied_by_zero(x, -x), "step 3 .* does not use u is 7"),
+    "−w > 0 for real w": ((Sign("w", gt(-w, 0), on=(anywhere(w),)),), "step 1 .* does not hold"),
+    "integral outside of the symbol's values": (_integrated(-2, -1), "step 2 .* does not hold"),
+    "integral outside of the premise's range": (_integrated(0, 1, (above(x, 5),)), "step 2 .* outside its range"),
+    "sum from outside of the premise's range": (
+        _summed(gt(n, 1), 1, k, (above(n, 1),)),
+        "step 2 .* outside its range",
+    ),
+    "sum from outside of the index's values": (_summed(gt(2 * n, n), 0, k), "step 2 .* does not hold"),
+    "a real square at i": (
+        (square := Sign("w²", ge(w**2, 0)), Instance("at i", ge(sp.S(-1), 0), square, {w: sp.I})),
+        "step 2 .* does not hold",
+    ),
+    "a negative symbol at 5": (
+        _at_another(lt(below_zero, 0), at={below_zero: sp.S(5)}, every=(below_zero,)),
+        "step 2 .* does not hold",
+    ),
+    "another derivation in the place of T1": (
+        (Cited("T1", gt(2 * x, 10), _called("T1")),),
+        "step 1 .* does not hold",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FALSE)
+def test_false_derivations_are_refused(name):
+    steps, fault = FALSE[name]
+    with pytest.raises(DerivationError, match=fault):
+        chain(*steps).verify()
+
+
+def test_the_same_steps_are_taken_where_they_are_true():
+    chain(*_at_another(gt(u + 1, 1), at={u: sp.S.Half}, every=(u,))).verify()
+    chain(Cited("not T1", gt(2 * x, 10), _called("Y"))).verify()
+    chain(*_integrated(0, 1)).verify()
+    chain(*_summed(gt(2 * n, n), 1, k)).verify()
+    given = Assumed("x is y", eq(x, y))
+    chain(given, Combined("x/y = 1", eq(x / y, 1), ((given, 1 / y),))).verify()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ends", "field"),
+    [(0, 1, "[]", "ends"), (3, 2, "()", "high"), (-2, -1, "()", "high"), (-sp.oo, 1, "()", "low")],
+)
+def test_a_range_without_a_value_or_with_both_ends_is_refused(low, high, ends, field):
+    with pytest.raises(InputError, match=f"{field} = "):
+        between(x, low, high, ends)
 
 
 def test_what_sympy_cannot_decide_is_a_derivation_that_does_not_hold():

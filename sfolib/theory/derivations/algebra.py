@@ -9,6 +9,8 @@ from functools import lru_cache
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
+from sfolib._utils.errors import require
+
 
 def eq(a, b):
     """The relation a = b, left as written."""
@@ -52,12 +54,21 @@ def is_strict(relation) -> bool:
 
 @dataclass(frozen=True)
 class Range:
-    """The values of x between low and high; each end is open, "(" and ")", or one of them closed, "[" or "]"."""
+    """The values of x between low and high; each end is open, "(" and ")", or one of them closed, "[" or "]".
+
+    Raises `InputError` where both are closed, or no value of x is between them.
+    """
 
     x: sp.Expr
     low: sp.Expr
     high: sp.Expr = sp.oo
     ends: str = "()"
+
+    def __post_init__(self):
+        require(self.ends in ("()", "(]", "[)"), "ends", self.ends, 'must be "()", "(]" or "[)"')
+        require(self.low != -sp.oo or self.high == sp.oo, "low", self.low, "must be finite where high is")
+        empty = (self.high - self.low).is_nonpositive or (self.x.is_positive and self.high.is_nonpositive)
+        require(not empty, "high", self.high, f"must be above low = {self.low}, and {self.x} must reach below it")
 
     @property
     def words(self) -> str:
@@ -129,11 +140,23 @@ def anywhere(x) -> Range:
 
 def on_range(expr, ranges):
     """`expr` with each bounded symbol replaced by a form that covers its range."""
-    covers = [(r.x, r.covered()) for r in ranges]
+    covers = [(r.x, r.covered()) for r in ranges if r.low != -sp.oo]
     for _ in covers:  # the ends of a range may themselves lie in ranges
         for x, cover in covers:
             expr = expr.subs(x, cover)
     return expr
+
+
+def defined(expr, ranges=()) -> bool:
+    """Whether `expr` is finite for all values that its symbols and `ranges` allow: no divisor and no log of 0."""
+    expr = evaluated(expr)
+    divisors = {power.base for power in expr.atoms(sp.Pow) if not power.exp.is_nonnegative}
+    logs = {log.args[0] for log in expr.atoms(sp.log)}
+    return (
+        not expr.has(sp.oo, -sp.oo, sp.zoo, sp.nan)
+        and all(has_sign(base, ranges) or has_sign(-base, ranges) for base in divisors)
+        and all(has_sign(arg, ranges) for arg in logs)
+    )
 
 
 def split_sums(expr):

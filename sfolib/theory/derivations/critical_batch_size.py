@@ -86,7 +86,14 @@ def critical_batch_size() -> Derivation:
     proof.state.sign(
         "no other batch size needs fewer gradient evaluations", ge(samples, N_star), on=beyond, uses=(fewest, needed)
     )
-    proof.state.root("nor as few", samples - N_star, beyond[0], b_star, uses=(best, fewest, needed))
+    proof.state.root(
+        "nor as few",
+        samples - N_star,
+        beyond[0],
+        b_star,
+        name=sp.Symbol("b_fewest", positive=True),
+        uses=(best, fewest, needed),
+    )
     proof.state.identity(
         "N* depends on η through C1 and C2 only", sp.Derivative(samples.func(best.value), lr), sp.S.Zero, uses=(needed,)
     )

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import sympy as sp
 from sympy import Basic
-from sympy.core.function import AppliedUndef
 
 from sfolib._utils.errors import require
-from sfolib.theory.derivations.algebra import Range, vanishes
-from sfolib.theory.derivations.steps import UNDECIDED, Assumed, Cited, Step
+from sfolib.theory.derivations.algebra import Range, has_sign, is_strict, slack, vanishes
+from sfolib.theory.derivations.inference import Averaged
+from sfolib.theory.derivations.steps import UNDECIDED, Assumed, Cited, Step, all_allowed, head, heads, is_name, value_at
 
 
 class DerivationError(AssertionError):
@@ -88,18 +88,23 @@ class Derivation:
     def verify(self) -> Verified:
         """Prove every step from those before it; raise `DerivationError` at the first one that fails.
 
-        Each name has one value, each fact of the conclusion rests on an assumption or on another result, and each
-        step is one that the conclusion rests on. Returns what was checked.
+        Each name has one value, given before its first use, each fact of the conclusion rests on an assumption or on
+        another result, and each step is one that the conclusion rests on. Returns what was checked.
         """
-        values, behind = {}, self._behind()
+        values, used, behind = {}, set(), self._behind()
         for i, step in enumerate(self.steps):
             where = f"{self.key}, step {i + 1} ({type(step).__name__}: {step.claim})"
             try:
-                fault = self._fault(i, values, behind)
+                fault = self._fault(i, values, used, behind)
             except UNDECIDED as error:
                 fault = f"cannot be decided: {error!r}"
             if fault:
                 raise DerivationError(f"{where} {fault}")
+        given = [pair for known in values.values() for pair in known]
+        numbers = {name: value for name, value in given if sp.sympify(value).is_number}
+        for step in self.assumptions:
+            if not _possible(step.fact, numbers):
+                raise DerivationError(f"{self.key}: {step.claim} is assumed and false: {step.fact}")
         for relation in self.conclusion:
             if self.step_of(relation) is None:
                 raise DerivationError(f"{self.key}: no step establishes the statement {relation}")
@@ -110,15 +115,32 @@ class Derivation:
         assumed = len(self.assumptions)
         return Verified(self.key, len(self.steps) - assumed - cited, cited, assumed, len(self.conclusion))
 
-    def _fault(self, i: int, values: dict, behind: dict[Step, set[Step]]) -> str | None:
-        """What is wrong with step i, or None; `values` are the names' so far, to which the step's own is added."""
+    def _fault(self, i: int, values: dict, used: set, behind: dict[Step, set[Step]]) -> str | None:
+        """What is wrong with step i, or None.
+
+        `values` are those of the names so far, by what tells them apart, and `used` are the names in what was taken
+        and in values; the step's own are added.
+        """
         step = self.steps[i]
-        if isinstance(step.fact, sp.Eq) and step.names and not _agrees(step.fact, values):
-            return f"gives {step.fact.lhs} a second value"
+        before = behind[step] - {step}
+        defined = step.defines(before)
+        for name, value in defined:
+            known = values.setdefault(head(name), [])
+            if not all(_agree(name, value, *one) for one in known):
+                return f"gives {name} a second value"
+            recurs = isinstance(name, sp.Indexed) and not all(at.is_Symbol for at in name.indices)
+            inside = used if recurs else used | heads(value)
+            own = {head(name)} if is_name(name) else heads(name.base if name.is_Pow else name)
+            if step.circular or (not known and not isinstance(step, Assumed) and (not own or own & inside)):
+                return f"gives {name} a value after its use"
+            known.append((name, value))
+            used |= heads(value) - heads(name)
+        if isinstance(step, Assumed | Cited | Averaged) and not defined:
+            used |= heads(step.fact)
         if any(premise not in self.steps[:i] for premise in step.premises):
             return "rests on a step that was not established before it"
-        if again := step.redefined(behind[step] - {step}):
-            return f"gives {again[0]} a second value"
+        if misused := step.misused(before):
+            return misused
         if step.idle:
             return f"does not use {step.idle[0].claim}"
         if not step.proved:
@@ -175,7 +197,7 @@ class Derivation:
         lines = [f"{self.key}. {self.title}", f"Source: {self.source}", "\nAssumptions"]
         lines += [f"  - {words}" for words in self._from_others()]
         lines += [f"  - {r.words}" for r in self.ranges]
-        lines += [_shown(f"{number[step]}. {step.claim}:", step.fact) for step in self.assumptions]
+        lines += [_shown(f"{number[step]}. {step.claim}{_where(step)}:", step.fact) for step in self.assumptions]
         lines += ["\nSteps"]
         for step, i in number.items():
             if not isinstance(step, Assumed):
@@ -200,7 +222,7 @@ class Derivation:
             *(f"- {words}" for words in self._from_others()),
             f"- ${positive} > 0$",
             *(f"- ${r.tex}$" for r in self.ranges),
-            *(f"- {step.claim}: ${sp.latex(step.fact)}$" for step in self.assumptions),
+            *(f"- {step.claim}{_where(step)}: ${sp.latex(step.fact)}$" for step in self.assumptions),
         ]
         steps = [f"{i}. {step.claim}  \n   ${step.tex}$  \n   *{step.how}*" for i, step in enumerate(self.steps, 1)]
         stated = [f"$${self.step_of(relation).stated_tex}$$" for relation in self.conclusion]
@@ -218,17 +240,26 @@ class Derivation:
         )
 
 
-def _agrees(definition, values: dict) -> bool:
-    """Whether name = value is the first of its name in `values`, to which it is added, or says what the first says."""
-    name, value = definition.args
-    of_symbols = isinstance(name, AppliedUndef) and all(isinstance(arg, sp.Symbol) for arg in name.args)
-    first, known = values.setdefault(name.func if of_symbols else name, (name, value))
-    at = dict(zip(first.args, name.args, strict=True)) if of_symbols else {}
-    return vanishes(value - known.subs(at, simultaneous=True))
+def _possible(fact, numbers: dict) -> bool:
+    """Whether an assumption is not plainly false where names are `numbers`, each one that its name may be."""
+    value = sp.sympify(slack(fact)).subs(numbers)
+    if not value.is_number:
+        return True
+    holds = vanishes(value) if isinstance(fact, sp.Eq) else has_sign(value, (), is_strict(fact))
+    return holds and all_allowed({name: new for name, new in numbers.items() if fact.has(name)}, ())
+
+
+def _agree(name, value, known, other) -> bool:
+    """Whether name = value and known = other, of one head, say the same, or are of different terms."""
+    if (there := value_at(name, known, other)) is not None:
+        return vanishes(value - there)
+    there = value_at(known, name, value)
+    return there is None or vanishes(other - there)
 
 
 def _where(step: Step) -> str:
-    return "".join(f", for {r.words}" for r in step.on)
+    every = ", ".join(map(str, step.every)) if isinstance(step, Assumed) else ""
+    return (f", for every {every}" if every else "") + "".join(f", for {r.words}" for r in step.on)
 
 
 def _shown(words: str, fact: sp.Basic) -> str:

@@ -32,13 +32,14 @@ def _one_step(proof):
     s = sp.Symbol("s", positive=True)
     w, P, slope = sp.symbols(r"w P \phi'_0", real=True)
     U, D = sp.symbols("U D", nonnegative=True)
-    phi = sp.Function("phi")
+    phi = sp.Function("phi", real=True)
     square = proof.assume(
         "a squared norm is never negative: 0 ≤ ‖u − w d‖² = U − 2wP + w²D for any real w, where "
         "u = ∇f(θ + s d) − ∇f(θ), U = ‖u‖², P = ⟨u, d⟩, D = ‖d‖²",
         ge(U - 2 * w * P + w**2 * D, 0),
+        every=(w, P, D),
     )
-    lipschitz = proof.assume("A1: f is L-smooth, ‖u‖ ≤ L s ‖d‖", le(U, L**2 * s**2 * D))
+    lipschitz = proof.assume("A1: f is L-smooth, ‖u‖ ≤ L s ‖d‖", le(U, L**2 * s**2 * D), every=(s, D))
     at = proof.instance("the square at w = L s", ge(U - 2 * L * s * P + L**2 * s**2 * D, 0), square, {w: L * s})
     slopes = proof.combine(
         "the slope along d rises no faster than L s ‖d‖²",
@@ -203,7 +204,7 @@ def descent_bound() -> Derivation:
         for step in fixed
         for side, value in [step.fact.args]
     ]
-    least = proof.assume("m = min_{t<T} E‖∇f(θ_t)‖²", le(m, H[t]))
+    least = proof.assume("m = min_{t<T} E‖∇f(θ_t)‖²", le(m, H[t]), every=(t,))
     weighted = proof.combine(
         "for 0 < η_t < 2/L the descent factor is positive", le(keep * m, keep * H[t]), (least, keep), on=in_range
     )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import ClassVar
 
 import sympy as sp
-from sympy.core.function import AppliedUndef
 
 from sfolib.theory.derivations.algebra import (
     Range,
     at_least,
+    between,
+    defined,
     has_sign,
     is_strict,
     le,
@@ -22,12 +24,18 @@ from sfolib.theory.derivations.algebra import (
     split_sums,
     vanishes,
 )
-from sfolib.theory.derivations.steps import Stated, Step, all_allowed, is_name, same
-
-
-def _head(name):
-    """What tells a name from others: of a function of symbols the function."""
-    return name.func if isinstance(name, AppliedUndef) else name
+from sfolib.theory.derivations.steps import (
+    Assumed,
+    Stated,
+    Step,
+    all_allowed,
+    at_terms,
+    head,
+    heads,
+    is_name,
+    same,
+    value_at,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +61,28 @@ class Combined(Stated):
     def needs(self):
         return *super().needs, *(d.replaced(self.unfolded) for step, _ in self.terms for d in step.on)
 
+    @cached_property
+    def idle(self):
+        """Those too whose multipliers come to 0."""
+        total = {}
+        for step, multiplier in self.terms:
+            total[step] = total.get(step, 0) + multiplier
+        return *super().idle, *(step for step, factor in total.items() if vanishes(self.unfolded(factor)))
+
     def holds(self) -> bool:
         remainder, strict = slack(self.fact), False
         for step, multiplier in self.terms:
             multiplier = self.unfolded(multiplier)
-            if not isinstance(step.fact, sp.Eq):
+            if isinstance(step.fact, sp.Eq):
+                if not defined(multiplier, self.domain):
+                    return False
+            else:
                 if isinstance(self.fact, sp.Eq) or not has_sign(multiplier, self.domain, strict=False):
                     return False
                 strict = strict or (is_strict(step.fact) and has_sign(multiplier, self.domain))
             remainder = remainder - multiplier * slack(step.fact)
         remainder = self.unfolded(remainder)
-        if vanishes(on_range(remainder, self.domain)):
+        if vanishes(remainder) or vanishes(on_range(remainder, self.domain)):
             return strict or not is_strict(self.fact)
         return not isinstance(self.fact, sp.Eq) and has_sign(
             sp.expand(split_sums(remainder)), self.domain, is_strict(self.fact) and not strict
@@ -75,6 +94,36 @@ class Inferred(Stated):
     """A step that transforms one earlier fact, `of`."""
 
     of: Step
+
+    @property
+    def taken(self) -> Mapping:
+        """The terms that the fact is taken at other values of, with what stands in their place, if anything does."""
+        return {}
+
+    def changed(self, behind) -> set:
+        """The names whose value changes with these terms, and is not written as one at them."""
+        facts = [step.fact.args for step in behind if isinstance(step.fact, sp.Eq) and is_name(step.fact.lhs)]
+        known, changed = [(head(name), heads(name), heads(value)) for name, value in facts], set()
+        for term in set().union(*(heads(term) for term in self.taken)):
+            found = {term}
+            while more := {n for n, at, inside in known if n not in found and term not in at and inside & found}:
+                found |= more
+            changed |= found
+        return changed
+
+    def misused(self, behind):
+        changed = self.changed(behind)
+        kept = changed - set().union(*(heads(term) for term in self.taken))
+        kept |= {head(name) for step in behind for name, _ in step.defines(()) if self.taken.get(name, name) is None}
+        for name in sorted(kept, key=str):
+            if name in self.taken or name in heads(self.fact):
+                return f"gives {name} a second value"
+        for step in behind:
+            if isinstance(step, Assumed) and not step.names:
+                for name in sorted(changed - set(step.every), key=str):
+                    if name in heads(step.fact):
+                        return f"takes “{step.claim}” at another {name}, where it is not assumed for every one"
+        return None
 
     @property
     def premises(self):
@@ -91,15 +140,26 @@ class Instance(Inferred):
 
     at: Mapping
 
-    def redefined(self, behind):
-        """Names whose value changes with what `at` replaces, and which it does not give another name."""
-        meant = {step.fact.lhs: step.fact.rhs for step in behind if isinstance(step.fact, sp.Eq)}
-        changed, found = set().union(*(sp.sympify(old).free_symbols for old in self.at)), {}
-        hidden = {name: value.free_symbols - name.free_symbols for name, value in meant.items() if is_name(name)}
-        while more := {n: s for n, s in hidden.items() if n not in found and s & changed}:
-            found |= more
-            changed |= {n for n in more if isinstance(n, sp.Symbol)}
-        return sorted((n for n in found if n not in self.at and self.fact.has(_head(n))), key=str)
+    @property
+    def taken(self):
+        return self.at
+
+    def defines(self, behind):
+        """What stands in the place of a name has its value, at what stands in the place of other terms."""
+        given = [
+            step.fact.args
+            for step in behind
+            if isinstance(step.fact, sp.Eq) and (step.names or (isinstance(step, Instance) and is_name(step.fact.lhs)))
+        ]
+        inner = {name: value for name, value in given if name not in self.at}
+        found = []
+        for name, new in self.at.items():
+            for known, value in given:
+                if head(known) == head(name) and (value := value_at(name, known, value)) is not None:
+                    for _ in inner:
+                        value = value.xreplace(inner)
+                    found.append((sp.sympify(new), at_terms(value, self.at)))
+        return found
 
     @property
     def needs(self):
@@ -120,6 +180,10 @@ class Averaged(Inferred):
     mean: Mapping
     how: ClassVar[str] = "expectation of an earlier step (monotone, and linear: no product of random terms)"
 
+    @property
+    def taken(self):
+        return self.mean
+
     def holds(self) -> bool:
         affine = sp.Poly(slack(self.of.fact), *self.mean)
         return affine.total_degree() == 1 and same(self.fact, self.of.fact, self.mean)
@@ -132,10 +196,22 @@ class Integrated(Inferred):
     over: tuple
     how: ClassVar[str] = "integral of an earlier step (monotone)"
 
+    @property
+    def taken(self):
+        return {self.over[0]: None}
+
+    @property
+    def granted(self):
+        x, low, high = self.over
+        return *(d for d in self.domain if d.x != x), between(x, low, high)
+
     def holds(self) -> bool:
         x, low, high = self.over
         return (
             has_sign(high - low)
+            and has_sign(low, strict=False) >= bool(x.is_nonnegative)
+            and not x.is_nonpositive
+            and not x.is_integer
             and type(self.fact) is type(self.of.fact)
             and vanishes(slack(self.fact) - sp.integrate(sp.expand(slack(self.of.fact)), (x, low, high)))
         )
@@ -149,26 +225,36 @@ class Summed(Inferred):
     how: ClassVar[str] = "sum of an earlier step (monotone)"
 
     @property
-    def needs(self):
+    def taken(self):
+        return {self.over[0]: None}
+
+    @property
+    def granted(self):
         index, low, high = self.over
-        return tuple(d for d in self.of.on if d not in (at_least(index, low), at_least(high, index)))
+        return *(d for d in self.domain if d.x != index), at_least(index, low), at_least(high, index)
+
+    @property
+    def needs(self):
+        return self.of.on
 
     def holds(self) -> bool:
-        return type(self.fact) is type(self.of.fact) and vanishes(
-            slack(self.fact) - sp.Sum(slack(self.of.fact), self.over)
+        index, low, _ = self.over
+        return (
+            all_allowed({index: low}, self.on)
+            and type(self.fact) is type(self.of.fact)
+            and vanishes(slack(self.fact) - sp.Sum(slack(self.of.fact), self.over))
         )
 
 
 @dataclass(frozen=True, eq=False)
-class BoundedSum(Stated):
+class BoundedSum(Inferred):
     """A bound B(T) on Σ_{k=1}^T by induction: B(1) bounds the first term, and `of`, at k = T + 1, the increment."""
 
-    of: Step
     how: ClassVar[str] = "induction: first case, and an earlier step bounds every further term by the increment"
 
     @property
-    def premises(self):
-        return (self.of,)
+    def taken(self):
+        return {self.fact.lhs.variables[0]: None}
 
     @property
     def needs(self):

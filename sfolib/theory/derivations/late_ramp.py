@@ -63,13 +63,15 @@ def _kernel(proof) -> None:
         "over the steps", eq(steps(left[t + 1] - left[t]), steps(kappas[t] / bs[t])), change, (t, 0, T - 1)
     )
     telescope = proof.closed_sum("the left-hand side telescopes", steps(left[t + 1] - left[t]), left[T] - left[0], T)
-    start = proof.assume("the run starts at a point, C_0 = 0", eq(left[0], 0))
+    start = proof.assume("the run starts at a point", eq(C_b[i, 0], 0))
+    first = proof.instance("there E is", eq(left[0], over(M_b[i, 0] * C_b[i, 0])), before, {t: sp.S.Zero})
+    nothing = proof.identity("that is", left[0], sp.S.Zero, uses=(start, first))
     proof.state.combine(
         "what the noise leaves at the end",
         eq(left[T], steps(kappas[t] / bs[t])),
         (total, 1),
         (telescope, -1),
-        (start, 1),
+        (nothing, 1),
     )
 
 
@@ -136,7 +138,7 @@ def _water_filling(proof) -> None:
 def _unbounded(proof) -> None:
     """Where no bound is met: Σ b* = (Σ√κ)²/R, and what the best constant batch needs."""
     roots, squares, mean = sp.symbols("S_root S_kappa r", positive=True)
-    free = proof.assume("where neither bound is met", eq(best[t], level * sp.sqrt(kappas[t])))
+    free = proof.assume("where neither bound is met", eq(level * sp.sqrt(kappas[t]), best[t]), every=(t,))
     root_sum = proof.assume("the sum of the roots", eq(roots, steps(sp.sqrt(kappas[t]))))
     all_sum = proof.assume("and of κ", eq(squares, steps(kappas[t])))
     spent = proof.root(
@@ -146,8 +148,8 @@ def _unbounded(proof) -> None:
         roots / room,
         name=sp.Symbol("nu_*", positive=True),
     )
-    total = proof.total("Σ b*", eq(steps(best[t]), steps(level * sp.sqrt(kappas[t]))), free, (t, 0, T - 1))
-    summed = proof.combine("in this sum", eq(steps(best[t]), level * roots), (total, 1), (root_sum, -level))
+    total = proof.total("Σ b*", eq(steps(level * sp.sqrt(kappas[t])), steps(best[t])), free, (t, 0, T - 1))
+    summed = proof.combine("in this sum", eq(steps(best[t]), level * roots), (total, -1), (root_sum, -level))
     at = proof.assume("at that level", eq(level, spent.name))
     least = proof.state.combine(
         "gradient evaluations of water filling",

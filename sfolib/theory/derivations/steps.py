@@ -39,9 +39,18 @@ class Step:
         """Whether the fact, an equation, says what its left-hand side stands for."""
         return False
 
-    def redefined(self, behind: Iterable[Step]) -> list[sp.Basic]:
-        """The names in the fact that stand for another value than in the steps `behind` it."""
-        return []
+    def defines(self, behind: Iterable[Step]) -> list[tuple[sp.Basic, sp.Expr]]:
+        """The names that this step gives a value, with the value."""
+        return [self.fact.args] if self.names else []
+
+    @property
+    def circular(self) -> bool:
+        """Whether a name is given a value that depends on it."""
+        return False
+
+    def misused(self, behind: Iterable[Step]) -> str | None:
+        """What this step says of a value for which the steps `behind` it do not say it, or None."""
+        return None
 
     @property
     def premises(self) -> tuple[Step, ...]:
@@ -141,13 +150,17 @@ def _replaced(expr, step: Step):
 
 @dataclass(frozen=True, eq=False)
 class Assumed(Stated):
-    """An assumption or a definition: taken, and listed as such."""
+    """An assumption or a definition, name = value: taken, and listed as such.
 
+    An assumption is about one value of each symbol, unless the symbol is in `every`: then it is about all of them.
+    """
+
+    every: tuple[sp.Symbol, ...] = field(default=(), kw_only=True)
     how: ClassVar[str] = "assumed"
 
     @property
     def names(self):
-        return is_name(self.fact.lhs)
+        return isinstance(self.fact, sp.Eq) and is_name(self.fact.lhs)
 
     def holds(self) -> bool:
         return True
@@ -162,7 +175,7 @@ class Cited(Stated):
 
     @property
     def names(self):
-        return is_name(self.fact.lhs)
+        return isinstance(self.fact, sp.Eq) and is_name(self.fact.lhs)
 
     @property
     def cited(self) -> Step | None:
@@ -180,7 +193,15 @@ class Cited(Stated):
         return tuple(d.mapped(self.at) for d in (*self.result.ranges, *(self.cited.on if self.cited else ())))
 
     def holds(self) -> bool:
-        return self.cited is not None and all_allowed(self.at, self.on) and self.result.proved
+        from sfolib.theory.derivations.registry import results  # which imports the derivations
+
+        registered = {found.key: found for found in results()}.get(self.result.key, self.result)
+        return (
+            self.result == registered
+            and self.cited is not None
+            and all_allowed(self.at, self.on)
+            and self.result.proved
+        )
 
     @property
     def how(self) -> str:
@@ -209,7 +230,11 @@ class Identity(Step):
         return eq(self.lhs if self.name is None else self.name, self.rhs)
 
     def holds(self) -> bool:
-        return vanishes(self.unfolded(self.lhs - self.rhs)) and (self.name is None or not self.lhs.has(self.name))
+        return vanishes(self.unfolded(self.lhs - self.rhs))
+
+    @property
+    def circular(self):
+        return self.name is not None and (self.lhs.has(head(self.name)) or self.rhs.has(head(self.name)))
 
     @property
     def written(self):
@@ -255,6 +280,10 @@ class Root(Step):
     @property
     def written(self):
         return self.equation, self.value
+
+    @property
+    def circular(self):
+        return self.name is not None and any(expr.has(head(self.name)) for expr in self.written)
 
     @property
     def granted(self):
@@ -341,6 +370,36 @@ class ClosedSum(Step):
         )
 
 
+def head(name):
+    """What tells a name from others: of f(x) the function, of a[i] the base."""
+    return name.func if isinstance(name, AppliedUndef) else name.base if isinstance(name, sp.Indexed) else name
+
+
+def heads(expr) -> set:
+    """The names that occur free in `expr`."""
+    expr = sp.sympify(expr)
+    terms = {term: sp.Function(str(term.base))(*term.indices) for term in expr.atoms(sp.Indexed)}
+    free = expr.xreplace(terms).free_symbols  # without the labels of the bases
+    return {head(name) for name in free | expr.atoms(AppliedUndef) | set(terms)}
+
+
+def value_at(name, known, value):
+    """What `known` = `value` says of `name`, where `known` is of the same head; None where it is of other terms."""
+    terms, at = ((one.indices if isinstance(one, sp.Indexed) else one.args) for one in (known, name))
+    if len(terms) == len(at) and all(isinstance(term, sp.Symbol) for term in terms):
+        return sp.sympify(value).subs(dict(zip(terms, at, strict=True)), simultaneous=True)
+    return value if known == name else None
+
+
+def at_terms(expr, at):
+    """`expr` with the terms in `at` replaced; a sequence that becomes another one, a[i] → c[i], in sums over i too."""
+    renamed = {a: c for a, c in at.items() if all(isinstance(e, sp.Indexed) for e in (a, c)) and a.indices == c.indices}
+    found = sp.sympify(expr).xreplace(renamed)
+    if any(found.has(old.base) for old in renamed):  # at another index
+        raise ValueError(f"{expr}: not all of {', '.join(map(str, renamed))} can be replaced")
+    return found.subs({old: new for old, new in at.items() if old not in renamed}, simultaneous=True)
+
+
 def is_name(expr) -> bool:
     """Whether `expr` is a symbol or a function of symbols, and so may stand for a value."""
     return isinstance(expr, sp.Symbol | sp.Indexed | AppliedUndef)
@@ -349,9 +408,7 @@ def is_name(expr) -> bool:
 def same(fact, relation, at) -> bool:
     """Whether `fact` is `relation` with `at` replaced: the same kind, and the same slack."""
     kinds = tuple({isinstance(r, sp.Eq): "=", is_strict(r): "<"}.get(True, "≤") for r in (fact, relation))
-    return kinds[0] == kinds[1] and vanishes(
-        slack(fact) - sp.sympify(slack(relation)).subs(dict(at), simultaneous=True)
-    )
+    return kinds[0] == kinds[1] and vanishes(slack(fact) - at_terms(slack(relation), at))
 
 
 def all_allowed(at, ranges) -> bool:
@@ -362,6 +419,8 @@ def all_allowed(at, ranges) -> bool:
 def _allowed(old, new, ranges) -> bool:
     if old.is_integer and not new.is_integer:
         return False
-    if old.is_positive or old.is_nonnegative:
-        return has_sign(new, ranges, strict=bool(old.is_positive))
-    return True
+    if old.is_nonnegative or old.is_nonpositive:
+        strict = bool(old.is_positive or old.is_negative)
+        return has_sign(new if old.is_nonnegative else -new, ranges, strict)
+    slopes = {slope: sp.Dummy(real=True) for slope in new.atoms(sp.Derivative) if slope.expr.is_real}
+    return not old.is_real or bool(new.xreplace(slopes).is_real)

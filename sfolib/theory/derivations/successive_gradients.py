@@ -12,7 +12,7 @@ from sfolib.theory.derivations.derivation import Derivation
 from sfolib.theory.derivations.descent_bound import c, descent_bound, v, v_B
 from sfolib.theory.derivations.local_front import b_local, decrease, local_front, stable
 from sfolib.theory.derivations.proof import Proof
-from sfolib.theory.derivations.steps import Step
+from sfolib.theory.derivations.steps import Step, at_terms
 from sfolib.theory.derivations.symbols import (
     C1,
     C2,
@@ -226,7 +226,15 @@ def _sign(proof, found) -> None:
         "T13's critical batch size", eq(b_local, lr * Q / (G2 - lr * GHG)), local_front(), on=(stable,)
     )
     at = {"uses": (critical, found)}
-    proof.state.root("s is 0 there and nowhere else", s, above(b, 0), b_local, on=(stable,), **at)
+    proof.state.root(
+        "s is 0 there and nowhere else",
+        s,
+        above(b, 0),
+        b_local,
+        name=sp.Symbol("b_0", positive=True),
+        on=(stable,),
+        **at,
+    )
     proof.state.sign("above 0 at larger batches", gt(s, 0), on=(stable, above(b, b_local)), **at)
     proof.state.sign("and below 0 at smaller ones", lt(s, 0), on=(stable, between(b, 0, b_local)), **at)
 
@@ -292,7 +300,7 @@ def _detection(proof, sums) -> None:
 def _guard(proof, found, sums) -> None:
     """What tells noise from curvature where s ≤ 0."""
     share = sp.Symbol("x", positive=True)
-    top = proof.assume("λ_max is the largest eigenvalue of H", le(lam, lam_max))
+    top = proof.assume("λ_max is the largest eigenvalue of H", le(lam, lam_max), every=(i,))
     each = proof.combine("so", le(lam * variance, lam_max * variance), (top, variance))
     total = proof.total("summed", le(over(lam * variance), over(lam_max * variance)), each, (i, 1, d))
     most = proof.combine("that is", le(Q, lam_max * tr_sigma), (total, 1), (sums[2], -1), (sums[3], lam_max))
@@ -356,6 +364,7 @@ def _momentum(proof) -> None:
         (total, 1),
         (once, G2 - lr * Q / (b * (1 - mom))),
         (twice, lr * Q * mom / (b * (1 - mom))),
+        on=(between(mom, 0, 1),),
     )
     below_one = proof.assume("0 < μ < 1, written", eq(mom, 1 / (1 + gone)))
     final = proof.state.limit(
@@ -386,7 +395,7 @@ def _momentum(proof) -> None:
     )
 
 
-def _metric(proof, found) -> None:
+def _metric(proof, found, sums) -> None:
     """A preconditioner P: the same in coordinates P^{−1/2}θ."""
     entries = sp.symbols("r_11 r_12 r_22 h_11 h_12 h_22 c_11 c_12 c_22", real=True)
     R, H, C = (sp.Matrix([[x, y], [y, z]]) for x, y, z in zip(entries[::3], entries[1::3], entries[2::3], strict=True))
@@ -401,19 +410,24 @@ def _metric(proof, found) -> None:
         "with Hessian P^{1/2}HP^{1/2}",
         "and covariance P^{1/2}ΣP^{1/2}",
     )
-    same = [
-        proof.identity(
-            "is " + names, a, c, uses=(proof.assume(claim, eq(a, x)), proof.assume(f"for short {names}", eq(c, z)))
-        )
-        for claim, names, a, c, x, z in zip(
-            words, ("GᵀPG", "GᵀPHPG", "tr(PHPΣ)"), there, here, moved, meant, strict=True
-        )
-    ]
+    grad_there, lam_there = (sp.IndexedBase(name, real=True)[i] for name in ("G'", "lambda'"))
+    at = {grad: grad_there, lam: lam_there, variance: sp.IndexedBase("v'", nonnegative=True)[i]}
+    same = []
+    for claim, names, total, one, other, written, short in zip(
+        words, ("GᵀPG", "GᵀPHPG", "tr(PHPΣ)"), sums[:3], there, here, moved, meant, strict=True
+    ):
+        name, value = total.fact.args
+        summed = at_terms(value, at)
+        moves = {old: new for old, new in at.items() if value.has(old)}
+        own = proof.instance("there, in an eigenbasis", eq(one, summed), total, {**moves, name: one})
+        alike = proof.assume(claim, eq(summed, written))
+        named = proof.assume(f"for short {names}", eq(other, short))
+        same.append(proof.combine("is " + names, eq(one, other), (own, 1), (alike, 1), (named, -1)))
     found_there = proof.instance(
         "in those coordinates",
         eq(s_metric, there[0] - lr * (there[1] + there[2] / b)),
         found,
-        {s: s_metric, G2: there[0], GHG: there[1], Q: there[2]},
+        {**at, s: s_metric, G2: there[0], GHG: there[1], Q: there[2]},
     )
     proof.state.combine(
         "so E[gᵀPg'] is",
@@ -443,5 +457,5 @@ def successive_gradients() -> Derivation:
     _half_batches(proof, cross, square, unbiased, sums)
     _guard(proof, found, sums)
     _momentum(proof)
-    _metric(proof, found)
+    _metric(proof, found, sums)
     return proof.done()

@@ -119,7 +119,7 @@ def tests() -> Derivation:
         b_true - b_star,
         above(w, 0),
         (2 - L * lr) / (2 * L * lr),
-        name=eta_nt**2,
+        name=sp.Symbol("eta_nt*", positive=True) ** 2,
         on=(stable,),
         uses=(root, at_eps, critical),
     )
@@ -128,6 +128,7 @@ def tests() -> Derivation:
         b_true - b_star,
         stable,
         2 / (L * (1 + 2 * eta_nt**2)),
+        name=sp.Symbol("eta_*", positive=True),
         uses=(at_eps, critical),
     )
     return proof.done()
