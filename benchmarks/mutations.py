@@ -25,6 +25,8 @@ T1 to T17 are SymPy derivations in `sfolib/theory/derivations`. `verify()` prove
 It refuses a name with two values or with one that it is given after its use, an assumption about one value taken at
 another, a statement that rests on no assumption and no other result, a step that nothing stated rests on, and a step
 outside the range where it was proved.
+It does not see assumptions that contradict each other, nor that a true inequality would need none of its premises; a
+result that is cited is taken with its assumptions, which the reader must compare.
 
 The numbers of steps in a printed result are one row; assumptions have theirs. To break one by hand, replace a step
 (counted from 0) or leave it out:
