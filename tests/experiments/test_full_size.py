@@ -9,6 +9,7 @@ from archives import write_mnist
 from sfolib._utils.errors import InputError
 from sfolib.analysis.claims import Check
 from sfolib.experiments import cifar100, notebook, the_schedule_to_use
+from sfolib.problems.specs import Images
 from sfolib.training.run import run_all
 
 
@@ -70,6 +71,8 @@ def test_a_run_that_diverged_ends_above_all_others(found):
         ("stage_allocation", {"epochs": {"cnn8": [8]}, "stages": 3}),
         ("grow_or_decay", {}),
         ("all_side_by_side", {}),
+        ("adaptive", {"max_samples": 1000, "check_every": 10, "test_samples": 1000, "look_samples": 100}),
+        ("autowu", {"batch_sizes": [8, 16], "epoch": 50, "ratio": 1.5}),
     ],
 )
 def test_other_notebooks_take_the_images_by_parameter(tmp_path, name, more):
@@ -78,7 +81,7 @@ def test_other_notebooks_take_the_images_by_parameter(tmp_path, name, more):
     how = {"scale": "smoke", "dataset": "fashion_mnist", "data_dir": str(tmp_path / "data"), "out": str(tmp_path)}
     p = experiment.Parameters(**how, **more, jobs=1)
     runs = notebook.train(experiment, p)
-    assert {run.spec.problem.model for run in runs.values() if run.spec.problem.kind == "images"} == {"cnn8"}
+    assert {run.spec.problem.model for run in runs.values() if isinstance(run.spec.problem, Images)} == {"cnn8"}
     res = experiment.results(p, runs)
     checks = [claim for claim in experiment.claims(res) if isinstance(claim, Check)]
     assert checks
