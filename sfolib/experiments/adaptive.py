@@ -43,6 +43,7 @@ class Parameters(notebook.DatasetParameters):
         goal=(0.001,) * 3,
         every_epochs=(40,) * 3,
         max_batch_size=(65536,) * 3,
+        ratios=([1.03, 1.05],) * 3,
         seeds=(5, 5, 32),
         test_seeds=(3, 5, 32),
         eps2=([0.003, 0.001], [0.003, 0.0003], [0.003, 0.0001]),
@@ -57,6 +58,7 @@ class Parameters(notebook.DatasetParameters):
         goal=(0.1,) * 3,
         every_epochs=(1, 1, 40),
         max_batch_size=(8192,) * 3,
+        ratios=([10.0, 10.0], [4.0, 4.0], [1.2, 1.2]),
         seeds=(1, 2, 3),
         test_seeds=(1, 2, 3),
         eps2=([0.3, 0.1], [0.3, 0.1], [0.3, 0.01]),
@@ -89,6 +91,9 @@ class Parameters(notebook.DatasetParameters):
     max_batch_size: PositiveInt = by_scale("tests; draws are with replacement, and may exceed the images")
     test_samples: PositiveInt = by_scale("tests; budget of a run in gradient evaluations")
     look_samples: PositiveInt = by_scale("gradient evaluations at each point where statistics are measured")
+    ratios: notebook.of_length(2, notebook.Above1) = by_scale(
+        "of the steps of successive measuring points; thresholds, tests"
+    )
     seeds: PositiveInt = by_scale("thresholds; independent runs")
     test_seeds: PositiveInt = by_scale("tests; independent runs")
 
@@ -135,10 +140,8 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
         return {"problem": problem, "seeds": tuple(range(seeds)), "sampling": "replacement"} | how
 
     first, second = models(p)
-    softmax = common(p.problem(first), p.seeds, eval_every=p.eval_every(1.03), max_samples=p.max_samples)
-    mlp = common(
-        p.problem_with_variance(second), p.test_seeds, eval_every=p.eval_every(1.05), max_samples=p.test_samples
-    )
+    softmax = common(p.problem(first), p.seeds, eval_every=p.ratios[0], max_samples=p.max_samples)
+    mlp = common(p.problem_with_variance(second), p.test_seeds, eval_every=p.ratios[1], max_samples=p.test_samples)
     found: dict[Hashable, Spec] = {
         ("constant", b): Spec(plan=Plan(b, p.lr), max_steps=p.max_samples // 16, **softmax) for b in p.batch_sizes
     }
