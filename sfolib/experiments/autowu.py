@@ -107,6 +107,7 @@ def warm_up_of(p: Parameters, b: int) -> WarmUpPlan:
 def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:
     problem, seeds = p.problem(p.model), tuple(range(p.seeds))
     common = {"problem": problem, "max_samples": p.samples * p.epochs}
+    common["eval_every"] = 4.0 if p.epoch else "epoch"  # few epochs of all images, and at each of their ends a point
     found: dict[Hashable, Spec] = {
         ("constant", b, lr): Spec(plan=Plan(b, lr), seeds=seeds, **common) for b in p.batch_sizes for lr in p.lrs
     }
