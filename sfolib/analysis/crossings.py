@@ -47,7 +47,8 @@ def cheapest(frame: pd.DataFrame, unreached: bool = False) -> pd.DataFrame:
     found = reached.loc[reached.groupby("eps2")["samples"].idxmin()]
     never = frame[~frame["eps2"].isin(found["eps2"])]
     if unreached and len(never):
-        least = never.loc[never.groupby("eps2")["low"].idxmin()].assign(batch_size=np.nan)
+        low = never["low"].fillna(np.inf)  # of one seed nothing is known of it
+        least = never.loc[low.groupby(never["eps2"]).idxmin()].assign(batch_size=np.nan)
         found = pd.concat([found, least])
     return found.sort_values("eps2", ascending=False)
 

@@ -17,11 +17,11 @@ from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band
 from sfolib.plotting.autowu import WarmUp, peaks, scales, warm_ups
-from sfolib.problems.specs import named
 from sfolib.schedules import base
 from sfolib.schedules.adaptive import AutoWU, autowu, loss_gp
 from sfolib.schedules.plan import Plan
 from sfolib.training import estimates
+from sfolib.training.loop import Trainer
 from sfolib.training.pooling import pooled
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
@@ -29,18 +29,34 @@ from sfolib.training.spec import Spec
 LRS = [0.1 * 2**k for k in range(6)]
 
 
-class Parameters(notebook.Parameters):
-    SCALES: ClassVar[dict[str, dict[str, Any]]] = {
-        "smoke": {"seeds": 3, "epochs": 60, "lrs": LRS[2:], "iterations": 600},
-        "quick": {"seeds": 5, "epochs": 100, "lrs": LRS, "iterations": 3000},
-        "paper": {"seeds": 20, "epochs": 200, "lrs": [0.025 * 2 ** (k / 2) for k in range(18)], "iterations": 40000},
-    }
+class Parameters(notebook.DatasetParameters):
+    SCALES: ClassVar = notebook.scales(
+        model=("mlp",) * 3,
+        seeds=(3, 5, 20),
+        epochs=(60, 100, 200),
+        lrs=(LRS[2:], LRS, [0.025 * 2 ** (k / 2) for k in range(18)]),
+        iterations=(600, 3000, 40000),
+        ratio=(1.03,) * 3,
+    )
+    IMAGES: ClassVar = notebook.scales(
+        model=("cnn8",) * 3,
+        seeds=(1, 2, 3),
+        epochs=(12, 40, 50),
+        epoch=(1024, 2048, None),
+        lrs=(LRS[:3:2], LRS[:4], [0.025 * 2 ** (k / 2) for k in range(18)]),
+        iterations=(64, 1000, 40000),
+        ratio=(4.0, 1.5, 1.2),
+    )
 
-    model: str = Field("mlp", description='on digits: "softmax", "mlp"')
-    l2: NonNegativeFloat = Field(0.001, description="ℓ2 coefficient")
+    model: str = by_scale('of the data set; on digits "softmax" or "mlp"')
+    l2: NonNegativeFloat = Field(0.001, description="ℓ2 coefficient; digits only")
     seeds: PositiveInt = by_scale("independent runs")
     batch_sizes: notebook.Counts = Field([64, 256], description="AutoWU; batch sizes, the last one for all variants")
     epochs: PositiveInt = by_scale("AutoWU; budget of a run")
+    epoch: PositiveInt | None = Field(
+        None,
+        description="AutoWU; evaluations between its looks at the losses, its epoch; None: by scale, all images",
+    )
     min_lr: PositiveFloat = Field(0.0001, description="AutoWU; where the warm-up starts …")
     max_lr: PositiveFloat = Field(10.0, description="… and where it would end, after half of the budget")
     cooldown: PositiveFloat = Field(0.2, description="AutoWU; share of the cosine in constant-then-cosine")
@@ -49,6 +65,12 @@ class Parameters(notebook.Parameters):
     worker_batch_size: PositiveInt = Field(16, description="AdaScale; batch of one worker …")
     worker_lr: PositiveFloat = Field(0.1, description="… and its constant learning rate")
     iterations: PositiveInt = by_scale("AdaScale; steps of the single worker")
+    ratio: notebook.Above1 = by_scale("AdaScale; of the steps of successive measuring points")
+
+    @property
+    def samples(self) -> int:
+        """Of what AutoWU takes for an epoch: the training set, where nothing else is said."""
+        return self.epoch or self.problem(self.model).size
 
 
 FITS = {"greatest likelihood": "likelihood", "100 Adam steps (authors)": "adam"}
@@ -56,10 +78,10 @@ FITS = {"greatest likelihood": "likelihood", "100 Adam steps (authors)": "adam"}
 
 def schedules(p):
     """AutoWU at each batch size and its variants at the last one, by name."""
-    n, large = named("digits", p.model, l2=p.l2).size, p.batch_sizes[-1]
+    large = p.batch_sizes[-1]
 
     def autowu(b, **further):
-        steps = -(-n // b)  # an epoch
+        steps = -(-p.samples // b)  # an epoch
         return AutoWU(steps * p.epochs, steps, batch_size=b, min_lr=p.min_lr, max_lr=p.max_lr, **further)
 
     return {f"AutoWU, $b={b}$": autowu(b) for b in p.batch_sizes} | {
@@ -77,34 +99,35 @@ class WarmUpPlan(NamedTuple):
 
 
 def warm_up_of(p: Parameters, b: int) -> WarmUpPlan:
-    steps = -(-named("digits", p.model, l2=p.l2).size // b)
+    steps = -(-p.samples // b)
     longest = steps * p.epochs // 2
     return WarmUpPlan(steps, longest, base.exponential(p.min_lr, (p.max_lr / p.min_lr) ** (1 / longest), 1))
 
 
 def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, Run]) -> dict[Hashable, Spec]:
-    problem, seeds, large = named("digits", p.model, l2=p.l2), tuple(range(p.seeds)), p.batch_sizes[-1]
-    common = {"problem": problem, "max_samples": problem.size * p.epochs}
+    problem, seeds = p.problem(p.model), tuple(range(p.seeds))
+    common = {"problem": problem, "max_samples": p.samples * p.epochs}
+    common["eval_every"] = 4.0 if p.epoch else "epoch"  # few epochs of all images, and at each of their ends a point
     found: dict[Hashable, Spec] = {
         ("constant", b, lr): Spec(plan=Plan(b, lr), seeds=seeds, **common) for b in p.batch_sizes for lr in p.lrs
     }
     for name, policy in schedules.items():
         for seed in seeds:
             found["AutoWU", name, seed] = Spec(policy=policy, seeds=(seed,), log_train_metrics=True, **common)
-    warm = warm_up_of(p, large)
-    found["warm-up"] = Spec(  # a measuring point every step
-        plan=Plan(large, warm.lr, clock="step"), max_steps=warm.longest, seeds=seeds, eval_every=1 + 1e-6,
-        log_train_metrics=True, **common,
-    )  # fmt: skip
+    if p.dataset == "digits":
+        found["warm-up"] = warm_up_spec(p)
     if all(("AutoWU", f"AutoWU, $b={b}$", seed) in runs for b in p.batch_sizes for seed in seeds):
         for b in p.batch_sizes:
             warm, lr = warm_up_of(p, b), lr_found(p, runs, b)
             turn = round(warm.longest * np.log(lr / p.min_lr) / np.log(p.max_lr / p.min_lr))
-            back = base.cosine(lr, 0.0, warm.steps_per_epoch * p.epochs - turn + 1)
+            steps = warm.steps_per_epoch * p.epochs
+            back = base.cosine(lr, 0.0, steps - turn + 1)
             found["turned back", b] = Spec(
-                plan=Plan(b, base.join([warm.lr, back], [turn]), clock="step"), seeds=seeds, **common
-            )
-    single = {"problem": problem, "seeds": seeds, "sampling": "replacement", "eval_every": 1.03}
+                plan=Plan(b, base.join([warm.lr, back], [turn]), clock="step"), seeds=seeds,
+                max_steps=steps if p.epoch else None, **common,
+            )  # fmt: skip
+    problem = p.problem_with_variance(p.model)
+    single = {"problem": problem, "seeds": seeds, "sampling": "replacement", "eval_every": p.ratio}
     b, lr, largest = p.worker_batch_size, p.worker_lr, p.workers[-1]
     found["single worker"] = Spec(plan=Plan(b, lr), max_steps=p.iterations, max_samples=b * p.iterations, **single)
     found["linear scaling"] = Spec(
@@ -116,9 +139,32 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
     return found
 
 
-def peaks_of(p: Parameters, runs: Mapping[Hashable, Run], name: str) -> list[Any]:
+def warm_up_spec(p: Parameters) -> Spec:
+    """Of a warm-up that nothing stops, with a measuring point every step."""
+    large = p.batch_sizes[-1]
+    warm = warm_up_of(p, large)
+    return Spec(
+        problem=p.problem(p.model), plan=Plan(large, warm.lr, clock="step"), max_samples=p.samples * p.epochs,
+        max_steps=warm.longest, seeds=tuple(range(p.seeds)), eval_every=1 + 1e-6, log_train_metrics=True,
+    )  # fmt: skip
+
+
+def losses_of(spec: Spec, device: str) -> np.ndarray:
+    """Of each step's batch, (seeds, steps), where measuring at every step would take too long."""
+    trainer, losses = Trainer(spec, device), []
+    for _ in range(spec.max_steps):
+        trainer.advance()
+        losses.append(trainer.task.running_metrics.take()["running_loss"].cpu().numpy())
+    return np.array(losses).T
+
+
+def peaks_of(p: Parameters, runs: Mapping[Hashable, Run], name: str) -> list[autowu.Decision]:
     """AutoWU's decision in each seed's run."""
-    return [autowu.decision(runs["AutoWU", name, seed].curves("lr")[0]) for seed in range(p.seeds)]
+    of_seeds = [runs["AutoWU", name, seed] for seed in range(p.seeds)]
+    if p.epoch is None:
+        return [autowu.decision(run.curves("lr")[0]) for run in of_seeds]
+    steps = of_seeds[0].spec.policy.steps_per_epoch  # its epochs are not those of the rows
+    return [autowu.Decision(-(-step // steps), peak) for step, peak in (run.provenance["decided"] for run in of_seeds)]
 
 
 def lr_found(p: Parameters, runs: Mapping[Hashable, Run], b: int) -> float:
@@ -202,7 +248,10 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     policies = schedules(p)
     adapted = {name: [runs["AutoWU", name, seed] for seed in seeds] for name in policies}
     decided = {name: peaks_of(p, runs, name) for name in policies}
-    losses = runs["warm-up"].curves("running_loss")[:, 1:]
+    if p.dataset == "digits":
+        losses = runs["warm-up"].curves("running_loss")[:, 1:]
+    else:
+        losses = losses_of(warm_up_spec(p), p.device)
     policy = policies[f"AutoWU, $b={large}$"]
     raw = {s: runs["AdaScale", s] for s in p.workers}
     along = {
@@ -220,7 +269,8 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         longest={b: warm_up_of(p, b).longest for b in p.batch_sizes},
         grow={b: warm_up_of(p, b).lr for b in p.batch_sizes}, swept=swept, final=final,
         best_lr={b: p.lrs[int(np.argmin(final[b].mean(1)))] for b in p.batch_sizes}, stable_lr={
-            b: max(lr for lr, of_lr in zip(p.lrs, final[b], strict=True) if (of_lr < start[b] / 2).all())
+            b: max((lr for lr, of_lr in zip(p.lrs, final[b], strict=True) if (of_lr < start[b] / 2).all()),
+                   default=np.nan)
             for b in p.batch_sizes}, adapted=adapted, decided=decided,
         peak={name: np.array([d.peak for d in of_seeds]) for name, of_seeds in decided.items()},
         ended={name: np.concatenate([ending(run) for run in of_seeds]) for name, of_seeds in adapted.items()},

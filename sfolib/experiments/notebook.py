@@ -33,7 +33,7 @@ from sfolib._utils.errors import InputError, explain, require
 from sfolib.analysis.claims import Check, LeftOut, Table, differences
 from sfolib.experiments.project import root
 from sfolib.experiments.report import known_verdicts
-from sfolib.problems.specs import Digits, Images, named
+from sfolib.problems.specs import Digits, Images, ImagesWithVariance, named
 from sfolib.schedules.plan import Plan
 from sfolib.training.records import Run
 from sfolib.training.run import run_all
@@ -133,6 +133,9 @@ class Parameters(BaseModel):
         return self.jobs if self.jobs is not None else os.cpu_count() or 1
 
 
+VARIANCE_SAMPLES = 2000
+
+
 class DatasetParameters(Parameters):
     """Of an experiment that takes other data sets than the digits too."""
 
@@ -144,6 +147,16 @@ class DatasetParameters(Parameters):
 
     def problem(self, model: str) -> Digits | Images:
         return named(self.dataset, model, self.l2 if self.dataset == "digits" else 0.0, data_dir=self.data_dir)
+
+    def problem_with_variance(self, model: str) -> Digits | Images:
+        """As `problem`, measuring σ² along runs: exactly for dense models of the digits, elsewhere on VARIANCE_SAMPLES
+        training images."""
+        found = self.problem(model)
+        if self.dataset == "digits":
+            return found
+        return ImagesWithVariance(
+            **found.model_dump(exclude={"kind"}), variance_samples=min(VARIANCE_SAMPLES, found.size)
+        )
 
     def eval_every(self, ratio: float) -> float | Literal["epoch"]:
         """`ratio` on the digits; elsewhere measuring so often would take most of the time."""

@@ -21,13 +21,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sfolib._utils.distributed import ProcessGroup, apart, share_batch_norm
 from sfolib._utils.errors import require
 from sfolib._utils.rng import Sampling, generator
-from sfolib.gradients.statistics import CHUNK, full_gradient_sqnorm
+from sfolib.gradients.curvature import eval_mode
+from sfolib.gradients.statistics import CHUNK, full_gradient_sqnorm, population_variance
 from sfolib.problems import models
 from sfolib.problems.batches import Augment, Batches
 from sfolib.problems.execution import Execution
 from sfolib.problems.stacked import RunningMetrics, Task
 
 _PUBLISHED = 1 << 34  # keeps the generator of the published norm's augmentation apart from all others
+_CHOSEN = 1 << 38  # … and that of the samples σ² is measured on
 _LARGE = 1 << 20  # parameters, from which on what measuring leaves on the heap is worth giving back
 
 
@@ -82,7 +84,7 @@ class NetworkTask(Task):
         self.x, self.y = _on(device, data.train)
         self.test = _on(device, data.test) if len(data.test[1]) else None
         self.batches = Batches((self.x, self.y), seeds, sampling, data.augment)
-        self.samples_per_epoch = len(self.x)
+        self.samples_per_epoch, self.chosen = len(self.x), None
         networks = [models.build(model, data.classes, tuple(self.x.shape[1:]), seed) for seed in seeds]
         channels_last = how.channels_last
         if channels_last is None:
@@ -107,6 +109,13 @@ class NetworkTask(Task):
         self._chunk = max(1, CHUNK["cpu" if device == "cpu" else "cuda"] // self.x[0].numel())  # a byte is no token
         self._piece = self._chunk if device == "cpu" and not self.batch_norm else None
         self.running_metrics = RunningMetrics(len(seeds), device) if how.log_train_metrics else None
+
+    def measure_variance(self, samples: int) -> None:
+        """From now on also σ² (per-sample gradients, eval mode), of so many training images, drawn for each seed."""
+        n = len(self.x)
+        require(samples <= n, "variance_samples", samples, f"must be at most the {n} training images")
+        self.chosen = [torch.randperm(n, generator=generator(seed, _CHOSEN))[:samples] for seed in self.seeds]
+        self.probes += samples
 
     def batch_size(self, samples: int, nominal: int) -> int:
         return self.batches.size(samples, nominal)
@@ -179,6 +188,8 @@ class NetworkTask(Task):
     def measure(self) -> dict[str, Tensor]:
         with self._heap_trimmed(), _arithmetic(self.device, "fp32"):
             by_seed = [self._measure(model, seed) for model, seed in zip(self.models, self.seeds, strict=True)]
+            for k, chosen in enumerate(self.chosen or ()):
+                by_seed[k]["variance"] = self._variance(self.models[k], chosen.to(self.device))
         found = {k: torch.tensor([of[k] for of in by_seed], dtype=torch.float64) for k in by_seed[0]}
         found["micro_batch"] = torch.full((len(self.seeds),), int(self.ranks.total(self.largest)))
         self.largest = 0
@@ -224,6 +235,14 @@ class NetworkTask(Task):
         weights = [p.detach().double() for p in model.parameters()]
         loss += 0.5 * self.l2 * sum(p.square().sum().item() for p in weights)
         return {"loss": loss, "accuracy": accuracy, "grad_sqnorm": sqnorm}
+
+    def _variance(self, model: nn.Module, chosen: Tensor) -> float:
+        """σ² from a sample of images: unbiased but for their share in all."""
+        with eval_mode(model):
+            found = population_variance(
+                model, cross_entropy, self.x[chosen], self.y[chosen], chunk=max(2, self._chunk), check=False
+            )
+        return found.variance * found.n / (found.n - 1)
 
     def _published(self, model: nn.Module, seed: int) -> float:
         """Order and augmentation are the same at every measuring point, a function of the seed."""

@@ -173,6 +173,21 @@ class Images(Problem):
         return tuple((np.pad(x, frame), y) for x, y in self._load()) if self.padding else self._load()
 
 
+class ImagesWithVariance(Images):
+    """`Images` whose σ² is measured too (column variance), on `variance_samples` training images: a draw of each seed,
+    the same at every measuring point. Its relative error is the spread of the ‖∇f_i‖² over √variance_samples."""
+
+    kind: Literal["images_with_variance"] = "images_with_variance"
+    variance_samples: int = Field(2000, ge=2)
+
+    def build_task(
+        self, seeds: tuple[int, ...], sampling: str, device: str, dtype: str, how: Execution = PLAIN
+    ) -> Task:
+        task = super().build_task(seeds, sampling, device, dtype, how)
+        task.measure_variance(self.variance_samples)
+        return task
+
+
 class Quadratic(Problem):
     """The power-law quadratic of `sfolib.theory.quadratic`, a synthetic problem whose expected curve is exact."""
 

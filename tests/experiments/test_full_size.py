@@ -5,10 +5,13 @@ from importlib import import_module
 import numpy as np
 import pytest
 from archives import write_mnist
+from torch.nn.functional import cross_entropy
 
 from sfolib._utils.errors import InputError
 from sfolib.analysis.claims import Check
 from sfolib.experiments import cifar100, notebook, the_schedule_to_use
+from sfolib.gradients import population_variance
+from sfolib.problems.specs import Images, ImagesWithVariance
 from sfolib.training.run import run_all
 
 
@@ -70,6 +73,8 @@ def test_a_run_that_diverged_ends_above_all_others(found):
         ("stage_allocation", {"epochs": {"cnn8": [8]}, "stages": 3}),
         ("grow_or_decay", {}),
         ("all_side_by_side", {}),
+        ("adaptive", {"max_samples": 1000, "check_every": 10, "test_samples": 1000, "look_samples": 100}),
+        ("autowu", {"batch_sizes": [8, 16], "epoch": 50, "ratio": 1.5}),
     ],
 )
 def test_other_notebooks_take_the_images_by_parameter(tmp_path, name, more):
@@ -78,11 +83,29 @@ def test_other_notebooks_take_the_images_by_parameter(tmp_path, name, more):
     how = {"scale": "smoke", "dataset": "fashion_mnist", "data_dir": str(tmp_path / "data"), "out": str(tmp_path)}
     p = experiment.Parameters(**how, **more, jobs=1)
     runs = notebook.train(experiment, p)
-    assert {run.spec.problem.model for run in runs.values() if run.spec.problem.kind == "images"} == {"cnn8"}
+    assert {run.spec.problem.model for run in runs.values() if isinstance(run.spec.problem, Images)} == {"cnn8"}
     res = experiment.results(p, runs)
     checks = [claim for claim in experiment.claims(res) if isinstance(claim, Check)]
     assert checks
     assert {check.figure for check in checks} <= {*experiment.figures(res)}
+
+
+def test_the_variance_of_images_is_that_of_each_seeds_sample(tmp_path):
+    write_mnist(tmp_path / "data")
+    where = {"dataset": "fashion_mnist", "model": "cnn8", "data_dir": str(tmp_path / "data")}
+
+    def measured(samples, seeds=(0, 1)):
+        task = ImagesWithVariance(**where, variance_samples=samples).build_task(seeds, "permutation", "cpu", "float64")
+        return task, task.measure()["variance"].numpy()
+
+    task, of_all = measured(50)
+    exact = [population_variance(model, cross_entropy, task.x, task.y).variance for model in task.models]
+    assert of_all == pytest.approx(np.array(exact) * 50 / 49, rel=1e-9)
+    some, same = measured(20)[1], measured(20, (0, 0))[1]
+    assert some[0] == same[0] == same[1] != of_all[0]
+    assert task.probes == 100  # ‖∇f‖² and σ² of 50 images each
+    with pytest.raises(InputError, match="variance_samples = 51: must be at most the 50 training images"):
+        measured(51)
 
 
 @pytest.mark.parametrize("given", [{"scale": "full"}, {"dataset": "fashion_mnist"}])

@@ -126,6 +126,10 @@ class AutoWU(Policy):
             if len(self.votes) == PATIENCE and all(self.votes):
                 self._switch(float(np.mean([self.warmup_lr(p.argmin * self.step) for p in found])))
 
+    def provenance(self) -> dict[str, list[float]]:
+        """decided: the step after which the warm-up ended, and the lr from there."""
+        return {} if self.switched is None else {"decided": [self.switched, self.peak]}
+
     def _switch(self, peak: float) -> None:
         self.switched, self.peak, self.losses = self.step, peak, []
 

@@ -133,6 +133,10 @@ class Policy:
             self.step = step
         return False
 
+    def provenance(self) -> dict[str, Any]:
+        """What it decided that the measuring points of a run need not show."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Numbers, and lists of them, that JSON can hold."""
         state = {name: getattr(self, name) for name in ("step", "samples", *self._state)}
