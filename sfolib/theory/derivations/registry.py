@@ -15,6 +15,7 @@ from sfolib.theory.derivations.linear_noise import linear_noise
 from sfolib.theory.derivations.local_front import local_front
 from sfolib.theory.derivations.rate_exponent import rate_exponent
 from sfolib.theory.derivations.stagewise_growth import stagewise
+from sfolib.theory.derivations.steps import Cited
 from sfolib.theory.derivations.successive_gradients import successive_gradients
 from sfolib.theory.derivations.time_optimal_growth import time_optimum
 from sfolib.theory.derivations.tradeoff_front import front
@@ -51,3 +52,6 @@ def result(key: str) -> Derivation:
     found = {derivation.key: derivation for derivation in results()}
     require(key in found, "key", key, f"must be one of {', '.join(found)}")
     return found[key]
+
+
+Cited.registered = staticmethod(results)

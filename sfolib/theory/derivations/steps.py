@@ -6,7 +6,7 @@ known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -170,6 +170,8 @@ class Assumed(Stated):
 class Cited(Stated):
     """What another derivation states, with `at` its symbols replaced."""
 
+    registered: ClassVar[Callable[[], Sequence]] = tuple  # the registry, which imports this, says what is
+
     result: object
     at: Mapping = field(default_factory=dict)
 
@@ -193,9 +195,7 @@ class Cited(Stated):
         return tuple(d.mapped(self.at) for d in (*self.result.ranges, *(self.cited.on if self.cited else ())))
 
     def holds(self) -> bool:
-        from sfolib.theory.derivations.registry import results  # which imports the derivations
-
-        registered = {found.key: found for found in results()}.get(self.result.key, self.result)
+        registered = {found.key: found for found in self.registered()}.get(self.result.key, self.result)
         return (
             self.result == registered
             and self.cited is not None
