@@ -187,9 +187,14 @@ def _at_horizon(spec, lr, top, stable, eps, objective, device, progress) -> Reco
     part = f", times (1 − m)/(1 + m) for momentum m = {m:g}" if m else ""
     edge = f"({'2(1 + m)' if m else '2'}/λ_max {stable.edge:.3g}{swept})"
     notes.insert(0, f"lr {lr:.4g}: half of the largest stable one, {stable.lr:.3g} {edge}{part}")
-    if rates.max() > stable.lr:
-        beyond = f"config: its lr reaches {rates.max():.3g}, beyond the largest stable one of the start"
-        notes.insert(1, f"{beyond}: it may diverge, and what is predicted of it holds only if it does not")
+    if rates.max() > stable.lr or not math.isfinite(own.grad_sqnorm):
+        beyond = (
+            "beyond the largest stable one of the start" if rates.max() > stable.lr else "beyond what T15 can follow"
+        )
+        reaches = f"config: its lr reaches {rates.max():.3g}, {beyond}"
+        notes.insert(
+            1, f"{reaches}: it may diverge, and what is predicted of it, if anything, holds only if it does not"
+        )
     spent = path.probes + stable.samples
     notes.append(f"cost: {spent} gradient evaluations, {spent / samples:.3g} times the recommended run's own")
     paths = {name: _along(path, *taken) for name, (_, taken) in ends.items()}
