@@ -172,6 +172,13 @@ def _at_horizon(spec, lr, top, stable, eps, objective, device, progress) -> Reco
     best = chosen[len(chosen) // 2]
     require(best is not None or eps is None, "eps", eps, "is not reached in the budget's gradient evaluations")
     require(best is not None, "budget", spec.max_samples, "is too little for any schedule that can be predicted")
+    if eps is None:
+        worse = [name for name, field in (("‖∇f‖²", "grad_sqnorm"), ("loss", "loss"))
+                 if getattr(best, field) > getattr(own, field)]  # fmt: skip
+        if worse:
+            notes.append(
+                f"predicted to end above the config's own in {' and '.join(worse)}: no schedule found does not"
+            )
     if timing:
         notes.append(f"timings: {timing}")
         if len({(found.batch_size, round(math.log(found.steps), 1)) for found in chosen}) > 1:

@@ -190,7 +190,7 @@ def _command(name: str, content: Mapping[str, Any]) -> str:
 def _full(name: str, out: Path) -> list[dict[str, Any]]:
     """What the project keeps of a notebook at full size; place: of its pictures, from `out`."""
     found = []
-    for kept in sorted(root().glob(f"{FULL.as_posix()}/{name}*")):
+    for kept in filter(Path.is_dir, [root() / FULL / name, *sorted(root().glob(f"{FULL.as_posix()}/{name}+*"))]):
         content = published(kept)
         checks = [check | {"anchor": f"{kept.name}-full-{i}"} for i, check in enumerate(content["checks"], 1)]
         found.append(content | {"checks": checks, "place": Path(os.path.relpath(kept, out)).as_posix()})
@@ -221,6 +221,6 @@ def _notebook(path: Path, out: Path, outcome: Outcome | None) -> dict[str, Any]:
         "left_out": content.get("left_out", []),
         "full": _full(path.stem, out) if content.get("scale") != "full" else [],
         "turned": differences(
-            content["checks"], known_verdicts(content), content.get("left_out", []), ended and path.stem
+            content["checks"], known_verdicts(content), content.get("left_out", []), path.stem if ended else ""
         ),
     }

@@ -396,7 +396,7 @@ def _of_ramp(res: Results, problem: str, name: str) -> list[Check]:
     if others:
         checks.append(
             Check(
-                f"{label}: {ours} ends within 10 % of the best of all other methods at their best η, in "
+                f"{label}: {ours} ends within 10 % of the best of the methods of others at their best η, in "
                 "‖∇f‖², loss and test error",
                 **res.ratios(problem, name, lambda c: res.best(problem, c, others)),
                 theory=1.1,

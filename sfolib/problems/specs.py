@@ -142,7 +142,7 @@ class Images(Problem):
     kind: Literal["images"] = "images"
     dataset: datasets.Dataset
     model: str
-    data_dir: Annotated[str, PLACE] = "data"
+    data_dir: Annotated[str, PLACE] = datasets.DATA_DIR
     download: Annotated[bool, PLACE] = False
     augment: bool | None = None
     padding: int = Field(0, ge=0, le=64)
@@ -224,7 +224,7 @@ def named(
     model: str,
     l2: float = 0.0,
     holdout: int = HOLDOUT,
-    data_dir: str = "data",
+    data_dir: str = datasets.DATA_DIR,
     download: bool = False,
 ) -> Digits | Images:
     """A data set and a model by name; `holdout` is for the digits, the place for the others. `InputError` for a model

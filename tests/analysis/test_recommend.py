@@ -11,6 +11,7 @@ from sfolib._utils.errors import InputError
 from sfolib.analysis import constants, horizon, step_time
 from sfolib.analysis.recommend import recommend, worst_case
 from sfolib.problems.specs import Quadratic, named
+from sfolib.schedules.base import polynomial
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import late_ramp
 from sfolib.theory import bounds
@@ -129,6 +130,17 @@ def test_an_lr_that_the_start_does_not_bear_is_said_beside_its_prediction():
     for lr, beyond in ((3.0, True), (0.5, False)):
         notes = recommend(QUADRATIC.model_copy(update={"plan": Plan(8, lr)})).notes
         assert any("config: its lr reaches 3, beyond" in note for note in notes) == beyond
+
+
+def test_where_the_configs_own_is_better_it_is_said():
+    """Its lr is beyond half of what the start bears, and falls."""
+    for plan, worse in ((late_ramp(64, 1.2, 4000, growth=8), "loss"), (falling(64, 1.2, 4000), "‖∇f‖² and loss")):
+        found = recommend(QUADRATIC.model_copy(update={"plan": plan, "max_samples": 4000}))
+        assert any(f"above the config's own in {worse}: " in note for note in found.notes)
+
+
+def falling(batch_size, lr, samples):
+    return Plan(batch_size, polynomial(lr, 0.0, samples), "sample")
 
 
 def test_with_momentum_the_lr_makes_steps_as_long_as_without():
