@@ -69,12 +69,15 @@ class SuccessiveGradients:
       ηQ/b at lag 1 and, where θ moves in a stationary way, ηQ(1 + (1 − ηλ)^j)/2b at lag j. Summed over the epoch's k
       batches before, twice, less k times the first, it is the sum of what is left. Where ∇f itself changes much within
       an epoch, this is too much.
+
+    noise_alone: sqnorm and variance are known, which takes no other step's gradient; the rest is nan.
     """
 
-    def __init__(self, memory: float = 1.0, n: int | None = None):
+    def __init__(self, memory: float = 1.0, n: int | None = None, noise_alone: bool = False):
         require(1 <= memory < math.inf, "memory", memory, "must be finite, 1 or above")
         self._keep, self.n = 1 - 1 / memory, None if n is None else whole("n", n)
-        self.rows: list[Tensor] = []  # each: a·g, ‖g‖², Σ_r w_r²‖g_r‖², and by permutation g_{t−1}·g, Σ_j b_j g_j·g
+        self.noise_alone = noise_alone
+        self.rows: list[list[Tensor]] = []  # each: a·g, ‖g‖², Σ_r w_r²‖g_r‖², and by permutation g_{t−1}·g, Σ_j b_j g_j·g
         self.known: list[list[float]] = []  # each: Σ_r w_r², b, share of a in the epoch, of g in the next a, Σ_j b_j
         self.buffer: list[Tensor] | None = None
         self.steps, self.mean = 0, math.nan  # in the buffer; the mean of sqnorm with its weights
@@ -100,8 +103,9 @@ class SuccessiveGradients:
         """
         size = sum(size for _, size in parts)
         weights = [each / size for _, each in parts]
-        gradients = zip(*(g for g, _ in parts), strict=True)
-        mean = [sum(w * g for w, g in zip(weights, same, strict=True)) for same in gradients]
+        mean, *others = (torch._foreach_mul([*g], w) for w, (g, _) in zip(weights, parts, strict=True))
+        for other in others:
+            torch._foreach_add_(mean, other)
         squares = sum(w**2 * _dot(g, g, metric) for w, (g, _) in zip(weights, parts, strict=True))
         self._record(mean, squares, sum(w**2 for w in weights) if known else math.nan, size, metric)
         return mean
@@ -151,13 +155,18 @@ class SuccessiveGradients:
         """Of the steps since the last call."""
         if not self.rows:
             return SuccessiveProducts(*np.zeros((6, 0)))
-        product, square, squares, *permuted = torch.stack(self.rows).detach().double().cpu().numpy().T
+        flat = torch.stack([number for row in self.rows for number in row])
+        product, square, squares, *permuted = flat.detach().double().cpu().numpy().reshape(len(self.rows), -1).T
         share, size, in_epoch, newest, seen = np.array(self.known).T
         self.rows, self.known = [], []
         with np.errstate(divide="ignore", invalid="ignore"):
             sqnorm = np.where(share < 1, (square - squares) / (1 - share), np.nan)  # of different parts alone
         variance = (square - sqnorm) * size
         returned = over = np.zeros(len(size))
+        if self.noise_alone:
+            unknown = np.full(len(size), np.nan)
+            sqnorm = sqnorm if self.n is None else sqnorm + variance / self.n
+            return SuccessiveProducts(unknown, unknown, sqnorm, variance, unknown, unknown)
         if self.n is not None:
             lower = variance / self.n
             sqnorm, product = sqnorm + lower, product + in_epoch * lower
@@ -188,6 +197,10 @@ class SuccessiveGradients:
 
     def _record(self, mean: list[Tensor], squares: Tensor, share: float, size: int, metric: Any) -> None:
         nu, none = self._keep, mean[0].new_zeros(())
+        if self.noise_alone:
+            self.rows.append([none, _dot(mean, mean, metric), squares])
+            self.known.append([share, size, 0.0, 0.0, 0])
+            return
         weight = 1 - nu**self.steps if self.steps else math.nan
         if not nu and self.before < self.largest:  # a shorter batch (an epoch's end) has more noise
             weight = math.nan
@@ -195,7 +208,7 @@ class SuccessiveGradients:
         row = [product, _dot(mean, mean, metric), squares]
         if self.n is not None:
             row += [none if other is None else _dot(other, mean, metric) for other in (self.last, self.epoch)]
-        self.rows.append(torch.stack(row))
+        self.rows.append(row)
         in_epoch, newest = (1 - nu**self.batches) / weight, (1 - nu) / (1 - nu ** (self.steps + 1))
         self.known.append([share, size, in_epoch, newest, self.samples])
         if self.buffer is None or not nu:
@@ -206,7 +219,10 @@ class SuccessiveGradients:
         self.steps, self.before, self.largest = self.steps + 1, size, max(self.largest, size)
         if self.n is not None:
             self.last, scaled = [g.clone() for g in mean], torch._foreach_mul(mean, float(size))
-            self.epoch = scaled if self.epoch is None else torch._foreach_add(self.epoch, scaled)
+            if self.epoch is None:
+                self.epoch = scaled
+            else:
+                torch._foreach_add_(self.epoch, scaled)
             self.samples, self.batches = self.samples + size, self.batches + 1
             if self.samples >= self.n:
                 self.samples, self.batches, self.epoch = 0, 0, None
@@ -229,4 +245,7 @@ def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor], metric: Sequence[Tensor] | None) -> Tensor:
     if metric is not None:
         left = torch._foreach_mul(list(left), list(metric))
-    return sum(torch.dot(wide(a).flatten(), wide(b).flatten()) for a, b in zip(left, right, strict=True))
+    first, *others = (torch.dot(wide(a).flatten(), wide(b).flatten()) for a, b in zip(left, right, strict=True))
+    for other in others:
+        first = first + other
+    return first

@@ -5,6 +5,8 @@ Parameters, batches and measurements carry a leading dimension of seeds, so that
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +18,8 @@ from torch.nn.functional import one_hot, pad
 from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.rng import Sampling, generator
 from sfolib.problems.batches import Batches
+
+_AT_ONCE = 1 << 20  # numbers of a layer's outputs that are measured at once: what a core's cache holds
 
 threshold_backward = torch.ops.aten.threshold_backward  # of ReLU: the gradient where its input is above 0, else 0
 
@@ -46,6 +50,11 @@ class Task:
         if self.running_metrics:
             self.running_metrics.add(*scores, batch_size)
         return gradients
+
+    def of_parts(self, step: int, samples: int, sizes: Sequence[int]) -> list[list[Tensor]]:
+        """`gradients` of successive batches of these sizes at the same parameters, each a step by its number."""
+        starts = [samples + sum(sizes[:i]) for i in range(len(sizes))]
+        return [self.gradients(step + i, start, size) for i, (start, size) in enumerate(zip(starts, sizes, strict=True))]
 
     def part(self, step: int, start: int, count: int, batch_size: int) -> tuple[list[Tensor], Tensor | None]:
         """What `count` samples after the first `start` add to the gradient of the mean loss of a batch; where there is
@@ -161,16 +170,46 @@ class MLP(Task):
 
     @torch.no_grad()
     def part(self, step: int, start: int, count: int, batch_size: int) -> tuple[list[Tensor], Tensor | None]:
-        x, y = self.batches.take(start, count)
+        return self._part(*self.batches.take(start, count), batch_size)
+
+    def _part(self, x: Tensor, y: Tensor, batch_size: int) -> tuple[list[Tensor], Tensor | None]:
         inputs, logits = self._forward(x)
         scores = None
         if self.running_metrics:
-            loss = -(torch.log_softmax(logits, 1) * y.mT).sum(1).mean(1) * (count / batch_size)
+            loss = -(torch.log_softmax(logits, 1) * y.mT).sum(1).mean(1) * (x.shape[1] / batch_size)
             scores = torch.stack([loss.double(), (logits.argmax(1) == y.argmax(2)).sum(1).double()])
         return self._backward(inputs, torch.softmax(logits, 1).sub_(y.mT), batch_size)[0], scores
 
     @torch.no_grad()
+    def of_parts(self, step: int, samples: int, sizes: Sequence[int]) -> list[list[Tensor]]:
+        """Parts of one size of a single seed go side by side, as seeds do; to the same bits, which for a sample alone BLAS
+        does not give."""
+        k, size = len(sizes), sizes[0]
+        if len(self.parameters[0]) > 1 or size == 1 or sizes.count(size) < k or self.ranks.size > 1:
+            return super().of_parts(step, samples, sizes)
+        x, y = (t[0].unflatten(0, (k, size)) for t in self.batches.take(samples, k * size))
+        gradients, scores = self._with([p.expand(k, -1, -1) for p in self.parameters])._part(x, y, size)
+        if self.running_metrics:
+            for score in scores.split(1, dim=1):
+                self.running_metrics.add(*score, size)
+        # apart: what BLAS makes of numbers depends on where in memory they begin
+        return [[g[i : i + 1].clone() for g in gradients] for i in range(k)]
+
+    def _with(self, parameters: list[Tensor]) -> MLP:
+        """The same task at other parameters."""
+        other = copy.copy(self)
+        other.parameters = parameters
+        return other
+
+    @torch.no_grad()
     def measure(self) -> dict[str, Tensor]:
+        widest = max(p.shape[1] for p in self.parameters) * len(self.x)
+        some = max(1, _AT_ONCE // widest) if self.x.device.type == "cpu" else len(self.parameters[0])
+        parts = [self._with([*ps])._measure() for ps in zip(*(p.split(some) for p in self.parameters), strict=True)]
+        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return found | (self.running_metrics.take() if self.running_metrics else {})
+
+    def _measure(self) -> dict[str, Tensor]:
         seeds, n, share = len(self.parameters[0]), len(self.x), self.ranks.shard(len(self.x))
         x, y = self.x[share], self.y[share]
         inputs, logits = self._forward(x.expand(seeds, -1, -1))
@@ -192,7 +231,7 @@ class MLP(Task):
             scores = _scores("test_", self._forward(x.expand(seeds, -1, -1))[1], labels)
             weight = len(x) / len(self.test)
             found |= dict(zip(scores, self.ranks.mean([*scores.values()], weight), strict=True))
-        return found | (self.running_metrics.take() if self.running_metrics else {})
+        return found
 
     @torch.no_grad()
     def moments(self) -> tuple[list[Tensor], list[Tensor]]:

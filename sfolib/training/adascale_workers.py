@@ -40,8 +40,7 @@ class WorkersTask(Task):
 
     def gradients(self, step: int, samples: int, batch_size: int) -> list[Tensor]:
         scale = self.policies[0].scale
-        part = batch_size // scale
-        parts = [self.task.gradients(step * scale + i, samples + i * part, part) for i in range(scale)]
+        parts = self.task.of_parts(step * scale, samples, [batch_size // scale] * scale)
         mean = [sum(same) / scale for same in zip(*parts, strict=True)]
         sqnorms, of_mean = [_sqnorms(g) for g in parts], _sqnorms(mean)
         rates = []

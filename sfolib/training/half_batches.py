@@ -35,20 +35,19 @@ class HalvedTask(Task):
         self.task, self.policy, self._adaptive = task, policy, self._tests and not isinstance(optimizer, SGD)
         self.samples_per_epoch, self.parameters, self.probes = task.samples_per_epoch, task.parameters, task.probes
         self.ranks, self.running_metrics = task.ranks, task.running_metrics
-        self.products = SuccessiveGradients(memory, task.samples_per_epoch if permuted else None)
+        n = task.samples_per_epoch if permuted else None
+        self.products = SuccessiveGradients(memory, n, noise_alone=policy.signal == "noise_and_loss")
 
     def batch_size(self, samples: int, nominal: int) -> int:
         return self.task.batch_size(samples, nominal)
 
     def gradients(self, step: int, samples: int, batch_size: int) -> list[Tensor]:
         half = batch_size // 2
-        parts = [  # its own step number for each, as the quadratic's noise depends on it
-            (self.task.gradients(2 * step + i, samples + start, size), size)
-            for i, (start, size) in enumerate([(0, half), (half, batch_size - half)])
-            if size
-        ]
+        sizes = [half, batch_size - half][half == 0 :]
+        # its own step number for each, as the quadratic's noise depends on it
+        parts = self.task.of_parts(2 * step + (half == 0), samples, sizes)
         return self.products.add(
-            parts, self.update.metric() if self._adaptive else None, known=not self._adaptive or step > 0
+            [*zip(parts, sizes, strict=True)], self.update.metric() if self._adaptive else None, known=not self._adaptive or step > 0
         )
 
     def measure(self) -> dict[str, Tensor]:

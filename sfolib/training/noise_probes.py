@@ -39,9 +39,8 @@ class ProbedTask(Task):
         small = batch_size // self.parts
         if small * self.parts != batch_size:
             return self.task.gradients(step * self.parts, samples, batch_size)
-        of_parts = [  # its own step number for each, as the quadratic's noise depends on it
-            self.task.gradients(step * self.parts + i, samples + i * small, small) for i in range(self.parts)
-        ]
+        # its own step number for each, as the quadratic's noise depends on it
+        of_parts = self.task.of_parts(step * self.parts, samples, [small] * self.parts)
         mean = [sum(of_one) / self.parts for of_one in zip(*of_parts, strict=True)]
         of_part, of_mean = torch.stack([_sqnorm(g) for g in of_parts]).mean(0), _sqnorm(mean)
         self.scale.update(of_part.cpu().numpy(), small, of_mean.cpu().numpy(), batch_size)
