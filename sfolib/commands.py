@@ -25,6 +25,7 @@ _SETTINGS = {  # of `train`: option, field
     "channels_last": "channels_last",
     "eval_every": "eval_every",
     "norms": "grad_norms",
+    "eval_samples": "eval_samples",
 }
 
 

@@ -170,6 +170,7 @@ def _kind(spec: Spec) -> str:
         spec.precision,
         spec.sampling,
         *(["train metrics"] if spec.log_train_metrics else []),
+        *([f"measured on {spec.eval_samples}"] if spec.eval_samples else []),
     ]
     return f"{spec.problem.kind} {problem}, {len(spec.seeds)} seeds, {' '.join(how)}"
 

@@ -135,6 +135,7 @@ class Images(Problem):
     augment: random crops out of a frame of 4 pixels, and mirrored images; None means for CIFAR alone.
     padding: rows and columns of zeros on each side, in training and test images (2 makes 28×28 into CIFAR's 32×32).
     l2: ℓ2 coefficient on all parameters. The theory's f is over the training set, not augmented, in eval mode.
+    train_images: that the training set has, a fixed draw from all of them; None: all.
     """
 
     threads: ClassVar[int | None] = None
@@ -147,6 +148,7 @@ class Images(Problem):
     augment: bool | None = None
     padding: int = Field(0, ge=0, le=64)
     l2: float = Field(0.0, ge=0, le=1e30)
+    train_images: int | None = Field(None, ge=1)
 
     @property
     def size(self) -> int:
@@ -166,7 +168,14 @@ class Images(Problem):
         return NetworkTask(self.model, data, self.l2, seeds, sampling, device, dtype, how)
 
     def _load(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        return datasets.load(self.dataset, self.data_dir, self.download)
+        (x, y), test = datasets.load(self.dataset, self.data_dir, self.download)
+        if self.train_images is None:
+            return (x, y), test
+        require(
+            self.train_images <= len(y), "train_images", self.train_images, f"must be at most the {len(y)} there are"
+        )
+        chosen = np.random.default_rng(0).permutation(len(y))[: self.train_images]
+        return (x[chosen], y[chosen]), test
 
     def _padded(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
         frame = ((0, 0), (0, 0), (self.padding,) * 2, (self.padding,) * 2)

@@ -19,7 +19,7 @@ from sfolib import cli
 from sfolib._utils.distributed import SINGLE, ProcessGroup, joined
 from sfolib._utils.errors import ProcessLost
 from sfolib.gradients import SuccessiveGradients
-from sfolib.gradients.statistics import full_gradient_sqnorm, gradient_statistics
+from sfolib.gradients.statistics import full_gradient_sqnorm, gradient_statistics, sampled_gradient_sqnorm
 from sfolib.problems import models
 from sfolib.problems.batches import crop_and_flip
 from sfolib.problems.execution import Execution
@@ -115,6 +115,8 @@ def statistics(ranks):
         for told in ({"l2": 0.1}, {"per_tensor": True}):
             found.append(vars(gradient_statistics(model, cross_entropy, x[share], y[share], ranks=ranks, **told)))
         found.append({"sqnorm": full_gradient_sqnorm(model, cross_entropy, (x[share], y[share]), l2=0.1, ranks=ranks)})
+    twice = x.repeat(3, 1, 1, 1)[:30], y.repeat(3)[:30]  # three samples a group, shared as one and two
+    found.append(sampled_gradient_sqnorm(model, cross_entropy, twice, 50, l2=0.1, ranks=ranks)._asdict())
     return found
 
 
