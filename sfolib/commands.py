@@ -210,7 +210,8 @@ def plan(args: argparse.Namespace) -> int:
         text, found, paths = worst.table, worst.spec, {}
     else:
         aim = {"budget": args.budget, "eps": args.eps, "anytime": args.anytime, "objective": args.objective}
-        with tqdm(unit="step", desc="path without noise", leave=False) as bar:
+        # from its first step on, with the arguments found good; on a terminal
+        with tqdm(unit="step", desc="path without noise", leave=False, delay=1e-3, disable=None) as bar:
             best = recommend(spec, **aim, **most, progress=lambda step, total: _advance(bar, step, total))
         text, found, paths = best, best.spec, best.paths
     print(text)

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from torch.nn.functional import cross_entropy as CE
 
-from sfolib._utils.errors import InputError, positive, require, whole
+from sfolib._utils.errors import InputError, require
+from sfolib._utils.model import Above1, Count, Positive, checked
 from sfolib.analysis import constants, horizon, step_time
 from sfolib.analysis.constants import Estimate
 from sfolib.analysis.horizon import Ends, Path, Ramp
@@ -25,6 +26,7 @@ from sfolib.schedules.base import interpolated
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import in_budget
 from sfolib.schedules.theoretical import front_plan
+from sfolib.theory.bounds import norm_target
 from sfolib.training.loop import Trainer
 from sfolib.training.spec import Spec
 
@@ -73,14 +75,15 @@ class Recommendation:
         return "\n".join([shown, "", *self.notes])
 
 
+@checked
 def recommend(
     spec: Spec,
     *,
-    budget: int | None = None,
-    eps: float | None = None,
+    budget: Count | None = None,
+    eps: Positive | None = None,
     anytime: bool = False,
     objective: Objective = "grad_norm",
-    max_batch_size: int | None = None,
+    max_batch_size: Count | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Recommendation:
@@ -103,12 +106,11 @@ def recommend(
     require(spec.plan is not None, "plan", None, "is needed, to be compared with")
     asked = [name for name, given in (("budget", budget), ("eps", eps), ("anytime", anytime or None)) if given]
     require(len(asked) <= 1, " and ".join(asked), True, "one of them at most")
-    require(objective in ("grad_norm", "loss", "time"), "objective", objective, "must be grad_norm, loss or time")
     require(eps is None or objective != "loss", "objective", objective, "must be grad_norm or time with eps")
     if eps is not None:
-        positive("eps", eps)
+        norm_target(eps)
     if budget is not None:
-        spec = spec.model_copy(update={"max_samples": whole("budget", budget)})
+        spec = spec.model_copy(update={"max_samples": int(budget)})
     top = min(max_batch_size or math.inf, math.inf if isinstance(spec.problem, Quadratic) else _size(spec))
     stable = stable_lr(spec, device)
     lr = cautious_lr(stable, spec.optimizer.momentum)
@@ -122,6 +124,7 @@ def _size(spec: Spec) -> int:
     return NoisyQuadratic.samples_per_epoch if isinstance(spec.problem, Quadratic) else spec.problem.size
 
 
+@checked
 def stable_lr(spec: Spec, device: str = "auto") -> StableLr:
     """`largest_stable_lr` at the start of `spec`'s first seed. Raises `InputError` for optimizers but SGD."""
     momentum = getattr(spec.optimizer, "momentum", None)
@@ -302,11 +305,12 @@ class WorstCase(NamedTuple):
         return "\n".join([*lines, "", shown.to_string(index=False, float_format="{:.4g}".format)])
 
 
+@checked
 def worst_case(
     spec: Spec,
     objective: Literal["time", "samples"] = "samples",
-    r: float = 2.0,
-    max_batch_size: int | None = None,
+    r: Above1 = 2.0,
+    max_batch_size: Count | None = None,
     device: str = "auto",
 ) -> WorstCase:
     """T11, T12 [N]: stages on the front of steps and gradient evaluations for `spec`'s problem, ε² / r a stage.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfolib._utils.errors import positive, require
+from sfolib._utils.errors import number, positive, require, scalar
 from sfolib.theory.bounds import Numbers
 
 
@@ -33,7 +33,7 @@ class AdamConstants:
 
     def __post_init__(self) -> None:
         for name in ("sigma2", "M2", "D2", "h", "reach"):
-            positive(name, getattr(self, name))
+            number(name, getattr(self, name))
 
 
 class AdamBound(NamedTuple):
@@ -51,7 +51,8 @@ def bound(c: AdamConstants, lr: ArrayLike, beta1: float) -> AdamBound:
     below the left side.
     """
     positive("lr", lr)
-    require(0 <= beta1 < 1, "beta1", beta1, "must be in [0, 1)")
+    require(isinstance(c, AdamConstants), "c", c, "must be the run's `AdamConstants`")
+    require(0 <= scalar("beta1", beta1) < 1, "beta1", beta1, "must be in [0, 1)")
     lr = np.asarray(lr, dtype=float)[()]
     last = beta1 / (1 - beta1) * np.sqrt(c.D2 * (c.sigma2 + c.M2))
     per_step = lr * (1 + beta1) / (2 * c.h * (1 - beta1))

@@ -14,24 +14,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfolib._utils.errors import number, positive, require
-from sfolib.theory.bounds import Numbers, _array, _plain, broadcasting, finite_population
-
-
-def _real(field: str, value: ArrayLike) -> np.ndarray:
-    numbers = np.asarray(value)
-    require(numbers.dtype.kind in "iuf", field, value, "must be a number, or an array of them")
-    return numbers.astype(float)
+from sfolib._utils.errors import number, real, require, scalar, whole
+from sfolib.theory.bounds import Numbers, _array, _plain, broadcasting, finite_population, norm_target
 
 
 def _nonnegative(field: str, value: ArrayLike) -> np.ndarray:
-    value = _real(field, value)
+    value = real(field, value)
     require(bool(np.all(np.isfinite(value) & (value >= 0))), field, value.tolist(), "must be finite and 0 or above")
     return value
 
 
 def _finite(field: str, value: ArrayLike) -> np.ndarray:
-    value = _real(field, value)
+    value = real(field, value)
     require(bool(np.all(np.isfinite(value))), field, value.tolist(), "must be finite")
     return value
 
@@ -79,7 +73,7 @@ def successive_gradients(
     G2, Q, GHG = _nonnegative("G2", G2), _nonnegative("Q", Q), _finite("GHG", GHG)
     if n is None:
         return _plain(G2 - lr * (GHG + Q / batch_size))
-    require(bool(np.all(2 * batch_size <= n)), "n", n, "must hold two batches")
+    require(bool(np.all(2 * batch_size <= whole("n", n))), "n", n, "must hold two batches")
     share = finite_population(batch_size, n)
     return _plain(G2 - lr * (GHG + share * Q / batch_size) - _nonnegative("trace", trace) / (n - 1))
 
@@ -156,8 +150,8 @@ def detection_steps(lr: ArrayLike, Q: ArrayLike, S2: ArrayLike, z: float = 1.96)
 
     Var(g_t·g_{t+1}) is tr(Σ²)/b² to leading order at b_c, so b cancels.
     """
-    positive("z", z)
-    return _plain(z**2 * _array("S2", S2) / (_array("lr", lr) * _array("Q", Q)) ** 2)
+    number("z", z)
+    return _plain(np.square(float(z)) * _array("S2", S2) / (_array("lr", lr) * _array("Q", Q)) ** 2)
 
 
 # ----------------------------------------------------------------------- T15: prediction in the eigenbasis of H
@@ -172,7 +166,7 @@ def expected_path(
     """
     lr, batch_size = np.broadcast_arrays(*np.atleast_1d(_array("lr", lr), _array("batch_size", batch_size)))
     require(lr.ndim == 1, "lr", lr.shape, "must be one-dimensional, one value a step")
-    eigenvalues, start, noise = _spectrum(eigenvalues, start, noise)
+    eigenvalues, start, noise = _spectrum(eigenvalues, _finite("start", start), noise)
     mean, covariance = start, np.zeros_like(start)
     squares = [float(np.sum((eigenvalues * mean) ** 2))]
     for eta, b in zip(lr, batch_size, strict=True):
@@ -182,8 +176,9 @@ def expected_path(
     return np.array(squares)
 
 
-def _spectrum(eigenvalues: ArrayLike, start: ArrayLike, noise: ArrayLike) -> tuple[np.ndarray, ...]:
+def _spectrum(eigenvalues: ArrayLike, start: ArrayLike | None, noise: ArrayLike) -> tuple[np.ndarray, ...]:
     eigenvalues = np.atleast_1d(_array("eigenvalues", eigenvalues))
+    start = np.zeros(eigenvalues.shape) if start is None else start
     start, noise = np.atleast_1d(_finite("start", start)), np.atleast_1d(_nonnegative("noise", noise))
     for field, value in (("start", start), ("noise", noise)):
         require(value.shape == eigenvalues.shape, field, value.shape, f"must have the shape {eigenvalues.shape}")
@@ -196,10 +191,10 @@ def stationary_noise(batch_size: float, lr: float, eigenvalues: ArrayLike, noise
     eigenvalues λ, noise σ² (the diagonal of Σ in the eigenbasis of H): (d,). power: 2 for E‖∇f‖², where small ηλ
     gives ηQ/(2b); 1 for twice the excess of f, where it gives η tr Σ/(2b). Raises `InputError` unless lr < 2/λ.
     """
-    positive("batch_size", batch_size)
-    positive("lr", lr)
-    require(power in (1, 2), "power", power, "must be 1 (for f) or 2 (for the squared gradient norm)")
-    eigenvalues, _, noise = _spectrum(eigenvalues, np.zeros(np.shape(eigenvalues)), noise)
+    number("batch_size", batch_size)
+    number("lr", lr)
+    require(whole("power", power) in (1, 2), "power", power, "must be 1 (for f) or 2 (for the squared gradient norm)")
+    eigenvalues, _, noise = _spectrum(eigenvalues, None, noise)
     top = eigenvalues.max()
     require(lr * top < 2, "lr", lr, f"must be below 2/λ = {2 / top:.6g}")
     return float(np.sum(lr * eigenvalues ** (power - 1) * noise / (batch_size * (2 - lr * eigenvalues))))
@@ -215,7 +210,7 @@ def best_constant_batch_size(lr: float, Q: float, eps: float, path: ArrayLike) -
         number(field, value)
     path = _nonnegative("path", path)
     require(path.ndim == 1 and len(path) > 1, "path", path.shape, "must be one-dimensional, of at least one step")
-    room = eps**2 - path
+    room = float(norm_target(eps)) ** 2 - path
     require(bool(np.any(room[1:] > 0)), "path", float(path.min()), f"must fall below eps² = {eps**2:.6g}")
     steps = np.arange(len(path))
     cost = np.where(room > 0, steps / np.where(room > 0, room, 1.0), np.inf)
@@ -245,8 +240,8 @@ def noise_kernel(lr: ArrayLike, eigenvalues: ArrayLike, noise: ArrayLike, power:
     """
     lr = np.atleast_1d(_array("lr", lr))
     require(lr.ndim == 1, "lr", lr.shape, "must be one-dimensional, one value a step")
-    require(power in (1, 2), "power", power, "must be 1 (for f) or 2 (for the squared gradient norm)")
-    eigenvalues, _, noise = _spectrum(eigenvalues, np.zeros(np.shape(eigenvalues)), noise)
+    require(whole("power", power) in (1, 2), "power", power, "must be 1 (for f) or 2 (for the squared gradient norm)")
+    eigenvalues, _, noise = _spectrum(eigenvalues, None, noise)
     left, kernel = eigenvalues**power * noise, np.empty(len(lr))
     for t in range(len(lr) - 1, -1, -1):
         kernel[t] = lr[t] ** 2 * left.sum()
@@ -265,8 +260,7 @@ def best_batch_sizes(kappa: ArrayLike, room: float, minimum: float = 1.0, maximu
     require(kappa.ndim == 1, "kappa", kappa.shape, "must be one-dimensional, one value a step")
     number("room", room)
     number("minimum", minimum)
-    real = isinstance(maximum, int | float | np.number)
-    require(real and maximum >= minimum, "maximum", maximum, f"must be at least minimum = {minimum}")
+    require(scalar("maximum", maximum) >= minimum, "maximum", maximum, f"must be at least minimum = {minimum}")
     least = kappa.sum() / maximum
     require(room > least or (room == least and np.isfinite(maximum)), "room", room, f"must be at least {least:.6g}")
     # As scale grows, steps leave the floor and meet the cap in order of √κ. Between two such events the noise is

@@ -185,8 +185,9 @@ def test_a_plan_from_the_command_line_is_ready_to_train(tmp_path, monkeypatch, c
     (tmp_path / "config.json").write_text(json.dumps(told | {"csv_path": "csv"}))
     arguments = ["plan", "config.json", "--dataset", "digits"]
     assert cli.main(arguments) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert "recommended" in out
+    assert err == ""  # no bar where there is no terminal
     assert (tmp_path / "plan.png").exists()
     assert cli.main(arguments) == 1
     assert "plan.json" in capsys.readouterr().err
@@ -206,6 +207,20 @@ def test_a_plan_from_the_command_line_is_ready_to_train(tmp_path, monkeypatch, c
     assert Spec.model_validate_json((tmp_path / "worst.json").read_text()).max_samples == 2000
     assert cli.main([*arguments, "--out", "more.json", "--worst-case", "--eps", "0.1"]) == 1
     assert "worst-case = True" in capsys.readouterr().err
+
+
+def test_the_bar_comes_after_the_checks(tmp_path, monkeypatch, capsys):
+    """On a terminal too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    told = {"model": "softmax", "bs": 16, "bs_method": "constant", "lr": 0.1, "lr_method": "constant", "epochs": 1}
+    (tmp_path / "config.json").write_text(json.dumps(told | {"csv_path": "csv"}))
+    arguments = ["plan", "config.json", "--dataset", "digits"]
+    for option, value, said in (("--eps", "-1", "eps = -1.0"), ("--budget", "0", "budget = 0")):
+        assert cli.main([*arguments, option, value]) == 1
+        assert capsys.readouterr().err.startswith(f"sfolib: {said}")
+    assert cli.main(arguments) == 0
+    assert "path without noise" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------- worst cases

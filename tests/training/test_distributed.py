@@ -47,6 +47,7 @@ POLICIES = {
         "every": 8,
         "memory": 2.0,
     },
+    "horizon": {"kind": "HorizonRamp", "batch_size": 9, "lr": 0.3, "budget": 2600, "look": (0.5, 0.8), "probes": 1000},
     "autowu": {
         "kind": "AutoWU",
         "total_steps": 60,
@@ -79,6 +80,8 @@ def specs():
     yield "cnn", Spec(problem=Digits(model="cnn", l2=1e-2, holdout=1000), plan=Plan(25, 0.1), **common | few)
     for name, policy in POLICIES.items():
         told = {"policy": policy, "log_train_metrics": name == "autowu", **common, "max_steps": 60, "eval_every": 1.5}
+        if "budget" in policy:
+            told |= {"max_samples": policy["budget"], "max_steps": None, "eval_every": 1.05}
         yield name, Spec(problem=problems["softmax"], **told)
 
 
