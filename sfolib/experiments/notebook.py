@@ -49,6 +49,7 @@ from sfolib.training.run import run_all
 from sfolib.training.spec import Spec
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 Figures = Mapping[str, tuple["Figure", str]]
@@ -318,8 +319,15 @@ def show(figures: Figures, *names: str) -> None:
         display(figure, Markdown(caption))
 
 
-def publish(experiment: ModuleType, p: Parameters, figures: Figures, claims: Claims) -> Table:
-    """Write a notebook's figures (PNG and PDF) and checks to the folder of its name in `p.folder`, all or nothing.
+def publish(
+    experiment: ModuleType,
+    p: Parameters,
+    figures: Figures,
+    claims: Claims,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+) -> Table:
+    """Write a notebook's figures (PNG and PDF), tables (CSV) and checks to the folder of its name in `p.folder`, all or
+    nothing.
 
     A notebook's last line: tells the verdicts that turned and what was left out, and returns the checks as a table
     that shows them whole.
@@ -337,6 +345,8 @@ def publish(experiment: ModuleType, p: Parameters, figures: Figures, claims: Cla
     files.folder(new)
     for key, (figure, _) in figures.items():
         _draw(figure, new / key)
+    for key, table in (tables or {}).items():
+        table.to_csv(new / f"{key}.csv", index=False)
     captions = {key: caption for key, (_, caption) in figures.items()}
     published = [check.to_dict() | {"notebook": name} for check in checks]
     content = {"scale": p.scale, "parameters": p.changed(), "figures": captions, "checks": published}

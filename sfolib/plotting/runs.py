@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -19,6 +19,7 @@ from sfolib.plotting.style import LINES, NAMES, Band, log_ticks, looks, style
 from sfolib.training.records import Run
 
 CLOCKS = {"samples": "gradient evaluations", "steps": "steps", "epochs": "epochs"}
+Clock = Callable[[Run], np.ndarray]  # at its measuring points, (points,)
 COLUMNS = {
     "batch_size": "batch size $b$",
     "lr": r"learning rate $\eta$",
@@ -67,29 +68,32 @@ def against_clocks(
     runs: Mapping[str, Run],
     columns: Sequence[str] = ("grad_sqnorm", "loss", "test_error"),
     theory: Mapping[tuple[str, str], Sequence[Band]] | None = None,
+    times: Mapping[str, Clock] | None = None,
 ) -> Figure:
     """The same runs against gradient evaluations (epochs are proportional) and steps: a row for each of `columns`, as
     `trajectories`.
 
-    theory: further curves of a (column, clock).
+    theory: further curves of a (column, clock). times: further clocks, by label: (run) → (points,).
     """
-    look, clocks = looks(runs, along=True), ("samples", "steps")
+    look, clocks = looks(runs, along=True), {name: CLOCKS[name] for name in ("samples", "steps")}
+    clocks |= {label: label for label in times or ()}
     with style():
         shape = (len(columns), len(clocks))
         figure, axes = plt.subplots(
-            *shape, figsize=(7.2, 2.1 * len(columns) + 0.5), sharex="col", sharey="row", squeeze=False
-        )
+            *shape, figsize=(7.2, (2.1 if times is None else 1.6) * len(columns) + 0.5), sharex="col", sharey="row",
+            squeeze=False,
+        )  # fmt: skip
         for row, column in zip(axes, columns, strict=True):
             for axis, clock in zip(row, clocks, strict=True):
                 for label, run in runs.items():
-                    _curve(axis, run, column, clock, look[label], _warned(label, run))
+                    _curve(axis, run, column, (times or {}).get(clock, clock), look[label], _warned(label, run))
                 for band in (theory or {}).get((column, clock), ()):
                     axis.plot(band.x, band.y, color=look.get(band.label, {}).get("color", "0.3"), **LINES[band.source])
                 axis.set(xscale="log", yscale="log")
                 _within(axis, runs.values(), column)
             row[0].set_ylabel(COLUMNS[column])
-        for axis, clock in zip(axes[-1], clocks, strict=True):
-            axis.set_xlabel(CLOCKS[clock])
+        for axis, label in zip(axes[-1], clocks.values(), strict=True):
+            axis.set_xlabel(label, fontsize="medium" if times is None else 7.5)
         _legend(figure, axes, [band for of_panel in (theory or {}).values() for band in of_panel])
     return figure
 
@@ -181,8 +185,8 @@ def marks(axis: Axes, run: Run, column: str, x: np.ndarray, mean: np.ndarray, co
         axis.plot(x[finite[-1]], mean[finite[-1]], "X", color=colour, markersize=7, fillstyle="none", zorder=4)
 
 
-def _curve(axis: Axes, run: Run, column: str, clock: str, look: dict[str, object], label: str) -> None:
-    x = {"samples": run.samples, "steps": run.steps, "epochs": run.epochs}[clock]
+def _curve(axis: Axes, run: Run, column: str, clock: str | Clock, look: dict[str, object], label: str) -> None:
+    x = getattr(run, clock) if isinstance(clock, str) else clock(run)
     mean, low, high = _of_column(run, column)
     shown = x > 0
     marks(axis, run, column, x, mean, look["color"])

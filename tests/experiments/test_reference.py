@@ -51,7 +51,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "benchmarks" / "adam.csv").write_text("case,what,steps,ratio,low,high\na,N,9,1.5,1,2\n")
     (tmp_path / "docs").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reference, "PICTURE", Path("01_trains") / "one.png")
+    monkeypatch.setattr(reference, "PICTURES", [Path("01_trains") / "one.png"])
     report.write(tmp_path / "figures", [])
     return tmp_path
 
