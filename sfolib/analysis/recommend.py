@@ -196,15 +196,13 @@ def _at_horizon(spec, lr, top, stable, eps, objective, device, progress) -> Reco
     m = spec.optimizer.momentum
     part = f", times (1 − m)/(1 + m) for momentum m = {m:g}" if m else ""
     edge = f"({'2(1 + m)' if m else '2'}/λ_max {stable.edge:.3g}{swept})"
-    notes.insert(0, f"lr {lr:.4g}: half of the largest stable one, {stable.lr:.3g} {edge}{part}")
+    notes[:0] = [f"lr {lr:.4g}: half of the largest stable one, {stable.lr:.3g} {edge}{part}", *_cooled(lr, *steps)]
     if rates.max() > stable.lr or not math.isfinite(own.grad_sqnorm):
         beyond = (
             "beyond the largest stable one of the start" if rates.max() > stable.lr else "beyond what T15 can follow"
         )
         reaches = f"config: its lr reaches {rates.max():.3g}, {beyond}"
-        notes.insert(
-            1, f"{reaches}: it may diverge, and what is predicted of it, if anything, holds only if it does not"
-        )
+        notes.append(f"{reaches}: it may diverge, and what is predicted of it, if anything, holds only if it does not")
     spent = path.probes + stable.samples
     notes.append(f"cost: {spent} gradient evaluations, {spent / samples:.3g} times the recommended run's own")
     paths = {name: _along(path, *taken) for name, (_, taken) in ends.items()}
@@ -244,6 +242,19 @@ def _plan(best: Ramp, top: float) -> tuple[Plan, int]:
     most = None if top == math.inf else max(int(top), best.batch_size)
     batch_size = best.batch_size if most is None else min(best.batch_size, most)
     return in_budget(batch_size, cooled, budget, 1.0, most), budget
+
+
+def _cooled(lr: float, sizes: np.ndarray, rates: np.ndarray) -> list[str]:
+    """Why the lr of a recommended run is not `lr` all along, in a sentence; none where it is."""
+    why = []
+    if rates[0] < 0.999 * lr:
+        why.append(f"begins at {rates[0]:.3g}, as the ramp is above b = {sizes[0]:.0f} from the first step on")
+    if rates.min() < 0.999 * rates[0]:
+        why.append(f"falls to {rates.min():.3g}, in place of batches above {sizes.max():.0f}")
+    told = (
+        f"the table's lr {' and '.join(why)}: noise goes with η/b, so a smaller lr does what a larger batch would (T8)"
+    )
+    return [told] if why else []
 
 
 def _row(name: str, ends: Ends, steps: tuple[np.ndarray, np.ndarray], timing: Timing | None) -> dict:

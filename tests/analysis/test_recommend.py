@@ -9,7 +9,7 @@ import pytest
 from sfolib import cli
 from sfolib._utils.errors import InputError
 from sfolib.analysis import constants, horizon, step_time
-from sfolib.analysis.recommend import recommend, worst_case
+from sfolib.analysis.recommend import _cooled, recommend, worst_case
 from sfolib.problems.specs import Quadratic, named
 from sfolib.schedules.base import polynomial
 from sfolib.schedules.plan import Plan
@@ -141,6 +141,19 @@ def test_where_the_configs_own_is_better_it_is_said():
 
 def falling(batch_size, lr, samples):
     return Plan(batch_size, polynomial(lr, 0.0, samples), "sample")
+
+
+@pytest.mark.parametrize(("cap", "told"), [(None, ["begins at"]), (512, ["begins at", "falls to"])])
+def test_an_lr_in_the_table_that_is_not_the_notes_is_explained(cap, told):
+    found = recommend(QUADRATIC, max_batch_size=cap)
+    (why,) = [note for note in found.notes if note.startswith("the table's lr")]
+    ends = found.table["lr"][0].split(" to ")
+    assert found.notes[0].startswith("lr 1: ")
+    assert ends[0] != "1"
+    assert (ends[0] != ends[1]) == ("falls to" in told)
+    assert [word for word in ("begins at", "falls to") if word in why] == told
+    assert all(f"{word} {end}" in why for word, end in zip(told, ends, strict=False))
+    assert _cooled(1.0, np.array([8, 16]), np.array([1.0, 1.0])) == []
 
 
 def test_with_momentum_the_lr_makes_steps_as_long_as_without():
