@@ -2,8 +2,8 @@
 
 `figures/reference/` holds `checks.json` (the claims as data), `claims.md` (the same for people), `verdicts.json` (their
 verdicts, and those at other scales), `seconds.json` (how long each notebook took) and the pictures; `full/` what was
-published at full size. `docs/benchmarks.md`, `docs/intervals.md` and `docs/prediction.md` are made from the results in
-`benchmarks/`.
+published at full size. `docs/benchmarks.md`, `docs/ends.md`, `docs/intervals.md` and `docs/prediction.md` are made from
+the results in `benchmarks/`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ from sfolib.experiments.project import root
 PICTURES = Path("01_critical_batch_size") / "samples.png", Path("15_the_schedule_to_use") / "over_paper.png"
 FOLDER = report.REFERENCE
 FULL = report.FULL
+_ENDS = {  # files of benchmarks/ends, and what wrote them: title, further parameters
+    "sgd": ("SGD", ""),
+    "momentum": ("momentum 0.9", """ -p optimizer momentum -p problems '["digits/mlp"]'"""),
+    "adam": ("Adam", """ -p optimizer adam -p problems '["digits/mlp"]'"""),
+}
 _REMEDY = "run `make figures` first"
 
 
@@ -99,11 +104,19 @@ def pages() -> dict[Path, str]:
     """The pages that are made from data in the repository: path → what it should hold."""
     measured, known = root() / "benchmarks", files.read_json(root() / FOLDER / "checks.json", "restore it")
     results, crossings = (files.read_json(measured / name, "restore it") for name in ("results.json", "crossings.json"))
+    ends = {
+        title: (
+            f"python -m sfolib figures 15{parameters}",
+            *(pd.read_csv(measured / "ends" / f"{name}{what}.csv") for what in ("", "_to_eps")),
+        )
+        for name, (title, parameters) in _ENDS.items()
+    }
     full = {root() / FULL / "claims.md": reference_pages.full_page(root() / FULL)} if (root() / FULL).is_dir() else {}
     return full | {
         root() / FOLDER / "claims.md": reference_pages.claims_page(known),
         root() / "docs" / "benchmarks.md": reference_pages.benchmarks_page(results),
         root() / "docs" / "intervals.md": reference_pages.intervals_page(crossings),
+        root() / "docs" / "ends.md": reference_pages.ends_page(ends),
         root() / "docs" / "prediction.md": reference_pages.prediction_page(
             *(
                 pd.read_csv(measured / name)

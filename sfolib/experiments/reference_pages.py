@@ -470,3 +470,70 @@ def _of_notebook(checks: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     of_14 = (check for check in checks if check["notebook"].startswith("14_"))
     return lines + [f"| {_text(check['claim'])} | {values(check['measured'])} | {outcome(check)} |" for check in of_14]
+
+
+def ends_page(cases: Mapping[str, tuple[str, pd.DataFrame, pd.DataFrame]]) -> str:
+    """`docs/ends.md`, in Markdown: by title the command that measured it, and the tables `ends` and `to_eps` that
+    notebook 15 wrote."""
+    lines = [
+        "# Where each method ends, and what it takes to each ε",
+        "",
+        "All methods of [15](../notebooks/15_the_schedule_to_use.ipynb) at a budget of gradient evaluations, each with "
+        "the same search: the ends are the lowest of their column over the learning rates that the heading names, in "
+        "hindsight, *× 3* where that is not η₀ but three times it. Brackets: 95 % intervals over seeds. Steps, looks "
+        "(share of the budget, on top of it) and predicted time, τ0 K + τ1 N at τ0/τ1 = 1,000 over that of the "
+        "constant b₀, are at η₀.",
+        "Then gradient evaluations, looks included, until E‖∇f‖² is ε² and stays there, with their interval, and "
+        "steps, each method at the best η for that ε; a method aims at the end of the budget if it aims at all.",
+        "Made from `benchmarks/ends/` by `make reference`; the commands write `ends.csv` and `to_eps.csv` to "
+        "`figures/15_the_schedule_to_use/`.",
+    ]
+    for title, (command, ends, to_eps) in cases.items():
+        for problem, own in ends.groupby("problem", sort=False):
+            factors = ", ".join(f"{factor:g}" for factor in own["factor"].unique())
+            lines += ["", f"## {problem}, {title}", "", f"η₀ × {factors}. `{command}`", ""]
+            lines += _ends_table(own)
+            there = to_eps[to_eps["problem"] == problem]
+            lines += ["", *_arrivals_table(there)] if len(there) else []
+    return "\n".join(lines) + "\n"
+
+
+def _ends_table(ends: pd.DataFrame) -> list[str]:
+    lines = ["| | ‖∇f‖² | loss | test error, % | steps | looks, % | time |", "|---|---|---|---|---|---|---|"]
+    constant = ends[(ends["method"] == "b₀") & (ends["factor"] == 1.0)]["seconds, accelerator"].iloc[0]
+    for method, own in ends.groupby("method", sort=False):
+        cells = []
+        for criterion, unit in (("grad_sqnorm", 1), ("loss", 1), ("test_error", 100)):
+            best = own[own["criterion"] == criterion].sort_values("value").iloc[0]
+            cells.append(_with_interval(best["value"] * unit, best["low"] * unit, best["high"] * unit))
+            cells[-1] += "" if best["factor"] == 1.0 else f" × {best['factor']:g}"
+        default = own.iloc[0]  # η₀ is the first of the search
+        cells += [f"{default['steps']:,.0f}", f"{100 * default['looked']:.3g}"]
+        cells.append(f"{default['seconds, accelerator'] / constant:.2g}")
+        lines.append(f"| {_text(method)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _arrivals_table(arrivals: pd.DataFrame) -> list[str]:
+    levels = arrivals["eps2"].unique()
+    lines = [
+        "| | " + " | ".join(f"ε² = {level:g} | steps" for level in levels) + " |",
+        "|---|" + "---|---|" * len(levels),
+    ]
+    for method, own in arrivals.groupby("method", sort=False):
+        cells = []
+        for level in levels:
+            best = own[own["eps2"] == level].sort_values(["evaluations", "evaluations_low"]).iloc[0]
+            never = not np.isfinite(best["evaluations"])
+            ends = (best[f"evaluations{end}"] for end in ("", "_low", "_high"))
+            cells += ["never", ""] if never else [_with_interval(*ends), f"{best['steps']:,.0f}"]
+        lines.append(f"| {_text(method)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    """To three digits; "diverged" where there is no value."""
+    if not np.isfinite(value):
+        return "diverged"
+    told = ("never" if end == np.inf else values(float(end)) for end in (value, low, high))
+    return "{} [{}, {}]".format(*told)

@@ -376,6 +376,8 @@ def times(res: Results) -> pd.DataFrame:
 
 def to_eps(res: Results) -> pd.DataFrame:
     """What each method takes to each ε², at the best of its learning rates for it, in hindsight."""
+    if res.arrivals.empty:
+        return res.arrivals
     wide = res.soonest.pivot_table(
         [*CLOCKS, *_predicted(res)], ["problem", "method"], "eps2", aggfunc="first", sort=False, dropna=False
     )

@@ -51,6 +51,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "benchmarks" / "adam.csv").write_text("case,what,steps,ratio,low,high\na,N,9,1.5,1,2\n")
     (tmp_path / "docs").mkdir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reference, "_ENDS", {})
     monkeypatch.setattr(reference, "PICTURES", [Path("01_trains") / "one.png"])
     report.write(tmp_path / "figures", [])
     return tmp_path
@@ -190,6 +191,31 @@ def test_the_worth_of_intervals_is_told_as_measured():
     assert "| 8 | 3 | 2 (1) | 1 (1) | 1 (0) | 1 | 1 (0) |" in page
     assert "| digits | 4 | 8 | +0.1 % | 94 % |" in page
     assert "| 8 | 4.0 % | 5.0 % | 80.0 % … 99.0 % | 94.0 % | 12.0 % |" in page
+
+
+def test_the_page_of_ends_has_the_best_of_the_search_its_interval_and_who_never_arrives():
+    named = {"problem": "digits/mlp", "looked": 0.05, "low": 0.1, "high": 0.4}
+    ends = [
+        named
+        | {"method": m, "factor": f, "criterion": c, "value": v, "steps": steps, "seconds, accelerator": steps / 9}
+        for m, steps, of in (("b₀", 900, (0.3, 0.2)), ("|a|", 90, (0.25, np.inf)))
+        for f, v in zip((1.0, 3.0), of, strict=True)
+        for c in ("grad_sqnorm", "loss", "test_error")
+    ]
+    levels = {"problem": "digits/mlp", "steps": 90.0}
+    to_eps = [
+        levels | {"method": m, "factor": f, "eps2": 0.01, "evaluations": e, "evaluations_low": 5.0,
+                  "evaluations_high": np.inf}
+        for m, f, e in (("b₀", 1.0, 9000.0), ("b₀", 3.0, 5000.0), ("|a|", 1.0, np.inf), ("|a|", 3.0, np.inf))
+    ]  # fmt: skip
+    page = reference_pages.ends_page({"Adam": ("a command", pd.DataFrame(ends), pd.DataFrame(to_eps))})
+    assert "## digits/mlp, Adam\n\nη₀ × 1, 3. `a command`\n" in page
+    best, error = "0.2 [0.1, 0.4] × 3", "20 [10, 40] × 3"
+    assert f"| b₀ | {best} | {best} | {error} | 900 | 5 | 1 |" in page
+    assert "| \\|a\\| | 0.25 [0.1, 0.4] | 0.25 [0.1, 0.4] | 25 [10, 40] | 90 | 5 | 0.1 |" in page
+    assert "| | ε² = 0.01 | steps |" in page
+    assert "| b₀ | 5,000 [5, never] | 90 |" in page
+    assert "| \\|a\\| | never |  |" in page
 
 
 def test_text_in_a_table_stays_text():
