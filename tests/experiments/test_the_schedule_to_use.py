@@ -65,8 +65,8 @@ def test_claims_to_each_eps_are_ratios_to_the_best_of_the_papers(res):
     paper = min(row(res, name, 0.03, factor)["evaluations"] for name in experiment.PAPER for factor in (1.0, 3.0))
     assert check.measured[1] == row(res, "late ramp", 0.03)["evaluations"] / paper
     both = told[
-        "digits/softmax: each at its best η, the test of successive gradients takes no more gradient evaluations, looks "
-        "included, to each ε² than the paper's plans"
+        "digits/softmax: each at its best η, the test of successive gradients takes no more gradient evaluations, "
+        "looks included, to each ε² than the paper's plans"
     ]
     mine = min(row(res, "successive gradients", 0.03, factor)["evaluations"] for factor in (1.0, 3.0))
     assert both.measured[1] == mine / paper
