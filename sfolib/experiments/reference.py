@@ -25,8 +25,12 @@ FOLDER = report.REFERENCE
 FULL = report.FULL
 _ENDS = {  # files of benchmarks/ends, and what wrote them: title, further parameters
     "sgd": ("SGD", ""),
-    "momentum": ("momentum 0.9", """ -p optimizer momentum -p problems '["digits/mlp"]'"""),
-    "adam": ("Adam", """ -p optimizer adam -p problems '["digits/mlp"]'"""),
+    "momentum": (
+        "momentum 0.9",
+        """ -p optimizer momentum -p problems '["digits/mlp"]' -p methods '["late ramp", "late ramp, stable η", """
+        """"horizon ramp", "horizon ramp for f", "successive gradients", "b × 2, η × 1.4", "b × 2", "b₀", "cosine", """
+        """"linear", "WSD", "mirror"]'""",
+    ),
 }
 _REMEDY = "run `make figures` first"
 

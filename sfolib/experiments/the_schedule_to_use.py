@@ -585,7 +585,8 @@ def _of_arrivals(res: Results, problem: str) -> list[Check | LeftOut]:
         if not res.has(problem, name, *PAPER):
             continue
         ratios = {"measured": [], "interval": []}
-        for _, rows in of_problem.sort_values([clock, f"{clock}_low"]).groupby("eps2"):
+        for _, rows in of_problem.groupby("eps2", sort=False):
+            rows = rows.sort_values([clock, f"{clock}_low"])
             mine = rows[(rows["method"] == name) & (searched | (rows["factor"] == DEFAULT))].iloc[0]
             theirs = rows[rows["method"].isin(PAPER)].iloc[0]
             with np.errstate(invalid="ignore"):
@@ -601,7 +602,7 @@ def _of_arrivals(res: Results, problem: str) -> list[Check | LeftOut]:
                 f"{label}: {who} no more {unit} to each ε² than {of_paper}",
                 "upper_bound",
                 missing=f"a level that one of them gets to, in runs of {POINTS} measuring points or more",
-                **{what: found[::-1] for what, found in ratios.items()},  # from the largest ε²
+                **ratios,
                 theory=1.0,
                 prediction="theory" if name == ANYTIME and not searched else "none",
                 source="T14 [N]" if name == ANYTIME else "T17 [N]",
