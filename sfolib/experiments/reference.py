@@ -31,6 +31,11 @@ _ENDS = {  # files of benchmarks/ends, and what wrote them: title, further param
         """"horizon ramp", "horizon ramp for f", "successive gradients", "b × 2, η × 1.4", "b × 2", "b₀", "cosine", """
         """"linear", "WSD", "mirror"]'""",
     ),
+    "adam": (
+        "Adam",
+        """ -p optimizer adam -p factors '[]' -p problems '["digits/mlp"]' -p methods '["late ramp", """
+        """"successive gradients", "b × 2, η × 1.4", "b × 2", "b₀", "cosine", "linear", "WSD", "mirror"]'""",
+    ),
 }
 _REMEDY = "run `make figures` first"
 
