@@ -33,7 +33,7 @@ _ENDS = {  # files of benchmarks/ends, and what wrote them: title, further param
     ),
     "adam": (
         "Adam",
-        """ -p optimizer adam -p factors '[]' -p problems '["digits/mlp"]' -p methods '["late ramp", """
+        """ -p optimizer adam -p problems '["digits/mlp"]' -p methods '["late ramp", """
         """"successive gradients", "b × 2, η × 1.4", "b × 2", "b₀", "cosine", "linear", "WSD", "mirror"]'""",
     ),
 }
