@@ -238,9 +238,10 @@ def _plan(best: Ramp, top: float) -> tuple[Plan, int]:
     left = min(start, budget) * shares
     growth = np.maximum(np.interp(left, best.left, best.sizes) / best.batch_size, 1.0)
     times, kept = np.unique(np.floor(budget - left).astype(int), return_index=True)
-    cooled = interpolated((best.lr / growth[kept]).tolist(), times.tolist())
-    most = None if top == math.inf else max(int(top), best.batch_size)
-    batch_size = best.batch_size if most is None else min(best.batch_size, most)
+    most = None if top == math.inf else int(top)
+    batch_size = min(best.batch_size, most or math.inf)
+    lr = best.lr * batch_size / best.batch_size  # T8: the same η/b, and as far along the path in more steps
+    cooled = interpolated((lr / growth[kept]).tolist(), times.tolist())
     return in_budget(batch_size, cooled, budget, 1.0, most), budget
 
 

@@ -156,6 +156,17 @@ def test_an_lr_in_the_table_that_is_not_the_notes_is_explained(cap, told):
     assert _cooled(1.0, np.array([8, 16]), np.array([1.0, 1.0])) == []
 
 
+def test_a_cap_below_the_batch_that_is_held_is_kept():
+    """With less lr in its place, and more steps."""
+    free, capped = recommend(QUADRATIC), recommend(QUADRATIC, max_batch_size=4)
+    (b, lr), (small, low) = (found.spec.plan.at(0) for found in (free, capped))
+    assert b > small == 4
+    assert low == pytest.approx(lr * 4 / b, rel=0.3)
+    assert horizon.steps_of(capped.spec.plan, capped.spec.max_samples, 1024, False)[0].max() == 4
+    ends = [found.table["grad_sqnorm"][0] for found in (free, capped)]
+    assert ends[1] == pytest.approx(ends[0], rel=0.3)
+
+
 def test_with_momentum_the_lr_makes_steps_as_long_as_without():
     found = recommend(QUADRATIC.model_copy(update={"optimizer": SGD(momentum=0.9)}))
     assert 0.05 < found.spec.plan.at(0)[1] <= 0.1  # 0.1 of 2/λ_max / 2
