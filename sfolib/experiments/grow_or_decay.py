@@ -153,7 +153,7 @@ def as_many_steps(p: Parameters) -> str:
     return f"constant b = {p.late_batch_size}, as many steps"
 
 
-def exact_paths(p: Parameters, lr: float, batch_size: float, samples: int = 2**19) -> dict[str, tuple[Any, Any]]:
+def exact_paths(p: Parameters, batch_size: float, lr: float, samples: int = 2**19) -> dict[str, tuple[Any, Any]]:
     """(samples, E‖∇f‖²) of both schedules on the quadratic."""
     parts = [samples * share / p.alpha**m for m, share in enumerate(np.diff([0, *p.milestones, 1]))]
     stages = {
@@ -261,7 +261,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     p = res.p
     paths = {}
     for large in (0.1, 1.5):
-        sources = zip(exact_paths(p, large, 640 * large).items(), ("bound", "exact"), strict=True)
+        sources = zip(exact_paths(p, 640 * large, large).items(), ("bound", "exact"), strict=True)
         paths[rf"$L\eta={large}$"] = [
             Band(name, look, x[:: max(1, len(x) // 500)], y[:: max(1, len(y) // 500)])
             for (name, (x, y)), look in sources

@@ -106,7 +106,7 @@ class Digits(Problem):
         The Hessian is mean_i (diag p_i − p_i p_iᵀ) ⊗ x̃_i x̃_iᵀ + l2 I, and diag p − ppᵀ ≼ ½ I for every
         probability vector p (Böhning 1992). Raises `InputError` for a network, which has no global L.
         """
-        x = self._design()
+        x = self.design()
         return 0.5 * float(np.linalg.eigvalsh(x.T @ x / len(x))[-1]) + self.l2
 
     @cached_property
@@ -117,10 +117,11 @@ class Digits(Problem):
 
     def start_loss(self) -> float:
         """f(θ₀) of softmax regression, which starts at 0: ln 10."""
-        self._design()
+        self.design()
         return float(np.log(10.0))
 
-    def _design(self) -> np.ndarray:
+    def design(self) -> np.ndarray:
+        """The training images with a column of ones, (n, features + 1); of softmax regression alone."""
         if self.hidden or self.model:
             what = f"hidden = {self.hidden!r}" if self.hidden else f"model = {self.model!r}"
             raise InputError(f"{what}: only softmax regression, hidden = (), has known constants")
@@ -267,7 +268,7 @@ def _solve_softmax(problem: Digits) -> Minimum:
     from scipy.optimize import minimize
     from scipy.special import log_softmax, softmax
 
-    x, labels = problem._design(), split_digits(problem.holdout)[0][1]
+    x, labels = problem.design(), split_digits(problem.holdout)[0][1]
     n, shape, l2 = len(x), (x.shape[1], 10), problem.l2
     onehot = np.eye(10)[labels]
 

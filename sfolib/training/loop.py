@@ -136,7 +136,7 @@ class Trainer:
             plan.at(plan.reading(0, end, self.task.samples_per_epoch))
 
     def _next_measurement(self) -> tuple[float, int]:
-        """The step and the sample count at whichever of which `advance` ends."""
+        """(step, samples) at which `advance` ends, with the first of them that is reached."""
         step, sample = self._max_steps, self.spec.max_samples
         last_step, last_sample = self.began
         if self.spec.eval_every == "epoch":
