@@ -178,7 +178,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         bound_q={label: bounds.gradient_bound(q.constants(), *pair) for label, pair in pairs.items()},
         far={label: q.stage_path(spending(p.quadratic_lr, *plan, total=1e7)) for label, plan in growing.items()},
         softmax=softmax, constants=constants, bound=bound, descent=runs.get("noise-free"), shown=shown, FIRST=first,
-        reached=reached, frame=pd.concat([*reached.values(), accurate]), digits=p.dataset == "digits")  # fmt: skip
+        reached=reached, frame=pd.concat([*reached.values(), accurate]))  # fmt: skip
 
 
 def figures(res: SimpleNamespace) -> notebook.Figures:

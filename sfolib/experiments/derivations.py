@@ -156,7 +156,6 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         least=[(r[np.argmin(overhead)], overhead.min()) for overhead in overheads],
         steps=steps,
         decays=decaying_bounds(p, steps),
-        tolerance=((2 - c.L * lr) / (2 * c.L * lr)) ** 0.5,  # of the norm test that follows b* at this lr
         ratio=ratio,
         searched_b=searched_b,
         searched_lr=searched_lr,

@@ -221,8 +221,8 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         capped=[label for label in first if label.endswith(", T7") and label not in p.plans],
         best=name(p.delta, p.gammas[-1]), least=name(p.delta, p.gammas[0]),
         middle=name(p.delta, p.gammas[(len(p.gammas) - 1) // 2]),
-        scaled=name(p.delta, p.delta), widest=name(p.deltas[-1], p.gamma), square=name(p.deltas[0], p.gamma),
-        digits=p.dataset == "digits")  # fmt: skip
+        scaled=name(p.delta, p.delta), widest=name(p.deltas[-1], p.gamma),
+        square=name(p.deltas[0], p.gamma))  # fmt: skip
 
 
 def figures(res: SimpleNamespace) -> notebook.Figures:

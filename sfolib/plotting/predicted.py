@@ -29,8 +29,6 @@ from sfolib.plotting.style import (
     style,
 )
 
-MARKERS = "osD^vPX*"
-
 
 def against_target(rows: Mapping[str, Mapping[str, Sequence[Band]]], level: float | None = None) -> Figure:
     """Curves against ε², falling to the right: a row for each y label, in it a panel for each title.

@@ -218,7 +218,7 @@ def _sign(proof, found) -> None:
     proof.state.sign("and below 0 at smaller ones", lt(s, 0), on=(stable, between(b, 0, b_local)), **at)
 
 
-def _detection(proof, sums) -> None:
+def _detection(proof) -> None:
     """How many steps it takes to see the sign, and why that is few for a growing batch."""
     covariance = sp.IndexedBase("Sigma", real=True)[i, k]
     spread, spread_all, lam_noise, gsg = sp.symbols("V_xi V_s lambda_Sigma G_SigmaG", positive=True)
@@ -415,7 +415,7 @@ def successive_gradients() -> Derivation:
     sums = _sums(proof)
     found = _independent(proof, centred, sums)
     _sign(proof, found)
-    _detection(proof, sums)
+    _detection(proof)
     _by_permutation(proof, centred, sums)
     _half_batches(proof, cross, square, unbiased, sums)
     _guard(proof, found, sums)
