@@ -15,7 +15,6 @@ from sfolib._utils import interrupt
 from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import InputError, require
 from sfolib.problems.execution import Execution
-from sfolib.schedules.plan import Plan
 from sfolib.training import policy_signals, updates
 from sfolib.training.adascale_workers import WorkersTask
 from sfolib.training.noise_probes import ProbedTask
@@ -130,9 +129,9 @@ class Trainer:
 
     def _check_ends(self) -> None:
         """A plan that starts or ends with what is no batch size or lr is found out before anything is written."""
-        plan, end = self.leader, self.spec.max_samples - 1
-        plan.at(0)
-        if isinstance(plan, Plan) and self.spec.max_steps is None and plan.clock != "step":
+        self.leader.at(0)
+        plan, end = self.spec.plan, self.spec.max_samples - 1
+        if plan and self.spec.max_steps is None and plan.clock != "step":
             plan.at(plan.reading(0, end, self.task.samples_per_epoch))
 
     def _next_measurement(self) -> tuple[float, int]:
