@@ -21,7 +21,6 @@ from sfolib.problems.specs import Problem, Quadratic
 from sfolib.schedules.base import exponential, linear
 from sfolib.schedules.plan import Plan
 from sfolib.theory import bounds
-from sfolib.theory.bounds import Constants
 from sfolib.training.estimates import ratio_of_means
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
@@ -156,11 +155,8 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     }
     softmax, constants, bound = of_model.get("softmax"), None, {}
     if softmax:
-        problem = p.problem("softmax")
-        constants = Constants(
-            L=problem.smoothness_bound,
-            sigma2=float(max(run.rows["variance"].max() for run in softmax.values() if run.status != "diverged")),
-            gap=problem.start_loss() - problem.minimum.value,
+        constants = p.problem("softmax").constants(
+            max(run.rows["variance"].max() for run in softmax.values() if run.status != "diverged")
         )
         of_softmax = computed(p, softmax, constants.L)
         bound = {label: bounds.gradient_bound(constants, *pair) for label, pair in of_softmax.items()}

@@ -129,11 +129,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> Results:
     exact, digits = QUADRATIC.exact, Digits(l2=p.l2)
     of = {kind: [run for key, run in runs.items() if key[0] == kind] for kind in ("quadratic", "replacement")}
     permuted = [run for key, run in runs.items() if key[0] == "permutation" and key[1] != NEARLY_FULL]
-    constants = Constants(
-        L=digits.smoothness_bound,
-        sigma2=float(max(run.rows["variance"].max() for run in of["replacement"])),
-        gap=digits.start_loss() - digits.minimum.value,
-    )
+    constants = digits.constants(max(run.rows["variance"].max() for run in of["replacement"]))
     grid, wide = np.geomspace(1, 2**14, 113), np.geomspace(1, 2**24, 193)
     quadratic = {
         "bound": predicted(

@@ -207,7 +207,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         sizes, lrs = np.array([*runs])[reached].T
         of_grid[target] = of_fits(of_draws(partial(statistics, p, sizes, lrs), found[reached], drawn[reached].T))
     c, variance = PowerLawQuadratic().constants(), float(max(run.rows["variance"].max() for run in runs.values()))
-    of_digits = Constants(digits.smoothness_bound, variance, digits.start_loss() - digits.minimum.value)
+    of_digits = digits.constants(variance)
     latency, per_sample = fit_step_time(TIMED, measure_step_time(digits, TIMED, device=p.device))
     optima, costs = optimal_schedules(p)
     predicted, probes = predicted_fronts(p)

@@ -20,6 +20,7 @@ from sfolib._utils.errors import InputError, require
 from sfolib._utils.model import Family, any_of
 from sfolib.problems import datasets
 from sfolib.problems.execution import PLAIN, Execution
+from sfolib.theory.bounds import Constants
 from sfolib.theory.quadratic import PowerLawQuadratic
 
 if TYPE_CHECKING:
@@ -119,6 +120,10 @@ class Digits(Problem):
         """f(θ₀) of softmax regression, which starts at 0: ln 10."""
         self.design()
         return float(np.log(10.0))
+
+    def constants(self, sigma2: float) -> Constants:
+        """L, proven, and Δ of softmax regression, with a σ² that was measured."""
+        return Constants(self.smoothness_bound, float(sigma2), self.start_loss() - self.minimum.value)
 
     def design(self) -> np.ndarray:
         """The training images with a column of ones, (n, features + 1); of softmax regression alone."""
