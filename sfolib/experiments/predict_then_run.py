@@ -301,7 +301,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         )
 
     def row(names, column, over=None, promised=None):
-        """The bands of these plans on each problem, over `best`'s column if it is told."""
+        """The bands of these plans on each problem, over `best`'s column if it is given."""
         scale = {x: res.best[x][over] if over else 1.0 for x in res.everything}
         return {
             TITLES[x]: [y for name in names for y in bands(x, name, column, scale[x], promised)] for x in res.everything

@@ -17,7 +17,7 @@ from sfolib.plotting.style import LINES, Band, colours, hues, legend_below, numb
 
 
 class Estimated(NamedTuple):
-    """What is said of the critical batch size at each ε²: label, values and, where measured, low and high."""
+    """An estimate of the critical batch size at each ε²: label, values and, where measured, low and high."""
 
     label: str
     source: str

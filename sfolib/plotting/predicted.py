@@ -190,7 +190,7 @@ def successive_gradients(
 
 def factors(frame: pd.DataFrame) -> Figure:
     """A product taken apart on a log scale: a row of bars for each index (ε²), one for each column, one after the
-    other from 1; the product is told at the row's end."""
+    other from 1; the product stands at the row's end."""
     palette = sns.color_palette("colorblind", len(frame.columns))
     with style():
         figure, axis = plt.subplots(figsize=(7.2, 0.45 * len(frame) + 1.8))

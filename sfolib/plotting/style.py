@@ -102,7 +102,7 @@ def colours(values: Sequence[float]) -> dict[float, tuple]:
 
 
 class Curve(NamedTuple):
-    """A curve of a figure. source picks its line (see `LINES`); slope, if there is one, is told in the legend."""
+    """A curve of a figure. source picks its line (see `LINES`); slope, if there is one, is in the legend."""
 
     label: str
     source: str

@@ -231,7 +231,7 @@ class Quadratic(Problem):
         return NoisyQuadratic(q.eigenvalues, q.theta0, q.noise_variance, seeds, device, getattr(torch, dtype))
 
 
-HOLDOUT = 360  # digits kept for testing, where nothing else is said
+HOLDOUT = 360  # digits kept for testing by default
 
 
 def named(

@@ -111,7 +111,7 @@ class Plan(Model):
         return rounded(batch_size)
 
     def update(self, taken: int, signal: Any = None) -> None:
-        """Nothing: what a policy is told after a step does not move a plan, which has no state."""
+        """Nothing: a plan has no state that a step could change."""
 
     def provenance(self) -> dict[str, Any]:
         return {}

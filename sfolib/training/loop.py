@@ -87,7 +87,7 @@ class Trainer:
         self.probes += self.task.probes
         self.measured += 1
         over = self.samples >= self.spec.max_samples or self.step >= self._max_steps or self.task.finished
-        if self._finite:  # else the leader was not told of the last step
+        if self._finite:  # else the leader was not updated after the last step
             with suppress(InputError) if over else nullcontext():  # a decay that ends here may be at 0: no step uses it
                 self._pair = self.leader.at(self.leader.reading(self.step, self.samples, self.task.samples_per_epoch))
         batch_size, lr = self._pair
