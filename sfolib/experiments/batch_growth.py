@@ -63,7 +63,6 @@ class Parameters(notebook.ModelsParameters, notebook.PlansParameters):
 LINEAR, EXPONENTIAL = "linear growth", "exponential growth"
 GROWING = [LINEAR, EXPONENTIAL]
 QUADRATIC = Quadratic(lam_min=1e-6)
-QUADRATIC_EPOCH = 1024  # draws of its noise
 OF_CLOCK = (
     "Rows share their vertical axis; columns are the same runs against gradient evaluations, to which epochs are "
     "proportional, and steps. "
@@ -92,10 +91,10 @@ def specs(p: Parameters, schedules: Any, runs: Mapping[Hashable, Run]) -> dict[H
         for label, plan in plans.items():
             found[name, label] = Spec(problem=problem, plan=plan, max_samples=epochs * n, eval_every="epoch", **how)
 
-    cap = min(p.max_batch_size, QUADRATIC_EPOCH)  # a larger step would leave an epoch out
+    cap = min(p.max_batch_size, QUADRATIC.samples_per_epoch)  # a larger step would leave an epoch out
     plans = schedules(p.quadratic_lr, 6 * p.stages, cap, p.batch_sizes)
     how = {"sampling": "replacement", "seeds": tuple(range(p.quadratic_seeds)), "dtype": "float64"}
-    add("quadratic", QUADRATIC, QUADRATIC_EPOCH, 6 * p.stages, plans, **how)
+    add("quadratic", QUADRATIC, QUADRATIC.samples_per_epoch, 6 * p.stages, plans, **how)
     for model in p.models:
         problem, epochs = p.problem(model), p.epochs_of(model)
         constant = p.batch_sizes[:1] if model == "cnn" else p.batch_sizes
@@ -145,7 +144,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     of_model = {m: {key[1]: run for key, run in runs.items() if key[0] == m} for m in p.models}
     q, m, base = QUADRATIC.exact, np.arange(10_000), p.batch_sizes[0]
     pairs = computed(p, of_quadratic, 1.0)
-    stage = 2 * QUADRATIC_EPOCH
+    stage = 2 * QUADRATIC.samples_per_epoch
     grown = np.array([bounds.capped_stage(k, base, p.quadratic_lr, p.delta, 1.0).batch_size for k in range(60)])
     growing = {
         f"constant $b={base}$": (base + 0.0 * m, stage * (1.0 + m)),

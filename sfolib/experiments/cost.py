@@ -150,7 +150,7 @@ def table(plans: Sequence[Planned], jobs: int) -> str:
 def _cost(asked: tuple, missing: Iterable[tuple], kinds: dict[str, Kind]) -> tuple[int, float, float]:
     """Gradient evaluations of all seeds, seconds, and bytes on disk of a run; its kind is timed when first met."""
     spec, _, device = asked
-    name, size = _kind(spec), _samples_per_epoch(spec)
+    name, size = _kind(spec), spec.problem.samples_per_epoch
     own = budget(spec, size)
     if name not in kinds:
         alike = [budget(other, size) for other, *_ in missing if _kind(other) == name]
@@ -173,10 +173,6 @@ def _kind(spec: Spec) -> str:
         *([f"measured on {spec.eval_samples}"] if spec.eval_samples else []),
     ]
     return f"{spec.problem.kind} {problem}, {len(spec.seeds)} seeds, {' '.join(how)}"
-
-
-def _samples_per_epoch(spec: Spec) -> int:
-    return getattr(spec.problem, "size", 1024)  # the quadratic's, by decree
 
 
 def _batch(spec: Spec, step: int, samples: int, n: int) -> int:

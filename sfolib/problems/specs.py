@@ -43,6 +43,11 @@ class Problem(Family):
     model_config = ConfigDict(strict=True)
     threads: ClassVar[int | None] = 1  # of a run on the CPU; None for what torch has
 
+    @property
+    def samples_per_epoch(self) -> int:
+        """Gradient evaluations of an epoch: the training samples."""
+        return self.size
+
 
 class Digits(Problem):
     """scikit-learn's digits (1797 real 8×8 images), classified with cross-entropy and ℓ2 on all parameters.
@@ -207,6 +212,7 @@ class Quadratic(Problem):
     """The power-law quadratic of `sfolib.theory.quadratic`, a synthetic problem whose expected curve is exact."""
 
     kind: Literal["quadratic"] = "quadratic"
+    samples_per_epoch: ClassVar[int] = 1024  # draws, by decree: it has no data
     d: int = Field(400, ge=2, le=10**7)
     lam_min: float = Field(1e-4, gt=0, le=1e30)
     L: float = Field(1.0, gt=0, le=1e30)
@@ -228,7 +234,9 @@ class Quadratic(Problem):
         how.only()
         require(sampling == "replacement", "sampling", sampling, "the quadratic has no data to permute: 'replacement'")
         q = self.exact
-        return NoisyQuadratic(q.eigenvalues, q.theta0, q.noise_variance, seeds, device, getattr(torch, dtype))
+        return NoisyQuadratic(
+            q.eigenvalues, q.theta0, q.noise_variance, self.samples_per_epoch, seeds, device, getattr(torch, dtype)
+        )
 
 
 HOLDOUT = 360  # digits kept for testing by default
