@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from sfolib._utils import provenance
+from sfolib.analysis import step_time
 from sfolib.experiments.registry import Planned
 from sfolib.problems.specs import Images
 from sfolib.schedules.base import Constant
@@ -196,16 +197,11 @@ def _steps(spec: Spec, batch_size: int, device: str) -> tuple[float, Trainer]:
     try:
         trainer = Trainer(spec.model_copy(update=far | {"plan": Plan(batch_size, 1e-3)}), device)
         trainer.advance()
-        _wait(trainer)
+        step_time.wait(trainer.device)
         first, started = trainer.step, time.perf_counter()
         while time.perf_counter() - started < TIMED:
             trainer.advance()
-            _wait(trainer)
+            step_time.wait(trainer.device)
         return (time.perf_counter() - started) / (trainer.step - first), trainer
     finally:
         torch.set_num_threads(threads)
-
-
-def _wait(trainer: Trainer) -> None:
-    if trainer.device.startswith("cuda"):
-        torch.cuda.synchronize(trainer.device)
