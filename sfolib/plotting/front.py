@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sfolib.analysis.fits import Front
-from sfolib.plotting.style import LINES, Band, hues, legend_below, lines, panel_row, style
+from sfolib.plotting.style import LINES, Band, legend_below, lines, panel_row, style
 
 if TYPE_CHECKING:
     from sfolib.theory.optimal_schedule import Optimum
@@ -26,7 +26,7 @@ def fronts(panels: Mapping[str, Mapping[str, tuple[pd.DataFrame, Front | None]]]
     cloud: further points (steps, samples) of the last title, those behind the front.
     """
     flat = [(label, *front) for of_title in panels.values() for label, front in of_title.items()]
-    palette = hues(label for label, _, _ in flat)
+    palette = dict(zip((label for label, _, _ in flat), sns.color_palette("colorblind", len(flat)), strict=True))
     dashes = {"color": "0.3", "label": "fitted hyperbola", **LINES["bound"]}
     with style():
         figure, grid = plt.subplots(2, 2, figsize=(7.2, 7.4))
