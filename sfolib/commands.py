@@ -131,7 +131,7 @@ def train(args: argparse.Namespace) -> int:
             with run_lock, _Progress(spec.max_samples, ranks.is_main, not chosen) as progress:
                 run = run_in(out, spec, device, 10.0, progress, ranks, args.threads)
         if ranks.is_main:
-            for mark in assumptions.beyond(run):
+            for mark in assumptions.violations(run):
                 print(f"warning: {mark.text}", file=sys.stderr)
             if config and spec.eval_every == "epoch":
                 umeda_iiduka.write_csv(config, run, spec.problem.size, out)

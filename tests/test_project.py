@@ -83,6 +83,18 @@ def test_each_package_imports_only_those_below_it():
     assert not wrong, "\n".join(wrong)
 
 
+def test_no_module_imports_a_private_name_of_another():
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {alias.name}"
+        for path in sorted((ROOT / "sfolib").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sfolib")
+        for alias in node.names
+        if alias.name.startswith("_") and alias.name != "_utils"
+    ]
+    assert not found, "\n".join(found)
+
+
 def test_nothing_is_implemented_in_an_init():
     for path in (ROOT / "sfolib").rglob("__init__.py"):
         kinds = {type(node) for node in ast.parse(path.read_text(encoding="utf-8")).body}

@@ -20,7 +20,6 @@ from sfolib.analysis.step_time import StepTime
 from sfolib.gradients.stable_lr import StableLr, largest_stable_lr
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.specs import Quadratic
-from sfolib.problems.stacked import NoisyQuadratic
 from sfolib.schedules.adaptive.base import Description
 from sfolib.schedules.base import interpolated
 from sfolib.schedules.plan import Plan
@@ -111,17 +110,12 @@ def recommend(
         norm_target(eps)
     if budget is not None:
         spec = spec.model_copy(update={"max_samples": int(budget)})
-    top = min(max_batch_size or math.inf, math.inf if isinstance(spec.problem, Quadratic) else _size(spec))
+    top = min(max_batch_size or math.inf, getattr(spec.problem, "size", math.inf))
     stable = stable_lr(spec, device)
     lr = cautious_lr(stable, spec.optimizer.momentum)
     if anytime:
         return _anytime(spec, lr, top, stable)
     return _at_horizon(spec, lr, top, stable, eps, objective, device, progress)
-
-
-def _size(spec: Spec) -> int:
-    """Samples of an epoch."""
-    return NoisyQuadratic.samples_per_epoch if isinstance(spec.problem, Quadratic) else spec.problem.size
 
 
 @checked
@@ -145,7 +139,7 @@ def cautious_lr(stable: StableLr, momentum: float) -> float:
 
 def _at_horizon(spec, lr, top, stable, eps, objective, device, progress) -> Recommendation:
     permuted = spec.sampling == "permutation" and not isinstance(spec.problem, Quadratic)
-    n = _size(spec)
+    n = spec.problem.samples_per_epoch
     sizes, rates = horizon.steps_of(spec.plan, spec.max_samples, n, permuted)
     own_time = float(rates.sum()) / (1 - spec.optimizer.momentum)
     eta = lr / (1 - spec.optimizer.momentum)
@@ -372,6 +366,6 @@ def _step_time(spec: Spec, device: str) -> StepTime:
     batches, seconds = [1], []
     while True:
         seconds += step_time.measure_step_time(spec.problem, batches[-1:], steps=20, repeats=3, device=device).tolist()
-        if len(batches) > 1 and (seconds[-1] > 3 * seconds[0] or 8 * batches[-1] > _size(spec)):
+        if len(batches) > 1 and (seconds[-1] > 3 * seconds[0] or 8 * batches[-1] > spec.problem.samples_per_epoch):
             return step_time.fit_step_time(batches, seconds)
         batches.append(8 * batches[-1])

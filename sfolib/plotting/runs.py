@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator
 
-from sfolib.analysis.assumptions import beyond
+from sfolib.analysis.assumptions import violations
 from sfolib.plotting.style import LINES, NAMES, Band, log_ticks, looks, style
 from sfolib.training.records import Run
 
@@ -40,8 +40,8 @@ def trajectories(
 
     Curves are means over seeds, bands 95 % intervals over seeds; a batch size or lr is a mean of steps.
     theory: further curves of a column, in the colour of the run with the same label.
-    Where a run left what the theory assumes (`assumptions.beyond`) the legend says so and a hexagon marks it; a cross
-    is where it diverged.
+    Where a run left what the theory assumes (`assumptions.violations`) the legend says so and a hexagon marks it; a
+    cross is where it diverged.
     """
     rows = -(-len(columns) // 2)
     look = looks(runs, along=True)
@@ -101,8 +101,8 @@ def against_clocks(
 def costs(frame: pd.DataFrame, groups: Sequence[str], xlabel: str = "gradient evaluations") -> Figure:
     """What each system needed to get to each goal: a panel for each of `groups`, a row for each system.
 
-    frame: columns group, system, sfo, low, high, in the order of drawing; inf is what was not reached: a cross at the
-    right.
+    frame: columns group, system, samples, low, high, in the order of drawing; inf is what was not reached: a cross at
+    the right.
     """
     systems, colour = list(dict.fromkeys(frame["system"])), sns.color_palette("colorblind")[0]
     with style():
@@ -177,7 +177,7 @@ def _of_column(run: Run, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 def marks(axis: Axes, run: Run, column: str, x: np.ndarray, mean: np.ndarray, colour: object) -> None:
     """Where the run left what the theory assumes in this column, and where it diverged."""
-    for mark in beyond(run):
+    for mark in violations(run):
         if column == mark.column and mark.short != "diverged" and x[mark.point] > 0:
             axis.plot(x[mark.point], mean[mark.point], "H", color=colour, markersize=8, fillstyle="none", zorder=4)
     finite = np.flatnonzero((x > 0) & np.isfinite(mean))
@@ -199,4 +199,4 @@ def _curve(axis: Axes, run: Run, column: str, clock: str | Clock, look: dict[str
 
 def _warned(label: str, run: Run) -> str:
     """The label, with what there is to warn of."""
-    return ", ".join([label, *(mark.short for mark in beyond(run))])
+    return ", ".join([label, *(mark.short for mark in violations(run))])

@@ -2,7 +2,7 @@
 
 "Critical Bach Size Minimizes Stochastic First-Order Oracle Complexity …" (Iiduka 2022, arXiv 2208.09814) finds Adam's
 critical batch size from a bound of this form. Its text was not at hand: the constants here are derived for this
-project, each step is confirmed in `tests/test_estimators.py`, and the paper's may differ.
+project, each step is confirmed in `tests/schedules/adaptive/test_noise_scale.py`, and the paper's may differ.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def bound(c: AdamConstants, lr: ArrayLike, beta1: float) -> AdamBound:
     return AdamBound(c.reach / (2 * lr) + last, per_step * c.sigma2, per_step * c.M2)
 
 
-def steps_to(c: AdamConstants, lr: ArrayLike, beta1: float, batch_size: ArrayLike, target: ArrayLike) -> Numbers:
+def steps_to(c: AdamConstants, batch_size: ArrayLike, lr: ArrayLike, beta1: float, target: ArrayLike) -> Numbers:
     """[N] Steps K = A b/((target − C) b − B) until `bound` is at target; inf where it never is."""
     positive("batch_size", batch_size)
     positive("target", target)

@@ -21,8 +21,38 @@ from sfolib.theory.derivations.algebra import Range, eq, evaluated, has_sign, is
 UNDECIDED = (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError, BasePolynomialError)
 
 
+class Weighable:
+    """What a weighted sum of steps is written with: `a + 2 * b - c / x`, for steps a, b and c."""
+
+    weights: tuple[tuple[Step, sp.Expr], ...]
+
+    def __mul__(self, factor) -> Weighted:
+        return Weighted(tuple((step, weight * factor) for step, weight in self.weights))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor) -> Weighted:
+        return self * (1 / sp.sympify(divisor))
+
+    def __add__(self, other: Weighable) -> Weighted:
+        return Weighted(self.weights + other.weights)
+
+    def __neg__(self) -> Weighted:
+        return self * -1
+
+    def __sub__(self, other: Weighable) -> Weighted:
+        return self + -other
+
+
+@dataclass(frozen=True)
+class Weighted(Weighable):
+    """Steps, each with its multiplier."""
+
+    weights: tuple[tuple[Step, sp.Expr], ...]
+
+
 @dataclass(frozen=True, eq=False)
-class Step:
+class Step(Weighable):
     """A claim (words). `fact` is the relation that it establishes, for all values that its symbols are declared
     to have and that lie in the ranges `on`; `how` says in words how it is confirmed.
 
@@ -33,6 +63,10 @@ class Step:
     on: tuple[Range, ...] = field(default=(), kw_only=True)
     uses: tuple[Step, ...] = field(default=(), kw_only=True)
     how: ClassVar[str]
+
+    @property
+    def weights(self) -> tuple[tuple[Step, sp.Expr], ...]:
+        return ((self, sp.S.One),)
 
     @property
     def names(self) -> bool:
