@@ -15,7 +15,7 @@ from sfolib import plotting
 from sfolib._utils.errors import InputError, require
 from sfolib.analysis.claims import Check, sampled
 from sfolib.analysis.crossings import crossings, minimizers, places_apart
-from sfolib.analysis.predict import Prediction, predict
+from sfolib.analysis.predict import Prediction, follow
 from sfolib.analysis.successive import successive
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
@@ -171,7 +171,7 @@ def forecast(spec: Spec, device: str = "auto") -> Prediction:
         steps = spec.max_steps or -(-spec.max_samples // b)
         update |= {"plan": Plan(1, lr), "max_steps": steps, "max_samples": 10**9}
     vectors = next((count for model, count in VECTORS.items() if spec.problem == PROBLEMS[model]), 1)  # else unused
-    return predict(spec.model_copy(update=update), device, pairs=0, vectors=vectors)
+    return follow(spec.model_copy(update=update), device, pairs=0, vectors=vectors)
 
 
 def written() -> pd.DataFrame:
