@@ -84,10 +84,6 @@ LABELS = {  # plans of each, as keys of `schedules`: by permutation, and with re
     "mlp": (["constant"], ["constant", "batch grows", "lr decays", "both grow"]),
 }
 FROZEN = "benchmarks/frozen.csv"
-WHY = (
-    "Where η is near 2/λ_max of the noise-free path, or above, the linear theory has noise that settles late or never. "
-    "A run with noise leaves for places of smaller H, which the path without it does not see."
-)
 # of E‖∇f‖², said before the runs; adam is of softmax regression, for `python -m benchmarks.predict adam`
 TOLERANCE = {"softmax": 0.1, "mlp": 0.15, "cnn": 0.25, "resnet8": 0.5, "adam": 0.25}
 
@@ -456,12 +452,48 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
                 **ends(res, keys),
                 theory=1.0,
                 tolerance=tolerance,
-                explanation="" if model == "softmax" else WHY,
+                explanation="" if model == "softmax" else why(res, keys),
                 source="T15 [N]",
                 figure="plans" if model in TITLES else "networks",
             )
         )
     return [found for found in checks if found] + successive_claims(res)
+
+
+def why(res: SimpleNamespace, keys: Sequence[Hashable]) -> str:
+    """Why networks' runs are not what was predicted of them, with the numbers of the one that is farthest off."""
+
+    def farthest(key: Hashable) -> float:
+        return max((window.value for window in res.windows[key]), key=distance)
+
+    def distance(ratio: float) -> float:
+        return abs(np.log(max(ratio, 1e-300)))
+
+    _, model, label, _ = key = max(keys, key=lambda of: distance(farthest(of)))
+    found, ratio = res.predicted[key], farthest(key)
+    if abs(ratio - 1) <= res.tolerance[key]:
+        return f"All are within it; {res.p.seeds if model in TITLES else res.p.network_seeds} seeds do not tell."
+    peak = f"{found.noise.max():.2g} after {found.steps[found.noise.argmax()]} steps"
+    if model in TITLES:
+        return (
+            f"Farthest off is '{label}', at {ratio:.2g}. It is predicted on the noise-free path of one start; with H "
+            "and Σ where runs are, less noise is predicted (docs/prediction.md)."
+        )
+    if model == "resnet8":
+        return (
+            "The path is trained with BatchNorm's batch statistics, and H is of the function that is measured, with "
+            f"running ones. Along it the linear noise grows to {peak}, and the run knows nothing of it."
+        )
+    if label.endswith("beyond 2/λ"):
+        return (
+            f"η is beyond 2/λ_max of the start, where the linear noise grows to {peak}, until the noise-free path has "
+            f"found a flatter place. Runs know nothing of it; in the last half they are at "
+            f"{res.windows[key][-1].value:.2g} of the predicted."
+        )
+    return (
+        f"The prediction is nearly all noise, at its most {peak} of the noise-free path. The runs are at {ratio:.2g} "
+        "of it at the least: as if noise moved them off that path to flatter places, which was not measured."
+    )
 
 
 def successive_claims(res: SimpleNamespace) -> list[Check]:
