@@ -318,6 +318,12 @@ def curves(res: SimpleNamespace, key: Hashable, column: str = "grad_sqnorm") -> 
     return [Band(NAMES[source], source, run.samples[1:], *value), predicted]
 
 
+def cost(res: SimpleNamespace, keys: Sequence[Hashable]) -> str:
+    """What predicting these runs took, as a sentence; one prediction may serve several."""
+    spent = sum({described(res.runs[key].spec): res.predicted[key].probes for key in keys}.values())
+    return f"Predicting took {spent:.2g} gradient evaluations."
+
+
 def figures(res: SimpleNamespace) -> notebook.Figures:
     p, both = res.p, res.crossings
     found = {}
@@ -336,7 +342,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         found[f"{model}-pairs"] = (
             plotting.against_batch_size(panels, "samples"),
             f"Gradient evaluations to ε against the batch size, {title} on digits: predicted (dashes and dots) and "
-            f"measured, {p.seeds} seeds. Predictions were written before the runs.",
+            f"measured, {p.seeds} seeds. Predictions were written before the runs. "
+            + cost(res, [key for key in res.predicted if key[:2] == ("pair", model)]),
         )
     keys = [key for key in res.predicted if key[0] == "plan"]
     dense = list(dict.fromkeys(key[2] for key in keys if key[1] in TITLES))
@@ -351,7 +358,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             }
         ),
         "E‖∇f‖² along runs of five plans, predicted (black) and measured (band: 95 % interval over seeds). "
-        "Nothing is fitted.",
+        "Nothing is fitted. " + cost(res, [key for key in keys if key[1] in TITLES]),
     )
     networks = [key for key in keys if key[1] not in TITLES]
     found["networks"] = (
@@ -362,7 +369,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             }
         ),
         "A convolutional network with GroupNorm and a ResNet-8 with BatchNorm on 797 digits, by permutation: predicted "
-        "(black) and measured.",
+        "(black) and measured. " + cost(res, networks),
     )
     by_b = {model: [] for model in TITLES}
     for model, lr in both[["model", "lr"]].drop_duplicates().itertuples(index=False):
@@ -375,7 +382,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     found["failures"] = (
         ratios(shown | {"networks, along the run": ("gradient evaluations", along)}, TOLERANCE["softmax"]),
         "Where the prediction fails: measured E‖∇f‖² over the predicted. Left and middle: in the last half of runs of "
-        "a constant pair, against the batch size. Right: along the networks' runs.",
+        "a constant pair, against the batch size. Right: along the networks' runs. The predictions are those of the "
+        "other figures.",
     )
     run = res.online
     online = [
@@ -388,7 +396,8 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         "T14 at points of softmax regression's path (colour: ‖∇f‖²), points: drawn, bars: two standard errors; lines: "
         "the formulas. m is 1.96² Var(g·g′)/(ηQ/b)² against z² tr(Σ²)/(ηQ)². Pflug's rule: where the batch grows at "
         "one η a stage has ever more steps than the test needs; where η decays at one batch size the test needs more "
-        f"than the stage has. Last: by permutation of b = {seen.batch_size}.",
+        f"than the stage has. Last: by permutation of b = {seen.batch_size}. The exact constants of a point cost n "
+        "gradient evaluations for each row of H.",
     )
     return found
 
