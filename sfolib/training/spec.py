@@ -142,5 +142,8 @@ class Spec(Model):
         for name, field in type(self.problem).model_fields.items():
             if PLACE in field.metadata:
                 fields["problem"].pop(name)
+        for of, name in ((fields, "eval_samples"), (fields["problem"], "train_images")):
+            if of.get(name, ()) is None:  # keys are those of before there was such a field: predictions go by them
+                del of[name]
         text = json.dumps({"schema": SCHEMA, **fields}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
