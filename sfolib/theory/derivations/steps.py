@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 import sympy as sp
@@ -372,8 +372,11 @@ class Limit(Step):
 
     def holds(self) -> bool:
         expr, value = (evaluated(self.unfolded(e)) for e in self.written)
-        found = sp.limit(expr, self.x, self.to, self.side)
+        found = _limit(expr, self.x, self.to, self.side)
         return found == value or (found.is_finite is not False and vanishes(found - value))
+
+
+_limit = lru_cache(maxsize=2**10)(sp.limit)  # takes seconds, and a twin with another value asks for the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,14 +412,16 @@ def head(name):
     return name.func if isinstance(name, AppliedUndef) else name.base if isinstance(name, sp.Indexed) else name
 
 
-def heads(expr) -> set:
+@lru_cache(maxsize=2**14)
+def heads(expr) -> frozenset:
     """The names that occur free in `expr`."""
     expr = sp.sympify(expr)
     terms = {term: sp.Function(str(term.base))(*term.indices) for term in expr.atoms(sp.Indexed)}
     free = expr.xreplace(terms).free_symbols  # without the labels of the bases
-    return {head(name) for name in free | expr.atoms(AppliedUndef) | set(terms)}
+    return frozenset(head(name) for name in free | expr.atoms(AppliedUndef) | set(terms))
 
 
+@lru_cache(maxsize=2**14, typed=True)
 def value_at(name, known, value):
     """What `known` = `value` says of `name`, where `known` is of the same head; None where it is of other terms."""
     terms, at = ((one.indices if isinstance(one, sp.Indexed) else one.args) for one in (known, name))
