@@ -294,10 +294,9 @@ def test_a_run_goes_on_with_another_number_of_ranks_after_one_has_died(tmp_path)
     state = torch.load(tmp_path / "out" / CHECKPOINT, weights_only=True)
     assert 0 < state["samples"] < whole.samples[-1]
     begun = (tmp_path / "out" / records.METRICS).read_bytes()[: state["length"]]
-    resumed = forked(3, tmp_path, cli.main, command(tmp_path, "--resume"))
-    said = "".join((tmp_path / f"{rank}.txt").read_text() for rank in range(3))
-    assert resumed == [0, 0, 0], said
-    assert said.count("run: ") == 1
+    resumed = torchrun("-m", "sfolib", *command(tmp_path, "--resume"), ranks=3)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.count("run: ") == 1
     found = records.load(tmp_path / "out")
     assert found.provenance["ranks"] == 3
     assert (tmp_path / "out" / records.METRICS).read_bytes().startswith(begun)
