@@ -3,6 +3,7 @@
     python -m benchmarks.predict predict [CASE …]    # predictions.csv; refuses what is written there
     python -m benchmarks.predict measure [CASE …]    # trains, and writes predicted_and_measured.csv beside it
     python -m benchmarks.predict noise_free [CASE …] # … and beside mean paths what the noise-free path would have said
+    python -m benchmarks.predict images CASE …       # … and how skewed the iterates are
     python -m benchmarks.predict pilots              # pilots.csv: the network again, with H and Σ where pilots are
     python -m benchmarks.predict notebook            # frozen.csv: what notebook 14 is held against, at all scales
     python -m benchmarks.predict loss                # loss.csv: E f at the end of runs, predicted and measured
@@ -25,26 +26,32 @@ import torch
 
 from sfolib._utils.errors import InputError, require
 from sfolib.analysis.crossings import crossings
-from sfolib.analysis.predict import Prediction, predict_constant
+from sfolib.analysis.mean_path import MeanPath, smoothed
+from sfolib.analysis.noise_free_path import NoiseFreePath, PlanClock, windows
+from sfolib.analysis.predict import PAIRS, Prediction, predict_constant
 from sfolib.analysis.predict import predict as predict_run
 from sfolib.experiments import prediction
 from sfolib.problems.specs import Digits
 from sfolib.schedules.base import exponential
 from sfolib.schedules.plan import Plan
-from sfolib.training import estimates
+from sfolib.training import estimates, updates
 from sfolib.training.optimizers import SGD, Adam
+from sfolib.training.records import Run
 from sfolib.training.run import run
 from sfolib.training.spec import Spec
 
 HERE = Path(__file__).parent
 PREDICTED, MEASURED, PILOTS = HERE / "predictions.csv", HERE / "predicted_and_measured.csv", HERE / "pilots.csv"
+PAIR, OF_PREDICTIONS = ["case", "batch_size", "eps2"], ["samples_noise_free", "images"]
 ADAM, LOSS = HERE / "adam.csv", HERE / "loss.csv"
 SEEDS, MOST_STEPS = 32, 12_000
+TOGETHER, MEASURED_TOGETHER = 32, 4  # seeds of a network: more leave the cache
 LOSS_SEEDS, LOSS_CASES = (
     96,
     ((0.1, 4, 8000), (0.1, 16, 16_000), (0.3, 12, 8000), (0.3, 50, 16_000)),
 )  # lr, b, evaluations
 BATCH_SIZES = [2**k for k in range(11)]
+MEAN_PATH_SEEDS = 48, 64  # of runs of the first and the second round; these sizes too
 MEAN_PATH_SIZES = [4, 8, 16, 32, 128], [8, 16, 64]  # each is a path; of the first and the second round
 
 SOFTMAX, MLP = Digits(), Digits(model="mlp")
@@ -117,19 +124,75 @@ def measure(cases: list[str]) -> None:
     for case in cases or CASES:
         found = []
         for b, rows in predicted[predicted["case"] == case].groupby("batch_size"):
-            never = np.isinf(rows["steps"]).any()
-            spec = spec_of(case, int(b))
-            most = spec.max_steps if never else int(1.5 * rows["steps"].max()) + 10
-            aims = {"max_steps": most, "target_grad_norm": rows["eps2"].min() ** 0.5}
-            measured = crossings([run(spec.model_copy(update=aims), device="cpu")], rows["eps2"])
+            trained = _trained(case, spec_of(case, int(b)), rows)
+            measured = crossings([trained], rows["eps2"])
             both = rows.merge(measured, on=["batch_size", "eps2"], suffixes=("_predicted", ""))
             both["ratio"] = both["samples_predicted"] / both["samples"]
+            both["seeds"] = len(trained.curves())
+            if case not in _NOISE_FREE:
+                both = both.join(_at_ends(trained, both))
             print(both[["case", "batch_size", "eps2", "samples", "low", "high", "ratio"]].to_string(), flush=True)
             found.append(both)
         before = pd.read_csv(MEASURED) if MEASURED.exists() else pd.DataFrame({"case": []})
-        every = pd.concat([before[before["case"] != case], *found])
+        kept = [name for name in OF_PREDICTIONS if name in before]  # hangs on no run
+        rows = pd.concat(found).merge(before[[*PAIR, *kept]], how="left", on=PAIR) if kept else pd.concat(found)
+        every = pd.concat([before[before["case"] != case], rows])
         every = every.sort_values("case", key=lambda names: names.map([*CASES].index), kind="stable")
         every.to_csv(MEASURED, index=False, float_format="%.6g")
+
+
+def _trained(case: str, spec: Spec, rows: pd.DataFrame) -> Run:
+    """The run that a case's predictions of one batch size are held against."""
+    predicted = rows["steps"][np.isfinite(rows["steps"])]
+    if case in _NOISE_FREE:
+        most = spec.max_steps if len(predicted) < len(rows) else int(1.5 * predicted.max()) + 10
+        return run(
+            spec.model_copy(update={"max_steps": most, "target_grad_norm": rows["eps2"].min() ** 0.5}), device="cpu"
+        )
+    most = spec.max_steps if len(predicted) < len(rows) else 0
+    seeds, parts = MEAN_PATH_SEEDS[case.endswith("paths")], []
+    for first in range(0, seeds, TOGETHER):
+        part = spec.model_copy(update={"seeds": tuple(range(first, min(first + TOGETHER, seeds)))})
+        parts.append(_near(part, 0.5 * predicted.min(), max(most, 2 * predicted.max())))
+    return Run(None, {"status": "finished"}, pd.concat(parts, ignore_index=True))
+
+
+def _at_ends(trained: Run, rows: pd.DataFrame) -> pd.DataFrame:
+    """Whether N is within 15 % of the predicted, with more power than N's own interval has: E‖∇f‖²/ε² at N/1.15
+    ("early"), which must be above 1, and at N/0.85 ("late"), below; with 95 % intervals. Each curve is `smoothed`.
+    starts: deviation between seeds of ‖∇f‖² within a ratio of 1.25 of N, less what it fluctuates, over its mean."""
+    steps = np.append(1, trained.steps)
+    curves = np.array([smoothed(steps, np.append(np.nan, curve))[1:] for curve in trained.curves()])
+    found = pd.DataFrame(index=rows.index)
+    for name, error in (("early", 1.15), ("late", 0.85)):
+        at = np.log(rows["samples_predicted"].replace(np.inf, np.nan) / error)
+        values = np.array([np.interp(at, np.log(trained.samples), curve) for curve in curves]) / rows["eps2"].to_numpy()
+        found[[name, f"{name}_low", f"{name}_high"]] = np.transpose(estimates.mean(values))
+    for i, samples in rows["samples_predicted"][np.isfinite(rows["samples_predicted"])].items():
+        near = trained.curves()[:, np.abs(np.log(trained.samples / samples)) <= np.log(1.25)]
+        between = near.mean(1).var(ddof=1) - np.mean(near.var(1, ddof=1)) / near.shape[1]
+        found.loc[i, "starts"] = max(between, 0) ** 0.5 / near.mean()
+    return found
+
+
+def _near(spec: Spec, first: float, last: float) -> pd.DataFrame:
+    """Rows of `run(spec)`, from step `first` to step `last` by 1 %: it is there that N is decided, and measuring is
+    what costs. ‖∇f‖² alone, of a few seeds at a time."""
+    how = spec.sampling, "cpu", spec.dtype
+    task = spec.problem.build_task(spec.seeds, *how)
+    whole = spec.problem.build_task(spec.seeds[:MEASURED_TOGETHER], "permutation", *how[1:])
+    update, (b, lr), rows = updates.build(spec.optimizer, task.parameters), spec.plan.at(0), []
+    points = np.unique(np.geomspace(first, last, round(np.log(last / first) / 0.01)).astype(int))
+    for step in range(points[-1]):
+        update(task.gradients(step, step * b, b), lr)
+        if step + 1 not in points:
+            continue
+        for some in range(0, len(spec.seeds), MEASURED_TOGETHER):
+            whole.parameters = [of[some : some + MEASURED_TOGETHER] for of in task.parameters]
+            sqnorm = sum(of.square().sum((1, 2)) for of in whole.gradients(0, 0, whole.samples_per_epoch)).tolist()
+            seeds = spec.seeds[some : some + MEASURED_TOGETHER]
+            rows += [(seed, step + 1, (step + 1) * b, b, value) for seed, value in zip(seeds, sqnorm, strict=True)]
+    return pd.DataFrame(rows, columns=["seed", "step", "samples", "batch_size", "grad_sqnorm"])
 
 
 def noise_free(cases: list[str]) -> None:
@@ -144,6 +207,31 @@ def noise_free(cases: list[str]) -> None:
         measured.loc[rows.index, "samples_noise_free"] = samples.reindex(at).to_numpy()
         print(measured.loc[rows.index].to_string(), flush=True)
         measured.to_csv(MEASURED, index=False, float_format="%.6g")
+
+
+def images(cases: list[str]) -> None:
+    """The column images of cases on mean paths: ‖∇f‖² of the cloud's mirror images over that of its runs, in the mean
+    within a ratio of 1.25 of the predicted steps. Below 1 the iterates are skewed, which the mean path leaves out."""
+    measured, found = pd.read_csv(MEASURED), []
+    for (case, b), rows in measured[measured["case"].isin(cases)].groupby(["case", "batch_size"]):
+        spec, ends = spec_of(case, int(b)), rows.set_index("eps2")["steps_predicted"]
+        ends = ends[np.isfinite(ends)]
+        path, lr = MeanPath(spec, "cpu", PAIRS), spec.plan.at(0)[1]
+        points = {eps2: np.unique(np.geomspace(end / 1.25, 1.25 * end, 20).astype(int)) for eps2, end in ends.items()}
+        wanted, squares = {*np.concatenate([*points.values()])}, {}
+        for step in range(1, max(wanted) + 1):
+            path._move(int(b), lr, (step - 1) * int(b))
+            path.step += 1
+            if step in wanted:
+                squares[step] = path.around.measure()["grad_sqnorm"].view(2, -1).mean(1).numpy()
+        for eps2, steps in points.items():
+            runs, mirrored = np.mean([squares[step] for step in steps], axis=0)
+            found.append((case, int(b), eps2, mirrored / runs))
+            print(found[-1], flush=True)
+    found = pd.DataFrame(found, columns=[*PAIR, "images"]).set_index(PAIR)
+    measured = pd.read_csv(MEASURED).set_index(PAIR)
+    measured.loc[found.index, "images"] = found["images"]
+    measured.reset_index().to_csv(MEASURED, index=False, float_format="%.6g")
 
 
 def pilots(_: list[str]) -> None:
@@ -176,18 +264,23 @@ def pilots(_: list[str]) -> None:
 
 
 def loss(_: list[str]) -> None:
-    """E f of softmax regression at the end of runs, and what the noise adds to that of the noise-free path."""
+    """E f of softmax regression at the end of runs, and what the noise adds to that of the noise-free path: in all, and
+    were the mean of the iterates there (½ tr HC)."""
     rows = []
     for sampling, (lr, b, most) in product(("replacement", "permutation"), LOSS_CASES):
         spec = Spec(
             problem=SOFTMAX, plan=Plan(b, lr), sampling=sampling, seeds=tuple(range(LOSS_SEEDS)), max_samples=most,
             eval_every=1.05,
         )  # fmt: skip
-        found, measured = predict_run(spec, "cpu"), estimates.mean(run(spec, device="cpu").curves("loss")[:, -1])
-        quiet = found.loss[-1] - found.loss_noise[-1]
-        rows.append((sampling, lr, b, most, *measured, found.loss[-1], quiet))
+        measured = estimates.mean(run(spec, device="cpu").curves("loss")[:, -1])
+        path = NoiseFreePath(spec, "cpu", None)
+        clocks = [PlanClock(spec.plan, path.epoch, path.permuted, most, None) for _ in range(2)]
+        asked = zip(clocks, [path.covariance(with_mean=True), path.covariance()], strict=True)
+        *_, (moved, unmoved) = windows(path, [*asked])
+        quiet, added = moved[-1][3], [of[-1][5] for of in (moved, unmoved)]
+        rows.append((sampling, lr, b, most, *measured, *(quiet + of for of in added), quiet))
         print(rows[-1], flush=True)
-    columns = ["sampling", "lr", "batch_size", "samples", "loss", "low", "high", "predicted", "noise_free"]
+    columns = ["sampling", "lr", "batch_size", "samples", "loss", "low", "high", "predicted", "unmoved", "noise_free"]
     pd.DataFrame(rows, columns=columns).to_csv(LOSS, index=False, float_format="%.6g")
 
 
@@ -229,7 +322,7 @@ def adam(stage: list[str]) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     try:
-        commands = {of.__name__: of for of in (predict, measure, noise_free, pilots, loss, notebook, adam)}
+        commands = {of.__name__: of for of in (predict, measure, noise_free, images, pilots, loss, notebook, adam)}
         commands[sys.argv[1]](sys.argv[2:])
     except (IndexError, KeyError):
         sys.exit(__doc__)

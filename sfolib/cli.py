@@ -75,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--norms", choices=("exact", "published", "both", "none"), help=f"{norms} (default: published, as theirs)"
     )
+    sample = "training images that loss and exact norm of networks are measured on, with standard errors (default: all)"
+    train.add_argument("--eval-samples", type=int, metavar="M", help=sample)
     train.add_argument(
         "--eval-every", type=_epoch_or_ratio, help="'epoch', or the ratio of measuring points' steps (default: epoch)"
     )

@@ -25,6 +25,7 @@ _SETTINGS = {  # of `train`: option, field
     "channels_last": "channels_last",
     "eval_every": "eval_every",
     "norms": "grad_norms",
+    "eval_samples": "eval_samples",
 }
 
 
@@ -130,7 +131,7 @@ def train(args: argparse.Namespace) -> int:
             with run_lock, _Progress(spec.max_samples, ranks.is_main, not chosen) as progress:
                 run = run_in(out, spec, device, 10.0, progress, ranks, args.threads)
         if ranks.is_main:
-            for mark in assumptions.beyond(run):
+            for mark in assumptions.violations(run):
                 print(f"warning: {mark.text}", file=sys.stderr)
             if config and spec.eval_every == "epoch":
                 umeda_iiduka.write_csv(config, run, spec.problem.size, out)
@@ -209,7 +210,8 @@ def plan(args: argparse.Namespace) -> int:
         text, found, paths = worst.table, worst.spec, {}
     else:
         aim = {"budget": args.budget, "eps": args.eps, "anytime": args.anytime, "objective": args.objective}
-        with tqdm(unit="step", desc="path without noise", leave=False) as bar:
+        # from its first step on, with the arguments found good; on a terminal
+        with tqdm(unit="step", desc="path without noise", leave=False, delay=1e-3, disable=None) as bar:
             best = recommend(spec, **aim, **most, progress=lambda step, total: _advance(bar, step, total))
         text, found, paths = best, best.spec, best.paths
     print(text)

@@ -19,6 +19,15 @@ def test_five_hundred_inputs():
         assert min(refused, accepted) >= 3, (name, found)  # neither all refused nor all run
 
 
+@pytest.mark.parametrize("name", garbage.CALLS)
+def test_a_strange_argument_is_named(name):
+    function, arguments = garbage.CALLS[name]
+    if name not in garbage.SLOW:
+        function(**{argument: value for argument, (value, _) in arguments.items()})
+    refused = garbage.try_arguments(name)
+    assert {argument for argument, _ in refused} == set(arguments)
+
+
 def plan(**changes):
     return SPEC | {"plan": PLAN | changes}
 

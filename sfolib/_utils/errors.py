@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 from unicodedata import category
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 
 _LONGEST = 200  # characters of a value in an error
+_LARGEST = sys.float_info.max
 
 
 class InputError(ValueError):
@@ -47,21 +49,45 @@ def positive(field: str, value: object) -> None:
     """Require a finite number, or an array of them, above 0."""
     if type(value) in (float, int) and 0 < value < 2**63:  # most of the time; a plan asks at every step
         return
-    numbers = np.asarray(value)
-    ok = numbers.dtype.kind in "iuf" and bool(np.all(np.isfinite(numbers)) and np.all(numbers > 0))
+    found = _array(value)
+    ok = found is not None and bool(np.all(np.isfinite(found)) and np.all(found > 0))
     require(ok, field, value, "must be a finite number above 0")
 
 
 def number(field: str, value: object) -> None:
     """Require one finite number above 0."""
-    require(np.ndim(value) == 0, field, value, "must be one number")
+    if type(value) not in (float, int):
+        scalar(field, value)
     positive(field, value)
+
+
+def real(field: str, value: object) -> np.ndarray:
+    """The value as an array of floats, if it is a number or an array of them; nan and infinite ones too."""
+    found = _array(value)
+    require(found is not None, field, value, "must be a number, or an array of them")
+    return found.astype(float)
+
+
+def scalar(field: str, value: object) -> float:
+    """The value as a float, if it is one number; nan and infinite ones too."""
+    found = _array(value)
+    require(found is not None and found.ndim == 0, field, value, "must be one number")
+    return float(found)
+
+
+def _array(value: object) -> np.ndarray | None:
+    """Of one number or more; None for all else, bool among it."""
+    try:
+        found = np.asarray(value)
+    except ValueError:  # rows of several lengths
+        return None
+    return found if found.dtype.kind in "iuf" and found.size else None
 
 
 def whole(field: str, value: object) -> int:
     """The value as an int, if it is a whole number above 0, of Python's or numpy's."""
-    ok = isinstance(value, int | np.integer) and not isinstance(value, bool) and value > 0
-    require(ok, field, value, "must be a whole number above 0")
+    ok = isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 < value <= _LARGEST
+    require(ok, field, value, "must be a whole number above 0, in the range of a float")
     return int(value)
 
 

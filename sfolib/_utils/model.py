@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any, ClassVar
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from functools import cache, wraps
+from inspect import signature
+from typing import Annotated, Any, ClassVar, ParamSpec, TypeVar, get_type_hints
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    InstanceOf,
+    SerializeAsAny,
+    ValidationError,
+    create_model,
+)
 
 from sfolib._utils.errors import explain, require
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 
 class Model(BaseModel):
@@ -88,8 +104,8 @@ def _number(value: Any) -> Any:
 def _at_least(least: int) -> BeforeValidator:
     def check(value: Any) -> Any:
         value = _plain(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"must be a whole number, {least} or above")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= sys.float_info.max:
+            raise ValueError(f"must be a whole number, {least} or above, in the range of a float")
         return value
 
     return BeforeValidator(check)
@@ -102,7 +118,47 @@ def _above_0(value: Any) -> Any:
     return value
 
 
+def arguments(function: Callable, name: str, base: type[Model], **more: Any) -> type[Model]:
+    """A model of what a function takes, by its signature and annotations; more: fields besides."""
+    types = get_type_hints(function, include_extras=True)
+    fields = {}
+    for each in signature(function).parameters.values():
+        if each.name != "self":
+            kind = types[each.name]
+            if isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, BaseModel)):
+                kind = InstanceOf[kind]  # and no dict of its fields
+            fields[each.name] = (kind, ... if each.default is each.empty else each.default)
+    return create_model(name, __base__=base, **more, **fields)
+
+
+class _Strict(Model):
+    model_config = ConfigDict(strict=True)
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """`InputError` that names each argument that its annotation does not allow. All are passed on as they are."""
+    model, takes = cache(lambda: arguments(function, function.__name__, _Strict)), signature(function)
+
+    @wraps(function)
+    def call(*args: P.args, **named: P.kwargs) -> T:
+        try:
+            given = takes.bind(*args, **named).arguments
+        except TypeError:  # too many, too few, unknown ones: Python's own words
+            return function(*args, **named)
+        model()(**{name: value for name, value in given.items() if name != "self"})
+        return function(*args, **named)
+
+    return call
+
+
 Number = Annotated[int | float, BeforeValidator(_number)]
 Positive = Annotated[int | float, BeforeValidator(_above_0)]
 Count = Annotated[int, _at_least(1)]
 Index = Annotated[int, _at_least(0)]
+# as floats
+Above0 = Annotated[FiniteFloat, Field(gt=0)]
+Nonnegative = Annotated[FiniteFloat, Field(ge=0)]
+Above1 = Annotated[FiniteFloat, Field(gt=1)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
+Between0And1 = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import time
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ def machine(device: str) -> dict[str, Any]:
     return {
         "commit": commit(),
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("sfolib", "torch", "numpy")},
+        | {name: _version(name) for name in ("sfolib", "torch", "numpy")},
         "device": gpu or platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+_version = cache(version)  # which reads files, for each run
 
 
 def commit() -> str | None:

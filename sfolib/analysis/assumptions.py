@@ -19,7 +19,7 @@ class Violation(NamedTuple):
     text: str
 
 
-def beyond(run: Run) -> list[Violation]:
+def violations(run: Run) -> list[Violation]:
     """A nominal batch above the data set's n, an lr not below 2/L (where L, or a proven bound on it, is known), and
     divergence. The network problems have no known L: their lr is never warned of here."""
     found, n, L = [], _size(run), _smoothness(run.spec)

@@ -30,7 +30,7 @@ VERDICTS: dict[str, str] = {
     "undecided": "none fails, and the intervals of some leave it open",
     "not reproduced": "some values fail, and none holds",
 }
-_MANY = 6  # a longer list is told by its range
+_MANY = 6  # a longer list is shown as its range
 EXPONENT_TOLERANCE = 0.1  # one for all, lest it be chosen after looking
 _ERRORS = {"equal": 0.05, "upper_bound": 0.025, "exponent": 0.05, "ordering": 0.025}  # of a 95 % interval
 
@@ -43,8 +43,8 @@ class Check:
     theory is unused for "ordering". interval: 95 % confidence interval (low, high) of measured, one pair a value.
     exact: measured was computed and not sampled; it is its own interval. Without either nothing is decided.
     tolerance: relative, for "equal" and "exponent". source: the result of the theory, such as "T2 [S]".
-    figure: name of the figure that shows it. prediction: what said so before the runs: the theory, a "goal" that
-    was set and that no theory gives, or "none": then the claim is a finding. headline: among those that are told first.
+    figure: name of the figure that shows it. prediction: what predicted it before the runs: the theory, a
+    "goal" that was set and that no theory gives, or "none": then it is a finding. headline: among those shown first.
     explanation: why it is not reproduced.
     Raises `InputError` for a check that could not fail or lacks what its kind needs.
     """
@@ -172,7 +172,7 @@ class LeftOut(NamedTuple):
 def check(claim: str, kind: Kind, measured: Any, missing: str = "", **further: Any) -> Check | LeftOut:
     """The `Check` of a claim whose values depend on parameters; `LeftOut` where too few of them were measured.
 
-    missing: what the claim needs, in words, told in place of the verdict. further: as for `Check`.
+    missing: what the claim lacks, in words, shown in place of the verdict. further: as for `Check`.
     """
     least, known = 2 if kind == "ordering" else 1, np.size(measured)
     if known < least or np.isnan(np.asarray(measured, dtype=float)).all():

@@ -86,7 +86,7 @@ def _upper(problem: object) -> tuple[float, float]:
     """Proven upper bounds on L and σ²: for softmax regression, σ² ≤ mean ‖p − e_y‖²‖x̃‖² ≤ 2 mean ‖x̃‖²."""
     if not isinstance(problem, Digits) or problem.hidden or problem.model:
         return math.inf, math.inf
-    return problem.smoothness_bound, 2 * float(np.square(problem._design()).sum(1).mean())
+    return problem.smoothness_bound, 2 * float(np.square(problem.design()).sum(1).mean())
 
 
 def _sample(task: MLP | NetworkTask, seed: int) -> tuple[Tensor, Tensor]:

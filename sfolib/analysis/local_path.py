@@ -81,6 +81,7 @@ def local_path(
     training samples: it costs some 2n × vectors × products gradient evaluations. A step costs n. `InputError` as for
     `predict`, and for the quadratic.
     """
+    require(isinstance(spec, Spec), "spec", spec, "must be a sfolib.Spec")
     require(isinstance(spec.optimizer, SGD), "optimizer", spec.optimizer.kind, "must be 'sgd': T13 is of its steps")
     path = NoiseFreePath(spec, device, None, vectors, sample, products)
     require(not isinstance(spec.problem, Quadratic), "problem", "quadratic", "has its constants in `exact`")

@@ -9,7 +9,8 @@ SGD and the other is its mirror image:
 B is the same batch at the three points of a pair: what is odd in ξ cancels, and so does the batch's noise but for what
 it adds to the curvature. E‖∇f‖² and E f are the means over the cloud.
 Dropped: third cumulants. Where noise is large, iterates are skewed towards large ‖∇f‖², of which their mirror images
-have less. So a prediction holds as many runs as pairs, with random numbers that are no run's.
+have less. By permutation also that a sample's curvature goes with its gradient (c of `covariance`), which is odd in ξ.
+So a prediction holds as many runs as pairs, with random numbers that are no run's.
 """
 
 from __future__ import annotations

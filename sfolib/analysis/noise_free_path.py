@@ -17,13 +17,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy as CE
 
 from sfolib._utils.errors import require, whole
 from sfolib._utils.rng import generator
-from sfolib.analysis.covariance import Covariance, Modes, Steps
+from sfolib.analysis.covariance import Covariance, Modes, Pulls, Steps
 from sfolib.analysis.expected_adam import BETA1, ExpectedAdam
+from sfolib.analysis.softmax import sample_correlation, softmax_hessian, third_order
 from sfolib.gradients.curvature import NoiseSpectrum, gradient_covariance, hessian, noise_spectrum
 from sfolib.problems.execution import Execution
 from sfolib.problems.modules import modules, training_data
@@ -94,6 +95,7 @@ class NoiseFreePath:
         sample: int = SAMPLE,
         products: int = _PRODUCTS,
     ):
+        require(isinstance(spec, Spec), "spec", spec, "must be a sfolib.Spec")
         require(spec.plan is not None, "policy", spec.policy, "adapts to the run; only a plan is known before")
         require(spec.workers is None, "workers", spec.workers, "adapt to the run; only a plan is known before")
         adam = isinstance(spec.optimizer, Adam)
@@ -116,6 +118,7 @@ class NoiseFreePath:
         # the whole data set is the same in any order
         self.moving = bool(pilot or synthetic or getattr(self.task, "augment", None))
         self.matrices = sum(p[0].numel() for p in self.task.parameters) <= MATRICES
+        self.softmax = self.matrices and isinstance(self.task, MLP) and len(self.task.parameters) == 1
         self.adam = self._adam() if adam else None
         self.update = None if adam else updates.build(spec.optimizer, self.task.parameters)
         self.ratio = _MATRIX_NODE if self.matrices or synthetic else _SPECTRUM_NODE
@@ -128,25 +131,39 @@ class NoiseFreePath:
     def _adam(self) -> ExpectedAdam:
         """`InputError` where the metric was not found to hold: docs/prediction.md."""
         optimizer, task, kind = self.spec.optimizer, self.task, self.problem.kind
-        known = isinstance(task, NoisyQuadratic) or (isinstance(task, MLP) and len(task.parameters) == 1)
+        known = isinstance(task, NoisyQuadratic) or self.softmax
         only = f"of 'adam' must be softmax regression of at most {MATRICES} parameters or the quadratic; else use 'sgd'"
-        require(known and self.matrices, "problem", kind, f"{only} ({SAID})")
-        require(not self.permuted, "sampling", "permutation", f"must be 'replacement' for 'adam' ({SAID})")
+        require(known and self.matrices, "problem", kind, f"{only}: of networks no prediction held ({SAID})")
+        why = "its second moment is derived for independent draws"
+        require(not self.permuted, "sampling", "permutation", f"must be 'replacement' for 'adam': {why} ({SAID})")
         require(optimizer.weight_decay == 0, "weight_decay", optimizer.weight_decay, "must be 0 for 'adam'; use l2")
         known = f"must be {_LEAST_BETA2} or more: with a shorter memory no prediction was measured ({SAID})"
         require(optimizer.beta2 >= _LEAST_BETA2, "beta2", optimizer.beta2, known)
         require(self.pilot is None, "pilot_batch_size", self.pilot, "must be None for 'adam', whose path is its own")
         return ExpectedAdam(task, optimizer)
 
-    def covariance(self, permuted: bool | None = None) -> Covariance:
+    def covariance(self, permuted: bool | None = None, with_mean: bool = False) -> Covariance:
+        """with_mean: also how far noise moves the mean, where third derivatives are at hand, in softmax regression."""
         optimizer, permuted = self.spec.optimizer, self.permuted if permuted is None else permuted
         n = self.epoch if permuted else None
         if self.adam:
             return Covariance(BETA1)
-        return Covariance(optimizer.momentum, optimizer.nesterov, optimizer.weight_decay, n)
+        pulls = Pulls(self._third_order, self._correlation) if with_mean and self.softmax and not self.pilot else None
+        return Covariance(optimizer.momentum, optimizer.nesterov, optimizer.weight_decay, n, pulls)
 
-    def advance(self, steps: Steps) -> tuple[np.ndarray, np.ndarray]:
-        """After how many of the steps it was measured, the last included, and what `_measure` found there."""
+    def _third_order(self, C: np.ndarray) -> np.ndarray:
+        (model,), (x, _) = modules(self.task), training_data(self.task)
+        self.probes += 2 * len(C) * len(x)  # as if by products
+        return third_order(model[0], x, C)
+
+    def _correlation(self, R: np.ndarray) -> np.ndarray:
+        (model,), data = modules(self.task), training_data(self.task)
+        self.probes += 2 * len(data[0])
+        return sample_correlation(model[0], *data, R)
+
+    def advance(self, steps: Steps, gradients: list[np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """After how many of the steps it was measured, the last included, and what `_measure` found there; ∇f there is
+        added to `gradients`, (P,) in the order of a layer's parameters."""
         at, measured = [], []
         for i, (b, eta, samples) in enumerate(zip(steps.batch_size, steps.lr, steps.samples, strict=True), 1):
             self._move(int(b), float(eta), int(samples - b))
@@ -154,6 +171,10 @@ class NoiseFreePath:
             if self.step >= self.next_reading or i == len(steps):
                 at.append(i)
                 measured.append(self._measure())
+                if gradients is not None:
+                    (of,) = self._full_gradient()
+                    gradients.append(torch.cat([of[0, :, :-1].flatten(), of[0, :, -1]]).double().cpu().numpy())
+                    self.probes += self.epoch
             if self.step >= self.next_reading:
                 self.next_reading = max(self.step + 1, math.ceil(self.step * self.read))
         return np.array(at), np.array(measured)
@@ -185,8 +206,7 @@ class NoiseFreePath:
             return Modes.of(*map(np.diag, diagonals), root) if self.adam else Modes(*diagonals)
         (model,), (x, y), l2 = modules(self.task), training_data(self.task), self.problem.l2
         if self.matrices:
-            softmax = isinstance(self.task, MLP) and len(self.task.parameters) == 1
-            H = softmax_hessian(model[0], x, l2) if softmax else hessian(model, CE, x, y, l2=l2)
+            H = softmax_hessian(model[0], x, l2) if self.softmax else hessian(model, CE, x, y, l2=l2)
             self.probes += 2 * (1 + len(H)) * len(x)  # as if by products
             return Modes.of(H, gradient_covariance(model, CE, x, y), root)
         return parts_of(self.spectrum())
@@ -201,21 +221,6 @@ class NoiseFreePath:
         return found
 
 
-def softmax_hessian(layer: nn.Linear, x: Tensor, l2: float) -> np.ndarray:
-    """`hessian` of softmax regression in closed form, mean (diag p − ppᵀ) ⊗ x̃x̃ᵀ + l2 I, rows as in the layer."""
-    p, ones = torch.softmax(layer(x), 1).detach(), x.new_ones(len(x), 1)
-    x, (classes, inputs) = torch.cat([x, ones], 1), layer.weight.shape
-    H = x.new_empty(classes, inputs + 1, classes, inputs + 1)
-    for c in range(classes):
-        weight = -p[:, c : c + 1] * p
-        weight[:, c] += p[:, c]
-        H[c] = (x.T @ (weight[:, :, None] * x[:, None]).flatten(1) / len(x)).unflatten(1, (classes, -1))
-    order = np.arange(H[0, 0].numel()).reshape(classes, -1)
-    order = np.concatenate([order[:, :-1].ravel(), order[:, -1]])  # the weights, then the biases
-    flat = H.reshape(len(order), -1).double().cpu().numpy()[np.ix_(order, order)]
-    return (flat + flat.T) / 2 + l2 * np.eye(len(order))
-
-
 def parts_of(found: NoiseSpectrum) -> Modes:
     """The noise in `_PARTS` equal parts, ordered by λ: each has the mean λ of its share of the spectrum."""
     order = np.argsort(found.eigenvalues, axis=None)
@@ -228,7 +233,7 @@ def parts_of(found: NoiseSpectrum) -> Modes:
 
 def windows(path: NoiseFreePath, runs: list[tuple[PlanClock, Covariance]]) -> Iterator[list[list[tuple[float, ...]]]]:
     """From node to node until every run's budget is spent, all on one path: for each run the points on the way, (step,
-    samples, bias, loss without noise, what C adds to ‖∇f‖², what C adds to f)."""
+    samples, bias, loss without noise, what noise adds to ‖∇f‖², what it adds to f)."""
     own = path.covariance(permuted=False) if path.pilot else None
     modes = path.modes(runs[0][0].pair[0])
     for covariance in [*(covariance for _, covariance in runs), *([own] if own else [])]:
@@ -240,7 +245,8 @@ def windows(path: NoiseFreePath, runs: list[tuple[PlanClock, Covariance]]) -> It
         lr, last = longest.lr, first + len(longest)
         if path.adam:
             taken = [Steps(b, path.adam.sgd_lr(lr), *others) for b, lr, *others in taken]
-        at, measured = path.advance(longest)
+        gradients = [] if any(covariance.pulls for _, covariance in runs) else None
+        at, measured = path.advance(longest, gradients)
         modes = path.modes(runs[0][0].pair[0])
         middle = max(1, math.ceil((first * last) ** 0.5) - first)
         position = np.log((first + at) / first) / np.log(last / first) if first else np.ones(1)
@@ -251,7 +257,7 @@ def windows(path: NoiseFreePath, runs: list[tuple[PlanClock, Covariance]]) -> It
         points = []
         for steps, (_, covariance) in zip(taken, runs, strict=True):
             on = at <= len(steps)
-            added = covariance.cross(steps, at[on], middle, position[on], modes)
+            added = covariance.cross(steps, at[on], middle, position[on], modes, gradients)
             if path.adam:
                 path.adam.spread = covariance.gradient_variance()
             lowest = float(np.min(measured[on, 0] + added[:, 0], initial=0.0))

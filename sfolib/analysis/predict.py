@@ -1,16 +1,18 @@
 """T15 [N] put to work: E‖∇f‖² and E f along a run, and N(b), before it is trained; nothing is fitted.
 
 The run fluctuates about its noise-free path θ̄ with covariance C, C ← (I − ηH) C (I − ηH) + η² Σ/b, and
-E‖∇f(θ_t)‖² ≈ ‖∇f(θ̄_t)‖² + tr(HCH), E f ≈ f(θ̄_t) + ½ tr(HC): bias and noise. How both are followed:
+E‖∇f(θ_t)‖² ≈ ‖∇f(θ̄_t)‖² + tr(HCH), E f ≈ f(θ̄_t) + ½ tr(HC) + ∇f(θ̄_t)·E δ_t: bias and noise. How they are followed:
 `noise_free_path`.
 
 Momentum m: δ and the buffer v are two components of every mode. Adam: the same in its metric (`expected_adam`).
 By permutation the noise of an epoch is what n independent draws would give less their mean, which is exact for a fixed
 H and Σ.
 Under BatchNorm the path is trained with batch statistics, and all that is measured is of the eval-mode function.
-Dropped on the noise-free path: what third derivatives make of C (the mean of θ_t is taken for θ̄_t, H at it for H on
-average), and that Σ is larger away from θ̄. Both are of the order of the noise itself where b is small. A dense network
-with hidden layers is predicted on its mean path (`mean_path`), which has both, and is another for each batch size.
+E δ, by which noise moves the mean, is followed for SGD on softmax regression without a pilot (`covariance`, `softmax`);
+elsewhere, and in E‖∇f‖², where softmax regression is predicted well without, it is dropped.
+Dropped on the noise-free path: what third derivatives make of C itself (H at θ̄ for H on average), and that Σ is larger
+away from θ̄. Both are of the order of the noise itself where b is small. A dense network with hidden layers is predicted
+on its mean path (`mean_path`), which has all of these, and is another for each batch size.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from sfolib.training.optimizers import SGD
 from sfolib.training.spec import Spec
 
 PAIRS = 32  # of a mean path's cloud
-_NO_END = 1e3  # noise over ‖∇f‖² at the start, above which Adam's linear theory has no say
+_NO_END = 1e3  # noise over ‖∇f‖² without it, above which linear theory has no say
 _LASTS = 1.5  # times the steps to a level by permutation, that a prediction goes on for
 _SETTLED = 10  # readings below the target after which a run would have ended
 
@@ -117,13 +119,39 @@ def predict(
     with hidden layers by SGD without a pilot, else 0.
     Adam: softmax regression of at most `MATRICES` parameters or the quadratic, drawn with replacement, without
     weight_decay and pilot.
-    Raises `InputError` for a policy or workers, for other optimizers, and where the path, or Adam's noise, diverges.
+    Raises `InputError` for a policy or workers, for other optimizers, and where the path, or its noise, diverges.
     """
+    found = follow(spec, device, pilot_batch_size=pilot_batch_size, pairs=pairs, vectors=vectors, sample=sample)
+    _bounded(spec, found.steps, found.noise, found.bias)
+    return found
+
+
+def _bounded(spec: Spec, steps: np.ndarray, noise: np.ndarray, bias: np.ndarray) -> None:
+    """`InputError` where noise leaves what linear theory is of; the quadratic never does."""
+    if isinstance(spec.problem, Quadratic):
+        return
+    over = noise / np.maximum.accumulate(bias)
+    i = int(np.argmax(over > _NO_END))
+    what = f"has a learning rate too large: {steps[i]:.0f} steps in the noise is predicted as {over[i]:.1g} times the "
+    what += "largest ‖∇f‖² before it, of which linear theory has no say; take 2/λ_max at most"
+    require(over[i] <= _NO_END, "plan", spec.plan, what)
+
+
+def follow(
+    spec: Spec,
+    device: str = "auto",
+    *,
+    pilot_batch_size: int | None = None,
+    pairs: int | None = None,
+    vectors: int = VECTORS,
+    sample: int = SAMPLE,
+) -> Prediction:
+    """`predict`, however large SGD's noise becomes: what is as 1/b may be of use at another b."""
     pairs = _pairs(spec, pilot_batch_size, pairs)
     path = MeanPath(spec, device, pairs) if pairs else NoiseFreePath(spec, device, pilot_batch_size, vectors, sample)
     clock = PlanClock(spec.plan, path.epoch, path.permuted, spec.max_samples, spec.max_steps)
     points, below = [(0, 0, *path.start, 0.0, 0.0)], 0
-    for window in path.windows(clock) if pairs else windows(path, [(clock, path.covariance())]):
+    for window in path.windows(clock) if pairs else windows(path, [(clock, path.covariance(with_mean=True))]):
         for point in window[0]:
             points.append(point)
             ends = not path.adam or point[4] <= _NO_END * path.start[0]
@@ -148,6 +176,7 @@ def predict(
 
 def _pairs(spec: Spec, pilot_batch_size: int | None, pairs: int | None) -> int:
     """How many of a mean path's cloud; 0: no such path."""
+    require(isinstance(spec, Spec), "spec", spec, "must be a sfolib.Spec")
     if pairs is None:
         network = isinstance(spec.problem, Digits) and bool(spec.problem.hidden)
         return PAIRS if network and isinstance(spec.optimizer, SGD) and pilot_batch_size is None else 0
@@ -205,6 +234,8 @@ def predict_constant(
             not points or _is_reached(curve, min(targets), crossing) for curve, points in zip(curves, new, strict=True)
         ):
             break
+    steps, _, values, bias = np.array(curves[int(np.argmax(sizes))], dtype=float).T
+    _bounded(spec, steps, values - bias, bias)
     return _reached(sizes, targets, curves, path.probes, crossing)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from torch.nn.functional import cross_entropy as CE
 
-from sfolib._utils.errors import InputError, positive, require, whole
+from sfolib._utils.errors import InputError, require
+from sfolib._utils.model import Above1, Count, Positive, checked
 from sfolib.analysis import constants, horizon, step_time
 from sfolib.analysis.constants import Estimate
 from sfolib.analysis.horizon import Ends, Path, Ramp
@@ -19,12 +20,12 @@ from sfolib.analysis.step_time import StepTime
 from sfolib.gradients.stable_lr import StableLr, largest_stable_lr
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.specs import Quadratic
-from sfolib.problems.stacked import NoisyQuadratic
 from sfolib.schedules.adaptive.base import Description
 from sfolib.schedules.base import interpolated
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import in_budget
 from sfolib.schedules.theoretical import front_plan
+from sfolib.theory.bounds import norm_target
 from sfolib.training.loop import Trainer
 from sfolib.training.spec import Spec
 
@@ -73,14 +74,15 @@ class Recommendation:
         return "\n".join([shown, "", *self.notes])
 
 
+@checked
 def recommend(
     spec: Spec,
     *,
-    budget: int | None = None,
-    eps: float | None = None,
+    budget: Count | None = None,
+    eps: Positive | None = None,
     anytime: bool = False,
     objective: Objective = "grad_norm",
-    max_batch_size: int | None = None,
+    max_batch_size: Count | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Recommendation:
@@ -103,13 +105,12 @@ def recommend(
     require(spec.plan is not None, "plan", None, "is needed, to be compared with")
     asked = [name for name, given in (("budget", budget), ("eps", eps), ("anytime", anytime or None)) if given]
     require(len(asked) <= 1, " and ".join(asked), True, "one of them at most")
-    require(objective in ("grad_norm", "loss", "time"), "objective", objective, "must be grad_norm, loss or time")
     require(eps is None or objective != "loss", "objective", objective, "must be grad_norm or time with eps")
     if eps is not None:
-        positive("eps", eps)
+        norm_target(eps)
     if budget is not None:
-        spec = spec.model_copy(update={"max_samples": whole("budget", budget)})
-    top = min(max_batch_size or math.inf, math.inf if isinstance(spec.problem, Quadratic) else _size(spec))
+        spec = spec.model_copy(update={"max_samples": int(budget)})
+    top = min(max_batch_size or math.inf, getattr(spec.problem, "size", math.inf))
     stable = stable_lr(spec, device)
     lr = cautious_lr(stable, spec.optimizer.momentum)
     if anytime:
@@ -117,11 +118,7 @@ def recommend(
     return _at_horizon(spec, lr, top, stable, eps, objective, device, progress)
 
 
-def _size(spec: Spec) -> int:
-    """Samples of an epoch."""
-    return NoisyQuadratic.samples_per_epoch if isinstance(spec.problem, Quadratic) else spec.problem.size
-
-
+@checked
 def stable_lr(spec: Spec, device: str = "auto") -> StableLr:
     """`largest_stable_lr` at the start of `spec`'s first seed. Raises `InputError` for optimizers but SGD."""
     momentum = getattr(spec.optimizer, "momentum", None)
@@ -142,7 +139,7 @@ def cautious_lr(stable: StableLr, momentum: float) -> float:
 
 def _at_horizon(spec, lr, top, stable, eps, objective, device, progress) -> Recommendation:
     permuted = spec.sampling == "permutation" and not isinstance(spec.problem, Quadratic)
-    n = _size(spec)
+    n = spec.problem.samples_per_epoch
     sizes, rates = horizon.steps_of(spec.plan, spec.max_samples, n, permuted)
     own_time = float(rates.sum()) / (1 - spec.optimizer.momentum)
     eta = lr / (1 - spec.optimizer.momentum)
@@ -193,15 +190,13 @@ def _at_horizon(spec, lr, top, stable, eps, objective, device, progress) -> Reco
     m = spec.optimizer.momentum
     part = f", times (1 − m)/(1 + m) for momentum m = {m:g}" if m else ""
     edge = f"({'2(1 + m)' if m else '2'}/λ_max {stable.edge:.3g}{swept})"
-    notes.insert(0, f"lr {lr:.4g}: half of the largest stable one, {stable.lr:.3g} {edge}{part}")
+    notes[:0] = [f"lr {lr:.4g}: half of the largest stable one, {stable.lr:.3g} {edge}{part}", *_cooled(lr, *steps)]
     if rates.max() > stable.lr or not math.isfinite(own.grad_sqnorm):
         beyond = (
             "beyond the largest stable one of the start" if rates.max() > stable.lr else "beyond what T15 can follow"
         )
         reaches = f"config: its lr reaches {rates.max():.3g}, {beyond}"
-        notes.insert(
-            1, f"{reaches}: it may diverge, and what is predicted of it, if anything, holds only if it does not"
-        )
+        notes.append(f"{reaches}: it may diverge, and what is predicted of it, if anything, holds only if it does not")
     spent = path.probes + stable.samples
     notes.append(f"cost: {spent} gradient evaluations, {spent / samples:.3g} times the recommended run's own")
     paths = {name: _along(path, *taken) for name, (_, taken) in ends.items()}
@@ -237,10 +232,24 @@ def _plan(best: Ramp, top: float) -> tuple[Plan, int]:
     left = min(start, budget) * shares
     growth = np.maximum(np.interp(left, best.left, best.sizes) / best.batch_size, 1.0)
     times, kept = np.unique(np.floor(budget - left).astype(int), return_index=True)
-    cooled = interpolated((best.lr / growth[kept]).tolist(), times.tolist())
-    most = None if top == math.inf else max(int(top), best.batch_size)
-    batch_size = best.batch_size if most is None else min(best.batch_size, most)
+    most = None if top == math.inf else int(top)
+    batch_size = min(best.batch_size, most or math.inf)
+    lr = best.lr * batch_size / best.batch_size  # T8: the same η/b, and as far along the path in more steps
+    cooled = interpolated((lr / growth[kept]).tolist(), times.tolist())
     return in_budget(batch_size, cooled, budget, 1.0, most), budget
+
+
+def _cooled(lr: float, sizes: np.ndarray, rates: np.ndarray) -> list[str]:
+    """Why the lr of a recommended run is not `lr` all along, in a sentence; none where it is."""
+    why = []
+    if rates[0] < 0.999 * lr:
+        why.append(f"begins at {rates[0]:.3g}, as the ramp is above b = {sizes[0]:.0f} from the first step on")
+    if rates.min() < 0.999 * rates[0]:
+        why.append(f"falls to {rates.min():.3g}, in place of batches above {sizes.max():.0f}")
+    told = (
+        f"the table's lr {' and '.join(why)}: noise goes with η/b, so a smaller lr does what a larger batch would (T8)"
+    )
+    return [told] if why else []
 
 
 def _row(name: str, ends: Ends, steps: tuple[np.ndarray, np.ndarray], timing: Timing | None) -> dict:
@@ -302,11 +311,12 @@ class WorstCase(NamedTuple):
         return "\n".join([*lines, "", shown.to_string(index=False, float_format="{:.4g}".format)])
 
 
+@checked
 def worst_case(
     spec: Spec,
     objective: Literal["time", "samples"] = "samples",
-    r: float = 2.0,
-    max_batch_size: int | None = None,
+    r: Above1 = 2.0,
+    max_batch_size: Count | None = None,
     device: str = "auto",
 ) -> WorstCase:
     """T11, T12 [N]: stages on the front of steps and gradient evaluations for `spec`'s problem, ε² / r a stage.
@@ -356,6 +366,6 @@ def _step_time(spec: Spec, device: str) -> StepTime:
     batches, seconds = [1], []
     while True:
         seconds += step_time.measure_step_time(spec.problem, batches[-1:], steps=20, repeats=3, device=device).tolist()
-        if len(batches) > 1 and (seconds[-1] > 3 * seconds[0] or 8 * batches[-1] > _size(spec)):
+        if len(batches) > 1 and (seconds[-1] > 3 * seconds[0] or 8 * batches[-1] > spec.problem.samples_per_epoch):
             return step_time.fit_step_time(batches, seconds)
         batches.append(8 * batches[-1])

@@ -1,4 +1,4 @@
-"""T8 put to the test: what two schedules have in common, and how far apart the runs that they make are.
+"""T8 put to the test: how far apart the runs of two schedules are.
 
 Runs of one seed see the same samples in the same order, whatever their batch sizes, and so can be compared in pairs.
 Units: batch and samples are gradient evaluations, steps updates. Source of the protocols here: [N].
@@ -8,47 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from sfolib._utils.errors import require
-from sfolib.schedules.plan import Plan
 from sfolib.training import estimates
 from sfolib.training.estimates import Interval
 from sfolib.training.records import Run
 
 _POINTS = 100
-
-
-class Totals(NamedTuple):
-    """steps: K; lr_sum: S = Σ η_t; noise_sum: V = Σ η_t²/b_t, as T1 has them."""
-
-    steps: int
-    lr_sum: float
-    noise_sum: float
-
-
-def totals(
-    plan: Plan,
-    samples_per_epoch: int,
-    samples: int,
-    sampling: Literal["replacement", "permutation"] = "replacement",
-) -> Totals:
-    """T8 [S]: K, S and V of the run of at least `samples` gradient evaluations that `plan` makes.
-
-    By "permutation" the last batch of an epoch is what is left of it, and takes a whole step.
-    """
-    require(sampling in ("replacement", "permutation"), "sampling", sampling, "'replacement' or 'permutation'")
-    steps = done = 0
-    lr_sum = noise_sum = 0.0
-    while done < samples:
-        batch_size, lr = plan.at(plan.reading(steps, done, samples_per_epoch))
-        if sampling == "permutation":
-            batch_size = min(batch_size, samples_per_epoch - done % samples_per_epoch)
-        steps, done = steps + 1, done + batch_size
-        lr_sum, noise_sum = lr_sum + lr, noise_sum + lr**2 / batch_size
-    return Totals(steps, lr_sum, noise_sum)
 
 
 @dataclass(frozen=True)

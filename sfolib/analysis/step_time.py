@@ -39,16 +39,17 @@ def _seconds(problem: Problem, batch_size: int, steps: int, device: str) -> floa
     budget = {"max_steps": steps + 1, "max_samples": batch_size * (steps + 1), "eval_every": 1e12}
     trainer = Trainer(Spec(problem=problem, plan=Plan(batch_size, 1e-3), sampling="replacement", **budget), device)
     trainer.advance()  # one step, to warm up
-    _wait(trainer.device)
+    wait(trainer.device)
     started = time.perf_counter()
     trainer.advance()  # all the others
-    _wait(trainer.device)
+    wait(trainer.device)
     return (time.perf_counter() - started) / steps
 
 
-def _wait(device: str) -> None:
+def wait(device: str) -> None:
+    """Until a GPU has done what it was asked for."""
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def fit_step_time(batches: Sequence[float], seconds: Sequence[float]) -> StepTime:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat, PositiveInt
 
-from sfolib.analysis.claims import Check, check, sampled
+from sfolib.analysis.claims import Check, check, over_next, sampled
 from sfolib.analysis.crossings import cheapest, crossings, ratios
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
@@ -23,11 +23,13 @@ from sfolib.schedules import base
 from sfolib.schedules.adaptive import (
     AugmentedInnerProductTest,
     GradNormTrigger,
+    HorizonRamp,
     InnerProductTest,
     NormTest,
     SuccessiveGradientTest,
 )
 from sfolib.schedules.plan import Plan
+from sfolib.schedules.published import late_ramp
 from sfolib.theory.quadratic import PowerLawQuadratic
 from sfolib.theory.quadratic_policies import norm_tested_samples, stages_before_stalling, stages_of, tracking_price
 from sfolib.training.estimates import Interval, further, of_means
@@ -103,11 +105,13 @@ EXCESS, MOST, EPS0 = [1.0, 2.0, 4.0, 8.0], 14, 0.1  # first batch over the criti
 NAMES = {"published": "published ε", "critical": "T4's ε"}
 T4_ALONE, T4_BOTH, PUBLISHED = "T4's ε, batch grows", "T4's ε, both grow", "published ε, both grow"
 FIXED, FREE = "fixed times, both grow", "successive gradients, batch grows"
+LATE, HORIZON = "late ramp", "horizon ramp"
 U = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.25, 1.5, 1.7])  # tolerance over the one of T10, squared
 
 
 def schedules(p):
-    """Triggers and fixed times from the cheapest constant batch `first` on, and the tests, by kind and name."""
+    """Triggers and fixed times from the cheapest constant batch `first` on, the tests, and ramps at the end of their
+    budget, by kind and name."""
 
     def trigger(first, gamma, **rule):
         return GradNormTrigger(first, p.lr, p.eps2[0] ** 0.5, p.delta, gamma, p.check_every, **rule)
@@ -132,6 +136,10 @@ def schedules(p):
             f"augmented, θ = {p.theta:g}, ν = {p.nu:g}": test(AugmentedInnerProductTest, p.theta, p.nu),
         },
         "other optimizers": {name: test(NormTest, p.eta[0], lr=lr) for name, lr in p.optimizers.items()},
+        "ramps": {
+            "late ramp": late_ramp(16, p.lr, p.test_samples),
+            "horizon ramp": HorizonRamp(16, p.lr, p.test_samples),
+        },
     }
 
 
@@ -155,6 +163,8 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
     for name, policy in schedules["other optimizers"].items():
         found["test", f"norm test, {name}"] = Spec(policy=policy, optimizer=name, **mlp)
     found["test", "constant"] = Spec(plan=Plan(16, p.lr), **mlp)
+    found["ramp", LATE] = Spec(plan=schedules["ramps"][LATE], **mlp)
+    found["ramp", HORIZON] = Spec(policy=schedules["ramps"][HORIZON], **mlp)
     return found
 
 
@@ -220,8 +230,8 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     there, by ε² and tolerance. best: the cheapest constant batches; grown: triggers' runs, fixed times and the best
     constant; spent, looked: evaluations to each ε², without and with looks; over: those over the best constant's.
     seen; asked, predicted, times η²: what the norm test asks for on fresh batches, and theory; inner: the inner-product
-    variance, share: that as summed over tensors, over it. done, base: runs under tests, and a constant batch;
-    following: `settles` of them. free: `free` of the run by successive gradients."""
+    variance, share: that as summed over tensors, over it. done, base: runs under tests, and a constant batch; ramps:
+    those that ramp at the end. following: `settles` of the tests. free: `free` of the run by successive gradients."""
     q, eps2, lr = QUADRATIC, targets(p), p.quadratic_lr
     b0 = q.best_constant_batch_size(lr[0], EPS0).batch_size
     tolerance = np.sqrt(U * q.sigma2 / (2 * q.small_step_constants()[1] * lr[1]))
@@ -280,7 +290,8 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         predicted=sigma2 / (seen["grad_sqnorm"] + sigma2 / seen["batch_size"]), inner=inner,
         share={m: (summed[m]["inner_product_variance"] / inner[m]["inner_product_variance"]).to_numpy() for m in inner},
         norm_specs=norm_tests, other_specs=[name for name in done if name not in norm_tests], done=done,
-        base=runs["test", "constant"], following={name: settles(p, done[name], eta) for name, eta in tested},
+        base=runs["test", "constant"], ramps={name: runs["ramp", name] for name in (LATE, HORIZON)},
+        following={name: settles(p, done[name], eta) for name, eta in tested},
     )  # fmt: skip
 
 
@@ -316,9 +327,12 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         Band(label, "bound", one["samples"], one[column])
         for label, column in (("exact", "grad_sqnorm"), ("in force", "batch_size"))
     )
+    looks_at = res.grown[PUBLISHED].rows.query("seed == 0")
+    paid = looks_at["samples"] + looks_at["probes"]
+    seen = Band("published trigger, with its looks' cost", "exact", paid, looks_at["grad_sqnorm"])
     online = laws(
         {
-            r"$\|\nabla f\|^2$": ([exactly, estimate], {"xlabel": x, "ylim": (lowest, None)}),
+            r"$\|\nabla f\|^2$": ([exactly, estimate, seen], {"xlabel": x, "ylim": (lowest, None)}),
             "batch size": ([in_force, batch], {"xlabel": x, "ylim": (1, 4 * one["batch_size"].max())}),
         },
         height=3.6,
@@ -358,7 +372,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     columns = "batch_size", "grad_sqnorm", "loss", "test_error"
     sampled_on = "" if p.dataset == "digits" else f"σ² is measured on {notebook.VARIANCE_SAMPLES:,} images a seed. "
     settled = [Band(k, "bound", res.done[k].samples[1:], res.following[k][0][1:]) for k in res.norm_specs]
-    tested = {name: res.done[name] for name in res.norm_specs} | {"constant b = 16": res.base}
+    tested = {name: res.done[name] for name in res.norm_specs} | {"constant b = 16": res.base} | res.ramps
     tolerances = trajectories(tested, columns, theory={"batch_size": settled})
     others = trajectories({name: res.done[name] for name in (res.norm_specs[0], *res.other_specs)}, columns)
     return {
@@ -377,15 +391,16 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
             + compared),
         "online": (online,
             f"{p.title}, {res.SOFTMAX}, one run under the test of successive gradients: what it tells free of charge, "
-            "with 95 % intervals, beside the exact ‖∇f‖² and the batch in force. The published trigger pays "
-            f"{res.digits.size:,} evaluations for every look at ‖∇f‖."),
+            "with 95 % intervals, beside the exact ‖∇f‖² and the batch in force; and ‖∇f‖² of a run under the "
+            f"published trigger, which pays {res.digits.size:,} evaluations for every look at it."),
         "statistics": (statistics,
             f"Left: what the norm test asks for on a batch of b, mean over many batches ({res.MLP}); dashed: theory. "
             "At small b it can ask for hardly more than b/η². "
             "Right: inner-product variance as AdAdaGrad's program sums it up, parameter tensor by parameter tensor, "
             "over that of the whole model."),
         "tolerances": (tolerances,
-            f"{p.title}, {res.MLP}, SGD under the norm test. Dashed: (1 − η²)σ²/(η²‖∇f‖²) from the measured σ² and "
+            f"{p.title}, {res.MLP}, SGD under the norm test, and ramps at the end of the same budget. "
+            "Dashed: (1 − η²)σ²/(η²‖∇f‖²) from the measured σ² and "
             f"‖∇f‖². {sampled_on}Means over {p.test_seeds} seeds; bands: 95 % interval over seeds."),
         "others": (others,
             f"{p.title}, {res.MLP}: other tests (SGD), and other optimizers under the norm test with η = {p.eta[0]:g}. "
@@ -415,6 +430,7 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
         (~f["grad_sqnorm"].between(f["online_grad_sqnorm_low"], f["online_grad_sqnorm_high"])).mean() for f in told
     ]
     outside = further(np.array(missed))
+    by_sgd = [name for name, run in res.done.items() if run.spec.optimizer.kind == "sgd"]
     some = "" if res.n == res.mlp.size else f", on {res.n:,} images"
     shares = " and ".join(
         f"{of.min():.2g} to {of.max():.2g}{'' if k else ' of the variance'} ({titled(m)})"
@@ -480,6 +496,10 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
             figure="tolerances"),
         check(f"{res.MLP}: at the end of the budget the batch is larger the smaller the tolerance", "ordering",
             source="T10 [S]", figure="tolerances", **at_end(res.norm_specs, "batch_size")),
+        Check(f"{res.MLP}: at the end of the budget ‖∇f‖² is lower with {LATE} and {HORIZON} than under any test by "
+            "SGD, and at constant b = 16 (ratio)", "upper_bound", theory=1.0, source="T16 [N]", figure="tolerances",
+            **over_next(*([value_at(ramp, "grad_sqnorm"), value_at(run, "grad_sqnorm")] for ramp in res.ramps.values()
+                          for run in (res.base, *(res.done[name] for name in by_sgd))))),
         check(f"{res.MLP}: at the end of the budget ‖∇f‖² is larger the smaller the tolerance, and least at constant "
             "b = 16", "ordering", source="T2 [S], T10 [N]", figure="tolerances",
             **at_end(ordered, "grad_sqnorm"))]  # fmt: skip

@@ -16,9 +16,16 @@ from sfolib.analysis.crossings import ratios
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.schedules import base
-from sfolib.schedules.adaptive import AutoWU, GradNormTrigger, InnerProductTest, NormTest, SuccessiveGradientTest
+from sfolib.schedules.adaptive import (
+    AutoWU,
+    GradNormTrigger,
+    HorizonRamp,
+    InnerProductTest,
+    NormTest,
+    SuccessiveGradientTest,
+)
 from sfolib.schedules.plan import Plan
-from sfolib.schedules.published import increase_batch_size, late_switch, seesaw, stagewise
+from sfolib.schedules.published import increase_batch_size, late_ramp, late_switch, seesaw, stagewise
 from sfolib.training.estimates import Interval
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
@@ -74,6 +81,10 @@ def schedules(p):
             "b × 2 for η / 2 (Smith)": increase_batch_size(b, decay, **cap),
             "Seesaw: b × 2 for η / 2, η / √2": seesaw(b, decay, clock="epoch", **cap),
         },
+        "ramps": {
+            "late ramp": late_ramp(b, lr, p.epochs * n, **cap),
+            "horizon ramp": HorizonRamp(b, lr, p.epochs * n, **cap),
+        },
         "policies": {
             "‖∇f‖ ≤ ε: b × 2": GradNormTrigger(b, lr, 0.3, 2.0, 1.0, 100, **cap),
             "‖∇f‖ ≤ ε: b × 2, η × 1.4": GradNormTrigger(b, lr, 0.3, 2.0, 1.4, 100, **cap),
@@ -90,10 +101,13 @@ def specs(p: Parameters, schedules: Mapping[str, Any], runs: Mapping[Hashable, R
     problem = p.problem(p.model)
     common = {"problem": problem, "seeds": tuple(range(p.seeds)), "max_samples": p.epochs * problem.size}
     common["eval_every"] = p.eval_every(1.05)
-    plans = schedules["constant"] | schedules["growing"] | schedules["decaying"] | schedules["own"]
-    found: dict[Hashable, Spec] = {name: Spec(plan=plan, **common) for name, plan in plans.items()}
-    for name, policy in schedules["policies"].items():
-        found[name] = Spec(policy=policy, log_train_metrics=policy.signal == "loss", **common)
+    plans = schedules["constant"] | schedules["growing"] | schedules["decaying"] | schedules["ramps"] | schedules["own"]
+    found: dict[Hashable, Spec] = {}
+    for name, leader in (plans | schedules["policies"]).items():
+        if isinstance(leader, Plan):
+            found[name] = Spec(plan=leader, **common)
+        else:
+            found[name] = Spec(policy=leader, log_train_metrics=leader.signal == "loss", **common)
     return found
 
 
@@ -114,6 +128,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         CONSTANTS=names["constant"],
         GROWING=names["growing"],
         DECAYING=names["decaying"],
+        RAMPS=names["ramps"],
         POLICIES=names["policies"],
         goals=goals,
         needed=pd.DataFrame(needed),
@@ -129,7 +144,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         list(res.goals),
         "steps",
     )
-    shown = [res.FIRST, "b × 2", "b × 2, η × 1.4", DECAY, GROW, res.POLICIES[0], FREE, res.POLICIES[-1], *p.plans]
+    shown = [res.FIRST, "b × 2", "b × 2, η × 1.4", DECAY, GROW, *res.RAMPS, res.POLICIES[0], FREE, *p.plans]
     curves = plotting.trajectories(
         {name: res.runs[name] for name in shown}, ("batch_size", "lr", "loss", "grad_sqnorm", "test_error")
     )
@@ -181,6 +196,21 @@ def claims(res: SimpleNamespace) -> list[Check]:
             source="T2 [S], T14 [N]",
             figure="curves",
             **over_next(*([at_end(res.runs[name]), at_end(res.runs[res.FIRST])] for name in ("b × 2", DECAY, FREE))),
+        ),
+        Check(
+            f"At the end of the budget E‖∇f‖² is lower with “{res.RAMPS[0]}” and “{res.RAMPS[1]}”, which know the "
+            "budget, than with every plan that grows b or lowers η by stages (ratio)",
+            "upper_bound",
+            theory=1.0,
+            source="T16 [N]",
+            figure="curves",
+            **over_next(
+                *(
+                    [at_end(res.runs[ramp]), at_end(res.runs[name])]
+                    for ramp in res.RAMPS
+                    for name in (*res.GROWING, *res.DECAYING)
+                )
+            ),
         ),
         Check(
             "Every schedule that grows b/η without looking stays within 8/3 of the best constant batch size at every ε",

@@ -69,7 +69,7 @@ class Parameters(notebook.DatasetParameters):
 
     @property
     def samples(self) -> int:
-        """Of what AutoWU takes for an epoch: the training set, where nothing else is said."""
+        """Gradient evaluations of an epoch as AutoWU counts it, by default the training set's."""
         return self.epoch or self.problem(self.model).size
 
 

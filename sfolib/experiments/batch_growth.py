@@ -21,7 +21,6 @@ from sfolib.problems.specs import Problem, Quadratic
 from sfolib.schedules.base import exponential, linear
 from sfolib.schedules.plan import Plan
 from sfolib.theory import bounds
-from sfolib.theory.bounds import Constants
 from sfolib.training.estimates import ratio_of_means
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
@@ -64,7 +63,6 @@ class Parameters(notebook.ModelsParameters, notebook.PlansParameters):
 LINEAR, EXPONENTIAL = "linear growth", "exponential growth"
 GROWING = [LINEAR, EXPONENTIAL]
 QUADRATIC = Quadratic(lam_min=1e-6)
-QUADRATIC_EPOCH = 1024  # draws of its noise
 OF_CLOCK = (
     "Rows share their vertical axis; columns are the same runs against gradient evaluations, to which epochs are "
     "proportional, and steps. "
@@ -93,10 +91,10 @@ def specs(p: Parameters, schedules: Any, runs: Mapping[Hashable, Run]) -> dict[H
         for label, plan in plans.items():
             found[name, label] = Spec(problem=problem, plan=plan, max_samples=epochs * n, eval_every="epoch", **how)
 
-    cap = min(p.max_batch_size, QUADRATIC_EPOCH)  # a larger step would leave an epoch out
+    cap = min(p.max_batch_size, QUADRATIC.samples_per_epoch)  # a larger step would leave an epoch out
     plans = schedules(p.quadratic_lr, 6 * p.stages, cap, p.batch_sizes)
     how = {"sampling": "replacement", "seeds": tuple(range(p.quadratic_seeds)), "dtype": "float64"}
-    add("quadratic", QUADRATIC, QUADRATIC_EPOCH, 6 * p.stages, plans, **how)
+    add("quadratic", QUADRATIC, QUADRATIC.samples_per_epoch, 6 * p.stages, plans, **how)
     for model in p.models:
         problem, epochs = p.problem(model), p.epochs_of(model)
         constant = p.batch_sizes[:1] if model == "cnn" else p.batch_sizes
@@ -146,7 +144,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     of_model = {m: {key[1]: run for key, run in runs.items() if key[0] == m} for m in p.models}
     q, m, base = QUADRATIC.exact, np.arange(10_000), p.batch_sizes[0]
     pairs = computed(p, of_quadratic, 1.0)
-    stage = 2 * QUADRATIC_EPOCH
+    stage = 2 * QUADRATIC.samples_per_epoch
     grown = np.array([bounds.capped_stage(k, base, p.quadratic_lr, p.delta, 1.0).batch_size for k in range(60)])
     growing = {
         f"constant $b={base}$": (base + 0.0 * m, stage * (1.0 + m)),
@@ -156,11 +154,8 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     }
     softmax, constants, bound = of_model.get("softmax"), None, {}
     if softmax:
-        problem = p.problem("softmax")
-        constants = Constants(
-            L=problem.smoothness_bound,
-            sigma2=float(max(run.rows["variance"].max() for run in softmax.values() if run.status != "diverged")),
-            gap=problem.start_loss() - problem.minimum.value,
+        constants = p.problem("softmax").constants(
+            max(run.rows["variance"].max() for run in softmax.values() if run.status != "diverged")
         )
         of_softmax = computed(p, softmax, constants.L)
         bound = {label: bounds.gradient_bound(constants, *pair) for label, pair in of_softmax.items()}
@@ -178,7 +173,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         bound_q={label: bounds.gradient_bound(q.constants(), *pair) for label, pair in pairs.items()},
         far={label: q.stage_path(spending(p.quadratic_lr, *plan, total=1e7)) for label, plan in growing.items()},
         softmax=softmax, constants=constants, bound=bound, descent=runs.get("noise-free"), shown=shown, FIRST=first,
-        reached=reached, frame=pd.concat([*reached.values(), accurate]), digits=p.dataset == "digits")  # fmt: skip
+        reached=reached, frame=pd.concat([*reached.values(), accurate]))  # fmt: skip
 
 
 def figures(res: SimpleNamespace) -> notebook.Figures:

@@ -66,7 +66,7 @@ class Parameters(notebook.PlansParameters):
 
 TITLES = {"handwriting": "handwriting (stand-in)", "fashion_mnist": "Fashion-MNIST", "cifar100": "CIFAR-100"}
 CONSTANT, LINEAR, EXPONENTIAL, BOTH = "constant", "batch grows linearly", "batch grows", "both grow"
-CIFAR_IMAGES = 50_000
+CIFAR_IMAGES, SMOKE_IMAGES = 50_000, 6000
 AS_PUBLISHED, PLAIN = "BatchNorm, augmented (as published)", "no BatchNorm, not augmented"
 
 
@@ -106,8 +106,10 @@ def problem_of(p: Parameters, model: str, augment: bool | None = None, **how: An
         return named("digits", name)
     augment = p.dataset != "fashion_mnist" if augment is None else augment
     if p.dataset != "handwriting":
-        place = str(root() / p.data_dir)
-        return Images(dataset=p.dataset, model=model, data_dir=place, augment=augment, **how)
+        place = root() / p.data_dir
+        place = str(place) if place.is_dir() else p.data_dir  # or where a package puts it
+        found = Images(dataset=p.dataset, model=model, data_dir=place, augment=augment, **how)
+        return notebook.some_of(found, SMOKE_IMAGES if p.scale == "smoke" else None)
     place = p.folder / "data"
     cifar_stand_in.write(place)
     sizes = {"train_images": p.train_images, "test_images": p.test_images}

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from sfolib._utils import provenance
+from sfolib.analysis import step_time
 from sfolib.experiments.registry import Planned
 from sfolib.problems.specs import Images
 from sfolib.schedules.base import Constant
@@ -150,7 +151,7 @@ def table(plans: Sequence[Planned], jobs: int) -> str:
 def _cost(asked: tuple, missing: Iterable[tuple], kinds: dict[str, Kind]) -> tuple[int, float, float]:
     """Gradient evaluations of all seeds, seconds, and bytes on disk of a run; its kind is timed when first met."""
     spec, _, device = asked
-    name, size = _kind(spec), _samples_per_epoch(spec)
+    name, size = _kind(spec), spec.problem.samples_per_epoch
     own = budget(spec, size)
     if name not in kinds:
         alike = [budget(other, size) for other, *_ in missing if _kind(other) == name]
@@ -170,12 +171,9 @@ def _kind(spec: Spec) -> str:
         spec.precision,
         spec.sampling,
         *(["train metrics"] if spec.log_train_metrics else []),
+        *([f"measured on {spec.eval_samples}"] if spec.eval_samples else []),
     ]
     return f"{spec.problem.kind} {problem}, {len(spec.seeds)} seeds, {' '.join(how)}"
-
-
-def _samples_per_epoch(spec: Spec) -> int:
-    return getattr(spec.problem, "size", 1024)  # the quadratic's, by decree
 
 
 def _batch(spec: Spec, step: int, samples: int, n: int) -> int:
@@ -199,16 +197,11 @@ def _steps(spec: Spec, batch_size: int, device: str) -> tuple[float, Trainer]:
     try:
         trainer = Trainer(spec.model_copy(update=far | {"plan": Plan(batch_size, 1e-3)}), device)
         trainer.advance()
-        _wait(trainer)
+        step_time.wait(trainer.device)
         first, started = trainer.step, time.perf_counter()
         while time.perf_counter() - started < TIMED:
             trainer.advance()
-            _wait(trainer)
+            step_time.wait(trainer.device)
         return (time.perf_counter() - started) / (trainer.step - first), trainer
     finally:
         torch.set_num_threads(threads)
-
-
-def _wait(trainer: Trainer) -> None:
-    if trainer.device.startswith("cuda"):
-        torch.cuda.synchronize(trainer.device)

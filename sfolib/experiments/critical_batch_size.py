@@ -29,7 +29,6 @@ from sfolib.training.spec import Spec
 FEW, ALL = [1e-2, 6e-3, 4e-3, 3e-3, 2e-3], [1e-2, 1e-3, 3e-4, 1e-4, 3e-5]
 QUADRATIC = Quadratic(lam_min=1e-6)
 EACH_SIDE = 0.05  # of a measured crossing: as far as the 95 % interval may reach for the crossing to test a prediction
-BATCH = ("batch_size", "batch_low", "batch_high")
 NEARLY_FULL = 257  # 1797 = 7·256 + 5 = 6·257 + 255: unlike 256 it leaves a long last batch
 
 
@@ -130,11 +129,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> Results:
     exact, digits = QUADRATIC.exact, Digits(l2=p.l2)
     of = {kind: [run for key, run in runs.items() if key[0] == kind] for kind in ("quadratic", "replacement")}
     permuted = [run for key, run in runs.items() if key[0] == "permutation" and key[1] != NEARLY_FULL]
-    constants = Constants(
-        L=digits.smoothness_bound,
-        sigma2=float(max(run.rows["variance"].max() for run in of["replacement"])),
-        gap=digits.start_loss() - digits.minimum.value,
-    )
+    constants = digits.constants(max(run.rows["variance"].max() for run in of["replacement"]))
     grid, wide = np.geomspace(1, 2**14, 113), np.geomspace(1, 2**24, 193)
     quadratic = {
         "bound": predicted(

@@ -21,6 +21,7 @@ from sfolib.theory.bounds import Constants
 from sfolib.theory.derivations import Derivation, DerivationError, broken, evaluate, result
 from sfolib.theory.derivations import results as derivations
 from sfolib.theory.quadratic import PowerLawQuadratic
+from sfolib.theory.stage_growth import bound_exponent
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
 
@@ -85,17 +86,6 @@ def survivors(derivation: Derivation, altered: str) -> int:
     return sum(not fails(derivation.with_step(i, broken(derivation.steps[i]))) for i in proved)
 
 
-def local_exponent(delta: float, gamma: float, tau: float, stages: int = 400) -> float:
-    """−d ln Q/d ln N of the bound over the second half of the stages, all constants 1."""
-    # ln Σ_{j≤m} ratio^j for each m
-    logs = [
-        np.logaddexp.accumulate(np.arange(stages) * np.log(ratio))
-        for ratio in (gamma * tau, gamma**2 * tau / delta, delta * tau)
-    ]
-    log_q = np.logaddexp(0, logs[1]) - logs[0]
-    return -np.polyfit(logs[2][stages // 2 :], log_q[stages // 2 :], 1)[0]
-
-
 def decaying_bounds(p: Parameters, steps: np.ndarray) -> dict[float, tuple[np.ndarray, np.ndarray]]:
     """By exponent a: T1's bound with its sums evaluated, and T9's closed form, after each number of steps."""
     written_out = (bound for bound in result("T9").conclusion if not bound.has(AppliedUndef))
@@ -140,7 +130,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     exact = np.minimum.accumulate(QUADRATIC.grad_sqnorm_path(*sizes)[:-1])
     b = np.geomspace(0.55, 50, p.points) * stated(p, "T2", "b_*")
     growths = pd.DataFrame(schedules(p), columns=["delta", "gamma", "tau"])
-    growths["fitted"] = [local_exponent(*row) for row in growths.itertuples(index=False)]
+    growths["fitted"] = [bound_exponent(*row, stages=400) for row in growths.itertuples(index=False)]
     growths["p"] = bounds.rate_exponent(growths["delta"], growths["gamma"], growths["tau"])
     r = np.linspace(1.05, 6, 20 * p.points)
     overheads = [bounds.anytime_ratio(r, stop_early) for stop_early in (False, True)]
@@ -156,7 +146,6 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         least=[(r[np.argmin(overhead)], overhead.min()) for overhead in overheads],
         steps=steps,
         decays=decaying_bounds(p, steps),
-        tolerance=((2 - c.L * lr) / (2 * c.L * lr)) ** 0.5,  # of the norm test that follows b* at this lr
         ratio=ratio,
         searched_b=searched_b,
         searched_lr=searched_lr,

@@ -14,8 +14,11 @@ from jupyter_client.provisioning import LocalProvisioner
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext  # not on every system
 
-# not matplotlib, whose backend each kernel sets
-_IMPORTED = ["ipykernel.kernelapp", "sfolib.training.run", "torch.optim"]
+_IMPORTED = [
+    "ipykernel.kernelapp", "sfolib.experiments.notebook", "sfolib.plotting", "sfolib.training.run", "torch.optim",
+    "scipy.stats", "sklearn.datasets",
+]  # fmt: skip
+_INLINE = "module://matplotlib_inline.backend_inline"
 
 
 class ForkedKernelManager(AsyncKernelManager):
@@ -65,6 +68,7 @@ class _Process:
 
 
 def _kernel(arguments: Sequence[str], cwd: Any, env: Mapping[str, str]) -> None:
+    import matplotlib
     from ipykernel.kernelapp import launch_new_instance
     from tqdm import tqdm
 
@@ -72,4 +76,5 @@ def _kernel(arguments: Sequence[str], cwd: Any, env: Mapping[str, str]) -> None:
     os.setsid()  # a Ctrl-C in the terminal is for whoever started it
     os.chdir(cwd or ".")
     os.environ.update(env, JPY_PARENT_PID=str(os.getppid()))  # the kernel ends with it
+    matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or _INLINE  # which it takes when it is imported
     launch_new_instance(argv=[*arguments])

@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import AfterValidator, PositiveFloat, PositiveInt
 
 from sfolib.analysis.claims import Check, check, over_next
-from sfolib.analysis.run_distance import compare, exponent, totals
+from sfolib.analysis.run_distance import compare, exponent
 from sfolib.experiments import notebook
 from sfolib.experiments.notebook import Field, by_scale
 from sfolib.plotting import Band
@@ -153,7 +153,7 @@ def as_many_steps(p: Parameters) -> str:
     return f"constant b = {p.late_batch_size}, as many steps"
 
 
-def exact_paths(p: Parameters, lr: float, batch_size: float, samples: int = 2**19) -> dict[str, tuple[Any, Any]]:
+def exact_paths(p: Parameters, batch_size: float, lr: float, samples: int = 2**19) -> dict[str, tuple[Any, Any]]:
     """(samples, E‖∇f‖²) of both schedules on the quadratic."""
     parts = [samples * share / p.alpha**m for m, share in enumerate(np.diff([0, *p.milestones, 1]))]
     stages = {
@@ -199,7 +199,7 @@ def distances(group: str, runs: Mapping[str, Run], reference: Run, start: float)
 
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
-    """*_ratio: noise floors of grown over decayed, by lr. ratios: T8's sums over those of the decaying plan. table: how
+    """*_ratio: noise floors of grown over decayed, by lr. table: how
     far each run is from the one it should be like, by (group, system, column). paired: batch grown beside lr decayed at
     growing η, by column; growth: that distance's exponent in η, between: from each η to the next; by_memory: the
     distance by the momentum's memory. caught_up, before, at_the_end: the late switch beside constant batch sizes."""
@@ -207,14 +207,6 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     n, samples = problem.size, p.epochs * problem.size
     at = [round(share * p.epochs) for share in p.milestones]
     of = {group: {key[1]: run for key, run in runs.items() if key[0] == group} for group in {key[0] for key in runs}}
-    plans = {name: plan for name, plan in schedules(p)["SGD"].items() if name not in ("no decay", "Seesaw")}
-    counted = pd.DataFrame(
-        [
-            {"plan": name, "sampling": sampling, **totals(plan, n, samples, sampling)._asdict()}
-            for sampling in ("replacement", "permutation")
-            for name, plan in plans.items()
-        ]
-    ).set_index(["sampling", "plan"])
     lr = np.linspace(0.05, 1.9, 38)
     start = at[0] * n  # before the first milestone they are one and the same run
     adam = {LONG: of[LONG], short(p): of[short(p)]}
@@ -241,8 +233,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     switch_step = np.interp(0.8 * samples, late.samples, late.steps)
     return SimpleNamespace(p=p, at=at, budget=samples, exact_lr=lr, bound_ratio=(1 - lr / (2 * p.alpha)) / (1 - lr / 2),
         single_ratio=floors(PowerLawQuadratic(d=1, lam_min=1.0), lr, p.alpha),
-        spectrum_ratio=floors(QUADRATIC, lr, p.alpha), plans=plans,
-        ratios=counted.div(counted.xs("lr decays", level="plan"), level="sampling", axis=0), sgd=of["SGD"],
+        spectrum_ratio=floors(QUADRATIC, lr, p.alpha), sgd=of["SGD"],
         factors=factors, paired=paired, with_momentum=of["momentum"], pushed=of["pushed"],
         pushed_on=[next(iter(of["pushed"])), *of["momentum"]], by_memory=[Band(title, "measured",
                 [1 / (1 - m) for m in p.momentum],
@@ -261,7 +252,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
     p = res.p
     paths = {}
     for large in (0.1, 1.5):
-        sources = zip(exact_paths(p, large, 640 * large).items(), ("bound", "exact"), strict=True)
+        sources = zip(exact_paths(p, 640 * large, large).items(), ("bound", "exact"), strict=True)
         paths[rf"$L\eta={large}$"] = [
             Band(name, look, x[:: max(1, len(x) // 500)], y[:: max(1, len(y) // 500)])
             for (name, (x, y)), look in sources

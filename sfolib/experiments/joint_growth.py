@@ -23,7 +23,6 @@ from sfolib.schedules.diagnostics import validity
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import stagewise
 from sfolib.theory import bounds, stage_growth
-from sfolib.theory.bounds import Constants
 from sfolib.training.estimates import Interval, of_means
 from sfolib.training.records import Run
 from sfolib.training.spec import Spec
@@ -155,11 +154,7 @@ def reports(p: Parameters, runs: Mapping[Hashable, Run], schedules: Any, device:
                 for key, run in runs.items()
                 if key[:2] == ("equal epochs", model) and key[2] not in p.plans and run.status != "diverged"
             ]
-            constants = Constants(
-                L=problem.smoothness_bound,
-                sigma2=float(max(run.rows["variance"].max() for run in of)),
-                gap=problem.start_loss() - problem.minimum.value,
-            )
+            constants = problem.constants(max(run.rows["variance"].max() for run in of))
             each, spent = steps_a_stage(p)
             for pair in pairs_of(p):
                 plan = schedules(*pair, each, "step")
@@ -221,8 +216,8 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         capped=[label for label in first if label.endswith(", T7") and label not in p.plans],
         best=name(p.delta, p.gammas[-1]), least=name(p.delta, p.gammas[0]),
         middle=name(p.delta, p.gammas[(len(p.gammas) - 1) // 2]),
-        scaled=name(p.delta, p.delta), widest=name(p.deltas[-1], p.gamma), square=name(p.deltas[0], p.gamma),
-        digits=p.dataset == "digits")  # fmt: skip
+        scaled=name(p.delta, p.delta), widest=name(p.deltas[-1], p.gamma),
+        square=name(p.deltas[0], p.gamma))  # fmt: skip
 
 
 def figures(res: SimpleNamespace) -> notebook.Figures:

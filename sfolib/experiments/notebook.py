@@ -26,7 +26,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from sfolib._utils import files
 from sfolib._utils.errors import InputError, explain, require
@@ -37,8 +46,10 @@ from sfolib.problems.specs import Digits, Images, ImagesWithVariance, named
 from sfolib.schedules.plan import Plan
 from sfolib.training.records import Run
 from sfolib.training.run import run_all
+from sfolib.training.spec import Spec
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 Figures = Mapping[str, tuple["Figure", str]]
@@ -134,6 +145,15 @@ class Parameters(BaseModel):
 
 
 VARIANCE_SAMPLES = 2000
+# of other data sets than the digits: all 60,000 images take as long to measure as to train on
+OF_IMAGES = {"smoke": {"train_images": 6000, "eval_samples": 2000}, "quick": {"eval_samples": 10_000}}
+
+
+def some_of(problem: Digits | Images, train_images: int | None) -> Digits | Images:
+    """The problem on so many of its images, if it has more; None: all."""
+    if train_images is None or not isinstance(problem, Images) or problem.size <= train_images:
+        return problem
+    return problem.model_copy(update={"train_images": train_images})
 
 
 class DatasetParameters(Parameters):
@@ -143,10 +163,25 @@ class DatasetParameters(Parameters):
         "digits", description="digits, mnist, fashion_mnist, cifar10 or cifar100"
     )
     data_dir: str = Field("data", description="where the other data sets lie, if not where a package puts them")
+    train_images: PositiveInt | None = Field(
+        None, description="of other data sets, where they have more; None: by scale, or all"
+    )
+    eval_samples: int | None = Field(
+        None,
+        ge=20,
+        multiple_of=10,
+        description="of them, on which f is measured; None: by scale, or all",
+    )
     l2: PositiveFloat = Field(0.001, description="ℓ2 coefficient; digits only")
 
+    @classmethod
+    def of_scale(cls, scale: str, data: dict[str, Any]) -> dict[str, Any]:
+        elsewhere = data.get("dataset", "digits") != "digits"
+        return super().of_scale(scale, data) | (OF_IMAGES.get(scale, {}) if elsewhere else {})
+
     def problem(self, model: str) -> Digits | Images:
-        return named(self.dataset, model, self.l2 if self.dataset == "digits" else 0.0, data_dir=self.data_dir)
+        l2 = self.l2 if self.dataset == "digits" else 0.0
+        return some_of(named(self.dataset, model, l2, data_dir=self.data_dir), self.train_images)
 
     def problem_with_variance(self, model: str) -> Digits | Images:
         """As `problem`, measuring σ² along runs: exactly for dense models of the digits, elsewhere on VARIANCE_SAMPLES
@@ -249,6 +284,20 @@ def _injected(cells: Iterable[str]) -> list[str]:
     return [ast.unparse(target) for node in assigned for target in node.targets]
 
 
+def new_specs(
+    experiment: ModuleType, p: Parameters, schedules: Any, runs: Mapping[Hashable, Run]
+) -> dict[Hashable, Spec]:
+    """What an experiment has to train beside `runs`; networks on images are measured as `eval_samples` says, but where
+    a policy looks at the gradient of all."""
+    new = {k: spec for k, spec in experiment.specs(p, schedules, runs).items() if k not in runs}
+    samples = getattr(p, "eval_samples", None)
+    for key, spec in new.items() if samples else ():
+        looks = spec.policy is not None and spec.policy.build().signal == "grad_norm"
+        if isinstance(spec.problem, Images) and samples < spec.problem.size and not looks:
+            new[key] = spec.model_copy(update={"eval_samples": samples})
+    return new
+
+
 def train(experiment: ModuleType, p: Parameters, schedules: Any = None) -> dict[Hashable, Run]:
     """The runs of an experiment, by key: trained, or loaded where they are on record, with progress.
 
@@ -256,7 +305,7 @@ def train(experiment: ModuleType, p: Parameters, schedules: Any = None) -> dict[
     """
     schedules = experiment.schedules(p) if schedules is None else schedules
     runs: dict[Hashable, Run] = {}
-    while new := {k: s for k, s in experiment.specs(p, schedules, runs).items() if k not in runs}:
+    while new := new_specs(experiment, p, schedules, runs):
         runs |= zip(new, run_all([*new.values()], p.store, p.device, p.processes), strict=True)
     return runs
 
@@ -270,8 +319,15 @@ def show(figures: Figures, *names: str) -> None:
         display(figure, Markdown(caption))
 
 
-def publish(experiment: ModuleType, p: Parameters, figures: Figures, claims: Claims) -> Table:
-    """Write a notebook's figures (PNG and PDF) and checks to the folder of its name in `p.folder`, all or nothing.
+def publish(
+    experiment: ModuleType,
+    p: Parameters,
+    figures: Figures,
+    claims: Claims,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+) -> Table:
+    """Write a notebook's figures (PNG and PDF), tables (CSV) and checks to the folder of its name in `p.folder`, all or
+    nothing.
 
     A notebook's last line: tells the verdicts that turned and what was left out, and returns the checks as a table
     that shows them whole.
@@ -289,6 +345,8 @@ def publish(experiment: ModuleType, p: Parameters, figures: Figures, claims: Cla
     files.folder(new)
     for key, (figure, _) in figures.items():
         _draw(figure, new / key)
+    for key, table in (tables or {}).items():
+        table.to_csv(new / f"{key}.csv", index=False)
     captions = {key: caption for key, (_, caption) in figures.items()}
     published = [check.to_dict() | {"notebook": name} for check in checks]
     content = {"scale": p.scale, "parameters": p.changed(), "figures": captions, "checks": published}

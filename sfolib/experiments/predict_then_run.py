@@ -188,8 +188,8 @@ def took(
     )
 
 
-def on_quadratic(p: Parameters) -> tuple[PowerLawQuadratic, Constants, pd.DataFrame]:
-    """The quadratic, its constants by the pilot, and what each plan takes on it, exactly."""
+def on_quadratic(p: Parameters) -> tuple[PowerLawQuadratic, pd.DataFrame]:
+    """The quadratic, and what each plan takes on it, exactly."""
     q, eps2 = PowerLawQuadratic(sigma2=p.quadratic_sigma2), targets(p, *p.quadratic_eps2)
     theory, _ = schedules(p)
 
@@ -215,14 +215,14 @@ def on_quadratic(p: Parameters) -> tuple[PowerLawQuadratic, Constants, pd.DataFr
     for name, plan in plans.items():
         stages = [(row.batch_size, row.lr, row.steps) for row in plan.rows]
         frames.append(took(QUADRATIC, name, eps2, exact(stages), price * (name != RAW), [plan]))
-    return q, c, pd.concat(frames, ignore_index=True)
+    return q, pd.concat(frames, ignore_index=True)
 
 
 def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
     """results: what each plan took on each problem to each ε², see `took`; paid: with its price. of: the same by
     (problem, plan); best: the cheapest constant pair at one lr, pairs: all pairs of the search, by problem. piloted:
     each seed's pilot, by model; table: constants by definition and by pilot; ran: the plans' runs."""
-    q, c, on_q = on_quadratic(p)
+    q, on_q = on_quadratic(p)
     theory, _ = schedules(p)
     eps2 = targets(p, *p.quadratic_eps2)
     at_best = [q.best_constant_batch_size(p.lr, e**0.5)._asdict() | {"eps2": e} for e in eps2]
@@ -276,7 +276,7 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
             frames.append(took(model, name, aims, reached, price + looks, plans, run.samples[-1]))
     everything = pd.concat(frames, ignore_index=True)
     everything["paid"] = everything["samples"] + everything["price"]
-    return SimpleNamespace(p=p, q=q, c=c, results=everything, everything=[QUADRATIC, *p.models],
+    return SimpleNamespace(p=p, q=q, results=everything, everything=[QUADRATIC, *p.models],
         of={key: frame.set_index("eps2") for key, frame in everything.groupby(["problem", "plan"], sort=False)},
         best={problem: frame.set_index("eps2") for problem, frame in searched.items()}, pairs=pairs,
         aims={model: targets(p, *p.eps2[model]) for model in p.models}, piloted=piloted, table=pd.DataFrame(table).T,
@@ -301,7 +301,7 @@ def figures(res: SimpleNamespace) -> notebook.Figures:
         )
 
     def row(names, column, over=None, promised=None):
-        """The bands of these plans on each problem, over `best`'s column if it is told."""
+        """The bands of these plans on each problem, over `best`'s column if it is given."""
         scale = {x: res.best[x][over] if over else 1.0 for x in res.everything}
         return {
             TITLES[x]: [y for name in names for y in bands(x, name, column, scale[x], promised)] for x in res.everything

@@ -1,9 +1,9 @@
-"""What the project keeps of its last `make figures`: the claims and their page, the README's picture, the times.
+"""What the project keeps of its last `make figures`: the claims and their page, the README's pictures, the times.
 
 `figures/reference/` holds `checks.json` (the claims as data), `claims.md` (the same for people), `verdicts.json` (their
-verdicts, and those at other scales), `seconds.json` (how long each notebook took) and the picture; `full/` what was
-published at full size. `docs/benchmarks.md`, `docs/intervals.md` and `docs/prediction.md` are made from the results in
-`benchmarks/`.
+verdicts, and those at other scales), `seconds.json` (how long each notebook took) and the pictures; `full/` what was
+published at full size. `docs/benchmarks.md`, `docs/ends.md`, `docs/intervals.md` and `docs/prediction.md` are made from
+the results in `benchmarks/`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,23 @@ from sfolib._utils.errors import require
 from sfolib.experiments import notebook, reference_pages, report
 from sfolib.experiments.project import root
 
-PICTURE = Path("01_critical_batch_size") / "samples.png"
+PICTURES = Path("01_critical_batch_size") / "samples.png", Path("15_the_schedule_to_use") / "over_paper.png"
 FOLDER = report.REFERENCE
 FULL = report.FULL
+_ENDS = {  # files of benchmarks/ends, and what wrote them: title, further parameters
+    "sgd": ("SGD", ""),
+    "momentum": (
+        "momentum 0.9",
+        """ -p optimizer momentum -p problems '["digits/mlp"]' -p methods '["late ramp", "late ramp, stable η", """
+        """"horizon ramp", "horizon ramp for f", "successive gradients", "b × 2, η × 1.4", "b × 2", "b₀", "cosine", """
+        """"linear", "WSD", "mirror"]'""",
+    ),
+    "adam": (
+        "Adam",
+        """ -p optimizer adam -p problems '["digits/mlp"]' -p methods '["late ramp", """
+        """"successive gradients", "b × 2, η × 1.4", "b × 2", "b₀", "cosine", "linear", "WSD", "mirror"]'""",
+    ),
+}
 _REMEDY = "run `make figures` first"
 
 
@@ -51,11 +65,13 @@ def keep(out: Path | None = None, label: str = "") -> None:
     kept = report.kept_verdicts()
     of = {name: {c["claim"]: c["verdict"] for c in checks if c["notebook"] == name} for name in names}
     if scale == "quick":
-        require((folder / PICTURE).is_file(), "figures", str(folder / PICTURE), f"does not exist; {_REMEDY}")
+        for picture in PICTURES:
+            require((folder / picture).is_file(), "figures", str(folder / picture), f"does not exist; {_REMEDY}")
         files.folder(reference)
         files.write_json(reference / "checks.json", checks)
         files.write_json(reference / "seconds.json", seconds)
-        _copy(folder / PICTURE, reference / PICTURE.name)
+        for picture in PICTURES:
+            _copy(folder / picture, reference / picture.name)
     else:  # some notebooks may be run again, and others not
         before = kept.get(scale, {})
         of = before | {name: before.get(name, {}) | found if label else found for name, found in of.items()}
@@ -65,6 +81,8 @@ def keep(out: Path | None = None, label: str = "") -> None:
             files.write_json(place / report.PUBLISHED, content)
             for key in content["figures"]:
                 _copy(folder / name / f"{key}.png", place / f"{key}.png")
+            for table in (folder / name).glob("*.csv"):
+                _copy(table, place / table.name)
             files.write_json(place / report.COST, _cost(name, content["parameters"], folder))
     files.folder(reference)
     files.write_json(reference / "verdicts.json", kept | {scale: of})
@@ -95,11 +113,19 @@ def pages() -> dict[Path, str]:
     """The pages that are made from data in the repository: path → what it should hold."""
     measured, known = root() / "benchmarks", files.read_json(root() / FOLDER / "checks.json", "restore it")
     results, crossings = (files.read_json(measured / name, "restore it") for name in ("results.json", "crossings.json"))
+    ends = {
+        title: (
+            f"python -m sfolib figures 15{parameters}",
+            *(pd.read_csv(measured / "ends" / f"{name}{what}.csv") for what in ("", "_to_eps")),
+        )
+        for name, (title, parameters) in _ENDS.items()
+    }
     full = {root() / FULL / "claims.md": reference_pages.full_page(root() / FULL)} if (root() / FULL).is_dir() else {}
     return full | {
         root() / FOLDER / "claims.md": reference_pages.claims_page(known),
         root() / "docs" / "benchmarks.md": reference_pages.benchmarks_page(results),
         root() / "docs" / "intervals.md": reference_pages.intervals_page(crossings),
+        root() / "docs" / "ends.md": reference_pages.ends_page(ends),
         root() / "docs" / "prediction.md": reference_pages.prediction_page(
             *(
                 pd.read_csv(measured / name)

@@ -254,12 +254,12 @@ def prediction_page(
         "# Predicted and measured",
         "",
         "N(b), gradient evaluations to ε at a constant batch size on the digits: predicted by T15 "
-        "(`sfolib.predict_constant`) and written down before any of these runs was made, then measured: 32 seeds, "
-        "first crossing of the mean of ‖∇f‖² with its 95 % interval (`docs/intervals.md`). Nothing is fitted. Networks "
-        "are predicted from the start of their first seed alone but for the last round of mean paths; of the MLP on "
-        "the noise-free path a first list of predictions was replaced before its runs. Runs end half as long again as "
-        "they were predicted to need, or, where some ε was predicted not to be reached, after as many steps as were "
-        "looked ahead: 12,000, and 3,000 to 8,000 on mean paths.",
+        "(`sfolib.predict_constant`) and written down before any of these runs was made, then measured: 32 seeds, on "
+        "mean paths more, first crossing of the mean of ‖∇f‖² with its 95 % interval (`docs/intervals.md`). Nothing is "
+        "fitted. Networks are predicted from the start of their first seed alone but for the last round of mean paths; "
+        "of the MLP on the noise-free path a first list of predictions was replaced before its runs. Runs end half as "
+        "long again as they were predicted to need, on mean paths after twice that, or, where some ε was predicted not "
+        "to be reached, after as many steps as were looked ahead: 12,000, and 3,000 to 8,000 on mean paths.",
         "`python -m benchmarks.predict` makes both again; this page is made from its table by `make reference`.",
         "",
         "By permutation E‖∇f‖² rises and falls with every epoch. The first case of it was read where the path was, at "
@@ -267,7 +267,9 @@ def prediction_page(
         "N as that of runs is, as `predict` does now.",
         "",
         "The aim was 5 %, and 15 % for b < 8 and for networks. It *holds* where the whole interval of predicted over "
-        "measured is within it, is *missed* where none of it is, and else is *open*: 32 seeds do not tell.",
+        "measured is within it, is *missed* where none of it is, and else is *open*: the seeds do not tell. On mean "
+        "paths, where N's interval is wide as the curves are flat, this is asked at the ends: N is within 15 % if "
+        "E‖∇f‖² is still above ε² at N/1.15 and is below at N/0.85, N the predicted one.",
         "",
         "| problem | pairs (b, ε) | not reached, as predicted | one without the other | reached, as predicted | in the "
         "interval | error, b >= 8: median, largest | b < 8 | holds | open | missed |",
@@ -281,10 +283,7 @@ def prediction_page(
         for chosen in (both["batch_size"] >= 8, both["batch_size"] < 8):
             off = (both["ratio"][chosen] - 1).abs()
             cells.append(f"{off.median():.1%}, {off.max():.1%}" if len(off) else "")
-        most = np.where(case.startswith("softmax") & (both["batch_size"] >= 8), 0.05, 0.15)
-        low, high = both["samples_predicted"] / both["high"], both["samples_predicted"] / both["low"]
-        holds, missed = (low >= 1 - most) & (high <= 1 + most), (low > 1 + most) | (high < 1 - most)
-        cells += [sum(holds), sum(~holds & ~missed), sum(missed)]
+        cells += [sum(_of_pairs(case, both) == verdict) for verdict in ("holds", "open", "missed")]
         lines.append(f"| {' | '.join(map(str, [_text(case), *cells]))} |")
     lines += ["", "The batch size of the fewest gradient evaluations, among those measured (powers of two); in "
               "brackets those whose N is not told apart from the least, as their intervals overlap:", "",
@@ -303,30 +302,48 @@ def prediction_page(
     return "\n".join([*lines, *(line for section in sections for line in section)]) + "\n"
 
 
+def _of_pairs(case: str, both: pd.DataFrame) -> np.ndarray:
+    """Of pairs that were predicted and measured, (pairs,)."""
+    if re.search(_MEAN_PATH, case):
+        holds = (both["early_low"] > 1) & (both["late_high"] < 1)
+        missed = (both["early_high"] < 1) | (both["late_low"] > 1)
+    else:
+        most = np.where(case.startswith("softmax") & (both["batch_size"] >= 8), 0.05, _WITHIN)
+        low, high = both["samples_predicted"] / both["high"], both["samples_predicted"] / both["low"]
+        holds, missed = (low >= 1 - most) & (high <= 1 + most), (low > 1 + most) | (high < 1 - most)
+    return np.select([holds, missed], ["holds", "missed"], "open")
+
+
 _MEAN_PATH = ", mean paths?$"  # ends the names of the cases of `benchmarks.predict`
 _WITHIN = 0.15  # of N(b) on mean paths, said before the runs
 
 
 def _of_loss(found: pd.DataFrame) -> list[str]:
     """E f at the end of runs."""
-    over = (found["predicted"] - found["noise_free"]) / (found["loss"] - found["noise_free"])
+    added = found["loss"] - found["noise_free"]
+    over, unmoved = ((found[of] - found["noise_free"]) / added for of in ("predicted", "unmoved"))
+    inside = sum(found["predicted"].between(found["low"], found["high"]))
     lines = [
         "",
         "## E f",
         "",
         "Softmax regression on digits, the loss at the end of runs, 96 seeds with 95 % intervals "
-        "(`python -m benchmarks.predict loss`; not written down before). What noise adds to the loss of the noise-free "
-        f"path is predicted as {over.min():.2f} to {over.max():.2f} times what it adds: ½ tr(HC) takes the mean of "
-        "the iterates for the noise-free path; whether that is the cause was not tested.",
+        "(`python -m benchmarks.predict loss`; not written down before). Noise adds E f(θ) − f(θ̄) ≈ ½ tr(HC) + "
+        "∇f·E δ to the loss of the noise-free path θ̄: it also moves the mean by E δ, which follows δ ← δ − η(Hδ + "
+        "½∇tr(HC)), by permutation with another term of the same order, as a sample's curvature goes with its gradient "
+        "(`sfolib.analysis.covariance`). ½ tr(HC) alone, which `predict` once took, is "
+        f"{unmoved.min():.2f} to {unmoved.max():.2f} times what noise adds; with E δ it is {over.min():.2f} to "
+        f"{over.max():.2f} times, and {inside} of {len(found)} losses are within the measured interval; second order "
+        "in η/b was not looked at.",
         "",
-        "| sampling | lr | b | gradient evaluations | E f, measured | predicted | noise-free path |",
-        "|---" * 7 + "|",
+        "| sampling | lr | b | gradient evaluations | E f, measured | predicted | ½ tr(HC) alone | noise-free path |",
+        "|---" * 8 + "|",
     ]
     for row in found.itertuples():
         interval = f"{row.loss:.5f} ({row.low:.5f} … {row.high:.5f})"
         lines.append(
             f"| {row.sampling} | {row.lr:g} | {row.batch_size} | {row.samples:,} | {interval} | {row.predicted:.5f} | "
-            f"{row.noise_free:.5f} |"
+            f"{row.unmoved:.5f} | {row.noise_free:.5f} |"
         )
     return lines
 
@@ -343,7 +360,7 @@ def _of_mean_paths(measured: pd.DataFrame) -> list[str]:
         "Noise moves the mean of the iterates, and H and Σ with it: `predict` follows that mean, a path for each batch "
         "size, with a cloud of pairs of points about it, of which one makes steps of SGD and the other is its mirror "
         "image; E‖∇f‖² is the mean over the cloud (`sfolib.analysis.mean_path`). So there are runs in it, with random "
-        "numbers of their own, and it costs more than 32 seeds' runs of these small networks. It takes the iterates "
+        "numbers of their own, and it costs more than the runs of these small networks. It takes the iterates "
         "for symmetric about their mean; in truth they are skewed towards large ‖∇f‖², most where η/b is large.",
         "Two rounds, each written down before its runs: the first with 16 pairs from one start, N being where the "
         "curve first is at ε²; the second, as `predict` is now, with 32 pairs from four starts, N being read as that "
@@ -355,7 +372,7 @@ def _of_mean_paths(measured: pd.DataFrame) -> list[str]:
             continue
         both = own[np.isfinite(own["samples_predicted"]) & np.isfinite(own["samples"])]
         most = both.loc[(both["ratio"] - 1).abs().idxmax()]
-        runs = 32 * own.drop_duplicates(["case", "batch_size"])["spent"].sum()
+        runs = (own["seeds"] * own["spent"])[~own.duplicated(["case", "batch_size"])].sum()
         within = {of: sum((both[of] - 1).abs() <= _WITHIN) for of in ("ratio", "noise_free")}
         lines.append(
             f"- The {name} round: of {len(both)} pairs (b, ε) reached as predicted, {within['ratio']} are within "
@@ -367,14 +384,44 @@ def _of_mean_paths(measured: pd.DataFrame) -> list[str]:
             f"Predicting took {own.drop_duplicates('case')['probes'].sum():.2g} gradient evaluations, the runs "
             f"{runs:.2g} without what was spent on measuring them."
         )
-    heads = "| problem | b | ε² | N, predicted | N, measured | predicted over measured | noise-free path |"
-    lines += ["", heads, "|---|---|---|---|---|---|---|"]
-    for row in measured.itertuples():
+    heads = (
+        "| problem | seeds | b | ε² | N, predicted | N, measured | predicted over measured | noise-free path | "
+        "E‖∇f‖²/ε² at N/1.15 | at N/0.85 | within 15% |"
+    )
+    lines += ["", heads, "|---" * 11 + "|"]
+    for row, verdict in zip(measured.itertuples(), _of_pairs(", mean path", measured), strict=True):
         interval = f"{row.samples:.3g} ({row.low:.3g} … {row.high:.3g})" if np.isfinite(row.samples) else "never"
         predicted = f"{row.samples_predicted:.3g}" if np.isfinite(row.samples_predicted) else "never"
         ratios = [f"{of:.2f}" if np.isfinite(of) and of > 0 else "–" for of in (row.ratio, row.noise_free)]
-        cells = _text(row.case), row.batch_size, f"{row.eps2:g}", predicted, interval, *ratios
+        ends = [
+            f"{getattr(row, of):.2f} ({getattr(row, f'{of}_low'):.2f} … {getattr(row, f'{of}_high'):.2f})"
+            for of in ("early", "late")
+        ]
+        tells = [*ends, verdict] if np.isfinite(row.samples_predicted) else ["–"] * 3
+        cells = _text(row.case), f"{row.seeds:g}", row.batch_size, f"{row.eps2:g}", predicted, interval, *ratios, *tells
         lines.append(f"| {' | '.join(map(str, cells))} |")
+    of_four = measured["starts"][several] / 4**0.5
+    if len(of_four):
+        lines += [
+            "",
+            "E‖∇f‖² about N differs from start to start. By the deviation between seeds, less what one seed "
+            "fluctuates, its mean over four starts, as of the second round, is off by "
+            f"{of_four.median():.0%} at the median and {of_four.max():.0%} at most, in one standard deviation.",
+        ]
+    skewed = measured.assign(verdict=_of_pairs(", mean path", measured)).dropna(subset=["images"])
+    if len(skewed):
+        lines += [
+            "",
+            "What is left out is the skew of the iterates. ‖∇f‖² of the mirror images over that of the runs in the "
+            "same cloud, about the predicted N (`python -m benchmarks.predict images`), and what E‖∇f‖² of these runs "
+            "alone would be over the predicted; that would be a simulation, and no prediction:",
+            "",
+            "| problem | b | ε² | images over runs | runs over predicted | within 15% |",
+            "|---" * 6 + "|",
+        ]
+    for row in skewed.itertuples():
+        cells = _text(row.case), row.batch_size, f"{row.eps2:g}", f"{row.images:.2f}", f"{2 / (1 + row.images):.2f}"
+        lines.append(f"| {' | '.join(map(str, [*cells, row.verdict]))} |")
     return lines
 
 
@@ -449,9 +496,10 @@ def _of_adam(adam: pd.DataFrame) -> list[str]:
         "recursion;",
         "- the predictions of the last four cases that name β2, permutation or hidden units were written down by a "
         "version that let rounding grow in weights no gradient ever moves, which is mended. The two of β2 are compared "
-        "up to where that began; what it did to the other two is not known, so that `predict` refuses Adam by "
-        "permutation and for networks until they are measured again; β2 below 0.9, which none of these had, is "
-        "refused too.",
+        "up to where that began, and what it did to the other two is not known;",
+        "- so `predict` refuses Adam by permutation, as the recursion of v̂ is of independent draws where an epoch's "
+        "batches are not, and for networks, whose mean noise moves and v̂ with it, which the metric does not see; and "
+        "β2 below 0.9, which none of these had.",
         "",
         "AdaGrad is not predicted.",
     ]
@@ -470,3 +518,70 @@ def _of_notebook(checks: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     of_14 = (check for check in checks if check["notebook"].startswith("14_"))
     return lines + [f"| {_text(check['claim'])} | {values(check['measured'])} | {outcome(check)} |" for check in of_14]
+
+
+def ends_page(cases: Mapping[str, tuple[str, pd.DataFrame, pd.DataFrame]]) -> str:
+    """`docs/ends.md`, in Markdown: by title the command that measured it, and the tables `ends` and `to_eps` that
+    notebook 15 wrote."""
+    lines = [
+        "# Where each method ends, and what it takes to each ε",
+        "",
+        "All methods of [15](../notebooks/15_the_schedule_to_use.ipynb) at a budget of gradient evaluations, each with "
+        "the same search: the ends are the lowest of their column over the learning rates that the heading names, in "
+        "hindsight, *× 3* where that is not η₀ but three times it. Brackets: 95 % intervals over seeds. Steps, looks "
+        "(share of the budget, on top of it) and predicted time, τ0 K + τ1 N at τ0/τ1 = 1,000 over that of the "
+        "constant b₀, are at η₀.",
+        "Then gradient evaluations, looks included, until E‖∇f‖² is ε² and stays there, with their interval, and "
+        "steps, each method at the best η for that ε; a method aims at the end of the budget if it aims at all.",
+        "Made from `benchmarks/ends/` by `make reference`; the commands write `ends.csv` and `to_eps.csv` to "
+        "`figures/15_the_schedule_to_use/`.",
+    ]
+    for title, (command, ends, to_eps) in cases.items():
+        for problem, own in ends.groupby("problem", sort=False):
+            factors = ", ".join(f"{factor:g}" for factor in own["factor"].unique())
+            lines += ["", f"## {problem}, {title}", "", f"η₀ × {factors}. `{command}`", ""]
+            lines += _ends_table(own)
+            there = to_eps[to_eps["problem"] == problem]
+            lines += ["", *_arrivals_table(there)] if len(there) else []
+    return "\n".join(lines) + "\n"
+
+
+def _ends_table(ends: pd.DataFrame) -> list[str]:
+    lines = ["| | ‖∇f‖² | loss | test error, % | steps | looks, % | time |", "|---|---|---|---|---|---|---|"]
+    constant = ends[(ends["method"] == "b₀") & (ends["factor"] == 1.0)]["seconds, accelerator"].iloc[0]
+    for method, own in ends.groupby("method", sort=False):
+        cells = []
+        for criterion, unit in (("grad_sqnorm", 1), ("loss", 1), ("test_error", 100)):
+            best = own[own["criterion"] == criterion].sort_values("value").iloc[0]
+            cells.append(_with_interval(best["value"] * unit, best["low"] * unit, best["high"] * unit))
+            cells[-1] += "" if best["factor"] == 1.0 else f" × {best['factor']:g}"
+        default = own.iloc[0]  # η₀ is the first of the search
+        cells += [f"{default['steps']:,.0f}", f"{100 * default['looked']:.3g}"]
+        cells.append(f"{default['seconds, accelerator'] / constant:.2g}")
+        lines.append(f"| {_text(method)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _arrivals_table(arrivals: pd.DataFrame) -> list[str]:
+    levels = arrivals["eps2"].unique()
+    lines = [
+        "| | " + " | ".join(f"ε² = {level:g} | steps" for level in levels) + " |",
+        "|---|" + "---|---|" * len(levels),
+    ]
+    for method, own in arrivals.groupby("method", sort=False):
+        cells = []
+        for level in levels:
+            best = own[own["eps2"] == level].sort_values(["evaluations", "evaluations_low"]).iloc[0]
+            never = not np.isfinite(best["evaluations"])
+            ends = (best[f"evaluations{end}"] for end in ("", "_low", "_high"))
+            cells += ["never", ""] if never else [_with_interval(*ends), f"{best['steps']:,.0f}"]
+        lines.append(f"| {_text(method)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    """To three digits; "diverged" where there is no value."""
+    if not np.isfinite(value):
+        return "diverged"
+    told = ("never" if end == np.inf else values(float(end)) for end in (value, low, high))
+    return "{} [{}, {}]".format(*told)

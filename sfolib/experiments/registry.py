@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from sfolib._utils.errors import InputError, explain, require
+from sfolib.experiments.notebook import new_specs
 from sfolib.training import records
 from sfolib.training.executors import TasksFailed
 from sfolib.training.run import alone, run_all
@@ -61,7 +62,7 @@ def _planned(notebook: Path, scale: str, out: Path, given: Mapping[str, Any]) ->
     module, p = experiment(notebook), parameters(notebook, scale, out, given)
     schedules, runs, store = module.schedules(p), {}, p.store.resolve()
     known: set[str] = set()
-    while new := {k: spec for k, spec in module.specs(p, schedules, runs).items() if k not in runs}:
+    while new := new_specs(module, p, schedules, runs):
         each = {spec.key: spec for asked in new.values() for spec in alone(asked)}
         missing = {k: (s, store, p.device) for k, s in each.items() if not (store / k / records.RUN).exists()}
         known |= each.keys() - missing.keys()

@@ -167,7 +167,7 @@ def write(out: Path, outcomes: Sequence[Outcome], waiting: Sequence[str] = ()) -
 
 
 def headlines(out: Path) -> list[str]:
-    """The claims that are told first, a line each, of what was published in `out`."""
+    """The headline claims, a line each, of what was published in `out`."""
     checks = files.read_json(out / "checks.json", "make it again")
     return [f"  {check['notebook'][:2]} {outcome(check)}: {check['claim']}" for check in checks if check["headline"]]
 

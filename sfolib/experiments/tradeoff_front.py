@@ -153,7 +153,7 @@ def bound_front(c: Constants, eps2: float) -> pd.DataFrame:
     return pd.DataFrame({"steps": steps, "samples": bounds.front_samples(c, steps, eps2**0.5), "source": "bound"})
 
 
-def statistics(p: Parameters, lr: np.ndarray, batch_size: np.ndarray, samples: np.ndarray) -> np.ndarray:
+def statistics(p: Parameters, batch_size: np.ndarray, lr: np.ndarray, samples: np.ndarray) -> np.ndarray:
     """What claims say of a grid's crossings, (pairs,) each, at one ε²: K_min, N_min and B of its front's hyperbola, the
     rms distance from it over that from the nearest power law, the mean time of √(B τ0/τ1) over that of B; at each of
     `p.time_ratios` the time of the former; all nan without a front; last the η of fewest steps at each batch size.
@@ -205,9 +205,9 @@ def results(p: Parameters, runs: Mapping[Hashable, Run]) -> SimpleNamespace:
         found, drawn = drawn_crossings(runs.values(), target, DRAWS)
         reached = np.isfinite(found)
         sizes, lrs = np.array([*runs])[reached].T
-        of_grid[target] = of_fits(of_draws(partial(statistics, p, lrs, sizes), found[reached], drawn[reached].T))
+        of_grid[target] = of_fits(of_draws(partial(statistics, p, sizes, lrs), found[reached], drawn[reached].T))
     c, variance = PowerLawQuadratic().constants(), float(max(run.rows["variance"].max() for run in runs.values()))
-    of_digits = Constants(digits.smoothness_bound, variance, digits.start_loss() - digits.minimum.value)
+    of_digits = digits.constants(variance)
     latency, per_sample = fit_step_time(TIMED, measure_step_time(digits, TIMED, device=p.device))
     optima, costs = optimal_schedules(p)
     predicted, probes = predicted_fronts(p)

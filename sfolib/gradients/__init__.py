@@ -19,10 +19,12 @@ from sfolib.gradients.statistics import (
     CHUNK,
     GradientStatistics,
     Population,
+    SampledSqnorm,
     full_gradient_sqnorm,
     gradient_statistics,
     measure_constants,
     population_variance,
+    sampled_gradient_sqnorm,
 )
 from sfolib.gradients.successive import SuccessiveGradients, SuccessiveProducts
 
@@ -35,6 +37,7 @@ __all__ = [
     "Loss",
     "NoiseSpectrum",
     "Population",
+    "SampledSqnorm",
     "StableLr",
     "SuccessiveGradients",
     "SuccessiveProducts",
@@ -49,5 +52,6 @@ __all__ = [
     "noise_spectrum",
     "noise_vectors",
     "population_variance",
+    "sampled_gradient_sqnorm",
     "smoothness",
 ]

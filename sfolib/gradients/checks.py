@@ -157,15 +157,18 @@ def _dims_after(module: nn.Module, dims: int, layers: list[nn.Module]) -> int:
         return 0
     if not own.keys().isdisjoint(_REPLACED):
         return 0
-    for p in own["_parameters"].values():
-        if p is not None and type(p) is not nn.Parameter:
-            return 0
+    parameters, children = own["_parameters"], own["_modules"]
     if kind is nn.Sequential:
-        for child in own["_modules"].values():
+        for child in children.values():
             dims = _dims_after(child, dims, layers)
             if not dims:
                 return 0
-        return dims
+        return 0 if parameters else dims
+    for key, p in parameters.items():  # somebody may have added what its forward pass does not use
+        if p is not None and (type(p) is not nn.Parameter or key not in ("weight", "bias")):
+            return 0
+    if children:
+        return 0
     layers.append(module)
     if kind is nn.Linear:
         weight, bias = (own["_parameters"].get(key) for key in ("weight", "bias"))

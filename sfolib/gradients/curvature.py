@@ -60,7 +60,8 @@ def _flat(tensors: list[Tensor] | tuple[Tensor, ...], rows: int = 0) -> Tensor:
 class Hessian:
     """H as a product with vectors that are flat, parameters in the model's order.
 
-    gradient: G, (parameters,). samples: gradient evaluations so far. The graph of the gradient over all of `x` is held.
+    model, loss_fn, x, y, l2: as `gradient_statistics` takes them. gradient: G, (parameters,). samples: gradient
+    evaluations so far. The graph of the gradient over all of `x` is held.
     """
 
     def __init__(self, model: nn.Module, loss_fn: Loss, x: Batch, y: Batch, l2: float = 0.0):
@@ -89,7 +90,10 @@ class Hessian:
 
 
 def smoothness(model: nn.Module, loss_fn: Loss, x: Batch, y: Batch, *, l2: float = 0.0) -> float:
-    """λ_max, the largest eigenvalue of H at θ: the local L of A1. `largest_eigenvalue` tells the cost as well."""
+    """λ_max, the largest eigenvalue of H at θ: the local L of A1. `largest_eigenvalue` says what it costs as well.
+
+    model, loss_fn, x, y, l2: as `gradient_statistics` takes them.
+    """
     return largest_eigenvalue(Hessian(model, loss_fn, x, y, l2))
 
 
@@ -226,7 +230,8 @@ def curvature_noise(
 ) -> CurvatureNoise:
     """Q = mean of vᵀHv over `vectors` noise vectors, S2 = mean of (u·v)² over their pairs; see `noise_vectors`.
 
-    S2's error is the jackknife's, as its pairs are not independent. vectors: 3 or more.
+    S2's error is the jackknife's, as its pairs are not independent. vectors: 3 or more. sample, seed: as there; model,
+    loss_fn, x, y, l2: as `gradient_statistics` takes them.
     Costs n (the gradient) + 2n a Hessian product (one a vector, one for GHG, some 20 for lambda_max) + the vectors'.
     """
     require(whole("vectors", vectors) >= 3, "vectors", vectors, "must be 3 or more for an error of tr(Σ²)")
@@ -294,7 +299,8 @@ def noise_spectrum(
     """w(λ) by `products` steps of Lanczos from each of `vectors` noise vectors (see `noise_vectors`).
 
     Lanczos quadrature as in Golub & Meurant 2010, ch. 6; the start in noise in place of random signs weighs the
-    spectrum by Σ [N]. Costs n + vectors × (2n × products + sample) gradient evaluations.
+    spectrum by Σ [N]. sample, seed: as there; model, loss_fn, x, y, l2: as `gradient_statistics` takes them.
+    Costs n + vectors × (2n × products + sample) gradient evaluations.
     """
     whole("products", products)
     operator = Hessian(model, loss_fn, x, y, l2)

@@ -205,6 +205,11 @@ def formed(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+def weight_gradient(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
+    """The sum of `formed` over samples, in the shape of the weight."""
+    return sum(part.sum(0) for part in _formed_parts(layer, a, d)).view(layer.weight.shape)
+
+
 def formed_terms(g: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return _vectors("weight", g, v)[1:]
 

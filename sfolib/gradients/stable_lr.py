@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sfolib._utils.errors import require, whole
+from sfolib._utils.errors import InputError, require
+from sfolib._utils.model import Below1, Count, Index, Nonnegative, checked
+from sfolib.gradients.batches import n_samples
 from sfolib.gradients.checks import Loss
 from sfolib.gradients.curvature import Hessian, largest_eigenvalue, trainable
 
@@ -31,17 +33,18 @@ class StableLr(NamedTuple):
     samples: int
 
 
+@checked
 def largest_stable_lr(
     model: nn.Module,
     loss_fn: Loss,
     x: Tensor,
     y: Tensor,
     *,
-    l2: float = 0.0,
-    momentum: float = 0.0,
-    batch_size: int = 256,
+    l2: Nonnegative = 0.0,
+    momentum: Below1 = 0.0,
+    batch_size: Count = 256,
     sweep: bool = True,
-    seed: int = 0,
+    seed: Index = 0,
 ) -> StableLr:
     """The lr above which curvature throws the iterates about, of SGD with this momentum; nothing of the model moves.
 
@@ -53,13 +56,24 @@ def largest_stable_lr(
     halves of the batches, is too small to make it so, tr Σ/b < ‖G‖²/2; or where the loss is no number. In
     batches so small that noise hides the signal it is not met. Then, and with sweep=False, lr is the edge.
     Costs 512 a product for λ_max (about 20) and 8 batch_size a doubling of lr.
+    Raises `InputError` for data that model and loss_fn do not take, and where the gradient is not finite.
     """
-    whole("batch_size", batch_size)
-    require(0 <= momentum < 1, "momentum", momentum, "must be in [0, 1)")
-    require(len(x) >= 2, "x", len(x), "must hold at least 2 samples")
-    rng = torch.Generator().manual_seed(seed)
+    n = n_samples(x, y)
+    require(n >= 2, "x", n, "must hold at least 2 samples")
+    for name, values in (("x", x), ("y", y)):
+        require(bool(values.isfinite().all()), name, tuple(values.shape), "must be finite: it holds nan or inf")
+    trainable(model)
+    rng = torch.Generator().manual_seed(int(seed))
     chosen = torch.randperm(len(x), generator=rng)[:_SAMPLE].to(x.device)
-    hessian = Hessian(model, loss_fn, x[chosen], y[chosen], l2)
+    try:
+        hessian = Hessian(model, loss_fn, x[chosen], y[chosen], l2)
+    except InputError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:  # of the user's model and loss
+        shapes = f"{tuple(x.shape)} {x.dtype}, {tuple(y.shape)} {y.dtype}"
+        raise InputError(f"x, y = {shapes}: model and loss_fn must take them and give one loss ({error})") from error
+    finite = bool(hessian.gradient.isfinite().all())
+    require(finite, "model", type(model).__name__, "must have finite parameters, and a finite gradient on x and y")
     largest = largest_eigenvalue(hessian, accuracy=_ACCURACY)
     require(largest > 0, "λ_max", largest, "must be above 0 where the model is: train it a little, or initialise it")
     edge = 2 * (1 + momentum) / largest

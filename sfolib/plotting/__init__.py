@@ -2,7 +2,7 @@
 
 from sfolib.plotting.against_batch_size import against_batch_size
 from sfolib.plotting.claims import proofs, ratios
-from sfolib.plotting.ends import ends, to_the_end
+from sfolib.plotting.ends import arrivals, ends, relative
 from sfolib.plotting.front import best_lr, family_costs, front_paths, fronts, optimal_schedules
 from sfolib.plotting.growth import anytime, overheads, rate_exponents
 from sfolib.plotting.prediction import prediction, recommended
@@ -15,6 +15,7 @@ __all__ = [
     "against_batch_size",
     "against_clocks",
     "anytime",
+    "arrivals",
     "best_lr",
     "costs",
     "ends",
@@ -29,6 +30,6 @@ __all__ = [
     "rate_exponents",
     "ratios",
     "recommended",
-    "to_the_end",
+    "relative",
     "trajectories",
 ]

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from sfolib.plotting.style import LINES, Band, style
+from sfolib.plotting.style import LINES, Band, draw, hues, legend_below, panel_row
 
 
 def laws(panels: Mapping[str, tuple[Sequence[Band], Mapping[str, Any]]], height: float = 3.4) -> Figure:
@@ -18,21 +16,17 @@ def laws(panels: Mapping[str, tuple[Sequence[Band], Mapping[str, Any]]], height:
     Bands with the same label have one colour, in all panels, and one entry in a panel's legend: with the look of the
     first, and one in grey for the bounds that have the label of another band.
     """
-    labels = list(dict.fromkeys(band.label for bands, _ in panels.values() for band in bands))
-    palette = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
-    with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, height), squeeze=False)
-        for axis, (title, (bands, settings)) in zip(axes[0], panels.items(), strict=True):
+    palette = hues(band.label for bands, _ in panels.values() for band in bands)
+    with panel_row(panels, height) as (figure, axes):
+        for axis, (bands, settings) in zip(axes, panels.values(), strict=True):
             labelled: set[str] = set()
-            for label, source, x, y, low, high in bands:
-                shown = None if label in labelled else label
-                axis.plot(x, y, color=palette[label], label=shown, **LINES[source])
-                if label in labelled and source == "bound" and "theory" not in labelled:
-                    axis.plot([], [], color="0.3", label="theory", **LINES[source])
+            for band in bands:
+                seen = band.label in labelled
+                draw(axis, band, color=palette[band.label], label=None if seen else band.label)
+                if seen and band.source == "bound" and "theory" not in labelled:
+                    axis.plot([], [], color="0.3", label="theory", **LINES["bound"])
                     labelled.add("theory")
-                labelled.add(label)
-                if low is not None:
-                    axis.fill_between(x, low, high, color=palette[label], alpha=0.2, linewidth=0)
-            axis.set(title=title, **{"xscale": "log", "yscale": "log", **settings})
-            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=1)
+                labelled.add(band.label)
+            axis.set(**{"xscale": "log", "yscale": "log", **settings})
+            legend_below(axis, 0.17)
     return figure

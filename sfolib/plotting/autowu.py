@@ -10,7 +10,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sfolib.plotting.style import LINES, Band, style
+from sfolib.plotting.style import LINES, Band, draw, hues, panel_row, shared_legend, style
 
 
 class WarmUp(NamedTuple):
@@ -25,9 +25,8 @@ class WarmUp(NamedTuple):
 
 def warm_ups(panels: Mapping[str, WarmUp]) -> Figure:
     """Loss against the growing lr, a panel for each title. A star is the least of a curve; bands are ± 2 deviations."""
-    with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.5), sharey=True, squeeze=False)
-        for axis, (title, seen) in zip(axes[0], panels.items(), strict=True):
+    with panel_row(panels, 3.5, sharey=True) as (figure, axes):
+        for axis, seen in zip(axes, panels.values(), strict=True):
             axis.plot(seen.lr, seen.losses, ".", color="0.65", markersize=2.5, label="loss of a step")
             colours = sns.color_palette("colorblind")
             for (label, (lr, mean, deviation)), colour, line in zip(
@@ -37,30 +36,25 @@ def warm_ups(panels: Mapping[str, WarmUp]) -> Figure:
                 axis.fill_between(lr, mean - 2 * deviation, mean + 2 * deviation, color=colour, alpha=0.2, linewidth=0)
                 axis.plot(lr[mean.argmin()], mean.min(), "*", color=colour, markersize=11, markeredgecolor="white")
             axis.axvline(seen.decided, color="0.3", linewidth=1.0, linestyle=":", label="decided")
-            axis.set(xscale="log", title=title, xlabel=r"learning rate $\eta$ of the warm-up")
+            axis.set(xscale="log", xlabel=r"learning rate $\eta$ of the warm-up")
         start = max(seen.losses[0] for seen in panels.values())
-        axes[0, 0].set(ylabel="training loss", ylim=(-0.15, 1.35 * start))
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        axes[0].set(ylabel="training loss", ylim=(-0.15, 1.35 * start))
+        shared_legend(figure, axes[:1], ncols=4)
     return figure
 
 
 def peaks(panels: Mapping[str, tuple[Band, Mapping[str, np.ndarray]]]) -> Figure:
     """Loss at the end against a constant lr, with its band, and below it the lr that each seed found by each system."""
-    with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.6), sharey=True, squeeze=False)
-        for axis, (title, (sweep, found)) in zip(axes[0], panels.items(), strict=True):
-            axis.plot(sweep.x, sweep.y, color="0.25", label=sweep.label, **LINES[sweep.source])
-            axis.fill_between(sweep.x, sweep.low, sweep.high, color="0.25", alpha=0.2, linewidth=0)
+    with panel_row(panels, 3.6, sharey=True) as (figure, axes):
+        for axis, (sweep, found) in zip(axes, panels.values(), strict=True):
+            draw(axis, sweep, color="0.25", label=sweep.label)
             colours = sns.color_palette("colorblind")
             for row, ((label, lr), colour, marker) in enumerate(zip(found.items(), colours, "sD^v", strict=False)):
                 height = np.full(len(lr), 0.075 / 1.22**row)
                 axis.plot(lr, height, marker, color=colour, markersize=5, alpha=0.75, label=label)
-            axis.set(xscale="log", yscale="log", title=title, xlabel=r"learning rate $\eta$")
-        axes[0, 0].set_ylabel("training loss at the end")
-        labels = {
-            label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend([*labels.values()], [*labels], loc="outside lower center", ncols=2)
+            axis.set(xscale="log", yscale="log", xlabel=r"learning rate $\eta$")
+        axes[0].set_ylabel("training loss at the end")
+        shared_legend(figure, axes, ncols=2)
     return figure
 
 
@@ -68,16 +62,14 @@ def scales(
     by_step: Sequence[Band], by_iteration: Sequence[Band], gains: Mapping[str, tuple[Band, Band, Band]], iterations: str
 ) -> Figure:
     """Loss against steps and against `iterations`; and r against those, of each scale: as used, exact, and lagged."""
-    labels = list(dict.fromkeys(band.label for band in (*by_step, *by_iteration)))
-    palette = dict(zip(labels, sns.color_palette("colorblind"), strict=False))
+    palette = hues(band.label for band in (*by_step, *by_iteration))
     with style():
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(7.2, 3.3))
         middle.sharey(left)
         for axis, bands, xlabel in ((left, by_step, "steps"), (middle, by_iteration, iterations)):
-            for label, source, x, y, low, high in bands:
-                look = LINES[source] | {"markevery": max(1, len(x) // 12), "markersize": 3}
-                axis.plot(x, y, color=palette[label], label=label, **look)
-                axis.fill_between(x, low, high, color=palette[label], alpha=0.2, linewidth=0)
+            for band in bands:
+                look = {"label": band.label, "markevery": max(1, len(band.x) // 12), "markersize": 3}
+                draw(axis, band, color=palette[band.label], **look)
             axis.set(xscale="log", yscale="log", xlabel=xlabel)
         left.set_ylabel("training loss")
         for label, (used, exact, lagged) in gains.items():
@@ -90,5 +82,5 @@ def scales(
         for key, label in (("measured", "as used"), ("exact", "exact"), ("bound", "exact, running means")):
             right.plot([], [], color="0.3", label=label, **LINES[key])
         right.legend(fontsize=7, loc="upper left")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        shared_legend(figure, [left], ncols=4)
     return figure

@@ -9,7 +9,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sfolib.plotting.style import LINES, Band, lines, style
+from sfolib.plotting.style import Band, draw, legend_below, lines, panel_row, style
 from sfolib.training.records import Run
 
 
@@ -23,8 +23,9 @@ def norms(run: Run, variants: Mapping[str, Run]) -> Figure:
         for (name, column), colour in zip(columns.items(), sns.color_palette("colorblind"), strict=False):
             curves = run.curves(column) ** 0.5
             label = "of f, exact" if name == "exact" else "as published"
-            left.plot(run.epochs, np.exp(np.log(curves).mean(0)), color=colour, label=label, **LINES[look[name]])
-            left.fill_between(run.epochs, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
+            ends = curves.min(0), curves.max(0)
+            band = Band(label, look[name], run.epochs, np.exp(np.log(curves).mean(0)), *ends)
+            draw(left, band, color=colour, label=label)
         bands = []
         for label, of in variants.items():
             ratio = (of.curves("published_sqnorm") / of.curves("grad_sqnorm")) ** 0.5
@@ -34,18 +35,17 @@ def norms(run: Run, variants: Mapping[str, Run]) -> Figure:
         left.set(xlabel="epochs", yscale="log", ylabel=r"$\|\nabla f\|$")
         right.set_ylabel(r"$\|\nabla f\|$ as published / of f")
         left.legend(fontsize=7.5)
-        right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+        legend_below(right, 0.18)
     return figure
 
 
 def nominal_counts(panels: Mapping[str, Sequence[Band]]) -> Figure:
     """Steps times nominal batch size over the true samples, epoch by epoch: a panel for each data set."""
-    with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.0), squeeze=False)
-        for axis, (title, bands) in zip(axes[0], panels.items(), strict=True):
-            lines(axis, bands, title=title, xlabel="epoch")
+    with panel_row(panels, 3.0) as (figure, axes):
+        for axis, bands in zip(axes, panels.values(), strict=True):
+            lines(axis, bands, xlabel="epoch")
             for line, width in zip(axis.get_lines(), np.linspace(2.4, 1.2, len(bands)), strict=True):
                 line.set(drawstyle="steps-mid", marker="", linewidth=width)  # one count an epoch, nothing between two
-            axis.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
-        axes[0, 0].set_ylabel("steps × nominal batch / samples")
+            legend_below(axis, 0.18, fontsize=7.5, ncols=2)
+        axes[0].set_ylabel("steps × nominal batch / samples")
     return figure

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from sfolib.plotting.runs import CLOCKS, COLUMNS, MARKS, marks
-from sfolib.plotting.style import LINES, Band, lines, looks, style
+from sfolib.plotting.style import LINES, Band, hues, lines, looks, panel_row, style
 from sfolib.training.records import Run
 
 
@@ -95,40 +95,35 @@ def run_distances(frame: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
     frame: columns group, system, column, value, low, high and fewer (how many times fewer updates), in the order of
     drawing; a group has a heading. columns: name of a column → title of its panel. The line is at 1: another seed.
     """
-    groups = list(dict.fromkeys(frame["group"]))
-    palette = dict(zip(groups, sns.color_palette("colorblind", len(groups)), strict=True))
-    places, ticks = {}, []
-    for group in groups:
+    palette, places, ticks = hues(frame["group"]), {}, []
+    for group in palette:
         ticks.append((len(ticks), group))
         for system, fewer in frame[frame["group"] == group].drop_duplicates("system")[["system", "fewer"]].to_numpy():
             places[group, system] = len(ticks)
             ticks.append((len(ticks), f"{system}  ({fewer:.2g}×)"))
-    with style():
-        height = 0.8 + 0.21 * len(ticks)
-        figure, axes = plt.subplots(1, len(columns), figsize=(7.2, height), sharey=True, squeeze=False)
-        for axis, (column, title) in zip(axes[0], columns.items(), strict=True):
+    with panel_row(columns.values(), 0.8 + 0.21 * len(ticks), sharey=True) as (figure, axes):
+        for axis, column in zip(axes, columns, strict=True):
             for row in frame[frame["column"] == column].itertuples():
                 y, colour = places[row.group, row.system], palette[row.group]
                 axis.plot([row.low, row.high], [y, y], color=colour, linewidth=2, alpha=0.6)
                 axis.plot(row.value, y, "o", color=colour, markersize=4)
             axis.axvline(1, color="0.3", **LINES["bound"])
-            axis.set(xscale="log", title=title)
-        axes[0, len(columns) // 2].set_xlabel("distance / distance between two seeds")
-        axes[0, 0].set_yticks(*zip(*ticks, strict=True))
-        for label in axes[0, 0].get_yticklabels():
+            axis.set(xscale="log")
+        axes[len(columns) // 2].set_xlabel("distance / distance between two seeds")
+        axes[0].set_yticks(*zip(*ticks, strict=True))
+        for label in axes[0].get_yticklabels():
             if label.get_text() in palette:
                 label.set(color=palette[label.get_text()], fontweight="bold")
-        axes[0, 0].invert_yaxis()
+        axes[0].invert_yaxis()
     return figure
 
 
 def coarsening(panels: Mapping[str, Sequence[Band]], xlabels: Sequence[str], ylabel: str) -> Figure:
     """Distances of two schedules against how coarse their steps are, a panel for each title."""
-    with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.3), sharey=True, squeeze=False)
-        for axis, (title, bands), xlabel in zip(axes[0], panels.items(), xlabels, strict=True):
-            lines(axis, bands, title=title, xscale="log", yscale="log", xlabel=xlabel)
+    with panel_row(panels, 3.3, sharey=True) as (figure, axes):
+        for axis, bands, xlabel in zip(axes, panels.values(), xlabels, strict=True):
+            lines(axis, bands, xscale="log", yscale="log", xlabel=xlabel)
             axis.axhline(1, color="0.3", linewidth=0.8)
             axis.legend(fontsize=7)
-        axes[0, 0].set_ylabel(ylabel)
+        axes[0].set_ylabel(ylabel)
     return figure

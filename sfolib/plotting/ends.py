@@ -1,4 +1,4 @@
-"""Where methods end at equal budgets, and how they get there."""
+"""Where methods end at equal budgets, and what they take to equal ε."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from sfolib.plotting.style import style, tick
+from sfolib.plotting.style import colours, looks, number, style, tick
 
 
 def ends(frame: pd.DataFrame, criteria: Mapping[str, str], default: float) -> Figure:
@@ -66,32 +66,73 @@ def ends(frame: pd.DataFrame, criteria: Mapping[str, str], default: float) -> Fi
     return figure
 
 
-def to_the_end(curves: Mapping[str, Mapping[str, pd.DataFrame]], columns: Mapping[str, str]) -> Figure:
-    """A row of panels for each problem, one for each of `columns` (column → label), against gradient evaluations.
+def relative(frame: pd.DataFrame, criteria: Mapping[str, str]) -> Figure:
+    """A panel for each of `criteria` (column → label), in each a row for each method and a mark for each problem.
 
-    curves: by problem and method, rows of several seeds at the same `samples`; drawn are means over the seeds, and
-    bands from the least to the largest.
+    frame: columns problem, method, criterion, and ratio, low, high: of the method's end to that of one that all are
+    compared with (at the line of 1; of itself no interval: nan).
     """
-    methods = list(dict.fromkeys(method for of_problem in curves.values() for method in of_problem))
-    palette = dict(zip(methods, sns.color_palette("colorblind", len(methods)), strict=True))
+    methods, problems = list(dict.fromkeys(frame["method"])), list(dict.fromkeys(frame["problem"]))
+    apart = np.linspace(-0.17, 0.17, len(problems)) if len(problems) > 1 else [0.0]
     with style():
-        size = (7.2, 1.75 * len(curves) + 0.5)
-        figure, axes = plt.subplots(len(curves), len(columns), figsize=size, sharex="row", squeeze=False)
-        for i, (row, (problem, of_problem)) in enumerate(zip(axes, curves.items(), strict=True)):
-            for axis, (column, label) in zip(row, columns.items(), strict=True):
-                for method, rows in of_problem.items():
-                    at = rows[rows["samples"] > 0].groupby("samples")[column].agg(["mean", "min", "max"])
-                    axis.plot(at.index, at["mean"], color=palette[method], linewidth=1.1, label=method)
-                    axis.fill_between(at.index, at["min"], at["max"], color=palette[method], alpha=0.12, linewidth=0)
-                axis.set_yscale("log")
-                axis.xaxis.set_major_locator(MaxNLocator(3))
-                axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-                axis.tick_params(labelsize=7)
+        size = (7.2, 0.16 * len(methods) + 1.0)
+        figure, axes = plt.subplots(1, len(criteria), figsize=size, sharey=True, squeeze=False)
+        for axis, (criterion, label) in zip(axes[0], criteria.items(), strict=True):
+            axis.axvline(1.0, color="0.4", linewidth=0.8)
+            for problem, look, dy in zip(problems, looks(problems).values(), apart, strict=True):
+                rows = frame[(frame["problem"] == problem) & (frame["criterion"] == criterion)]
+                rows = rows[np.isfinite(rows["ratio"])]
+                y = [methods.index(method) + dy for method in rows["method"]]
+                axis.hlines(y, rows["low"], rows["high"], color=look["color"], linewidth=1.5, alpha=0.6)
+                axis.plot(rows["ratio"], y, look["marker"], color=look["color"], markersize=3.5, label=problem)
+            axis.set(xscale="log", yticks=range(len(methods)), yticklabels=methods)
+            axis.set_title(label, fontsize=8.5)
+            few_ticks(axis)
+            axis.tick_params(labelsize=7)
+        axes[0, 0].invert_yaxis()
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(problems))
+    return figure
+
+
+def arrivals(frame: pd.DataFrame, clocks: Mapping[str, str]) -> Figure:
+    """What each method took to each ε²: a row of panels for each problem, one for each of `clocks` (column → label);
+    in each a row for each method and a colour for each ε². A cross at the right: it never got there.
+
+    frame: columns problem, method, eps2, and of each clock its value, and _low and _high where it has an interval;
+    inf: never.
+    """
+    methods, problems = list(dict.fromkeys(frame["method"])), list(dict.fromkeys(frame["problem"]))
+    palette = colours(list(dict.fromkeys(frame["eps2"])))
+    with style():
+        size = (7.2, len(problems) * (0.55 + 0.17 * len(methods)) + 0.3)
+        figure, axes = plt.subplots(len(problems), len(clocks), figsize=size, sharey=True, squeeze=False)
+        for i, (row, problem) in enumerate(zip(axes, problems, strict=True)):
+            of_problem = frame[frame["problem"] == problem]
+            for axis, (clock, label) in zip(row, clocks.items(), strict=True):
+                values = of_problem[clock][np.isfinite(of_problem[clock])]
+                most = values.max() if len(values) else 1.0
+                for j, (eps2, rows) in enumerate(of_problem.groupby("eps2", sort=False)):
+                    y = np.array([methods.index(method) for method in rows["method"]])
+                    there = np.isfinite(rows[clock].to_numpy())
+                    if f"{clock}_low" in rows:
+                        ends = [rows[f"{clock}_{end}"].clip(upper=most)[there] for end in ("low", "high")]
+                        axis.hlines(y[there], *ends, color=palette[eps2], linewidth=2, alpha=0.35)
+                    axis.plot(rows[clock][there], y[there], "o", color=palette[eps2], markersize=3.5)
+                    axis.plot(
+                        [most * (2 + 0.8 * j)] * (~there).sum(), y[~there], "x", color=palette[eps2], markersize=3
+                    )
+                axis.set(xscale="log", yticks=range(len(methods)), yticklabels=methods)
                 axis.set_title("" if i else label, fontsize=8.5)
+                few_ticks(axis)
+                axis.tick_params(labelsize=7)
             row[0].set_ylabel(problem)
-        for axis in axes[-1]:
-            axis.set_xlabel("gradient evaluations", fontsize=7.5)
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        axes[0, 0].invert_yaxis()
+        marks = [
+            Line2D([], [], color=colour, marker="o", linestyle="", label=rf"$\varepsilon^2$ = {number(eps2)}")
+            for eps2, colour in palette.items()
+        ]
+        marks.append(Line2D([], [], color="0.3", marker="x", linestyle="", markersize=4, label="never"))
+        figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
     return figure
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sfolib.analysis.fits import Front
-from sfolib.plotting.style import LINES, Band, lines, style
+from sfolib.plotting.style import LINES, Band, legend_below, lines, panel_row, style
 
 if TYPE_CHECKING:
     from sfolib.theory.optimal_schedule import Optimum
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def fronts(panels: Mapping[str, Mapping[str, tuple[pd.DataFrame, Front | None]]], cloud: pd.DataFrame) -> Figure:
     """N against K to ε: raw fronts under each of three titles, with their hyperbolas, and all where they must be one.
 
-    A front is a frame of columns steps, sfo and source, and its fitted hyperbola; None for one that is the theory's.
-    cloud: further points (steps, sfo) of the last title, those behind the front.
+    A front is a frame of columns steps, samples and source, and its fitted hyperbola; None for one of theory.
+    cloud: further points (steps, samples) of the last title, those behind the front.
     """
     flat = [(label, *front) for of_title in panels.values() for label, front in of_title.items()]
     palette = dict(zip((label for label, _, _ in flat), sns.color_palette("colorblind", len(flat)), strict=True))
@@ -53,7 +53,7 @@ def fronts(panels: Mapping[str, Mapping[str, tuple[pd.DataFrame, Front | None]]]
         for axis in (axes[0], axes[2]):
             axis.set_ylabel(r"gradient evaluations $N$ to $\varepsilon$")
         for axis in axes:
-            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+            legend_below(axis)
     return figure
 
 
@@ -66,15 +66,14 @@ def _hyperbola(axis: Axes, label: str) -> None:
 
 def best_lr(panels: Mapping[str, Sequence[tuple[Band, np.ndarray]]]) -> Figure:
     """The best learning rate against the batch size, a panel for each title; each curve with the rule's prediction."""
-    with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.7), squeeze=False)
-        for axis, (title, pairs) in zip(axes[0], panels.items(), strict=True):
-            lines(axis, [curve for curve, _ in pairs], title=title, xscale="log", yscale="log", xlabel="batch size $b$")
+    with panel_row(panels, 3.7) as (figure, axes):
+        for axis, pairs in zip(axes, panels.values(), strict=True):
+            lines(axis, [curve for curve, _ in pairs], xscale="log", yscale="log", xlabel="batch size $b$")
             for (curve, rule), drawn in zip(pairs, axis.get_lines(), strict=True):
                 axis.plot(curve.x, rule, color=drawn.get_color(), **LINES["bound"])
             axis.plot([], [], color="0.3", label="$(1/L)/(1+B/b)$ at the fitted $B$", **LINES["bound"])
-            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16))
-        axes[0, 0].set_ylabel(r"best learning rate $\eta$")
+            legend_below(axis)
+        axes[0].set_ylabel(r"best learning rate $\eta$")
     return figure
 
 
@@ -101,7 +100,7 @@ def front_paths(paths: Mapping[str, np.ndarray], times: Sequence[Band]) -> Figur
         clock.set(xscale="log", yscale="log", xlabel="batch size $b/B$", ylabel=r"time to $\varepsilon$ / least")
         clock.set_ylim(0.9, 20)
         for axis in (plane, clock):
-            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+            legend_below(axis)
     return figure
 
 

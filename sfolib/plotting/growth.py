@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sfolib.plotting.style import LINES, Band, lines, style
+from sfolib.plotting.style import LINES, Band, hues, legend_below, lines, panel_row, style
 
 
 def rate_exponents(gamma: np.ndarray, delta: np.ndarray, p: np.ndarray, tested: pd.DataFrame) -> Figure:
@@ -68,7 +68,7 @@ def anytime(
     predicted: a label's ratio at each r, its minimum marked. worst: columns label (as in predicted), r, ratio and
     restart. over_eps: a title's curves against ε² and the predicted maximum.
     """
-    palette = dict(zip(predicted, sns.color_palette("colorblind"), strict=False))
+    palette = hues(predicted)
     with style():
         figure, axes = plt.subplots(1, 1 + len(over_eps), figsize=(7.2, 3.9))
         for label, ratio in predicted.items():
@@ -93,14 +93,14 @@ def anytime(
             Line2D([], [], label="exact, stages go on", fillstyle="none", **dots),
             Line2D([], [], label="least predicted", **dots | {"marker": "*", "markersize": 8}),
         ]
-        axes[0].legend(handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+        legend_below(axes[0], 0.2, handles=handles)
         for axis, (title, (curves, limit)) in zip(axes[1:], over_eps.items(), strict=True):
             lines(axis, curves, title=title, xscale="log", xlabel=r"target $\varepsilon^2$")
             axis.axhline(limit, color="0.3", label=f"predicted worst case, {limit:.3g}", **LINES["bound"])
             axis.axhline(1, color="0.6", linewidth=0.8, label="best constant $b$ for each $\\varepsilon$")
             axis.invert_xaxis()
             axis.set_ylim(0, None)
-            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+            legend_below(axis, 0.2)
     return figure
 
 
@@ -109,14 +109,13 @@ def overheads(panels: Mapping[str, tuple[Sequence[Band], str]], limit: float | N
 
     limit: a predicted worst case, drawn in the last panel.
     """
-    with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.7), squeeze=False)
-        for axis, (title, (curves, ylabel)) in zip(axes[0], panels.items(), strict=True):
-            lines(axis, curves, title=title, xscale="log", yscale="log", ylabel=ylabel)
+    with panel_row(panels, 3.7) as (figure, axes):
+        for axis, (curves, ylabel) in zip(axes, panels.values(), strict=True):
+            lines(axis, curves, xscale="log", yscale="log", ylabel=ylabel)
             axis.set_xlabel(r"target $\varepsilon^2$")
             axis.invert_xaxis()
         if limit is not None:
-            axes[0, -1].axhline(limit, color="0.3", label=f"predicted worst case, {limit:.3g}", **LINES["bound"])
-        for axis in axes[0]:
-            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+            axes[-1].axhline(limit, color="0.3", label=f"predicted worst case, {limit:.3g}", **LINES["bound"])
+        for axis in axes:
+            legend_below(axis, ncols=2)
     return figure

@@ -8,17 +8,16 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from sfolib.plotting.style import LINES, Band, colours, number, style
+from sfolib.plotting.style import LINES, Band, colours, hues, legend_below, number, panel_row, shared_legend, style
 
 
 class Estimated(NamedTuple):
-    """What is said of the critical batch size at each ε²: label, values and, where measured, low and high."""
+    """An estimate of the critical batch size at each ε²: label, values and, where measured, low and high."""
 
     label: str
     source: str
@@ -33,8 +32,7 @@ def along(panels: Mapping[str, tuple[str, Sequence[Band]]]) -> Figure:
 
     A value of inf, an estimate that is lost, is a gap. One label has one colour in all panels.
     """
-    labels = list(dict.fromkeys(band.label for _, bands in panels.values() for band in bands))
-    palette = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
+    palette = hues(band.label for _, bands in panels.values() for band in bands)
     rows = -(-len(panels) // 2)
     with style():
         figure, axes = plt.subplots(rows, 2, figsize=(7.2, 2.5 * rows + 0.5), squeeze=False)
@@ -43,10 +41,7 @@ def along(panels: Mapping[str, tuple[str, Sequence[Band]]]) -> Figure:
             _bands(axis, bands, palette)
         for axis in axes[-1]:
             axis.set_xlabel("gradient evaluations")
-        handles = {
-            text: line for axis in axes.flat for line, text in zip(*axis.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=7.5)
+        shared_legend(figure, axes.flat, ncols=2, fontsize=7.5)
     return figure
 
 
@@ -67,22 +62,19 @@ def _bands(axis: Axes, bands: Sequence[Band], palette: Mapping[str, tuple]) -> N
 
 def critical_batch_sizes(panels: Mapping[str, Sequence[Estimated]]) -> Figure:
     """The critical batch size against ε², measured and as the estimates have it: a panel for each problem."""
-    labels = list(dict.fromkeys(item.label for items in panels.values() for item in items))
-    palette = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
-    with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.9), squeeze=False)
-        for axis, (title, items) in zip(axes[0], panels.items(), strict=True):
+    palette = hues(item.label for items in panels.values() for item in items)
+    with panel_row(panels, 3.9) as (figure, axes):
+        for axis, items in zip(axes, panels.values(), strict=True):
             for label, source, eps2, batch_size, low, high in items:
                 if low is not None:
                     axis.vlines(eps2, low, high, color=palette[label], linewidth=4, alpha=0.3)
                 axis.plot(eps2, batch_size, color=palette[label], label=label, **LINES[source])
-            axis.set(xscale="log", yscale="log", title=title, xlabel=r"$\varepsilon^2$")
+            axis.set(xscale="log", yscale="log", xlabel=r"$\varepsilon^2$")
             axis.invert_xaxis()
             if np.ptp(np.log10(axis.get_xlim())) > 1.2:  # narrow panels
                 axis.xaxis.set_major_locator(LogLocator(subs=(1,)))
-        axes[0, 0].set_ylabel("batch size (gradient evaluations)")
-        handles = {text: line for axis in axes[0] for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=7.5)
+        axes[0].set_ylabel("batch size (gradient evaluations)")
+        shared_legend(figure, axes, ncols=2, fontsize=7.5)
     return figure
 
 
@@ -91,8 +83,8 @@ def optimal_batch_size(
 ) -> Figure:
     """Strongly convex theory: what a constant τ costs, and τ_k along runs, a panel for each of two problems.
 
-    exact: columns batch, bound, exact (gradient evaluations); best: its τ*. runs: title → bands of τ_k and what they
-    are held against, by the same label or another.
+    exact: columns batch_size, bound, exact (gradient evaluations); best: its τ*. runs: title → bands of τ_k and what
+    they are held against, by the same label or another.
     """
     with style():
         figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.4))
@@ -102,7 +94,7 @@ def optimal_batch_size(
         axes[0].set(title="quadratic: cost", xlabel=r"batch size $\tau$", ylabel="gradient evaluations")
         axes[0].set(xscale="log", yscale="log")
         for axis, (title, (bands, known)) in zip(axes[1:], runs.items(), strict=True):
-            palette = dict(zip((b.label for b in bands), sns.color_palette("colorblind"), strict=False))
+            palette = hues(band.label for band in bands)
             axis.set(
                 xscale="log", yscale="log", title=title, xlabel="gradient evaluations", ylabel=r"batch size $\tau_k$"
             )
@@ -111,18 +103,17 @@ def optimal_batch_size(
                 axis.axhline(value, color=palette.get(label, "0.3"), **LINES["bound"], **alone)
             _bands(axis, bands, palette)
         for axis in axes:
-            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+            legend_below(axis, 0.22)
     return figure
 
 
 def predicted_minimum(panels: Mapping[str, pd.DataFrame], fitted: Mapping[tuple[str, float], float]) -> Figure:
     """Gradient evaluations to ε against the batch size, and where the fitted K(b) has their minimum.
 
-    panels: columns eps2, batch, sfo, low, high as `crossings.crossings`. fitted: b* of each (title, ε²), a dashed line.
+    panels: columns eps2, batch_size, samples, low, high as of `crossings`. fitted: b* of each (title, ε²), dashed.
     """
-    with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.4), squeeze=False)
-        for axis, (title, frame) in zip(axes[0], panels.items(), strict=True):
+    with panel_row(panels, 3.4) as (figure, axes):
+        for axis, (title, frame) in zip(axes, panels.items(), strict=True):
             palette = colours(frame["eps2"].unique())
             for eps2, curve in frame.groupby("eps2", sort=False):
                 reached = curve[np.isfinite(curve["samples"])].sort_values("batch_size")
@@ -133,8 +124,8 @@ def predicted_minimum(panels: Mapping[str, pd.DataFrame], fitted: Mapping[tuple[
                 )
                 if (title, eps2) in fitted:
                     axis.axvline(fitted[title, eps2], color=palette[eps2], **LINES["bound"])
-            axis.set(xscale="log", yscale="log", title=title, xlabel="batch size $b$")
+            axis.set(xscale="log", yscale="log", xlabel="batch size $b$")
             handles = [Line2D([], [], color=palette[e], linewidth=2, label=number(e)) for e in palette]
             axis.legend(handles=handles, title=r"$\varepsilon^2$", fontsize=7, loc="lower right")
-        axes[0, 0].set_ylabel(r"gradient evaluations $N$ to $\varepsilon$")
+        axes[0].set_ylabel(r"gradient evaluations $N$ to $\varepsilon$")
     return figure

@@ -14,9 +14,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
-from sfolib.plotting.style import LINES, NAMES, Band, colours, lines, looks, number, style
-
-MARKERS = "osD^vPX*"
+from sfolib.plotting.style import (
+    LINES,
+    NAMES,
+    Band,
+    colours,
+    draw,
+    hues,
+    legend_below,
+    lines,
+    looks,
+    number,
+    panel_row,
+    style,
+)
 
 
 def against_target(rows: Mapping[str, Mapping[str, Sequence[Band]]], level: float | None = None) -> Figure:
@@ -36,10 +47,8 @@ def against_target(rows: Mapping[str, Mapping[str, Sequence[Band]]], level: floa
             axis.set_title(title)
         for line, (ylabel, row) in zip(axes, rows.items(), strict=True):
             for axis, panel in zip(line, row.values(), strict=True):
-                for label, source, x, y, low, high in panel:
-                    axis.plot(x, y, **LINES[source] | look_of[label] | {"markersize": 4})
-                    if low is not None:
-                        axis.fill_between(x, low, high, color=look_of[label]["color"], alpha=0.2, linewidth=0)
+                for band in panel:
+                    draw(axis, band, **look_of[band.label] | {"markersize": 4})
                 axis.set(xscale="log", yscale="log")
             line[0].set_ylabel(ylabel)
         for axis, panel in zip(axes[-1], row.values(), strict=True):
@@ -63,21 +72,20 @@ def against_target(rows: Mapping[str, Mapping[str, Sequence[Band]]], level: floa
 def plane(panels: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, Sequence[Band]]]) -> Figure:
     """N against K to one ε, a panel for each title: all constant pairs (cloud), the best of them (front), the plans.
 
-    cloud, front: frames of columns steps and sfo. A plan is a `Band` whose x is K and whose y, low, high are N, each
-    of one value.
+    cloud, front: frames of columns steps and samples. A plan is a `Band` whose x is K and whose y, low, high are N,
+    each of one value.
     """
     look_of = looks(band.label for _, _, plans in panels.values() for band in plans)
-    with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.5), squeeze=False)
-        for axis, (title, (cloud, front, plans)) in zip(axes[0], panels.items(), strict=True):
+    with panel_row(panels, 3.5) as (figure, axes):
+        for axis, (cloud, front, plans) in zip(axes, panels.values(), strict=True):
             axis.plot(cloud["steps"], cloud["samples"], ".", color="0.7", markersize=4, zorder=0)
             axis.plot(front["steps"], front["samples"], color="0.3", linewidth=0.8, zorder=1)
             for label, _, steps, samples, low, high in plans:
                 if low is not None:
                     axis.vlines(steps, low, high, color=look_of[label]["color"], linewidth=1.2)
                 axis.plot(steps, samples, linestyle="none", markersize=6, **look_of[label])
-            axis.set(title=title, xscale="log", yscale="log", xlabel=r"steps $K$ to $\varepsilon$")
-        axes[0, 0].set_ylabel(r"gradient evaluations $N$ to $\varepsilon$")
+            axis.set(xscale="log", yscale="log", xlabel=r"steps $K$ to $\varepsilon$")
+        axes[0].set_ylabel(r"gradient evaluations $N$ to $\varepsilon$")
         plain = {"linestyle": "none", "markersize": 6}
         handles = [Line2D([], [], label=label, **plain, **look) for label, look in look_of.items()]
         handles.append(Line2D([], [], color="0.7", linestyle="none", marker=".", label="constant pairs"))
@@ -89,10 +97,8 @@ def plane(panels: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, Sequence[Band]]
 def beside(rows: Mapping[str, Mapping[str, Sequence[Band]]]) -> Figure:
     """Measured curves and what was predicted of them (black), a row for each y label, in it a panel for each title,
     against gradient evaluations. One label has one colour in all panels; a panel without bands is left out."""
-    measured = {
-        b.label: None for row in rows.values() for panel in row.values() for b in panel if b.source != "predicted"
-    }
-    palette = dict(zip(measured, sns.color_palette("colorblind"), strict=False))
+    bands = [band for row in rows.values() for panel in row.values() for band in panel]
+    palette = hues(band.label for band in bands if band.source != "predicted")
     shape = len(rows), max(map(len, rows.values()))
     with style():
         figure, axes = plt.subplots(*shape, figsize=(7.2, 1.75 * shape[0] + 0.7), sharex="col", squeeze=False)
@@ -124,15 +130,14 @@ def beside(rows: Mapping[str, Mapping[str, Sequence[Band]]]) -> Figure:
 
 def ratios(panels: Mapping[str, tuple[str, Sequence[Band]]], tolerance: float) -> Figure:
     """Measured over predicted, a panel for each title, against what its x label says; grey: what `tolerance` allows."""
-    with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.6), squeeze=False)
-        for axis, (title, (xlabel, bands)) in zip(axes[0], panels.items(), strict=True):
+    with panel_row(panels, 3.6) as (figure, axes):
+        for axis, (xlabel, bands) in zip(axes, panels.values(), strict=True):
             axis.axhspan(1 - tolerance, 1 + tolerance, color="0.92", zorder=0)
             axis.axhline(1, color="0.3", linewidth=0.8)
-            lines(axis, bands, title=title, xscale="log", yscale="log", xlabel=xlabel)
+            lines(axis, bands, xscale="log", yscale="log", xlabel=xlabel)
             axis.set_ylim(bottom=max(axis.get_ylim()[0], 0.02))  # where a prediction runs away
-            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-        axes[0, 0].set_ylabel(r"measured / predicted $\mathrm{E}\,\|\nabla f\|^2$")
+            legend_below(axis, 0.2)
+        axes[0].set_ylabel(r"measured / predicted $\mathrm{E}\,\|\nabla f\|^2$")
     return figure
 
 
@@ -185,7 +190,7 @@ def successive_gradients(
 
 def factors(frame: pd.DataFrame) -> Figure:
     """A product taken apart on a log scale: a row of bars for each index (ε²), one for each column, one after the
-    other from 1; the product is told at the row's end."""
+    other from 1; the product stands at the row's end."""
     palette = sns.color_palette("colorblind", len(frame.columns))
     with style():
         figure, axis = plt.subplots(figsize=(7.2, 0.45 * len(frame) + 1.8))

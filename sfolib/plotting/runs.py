@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator
 
-from sfolib.analysis.assumptions import beyond
+from sfolib.analysis.assumptions import violations
 from sfolib.plotting.style import LINES, NAMES, Band, log_ticks, looks, style
 from sfolib.training.records import Run
 
 CLOCKS = {"samples": "gradient evaluations", "steps": "steps", "epochs": "epochs"}
+Clock = Callable[[Run], np.ndarray]  # at its measuring points, (points,)
 COLUMNS = {
     "batch_size": "batch size $b$",
     "lr": r"learning rate $\eta$",
@@ -39,8 +40,8 @@ def trajectories(
 
     Curves are means over seeds, bands 95 % intervals over seeds; a batch size or lr is a mean of steps.
     theory: further curves of a column, in the colour of the run with the same label.
-    Where a run left what the theory assumes (`assumptions.beyond`) the legend says so and a hexagon marks it; a cross
-    is where it diverged.
+    Where a run left what the theory assumes (`assumptions.violations`) the legend says so and a hexagon marks it; a
+    cross is where it diverged.
     """
     rows = -(-len(columns) // 2)
     look = looks(runs, along=True)
@@ -67,29 +68,32 @@ def against_clocks(
     runs: Mapping[str, Run],
     columns: Sequence[str] = ("grad_sqnorm", "loss", "test_error"),
     theory: Mapping[tuple[str, str], Sequence[Band]] | None = None,
+    times: Mapping[str, Clock] | None = None,
 ) -> Figure:
     """The same runs against gradient evaluations (epochs are proportional) and steps: a row for each of `columns`, as
     `trajectories`.
 
-    theory: further curves of a (column, clock).
+    theory: further curves of a (column, clock). times: further clocks, by label: (run) → (points,).
     """
-    look, clocks = looks(runs, along=True), ("samples", "steps")
+    look, clocks = looks(runs, along=True), {name: CLOCKS[name] for name in ("samples", "steps")}
+    clocks |= {label: label for label in times or ()}
     with style():
         shape = (len(columns), len(clocks))
         figure, axes = plt.subplots(
-            *shape, figsize=(7.2, 2.1 * len(columns) + 0.5), sharex="col", sharey="row", squeeze=False
-        )
+            *shape, figsize=(7.2, (2.1 if times is None else 1.6) * len(columns) + 0.5), sharex="col", sharey="row",
+            squeeze=False,
+        )  # fmt: skip
         for row, column in zip(axes, columns, strict=True):
             for axis, clock in zip(row, clocks, strict=True):
                 for label, run in runs.items():
-                    _curve(axis, run, column, clock, look[label], _warned(label, run))
+                    _curve(axis, run, column, (times or {}).get(clock, clock), look[label], _warned(label, run))
                 for band in (theory or {}).get((column, clock), ()):
                     axis.plot(band.x, band.y, color=look.get(band.label, {}).get("color", "0.3"), **LINES[band.source])
                 axis.set(xscale="log", yscale="log")
                 _within(axis, runs.values(), column)
             row[0].set_ylabel(COLUMNS[column])
-        for axis, clock in zip(axes[-1], clocks, strict=True):
-            axis.set_xlabel(CLOCKS[clock])
+        for axis, label in zip(axes[-1], clocks.values(), strict=True):
+            axis.set_xlabel(label, fontsize="medium" if times is None else 7.5)
         _legend(figure, axes, [band for of_panel in (theory or {}).values() for band in of_panel])
     return figure
 
@@ -97,8 +101,8 @@ def against_clocks(
 def costs(frame: pd.DataFrame, groups: Sequence[str], xlabel: str = "gradient evaluations") -> Figure:
     """What each system needed to get to each goal: a panel for each of `groups`, a row for each system.
 
-    frame: columns group, system, sfo, low, high, in the order of drawing; inf is what was not reached: a cross at the
-    right.
+    frame: columns group, system, samples, low, high, in the order of drawing; inf is what was not reached: a cross at
+    the right.
     """
     systems, colour = list(dict.fromkeys(frame["system"])), sns.color_palette("colorblind")[0]
     with style():
@@ -173,7 +177,7 @@ def _of_column(run: Run, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 def marks(axis: Axes, run: Run, column: str, x: np.ndarray, mean: np.ndarray, colour: object) -> None:
     """Where the run left what the theory assumes in this column, and where it diverged."""
-    for mark in beyond(run):
+    for mark in violations(run):
         if column == mark.column and mark.short != "diverged" and x[mark.point] > 0:
             axis.plot(x[mark.point], mean[mark.point], "H", color=colour, markersize=8, fillstyle="none", zorder=4)
     finite = np.flatnonzero((x > 0) & np.isfinite(mean))
@@ -181,8 +185,8 @@ def marks(axis: Axes, run: Run, column: str, x: np.ndarray, mean: np.ndarray, co
         axis.plot(x[finite[-1]], mean[finite[-1]], "X", color=colour, markersize=7, fillstyle="none", zorder=4)
 
 
-def _curve(axis: Axes, run: Run, column: str, clock: str, look: dict[str, object], label: str) -> None:
-    x = {"samples": run.samples, "steps": run.steps, "epochs": run.epochs}[clock]
+def _curve(axis: Axes, run: Run, column: str, clock: str | Clock, look: dict[str, object], label: str) -> None:
+    x = getattr(run, clock) if isinstance(clock, str) else clock(run)
     mean, low, high = _of_column(run, column)
     shown = x > 0
     marks(axis, run, column, x, mean, look["color"])
@@ -195,4 +199,4 @@ def _curve(axis: Axes, run: Run, column: str, clock: str, look: dict[str, object
 
 def _warned(label: str, run: Run) -> str:
     """The label, with what there is to warn of."""
-    return ", ".join([label, *(mark.short for mark in beyond(run))])
+    return ", ".join([label, *(mark.short for mark in violations(run))])

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sfolib._utils.errors import require
 from sfolib.analysis.claims import Check, LeftOut, check
-from sfolib.plotting.style import LINES, looks, style
+from sfolib.plotting.style import LINES, looks, panel_row, shared_legend, style
 from sfolib.schedules.base import piecewise
 from sfolib.schedules.plan import Plan
 from sfolib.theory.quadratic import StagePath
@@ -82,18 +82,15 @@ def spending(
 def exact_paths(panels: Mapping[str, tuple[str, Mapping[str, StagePath]]], most: float = np.inf) -> Figure:
     """E‖∇f‖² of exact paths at the ends of their stages, up to `most` of the clock: a panel for each title, against its
     clock, "samples" or "steps". A label has one colour in all panels."""
-    labels = list(dict.fromkeys(label for _, paths in panels.values() for label in paths))
-    look = {label: of | {"marker": ""} for label, of in looks(labels).items()}
-    with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.5), squeeze=False)
-        for axis, (title, (clock, paths)) in zip(axes[0], panels.items(), strict=True):
+    look = looks(label for _, paths in panels.values() for label in paths)
+    with panel_row(panels, 3.5) as (figure, axes):
+        for axis, (clock, paths) in zip(axes, panels.values(), strict=True):
             for label, path in paths.items():
                 x = getattr(path, clock)[1:]
-                axis.plot(x[x <= most], path.grad_sqnorm[1:][x <= most], label=label, **look[label])
-            axis.set(xscale="log", yscale="log", title=title, xlabel=_CLOCKS[clock])
-        axes[0, 0].set_ylabel(r"$\mathrm{E}\,\|\nabla f\|^2$")
-        handles = {h.get_label(): h for axis in axes[0] for h in axis.get_lines()}
-        figure.legend(handles=[handles[label] for label in labels], loc="outside lower center", ncols=3, fontsize=7.5)
+                axis.plot(x[x <= most], path.grad_sqnorm[1:][x <= most], label=label, **look[label] | {"marker": ""})
+            axis.set(xscale="log", yscale="log", xlabel=_CLOCKS[clock])
+        axes[0].set_ylabel(r"$\mathrm{E}\,\|\nabla f\|^2$")
+        shared_legend(figure, axes, ncols=3, fontsize=7.5)
     return figure
 
 

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sfolib.plotting.style import LINES, NAMES, Band, looks, style
+from sfolib.plotting.style import LINES, NAMES, Band, draw, hues, looks, panel_row, style
 
 EXPONENT = r"$k$ of $e=(\delta/\gamma)^k$"
 ENDS = r"$\min\mathrm{E}\,\|\nabla f\|^2$"
@@ -54,7 +54,7 @@ def exponents(tested: pd.DataFrame, paths: Sequence[Band], span: tuple[float, fl
 
 def allotments(best: Sequence[Band], ends: Mapping[str, Sequence[Band]]) -> Figure:
     """Left: the best k at each budget. Right: the end of each allotment over the best one's, a colour a label."""
-    palette = dict(zip(ends, sns.color_palette("colorblind"), strict=False))
+    palette = hues(ends)
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.9))
         for label, source, x, y, *_ in best:
@@ -79,19 +79,16 @@ def allotments(best: Sequence[Band], ends: Mapping[str, Sequence[Band]]) -> Figu
 
 def budget_ends(panels: Mapping[str, Sequence[Band]]) -> Figure:
     """What each allotment comes to against the budget in epochs, with intervals, a panel for each title."""
-    labels = dict.fromkeys(band.label for bands in panels.values() for band in bands)
-    palette = dict(zip(labels, sns.color_palette("colorblind"), strict=False))
-    with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.6), squeeze=False)
-        for axis, (title, bands) in zip(axes[0], panels.items(), strict=True):
-            for label, source, x, y, low, high in bands:
-                axis.plot(x, y, color=palette[label], **LINES[source])
-                axis.fill_between(x, low, high, color=palette[label], alpha=0.2, linewidth=0)
-            axis.set(xscale="log", yscale="log", title=title, xlabel="budget, epochs")
+    palette = hues(band.label for bands in panels.values() for band in bands)
+    with panel_row(panels, 3.6) as (figure, axes):
+        for axis, bands in zip(axes, panels.values(), strict=True):
+            for band in bands:
+                draw(axis, band, color=palette[band.label])
+            axis.set(xscale="log", yscale="log", xlabel="budget, epochs")
             ticks = sorted({x for band in bands for x in band.x})
             axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axis.set_xticks([], minor=True)
-        axes[0, 0].set_ylabel(ENDS)
+        axes[0].set_ylabel(ENDS)
         handles = [Line2D([], [], color=colour, label=label, **LINES["measured"]) for label, colour in palette.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
     return figure

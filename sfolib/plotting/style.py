@@ -6,7 +6,7 @@ shaded; colour-blind safe.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from typing import NamedTuple
@@ -68,6 +68,33 @@ def style() -> Iterator[None]:
                 plt.close(number)
 
 
+@contextmanager
+def panel_row(titles: Collection[str], height: float, **shared: object) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+    """A row of panels with these titles in the one style, `height` inches high. shared: as `plt.subplots` takes it."""
+    with style():
+        figure, axes = plt.subplots(1, len(titles), figsize=(7.2, height), squeeze=False, **shared)
+        for axis, title in zip(axes[0], titles, strict=True):
+            axis.set_title(title)
+        yield figure, axes[0]
+
+
+def legend_below(axis: Axes, drop: float = 0.16, **settings: object) -> None:
+    """The panel's legend, so far below it (in its heights)."""
+    axis.legend(**{"fontsize": 7, "loc": "upper center", "bbox_to_anchor": (0.5, -drop)} | settings)
+
+
+def shared_legend(figure: Figure, axes: Iterable[Axes], **settings: object) -> None:
+    """One legend below all panels, with one entry for each label."""
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower center", **settings)
+
+
+def hues(labels: Iterable[str]) -> dict[str, tuple]:
+    """A colour for each label, in order, that the colour-blind can tell apart."""
+    names = list(dict.fromkeys(labels))
+    return dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+
+
 def colours(values: Sequence[float]) -> dict[float, tuple]:
     """A colour for each value, dark to light as values fall; legible in grey and to the colour-blind."""
     ordered = sorted(values, reverse=True)
@@ -75,7 +102,7 @@ def colours(values: Sequence[float]) -> dict[float, tuple]:
 
 
 class Curve(NamedTuple):
-    """A curve of a figure. source picks its line (see `LINES`); slope, if there is one, is told in the legend."""
+    """A curve of a figure. source picks its line (see `LINES`); slope, if there is one, is in the legend."""
 
     label: str
     source: str
@@ -86,16 +113,14 @@ class Curve(NamedTuple):
 
 def power_laws(panels: Mapping[str, Sequence[Curve]], xlabel: str) -> Figure:
     """Curves on log-log axes, a panel for each y label. A problem (the label up to a colon) has one colour."""
-    problems = list(dict.fromkeys(curve.label.split(":")[0] for curves in panels.values() for curve in curves))
-    palette = dict(zip(problems, sns.color_palette("colorblind"), strict=False))
-    with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 4.0), squeeze=False)
-        for axis, (ylabel, curves) in zip(axes[0], panels.items(), strict=True):
+    palette = hues(curve.label.split(":")[0] for curves in panels.values() for curve in curves)
+    with panel_row([""] * len(panels), 4.0) as (figure, axes):
+        for axis, (ylabel, curves) in zip(axes, panels.items(), strict=True):
             for label, source, x, y, slope in curves:
                 exponent = "" if slope is None else f", exponent {slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]"
                 axis.plot(x, y, color=palette[label.split(":")[0]], label=label + exponent, **LINES[source])
             axis.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
-            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+            legend_below(axis)
     return figure
 
 
@@ -110,12 +135,17 @@ class Band(NamedTuple):
     high: np.ndarray | None = None
 
 
+def draw(axis: Axes, band: Band, **look: object) -> None:
+    """A band: its line, as its source has it but for `look` (colour, label …), and what is between low and high."""
+    (line,) = axis.plot(band.x, band.y, **LINES[band.source] | look)
+    if band.low is not None:
+        axis.fill_between(band.x, band.low, band.high, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
 def lines(axis: Axes, bands: Sequence[Band], **settings: object) -> None:
     """Bands in colours that the colour-blind can tell apart, with a legend; settings are the axis'."""
-    for (label, source, x, y, low, high), colour in zip(bands, sns.color_palette("colorblind"), strict=False):
-        axis.plot(x, y, color=colour, label=label, **LINES[source])
-        if low is not None:
-            axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    for band, colour in zip(bands, sns.color_palette("colorblind"), strict=False):
+        draw(axis, band, color=colour, label=band.label)
     axis.set(**settings)
 
 

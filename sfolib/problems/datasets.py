@@ -44,7 +44,7 @@ KINDS: dict[str, Kind] = {
         "CIFAR100", 100, (129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255), augment=True
     ),
 }
-DATA_DIR = "data"  # where data sets are, if nothing is said
+DATA_DIR = "data"  # where data sets are by default
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 

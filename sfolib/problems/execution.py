@@ -14,6 +14,7 @@ class Execution(NamedTuple):
     channels_last: bool | None = None
     max_micro_batch: int | None = None
     grad_norms: Literal["exact", "published", "both", "none"] = "exact"
+    eval_samples: int | None = None
     log_train_metrics: bool = False
 
     def only(self, *names: str) -> None:

@@ -22,7 +22,7 @@ from sfolib._utils.distributed import ProcessGroup, apart, share_batch_norm
 from sfolib._utils.errors import require
 from sfolib._utils.rng import Sampling, generator
 from sfolib.gradients.curvature import eval_mode
-from sfolib.gradients.statistics import CHUNK, full_gradient_sqnorm, population_variance
+from sfolib.gradients.statistics import CHUNK, full_gradient_sqnorm, population_variance, sampled_gradient_sqnorm
 from sfolib.problems import models
 from sfolib.problems.batches import Augment, Batches
 from sfolib.problems.execution import Execution
@@ -30,6 +30,7 @@ from sfolib.problems.stacked import RunningMetrics, Task
 
 _PUBLISHED = 1 << 34  # keeps the generator of the published norm's augmentation apart from all others
 _CHOSEN = 1 << 38  # … and that of the samples σ² is measured on
+_SAMPLED = 1 << 39  # … and that of the samples f is measured on
 _LARGE = 1 << 20  # parameters, from which on what measuring leaves on the heap is worth giving back
 
 
@@ -104,7 +105,11 @@ class NetworkTask(Task):
         # With neither of these the published norm is the exact one, and needs no pass of its own.
         self._own_published = bool(self.batch_norm or self.augment) and how.grad_norms in ("published", "both")
         self._exact = how.grad_norms in ("exact", "both") or (how.grad_norms == "published" and not self._own_published)
-        self.probes = len(self.x) * (self._exact + self._own_published)
+        self.sampled, m = None, how.eval_samples
+        if m is not None:
+            require(m <= len(self.x), "eval_samples", m, f"must be at most the {len(self.x)} training images")
+            self.sampled = [torch.randperm(len(self.x), generator=generator(seed, _SAMPLED))[:m] for seed in seeds]
+        self.probes = (m or len(self.x)) * self._exact + len(self.x) * self._own_published
         self.micro_batch, self.largest, self.out_of_memory = how.max_micro_batch, 0, []
         self._chunk = max(1, CHUNK["cpu" if device == "cpu" else "cuda"] // self.x[0].numel())  # a byte is no token
         self._piece = self._chunk if device == "cpu" and not self.batch_norm else None
@@ -208,7 +213,11 @@ class NetworkTask(Task):
             trim(0)
 
     def _measure(self, model: nn.Module, seed: int) -> dict[str, float]:
-        found = self._function(model) if self._exact else {}
+        found = {}
+        if self._exact and self.sampled is None:
+            found = self._function(model)
+        elif self._exact:
+            found = self._sample_of_function(model, self.sampled[self.seeds.index(seed)].to(self.device))
         if self._own_published:
             found["published_sqnorm"] = self._published(model, seed)
         elif self.how.grad_norms in ("published", "both"):
@@ -232,9 +241,24 @@ class NetworkTask(Task):
         options = {"chunk": self._chunk, "l2": self.l2, "ranks": self.ranks, "check": False}
         sqnorm = full_gradient_sqnorm(model, scores, data, **options)
         loss, accuracy = scores.means(self.ranks)
-        weights = [p.detach().double() for p in model.parameters()]
-        loss += 0.5 * self.l2 * sum(p.square().sum().item() for p in weights)
-        return {"loss": loss, "accuracy": accuracy, "grad_sqnorm": sqnorm}
+        return {"loss": loss + self._penalty(model), "accuracy": accuracy, "grad_sqnorm": sqnorm}
+
+    def _sample_of_function(self, model: nn.Module, chosen: Tensor) -> dict[str, float]:
+        """Of f from some of the images, with standard errors."""
+        scores, n = _SampledScores(), len(self.x)
+        options = {"chunk": self._chunk, "l2": self.l2, "ranks": self.ranks, "check": False}
+        sqnorm = sampled_gradient_sqnorm(model, scores, (self.x[chosen], self.y[chosen]), n, **options)
+        loss, accuracy = scores.means(self.ranks)
+        return {
+            "loss": loss + self._penalty(model),
+            "loss_error": scores.error(n, self.ranks),
+            "accuracy": accuracy,
+            "grad_sqnorm": sqnorm.value,
+            "grad_sqnorm_error": sqnorm.error,
+        }
+
+    def _penalty(self, model: nn.Module) -> float:
+        return 0.5 * self.l2 * sum(p.detach().double().square().sum().item() for p in model.parameters())
 
     def _variance(self, model: nn.Module, chosen: Tensor) -> float:
         """σ² from a sample of images: unbiased but for their share in all."""
@@ -289,6 +313,20 @@ class _Scores:
         """Over all ranks."""
         loss, right, n = ranks.total([float(self.loss), float(self.right), self.n]).tolist()
         return loss / n, right / n
+
+
+class _SampledScores(_Scores):
+    """With the standard error of the mean loss of n samples, of which these are some."""
+
+    squares = 0.0
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        self.squares = self.squares + cross_entropy(logits.detach(), y, reduction="none").double().square().sum()
+        return super().__call__(logits, y)
+
+    def error(self, n: int, ranks: ProcessGroup) -> float:
+        loss, squares, m = ranks.total([float(self.loss), float(self.squares), self.n]).tolist()
+        return (max(squares / m - (loss / m) ** 2, 0.0) / (m - 1) * (1 - m / n)) ** 0.5
 
 
 def _on(device: str, data: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:

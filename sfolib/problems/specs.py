@@ -20,6 +20,7 @@ from sfolib._utils.errors import InputError, require
 from sfolib._utils.model import Family, any_of
 from sfolib.problems import datasets
 from sfolib.problems.execution import PLAIN, Execution
+from sfolib.theory.bounds import Constants
 from sfolib.theory.quadratic import PowerLawQuadratic
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class Problem(Family):
 
     model_config = ConfigDict(strict=True)
     threads: ClassVar[int | None] = 1  # of a run on the CPU; None for what torch has
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Gradient evaluations of an epoch: the training samples."""
+        return self.size
 
 
 class Digits(Problem):
@@ -106,7 +112,7 @@ class Digits(Problem):
         The Hessian is mean_i (diag p_i − p_i p_iᵀ) ⊗ x̃_i x̃_iᵀ + l2 I, and diag p − ppᵀ ≼ ½ I for every
         probability vector p (Böhning 1992). Raises `InputError` for a network, which has no global L.
         """
-        x = self._design()
+        x = self.design()
         return 0.5 * float(np.linalg.eigvalsh(x.T @ x / len(x))[-1]) + self.l2
 
     @cached_property
@@ -117,10 +123,15 @@ class Digits(Problem):
 
     def start_loss(self) -> float:
         """f(θ₀) of softmax regression, which starts at 0: ln 10."""
-        self._design()
+        self.design()
         return float(np.log(10.0))
 
-    def _design(self) -> np.ndarray:
+    def constants(self, sigma2: float) -> Constants:
+        """L, proven, and Δ of softmax regression, with a σ² that was measured."""
+        return Constants(self.smoothness_bound, float(sigma2), self.start_loss() - self.minimum.value)
+
+    def design(self) -> np.ndarray:
+        """The training images with a column of ones, (n, features + 1); of softmax regression alone."""
         if self.hidden or self.model:
             what = f"hidden = {self.hidden!r}" if self.hidden else f"model = {self.model!r}"
             raise InputError(f"{what}: only softmax regression, hidden = (), has known constants")
@@ -135,6 +146,7 @@ class Images(Problem):
     augment: random crops out of a frame of 4 pixels, and mirrored images; None means for CIFAR alone.
     padding: rows and columns of zeros on each side, in training and test images (2 makes 28×28 into CIFAR's 32×32).
     l2: ℓ2 coefficient on all parameters. The theory's f is over the training set, not augmented, in eval mode.
+    train_images: that the training set has, a fixed draw from all of them; None: all.
     """
 
     threads: ClassVar[int | None] = None
@@ -147,6 +159,7 @@ class Images(Problem):
     augment: bool | None = None
     padding: int = Field(0, ge=0, le=64)
     l2: float = Field(0.0, ge=0, le=1e30)
+    train_images: int | None = Field(None, ge=1)
 
     @property
     def size(self) -> int:
@@ -166,7 +179,14 @@ class Images(Problem):
         return NetworkTask(self.model, data, self.l2, seeds, sampling, device, dtype, how)
 
     def _load(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        return datasets.load(self.dataset, self.data_dir, self.download)
+        (x, y), test = datasets.load(self.dataset, self.data_dir, self.download)
+        if self.train_images is None:
+            return (x, y), test
+        require(
+            self.train_images <= len(y), "train_images", self.train_images, f"must be at most the {len(y)} there are"
+        )
+        chosen = np.random.default_rng(0).permutation(len(y))[: self.train_images]
+        return (x[chosen], y[chosen]), test
 
     def _padded(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
         frame = ((0, 0), (0, 0), (self.padding,) * 2, (self.padding,) * 2)
@@ -192,6 +212,7 @@ class Quadratic(Problem):
     """The power-law quadratic of `sfolib.theory.quadratic`, a synthetic problem whose expected curve is exact."""
 
     kind: Literal["quadratic"] = "quadratic"
+    samples_per_epoch: ClassVar[int] = 1024  # draws, by decree: it has no data
     d: int = Field(400, ge=2, le=10**7)
     lam_min: float = Field(1e-4, gt=0, le=1e30)
     L: float = Field(1.0, gt=0, le=1e30)
@@ -213,10 +234,12 @@ class Quadratic(Problem):
         how.only()
         require(sampling == "replacement", "sampling", sampling, "the quadratic has no data to permute: 'replacement'")
         q = self.exact
-        return NoisyQuadratic(q.eigenvalues, q.theta0, q.noise_variance, seeds, device, getattr(torch, dtype))
+        return NoisyQuadratic(
+            q.eigenvalues, q.theta0, q.noise_variance, self.samples_per_epoch, seeds, device, getattr(torch, dtype)
+        )
 
 
-HOLDOUT = 360  # digits kept for testing, where nothing else is said
+HOLDOUT = 360  # digits kept for testing by default
 
 
 def named(
@@ -258,7 +281,7 @@ def _solve_softmax(problem: Digits) -> Minimum:
     from scipy.optimize import minimize
     from scipy.special import log_softmax, softmax
 
-    x, labels = problem._design(), split_digits(problem.holdout)[0][1]
+    x, labels = problem.design(), split_digits(problem.holdout)[0][1]
     n, shape, l2 = len(x), (x.shape[1], 10), problem.l2
     onehot = np.eye(10)[labels]
 

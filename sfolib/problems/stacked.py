@@ -311,14 +311,13 @@ def _scores(prefix: str, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 class NoisyQuadratic(Task):
     """f = ½ Σ λ_i θ_i², seen through gradients λ_i θ_i + √(s_i/b) ξ_i, ξ standard normal: a Monte Carlo twin of
-    `sfolib.theory.quadratic`. One gradient evaluation is one draw; it has no data, so an epoch is 1024 of them by
-    decree."""
+    `sfolib.theory.quadratic`. One gradient evaluation is one draw."""
 
-    samples_per_epoch = 1024
     probes = 1
     _block = 64  # steps of noise drawn at once
 
-    def __init__(self, eigenvalues, theta0, noise_variance, seeds, device, dtype):
+    def __init__(self, eigenvalues, theta0, noise_variance, samples_per_epoch, seeds, device, dtype):
+        self.samples_per_epoch = samples_per_epoch
         self.eigenvalues = torch.tensor(eigenvalues, dtype=dtype, device=device)
         self.scale = torch.tensor(noise_variance, dtype=dtype, device=device).sqrt()
         self.parameters = [torch.tensor(theta0, dtype=dtype, device=device).repeat(len(seeds), 1)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+import sys
 from bisect import bisect_right
 from collections.abc import Callable
 from fractions import Fraction
@@ -45,10 +46,17 @@ class Schedule(Family):
 
 AnySchedule = any_of(Schedule)
 AnyFunction = Annotated[SerializeAsAny[Schedule] | Callable[[int], float], BeforeValidator(Schedule.of)]
-NumberOrSchedule = Annotated[
-    int | float | SerializeAsAny[Schedule],
-    BeforeValidator(lambda value: Schedule.of(value) if isinstance(value, dict) else value),
-]
+
+
+def _number_or_schedule(value: Any) -> Any:
+    value = Schedule.of(value) if isinstance(value, dict) else value
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
+    if not (number or isinstance(value, Schedule)):
+        raise ValueError("must be a finite number above 0, or a schedule")
+    return value
+
+
+NumberOrSchedule = Annotated[int | float | SerializeAsAny[Schedule], BeforeValidator(_number_or_schedule)]
 
 
 def _stored(value: Any) -> dict[str, Any]:
@@ -168,6 +176,8 @@ class Ramp(Schedule):
     @model_validator(mode="after")
     def _lasts(self) -> Ramp:
         require(self.duration > self.start, "duration", self.duration, f"must be above start = {self.start}")
+        ends = 0 < self(self.duration) < math.inf
+        require(ends, "order", self.order, "is too large: (end/v0)^order leaves the range of a float")
         return self
 
     def _value(self, t: int) -> float:
@@ -175,7 +185,7 @@ class Ramp(Schedule):
         ratio = self.end / self.v0
         if self.order == 0:
             return self.v0 * ratio**share
-        return self.v0 * (1 + share * (ratio**self.order - 1)) ** (1 / self.order)
+        return self.v0 * (1 - share + share * ratio**self.order) ** (1 / self.order)
 
 
 class Interpolated(Schedule):

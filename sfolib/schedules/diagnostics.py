@@ -6,6 +6,7 @@ import math
 from itertools import groupby
 from typing import NamedTuple
 
+from sfolib._utils.model import Count, checked
 from sfolib.schedules.plan import Plan
 from sfolib.theory import bounds
 from sfolib.theory.bounds import Constants
@@ -32,7 +33,8 @@ class Validity(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def validity(plan: Plan, c: Constants, samples_per_epoch: int, epochs: int) -> Validity:
+@checked
+def validity(plan: Plan, c: Constants, samples_per_epoch: Count, epochs: Count) -> Validity:
     """T5 [N] for the run that `plan` makes: its stages are the stretches of steps at one batch size and lr.
 
     The factors are geometric means over the stages, tau's without the last one, which the end of the run cuts. A plan

@@ -72,7 +72,9 @@ class Plan(Model):
     stored: `model_dump` raises ValueError.
     """
 
+    # of what leads a run, as `Policy` has them
     needs_signal: ClassVar[bool] = False
+    signal: ClassVar[None] = None
 
     batch_size: ScheduleOrNumber
     lr: ScheduleOrNumber
@@ -109,7 +111,10 @@ class Plan(Model):
         return rounded(batch_size)
 
     def update(self, taken: int, signal: Any = None) -> None:
-        """Nothing: what a policy is told after a step does not move a plan, which has no state."""
+        """Nothing: a plan has no state that a step could change."""
+
+    def provenance(self) -> dict[str, Any]:
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         return {}

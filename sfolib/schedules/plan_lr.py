@@ -63,7 +63,7 @@ class PlanLR(LRScheduler):
         self._lost = False  # its sampler is another scheduler's by now
         self._seen = getattr(plan, "step", 0)  # steps of a policy, at the last call of step()
         self._since = 0  # optimizer steps since the last call of step()
-        self._loaded: int | None = None  # batches that a state said
+        self._loaded: int | None = None  # batches of a state that was loaded
         self._run: OptimizerClock | None = None  # in SequentialLR
         self._own: Passes | None = None
         if isinstance(plan, Plan):

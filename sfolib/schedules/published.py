@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Literal
 
-from sfolib._utils.errors import positive, require, whole
-from sfolib.schedules.base import Ramp, Schedule, Warmup, capped, fitted, piecewise, power, product
+from sfolib._utils.errors import positive, require
+from sfolib._utils.model import Above1, Below1, Count, Number, Positive, Share, checked
+from sfolib.schedules.base import NumberOrSchedule, Ramp, Schedule, Warmup, capped, fitted, piecewise, power, product
 from sfolib.schedules.plan import Clock, Plan
 from sfolib.theory import bounds
 
 
+@checked
 def increase_batch_size(
-    batch_size: int, lr: Schedule, share: float = 1.0, *, max_batch_size: int | None = None, clock: Clock = "epoch"
+    batch_size: Count, lr: Schedule, share: Share = 1.0, *, max_batch_size: Count | None = None, clock: Clock = "epoch"
 ) -> Plan:
     """T8 [S]: where lr decays by α, batch × α^share and lr / α^(1 − share): η/b is what it was under `lr` alone.
 
@@ -29,8 +31,9 @@ def increase_batch_size(
     return _traded(batch_size, lr, share, 1.0, max_batch_size, clock)
 
 
+@checked
 def seesaw(
-    batch_size: int, lr: Schedule, share: float = 0.5, *, max_batch_size: int | None = None, clock: Clock = "sample"
+    batch_size: Count, lr: Schedule, share: Share = 0.5, *, max_batch_size: Count | None = None, clock: Clock = "sample"
 ) -> Plan:
     """Seesaw (Meterez et al. 2025, arXiv 2510.14717), for normalized SGD and Adam, of any decaying lr.
 
@@ -46,9 +49,6 @@ def _traded(
     batch_size: int, lr: Schedule, growth: float, order: float, max_batch_size: int | None, clock: Clock
 ) -> Plan:
     """batch α^−growth for lr α, capped; lr α (batch/batch₀)^order, so that η/b^order does not see the trade."""
-    positive("batch_size", batch_size)
-    require(isinstance(lr, Schedule), "lr", lr, "must be a schedule")
-    require(0 <= growth <= 1, "share", growth * order, f"must be in [0, {order:g}]")
     if isinstance(lr, Warmup):
         plan = _traded(batch_size, lr.schedule, growth, order, max_batch_size, clock)
         return Plan(plan.batch_size, Warmup(plan.lr, lr.duration), clock)
@@ -65,25 +65,23 @@ def _traded(
     return Plan(sizes, product([lr, power(sizes, order, batch_size**-order)]), clock)
 
 
-def scaled(plan: Plan, factor: float, rule: Literal["linear", "sqrt"] = "linear") -> Plan:
+@checked
+def scaled(plan: Plan, factor: Positive, rule: Literal["linear", "sqrt"] = "linear") -> Plan:
     """The plan at batch × factor, its lr × factor (Goyal et al. 2017, arXiv 1706.02677) or × √factor.
 
     "linear" keeps η/b, the noise of SGD (T8); "sqrt" keeps η/√b, that of adaptive optimizers (Krizhevsky 2014,
     arXiv 1404.5997; Malladi et al. 2022, arXiv 2205.10287). A max_batch_size is scaled as well. The clock must not
     count steps, which would no longer hold the same samples.
     """
-    require(rule in ("linear", "sqrt"), "rule", rule, "must be 'linear' or 'sqrt'")
-    positive("factor", factor)
     return _rescaled(plan, factor, factor if rule == "linear" else math.sqrt(factor))
 
 
-def at_momentum(plan: Plan, momentum: float, before: float = 0.0) -> Plan:
+@checked
+def at_momentum(plan: Plan, momentum: Below1, before: Below1 = 0.0) -> Plan:
     """T8 [S]: the plan for this momentum in place of `before`: batch × (1 − before)/(1 − momentum), the same lr.
 
     Keeps η/(b(1 − m)), on which the noise depends (Smith et al. 2018, arXiv 1711.00489).
     """
-    for name, value in (("momentum", momentum), ("before", before)):
-        require(0 <= value < 1, name, value, "must be in [0, 1)")
     return _rescaled(plan, (1 - before) / (1 - momentum), 1.0)
 
 
@@ -93,7 +91,8 @@ def _rescaled(plan: Plan, batch_size: float, lr: float) -> Plan:
     return Plan(power(sizes, 1.0, batch_size), power(plan.lr, 1.0, lr), plan.clock)
 
 
-def late_switch(batch_size: int, large: int, at: int, lr: float | Schedule, *, clock: Clock = "sample") -> Plan:
+@checked
+def late_switch(batch_size: Count, large: Count, at: Count, lr: NumberOrSchedule, *, clock: Clock = "sample") -> Plan:
     """`batch` until the clock reads `at`, `large` from there on, lr by its own schedule.
 
     "Fast Catch-Up, Late Switching" (Wang et al. 2026, arXiv 2602.14208): on hard tasks the best schedule of a given
@@ -103,16 +102,17 @@ def late_switch(batch_size: int, large: int, at: int, lr: float | Schedule, *, c
     return Plan(piecewise([batch_size, large], [at]), lr, clock)
 
 
+@checked
 def late_ramp(
-    batch_size: int,
-    lr: float,
-    budget: int,
+    batch_size: Count,
+    lr: Positive,
+    budget: Count,
     *,
-    start: float = 0.8,
-    growth: float = 32.0,
-    q: float = 2.0,
-    share: float = 1.0,
-    max_batch_size: int | None = None,
+    start: Below1 = 0.8,
+    growth: Above1 = 32.0,
+    q: Positive = 2.0,
+    share: Share = 1.0,
+    max_batch_size: Count | None = None,
 ) -> Plan:
     """T16 [N]: (batch_size, lr) held for `start` of the budget, then η/b falls by `growth` to its end.
 
@@ -129,32 +129,30 @@ def late_ramp(
     eigenvalues λ_i ∝ 1/i, ‖∇f‖² has q = 2 and f has q = 1. Late switching is Wang et al. 2026, arXiv 2602.14208;
     the cool-down that of warmup-stable-decay (Hu et al. 2024, arXiv 2404.06395).
     """
-    whole("budget", budget)
-    require(0 <= start < 1, "start", start, "must be in [0, 1)")
-    require(growth > 1, "growth", growth, "must be above 1")
-    for name, value in (("lr", lr), ("growth", growth), ("q", q)):
-        positive(name, value)
     cooled = Ramp(lr, lr / growth, math.floor(start * budget), budget, 2 / q - 1)
     return in_budget(batch_size, cooled, budget, share, max_batch_size)
 
 
-def in_budget(batch_size: int, lr: Schedule, budget: int, share: float, max_batch_size: int | None) -> Plan:
+@checked
+def in_budget(batch_size: Count, lr: Schedule, budget: Count, share: Share, max_batch_size: Count | None) -> Plan:
     """`increase_batch_size` on the clock of gradient evaluations, its last steps evened out to end at the budget."""
+    require(batch_size <= budget, "budget", budget, f"must be at least batch_size = {batch_size}")
     plan = increase_batch_size(batch_size, lr, share, max_batch_size=max_batch_size, clock="sample")
     return Plan(fitted(plan.batch_size, budget), plan.lr, "sample")
 
 
+@checked
 def stagewise(
-    batch_size: int,
-    lr: float,
-    delta: float,
-    gamma: float,
-    stages: int,
-    total: int,
+    batch_size: Count,
+    lr: Positive,
+    delta: Positive,
+    gamma: Positive,
+    stages: Count,
+    total: Count,
     *,
-    exponent: float = 2.0,
+    exponent: Number = 2.0,
     max_lr: float = math.inf,
-    max_batch_size: int | None = None,
+    max_batch_size: Count | None = None,
     clock: Clock = "epoch",
 ) -> Plan:
     """T4 [S]: batch × delta and lr × gamma a stage, stage m a share of `total` in proportion to (δ/γ)^(exponent m).
@@ -163,18 +161,21 @@ def stagewise(
     equal stages. Ends of stages are rounded to whole clock readings; `InputError` where one would be empty. Caps as in
     T7, see `bounds.capped_stage`.
     """
-    for name, value in (("stages", stages), ("total", total)):
-        whole(name, value)
+    try:
+        ratio = (delta / gamma) ** exponent
+    except OverflowError:
+        ratio = math.inf
+    lengths = allocation(ratio, stages, total)
     pairs = [bounds.capped_stage(m, batch_size, lr, delta, gamma, max_lr, max_batch_size) for m in range(stages)]
-    lengths = allocation((delta / gamma) ** exponent, stages, total)
     sizes, rates, _ = zip(*pairs, strict=True)
     ends = [*accumulate(lengths)][:-1]
     return Plan(piecewise(sizes, ends), piecewise(rates, ends), clock)
 
 
-def allocation(ratio: float, stages: int, total: int) -> Sequence[int]:
+@checked
+def allocation(ratio: Positive, stages: Count, total: Count) -> Sequence[int]:
     """Lengths of stages in proportion to ratio^m, whole numbers that add up to `total`; the ends are rounded."""
-    positive("ratio", ratio)
+    require(stages <= total, "total", total, f"must be at least stages = {stages}")
     top = max(0.0, (stages - 1) * math.log(ratio))  # ratio^m without overflow
     shares = [*accumulate(math.exp(m * math.log(ratio) - top) for m in range(stages))]
     ends = [0, *(math.floor(total * share / shares[-1] + 0.5) for share in shares)]

@@ -69,7 +69,7 @@ class _Pass(Iterator[list[int]]):
         sampler._passes.append((ref(self), self.record))
         if policy:
             self._step, self._samples = sampler._policy_start()
-        else:  # a batch too small for the ranks is said at once, not at the epoch's end
+        else:  # a batch too small for the ranks is refused at once, not at the epoch's end
             sampler._parts(min(sampler._table().batches(index), key=lambda batch: batch.stop - batch.start))
         if self._loaded:
             for _ in range(self._loaded["drawn"]):
@@ -118,7 +118,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
     that they are a function of n, seed and plan alone: the batches are `plan.table(n, epochs)` exactly, whatever
     workers prefetch. shuffle=False: 0, 1, 2 …
 
-    Which epoch an iteration is, in this order: what `load_state_dict` said; the epoch of the `PlanLR` that is tied to
+    Which epoch an iteration is, in this order: what `load_state_dict` set; the epoch of the `PlanLR` that is tied to
     the sampler (made from it, or of the same plan object and n); `set_epoch`; with none of these, one more than the
     last that was handed out to its end. So other passes over the loader, of whatever length, do not move a tied plan.
     Where loop and scheduler drift apart the next step or pass raises `InputError`. A policy's own clock is the run's.
@@ -300,7 +300,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         return self._resume or (self.plan.step, self.plan.samples)
 
     def _check_updated(self) -> None:
-        """Require that the policy was told of the batches that were handed out."""
+        """Require that the policy was updated after each of the batches that were handed out."""
         wanted = self._before.get(self.plan.step, self.plan.samples)
         why = f"after {self.plan.step} steps must be {wanted}: tell update() sampler.taken, the batch over all ranks"
         require(self.plan.samples == wanted, "samples of the policy", self.plan.samples, why)
@@ -319,7 +319,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
 
     @property
     def taken(self) -> int:
-        """Samples, on all ranks, of the step that a policy has to be told of next; for its `update`."""
+        """Samples, on all ranks, of the step that the policy's next `update` is about."""
         require(self.plan.step in self._sizes, "step", self.plan.step, "of the policy has not been handed out")
         return self._sizes[self.plan.step]
 

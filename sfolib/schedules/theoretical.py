@@ -9,23 +9,25 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from sfolib._utils.errors import positive, require, whole
+from sfolib._utils.errors import positive, require
+from sfolib._utils.model import Above1, Count, Positive, checked
 from sfolib.schedules.base import piecewise
 from sfolib.schedules.plan import Plan, Stage, rounded
 from sfolib.theory import bounds
 from sfolib.theory.bounds import Constants
 
 
+@checked
 def critical_plan(
     constants: Constants,
-    eps0: float,
-    r: float = 2.0,
-    stages: int = 8,
+    eps0: Positive,
+    r: Above1 = 2.0,
+    stages: Count = 8,
     *,
-    lr: float,
-    lr_growth: float | None = None,
-    max_lr: float | None = None,
-    max_batch_size: int | None = None,
+    lr: Positive,
+    lr_growth: Positive | None = None,
+    max_lr: Positive | None = None,
+    max_batch_size: Count | None = None,
 ) -> Plan:
     """T4 [S], T6 and T7 [N]: follow the critical batch size through ε_m² = eps0² r^−m, m = 0 … stages − 1.
 
@@ -39,13 +41,11 @@ def critical_plan(
     """
     max_lr = 1 / constants.L if max_lr is None else max_lr
     lr_growth = r if lr_growth is None else lr_growth
-    for name, value in (("eps0", eps0), ("lr", lr), ("max_lr", max_lr), ("sigma2", constants.sigma2)):
-        positive(name, value)
-    require(r > 1, "r", r, "must be above 1")
+    positive("sigma2", constants.sigma2)
     require(lr_growth >= 1, "lr_growth", lr_growth, "must be 1 or above")
     require(max_lr * constants.L < 2, "max_lr", max_lr, f"must be below 2/L = {2 / constants.L:.6g}")
     require(lr <= max_lr, "lr", lr, f"must be at most max_lr = {max_lr:.6g}")
-    top = math.inf if max_batch_size is None else whole("max_batch_size", max_batch_size)
+    top = math.inf if max_batch_size is None else max_batch_size
 
     first = bounds.critical_batch_size(constants, lr, eps0, max_lr)
     start = min(first, top)
@@ -60,17 +60,18 @@ def critical_plan(
     return _staged(eps0, r, stages, pair, steps)
 
 
+@checked
 def front_plan(
     constants: Constants,
-    eps0: float,
-    r: float = 2.0,
-    stages: int = 8,
+    eps0: Positive,
+    r: Above1 = 2.0,
+    stages: Count = 8,
     objective: Literal["samples", "time", "steps"] = "samples",
     *,
-    ratio: float = 1.0,
-    latency: float | None = None,
-    per_sample: float | None = None,
-    max_batch_size: int | None = None,
+    ratio: Positive = 1.0,
+    latency: Positive | None = None,
+    per_sample: Positive | None = None,
+    max_batch_size: Count | None = None,
 ) -> Plan:
     """T11 and T12 [N]: stay on the front of steps and SFO through ε_m² = eps0² r^−m, m = 0 … stages − 1.
 
@@ -80,12 +81,7 @@ def front_plan(
     In all, max_batch_size caps the batch size, lr is `bounds.optimal_lr` at the rounded batch size, and a stage
     lasts `bounds.front_steps`, rounded up. The clock counts samples.
     """
-    known = ("samples", "time", "steps")
-    require(objective in known, "objective", objective, f"must be one of {known}")
-    positive("eps0", eps0)
-    positive("ratio", ratio)
-    require(r > 1, "r", r, "must be above 1")
-    top = math.inf if max_batch_size is None else whole("max_batch_size", max_batch_size)
+    top = math.inf if max_batch_size is None else max_batch_size
     require(
         objective != "steps" or top < math.inf, "max_batch_size", max_batch_size, 'is needed where objective = "steps"'
     )
@@ -116,7 +112,7 @@ def _staged(
     steps: Callable[[int, float, float], float],
 ) -> Plan:
     rows = []
-    for m in range(whole("stages", stages)):
+    for m in range(stages):
         eps = eps0 * r ** (-m / 2)
         batch_size, lr, phase = pair(eps, m)
         length = max(1, math.ceil(steps(batch_size, lr, eps) * (1 - 1e-12)))  # a whole number stays one

@@ -2,7 +2,7 @@
 
 "Critical Bach Size Minimizes Stochastic First-Order Oracle Complexity …" (Iiduka 2022, arXiv 2208.09814) finds Adam's
 critical batch size from a bound of this form. Its text was not at hand: the constants here are derived for this
-project, each step is confirmed in `tests/test_estimators.py`, and the paper's may differ.
+project, each step is confirmed in `tests/schedules/adaptive/test_noise_scale.py`, and the paper's may differ.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfolib._utils.errors import positive, require
+from sfolib._utils.errors import number, positive, require, scalar
 from sfolib.theory.bounds import Numbers
 
 
@@ -33,7 +33,7 @@ class AdamConstants:
 
     def __post_init__(self) -> None:
         for name in ("sigma2", "M2", "D2", "h", "reach"):
-            positive(name, getattr(self, name))
+            number(name, getattr(self, name))
 
 
 class AdamBound(NamedTuple):
@@ -51,14 +51,15 @@ def bound(c: AdamConstants, lr: ArrayLike, beta1: float) -> AdamBound:
     below the left side.
     """
     positive("lr", lr)
-    require(0 <= beta1 < 1, "beta1", beta1, "must be in [0, 1)")
+    require(isinstance(c, AdamConstants), "c", c, "must be the run's `AdamConstants`")
+    require(0 <= scalar("beta1", beta1) < 1, "beta1", beta1, "must be in [0, 1)")
     lr = np.asarray(lr, dtype=float)[()]
     last = beta1 / (1 - beta1) * np.sqrt(c.D2 * (c.sigma2 + c.M2))
     per_step = lr * (1 + beta1) / (2 * c.h * (1 - beta1))
     return AdamBound(c.reach / (2 * lr) + last, per_step * c.sigma2, per_step * c.M2)
 
 
-def steps_to(c: AdamConstants, lr: ArrayLike, beta1: float, batch_size: ArrayLike, target: ArrayLike) -> Numbers:
+def steps_to(c: AdamConstants, batch_size: ArrayLike, lr: ArrayLike, beta1: float, target: ArrayLike) -> Numbers:
     """[N] Steps K = A b/((target − C) b − B) until `bound` is at target; inf where it never is."""
     positive("batch_size", batch_size)
     positive("target", target)

@@ -14,24 +14,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfolib._utils.errors import number, positive, require
-from sfolib.theory.bounds import Numbers, _array, _plain, broadcasting, finite_population
-
-
-def _real(field: str, value: ArrayLike) -> np.ndarray:
-    numbers = np.asarray(value)
-    require(numbers.dtype.kind in "iuf", field, value, "must be a number, or an array of them")
-    return numbers.astype(float)
+from sfolib._utils.errors import number, real, require, scalar, whole
+from sfolib.theory.bounds import Numbers, above_0, broadcasting, finite_population, norm_target, plain
 
 
 def _nonnegative(field: str, value: ArrayLike) -> np.ndarray:
-    value = _real(field, value)
+    value = real(field, value)
     require(bool(np.all(np.isfinite(value) & (value >= 0))), field, value.tolist(), "must be finite and 0 or above")
     return value
 
 
 def _finite(field: str, value: ArrayLike) -> np.ndarray:
-    value = _real(field, value)
+    value = real(field, value)
     require(bool(np.all(np.isfinite(value))), field, value.tolist(), "must be finite")
     return value
 
@@ -44,18 +38,18 @@ def critical_batch_size(lr: ArrayLike, G2: ArrayLike, Q: ArrayLike, GHG: ArrayLi
     No batch is enough where η ≥ ‖G‖²/GᵀHG: there the lr is too large even without noise. With GHG = 0 (the
     default) it is the leading order ηQ/‖G‖² of small η.
     """
-    lr, G2, Q, GHG = _array("lr", lr), _array("G2", G2), _nonnegative("Q", Q), _finite("GHG", GHG)
+    lr, G2, Q, GHG = above_0("lr", lr), above_0("G2", G2), _nonnegative("Q", Q), _finite("GHG", GHG)
     room = G2 - lr * GHG
-    return _plain(np.where(room > 0, lr * Q / np.where(room > 0, room, 1.0), np.inf))
+    return plain(np.where(room > 0, lr * Q / np.where(room > 0, room, 1.0), np.inf))
 
 
 @broadcasting
 def optimal_lr(batch_size: ArrayLike, G2: ArrayLike, GHG: ArrayLike, Q: ArrayLike) -> Numbers:
     """T13 [N]: η* = (‖G‖²/GᵀHG)/(1 + B/b), B = Q/GᵀHG: the lr of the largest expected decrease of f in one step."""
-    batch_size, G2 = _array("batch_size", batch_size), _array("G2", G2)
+    batch_size, G2 = above_0("batch_size", batch_size), above_0("G2", G2)
     curvature = _finite("GHG", GHG) + _nonnegative("Q", Q) / batch_size
     require(bool(np.all(curvature > 0)), "GHG", np.asarray(GHG).tolist(), "must keep GHG + Q/b above 0")
-    return _plain(G2 / curvature)
+    return plain(G2 / curvature)
 
 
 # ------------------------------------------------------------------------------ T14: a test that costs nothing
@@ -75,13 +69,13 @@ def successive_gradients(
     replacement. Slices of a permutation are anticorrelated: s is lower by tr Σ/(n − 1), and Q/b carries
     `bounds.finite_population`. trace: tr Σ, used with n only (divisor n, as Q).
     """
-    batch_size, lr = _array("batch_size", batch_size), _array("lr", lr)
+    batch_size, lr = above_0("batch_size", batch_size), above_0("lr", lr)
     G2, Q, GHG = _nonnegative("G2", G2), _nonnegative("Q", Q), _finite("GHG", GHG)
     if n is None:
-        return _plain(G2 - lr * (GHG + Q / batch_size))
-    require(bool(np.all(2 * batch_size <= n)), "n", n, "must hold two batches")
+        return plain(G2 - lr * (GHG + Q / batch_size))
+    require(bool(np.all(2 * batch_size <= whole("n", n))), "n", n, "must hold two batches")
     share = finite_population(batch_size, n)
-    return _plain(G2 - lr * (GHG + share * Q / batch_size) - _nonnegative("trace", trace) / (n - 1))
+    return plain(G2 - lr * (GHG + share * Q / batch_size) - _nonnegative("trace", trace) / (n - 1))
 
 
 @broadcasting
@@ -93,7 +87,7 @@ def noise_explains(
     trace: tr Σ. largest: λ_max of H; with 2/lr, the edge of stability, the right-hand side is ‖G‖²/2. Where s ≤ 0
     and this is False, curvature is the reason: a larger batch does not help, a smaller lr does.
     """
-    batch_size, lr, largest = _array("batch_size", batch_size), _array("lr", lr), _array("largest", largest)
+    batch_size, lr, largest = above_0("batch_size", batch_size), above_0("lr", lr), above_0("largest", largest)
     enough = _nonnegative("trace", trace) / batch_size >= _nonnegative("G2", G2) / (lr * largest)
     return bool(enough) if np.ndim(enough) == 0 else enough
 
@@ -110,21 +104,21 @@ def momentum_product(batch_size: ArrayLike, lr: ArrayLike, momentum: ArrayLike, 
 
     To leading order in η, without GᵀHG. At the critical batch size it is `momentum_threshold`, not 0.
     """
-    momentum, batch_size, lr = _momentum(momentum), _array("batch_size", batch_size), _array("lr", lr)
-    return _plain(_nonnegative("G2", G2) - lr * _nonnegative("Q", Q) / (batch_size * (1 - momentum**2)))
+    momentum, batch_size, lr = _momentum(momentum), above_0("batch_size", batch_size), above_0("lr", lr)
+    return plain(_nonnegative("G2", G2) - lr * _nonnegative("Q", Q) / (batch_size * (1 - momentum**2)))
 
 
 @broadcasting
 def momentum_threshold(momentum: ArrayLike, G2: ArrayLike) -> Numbers:
     """T14 [N]: μ/(1 + μ) ‖G‖², the value of `momentum_product` at the critical batch size ηQ/((1 − μ)‖G‖²)."""
     momentum = _momentum(momentum)
-    return _plain(momentum / (1 + momentum) * _nonnegative("G2", G2))
+    return plain(momentum / (1 + momentum) * _nonnegative("G2", G2))
 
 
 @broadcasting
 def momentum_critical_batch_size(lr: ArrayLike, momentum: ArrayLike, G2: ArrayLike, Q: ArrayLike) -> Numbers:
     """T14 [N]: ηQ/((1 − μ)‖G‖²): T13's batch, to leading order, at the learning rate η/(1 − μ) of T8."""
-    return critical_batch_size(_array("lr", lr) / (1 - _momentum(momentum)), G2, Q)
+    return critical_batch_size(above_0("lr", lr) / (1 - _momentum(momentum)), G2, Q)
 
 
 def preconditioned(
@@ -156,8 +150,8 @@ def detection_steps(lr: ArrayLike, Q: ArrayLike, S2: ArrayLike, z: float = 1.96)
 
     Var(g_t·g_{t+1}) is tr(Σ²)/b² to leading order at b_c, so b cancels.
     """
-    positive("z", z)
-    return _plain(z**2 * _array("S2", S2) / (_array("lr", lr) * _array("Q", Q)) ** 2)
+    number("z", z)
+    return plain(np.square(float(z)) * above_0("S2", S2) / (above_0("lr", lr) * above_0("Q", Q)) ** 2)
 
 
 # ----------------------------------------------------------------------- T15: prediction in the eigenbasis of H
@@ -170,9 +164,9 @@ def expected_path(
     batch_size, lr: (K,), or one of them a scalar. eigenvalues λ: (d,). start: (d,), θ_0 in the eigenbasis of H,
     measured from the minimum. noise: (d,), the diagonal of Σ in that basis. Returns (K + 1,).
     """
-    lr, batch_size = np.broadcast_arrays(*np.atleast_1d(_array("lr", lr), _array("batch_size", batch_size)))
+    lr, batch_size = np.broadcast_arrays(*np.atleast_1d(above_0("lr", lr), above_0("batch_size", batch_size)))
     require(lr.ndim == 1, "lr", lr.shape, "must be one-dimensional, one value a step")
-    eigenvalues, start, noise = _spectrum(eigenvalues, start, noise)
+    eigenvalues, start, noise = _spectrum(eigenvalues, _finite("start", start), noise)
     mean, covariance = start, np.zeros_like(start)
     squares = [float(np.sum((eigenvalues * mean) ** 2))]
     for eta, b in zip(lr, batch_size, strict=True):
@@ -182,8 +176,9 @@ def expected_path(
     return np.array(squares)
 
 
-def _spectrum(eigenvalues: ArrayLike, start: ArrayLike, noise: ArrayLike) -> tuple[np.ndarray, ...]:
-    eigenvalues = np.atleast_1d(_array("eigenvalues", eigenvalues))
+def _spectrum(eigenvalues: ArrayLike, start: ArrayLike | None, noise: ArrayLike) -> tuple[np.ndarray, ...]:
+    eigenvalues = np.atleast_1d(above_0("eigenvalues", eigenvalues))
+    start = np.zeros(eigenvalues.shape) if start is None else start
     start, noise = np.atleast_1d(_finite("start", start)), np.atleast_1d(_nonnegative("noise", noise))
     for field, value in (("start", start), ("noise", noise)):
         require(value.shape == eigenvalues.shape, field, value.shape, f"must have the shape {eigenvalues.shape}")
@@ -196,10 +191,10 @@ def stationary_noise(batch_size: float, lr: float, eigenvalues: ArrayLike, noise
     eigenvalues λ, noise σ² (the diagonal of Σ in the eigenbasis of H): (d,). power: 2 for E‖∇f‖², where small ηλ
     gives ηQ/(2b); 1 for twice the excess of f, where it gives η tr Σ/(2b). Raises `InputError` unless lr < 2/λ.
     """
-    positive("batch_size", batch_size)
-    positive("lr", lr)
-    require(power in (1, 2), "power", power, "must be 1 (for f) or 2 (for the squared gradient norm)")
-    eigenvalues, _, noise = _spectrum(eigenvalues, np.zeros(np.shape(eigenvalues)), noise)
+    number("batch_size", batch_size)
+    number("lr", lr)
+    require(whole("power", power) in (1, 2), "power", power, "must be 1 (for f) or 2 (for the squared gradient norm)")
+    eigenvalues, _, noise = _spectrum(eigenvalues, None, noise)
     top = eigenvalues.max()
     require(lr * top < 2, "lr", lr, f"must be below 2/λ = {2 / top:.6g}")
     return float(np.sum(lr * eigenvalues ** (power - 1) * noise / (batch_size * (2 - lr * eigenvalues))))
@@ -215,7 +210,7 @@ def best_constant_batch_size(lr: float, Q: float, eps: float, path: ArrayLike) -
         number(field, value)
     path = _nonnegative("path", path)
     require(path.ndim == 1 and len(path) > 1, "path", path.shape, "must be one-dimensional, of at least one step")
-    room = eps**2 - path
+    room = float(norm_target(eps)) ** 2 - path
     require(bool(np.any(room[1:] > 0)), "path", float(path.min()), f"must fall below eps² = {eps**2:.6g}")
     steps = np.arange(len(path))
     cost = np.where(room > 0, steps / np.where(room > 0, room, 1.0), np.inf)
@@ -232,8 +227,8 @@ def stationary_best_batch_size(lr: ArrayLike, Q: ArrayLike, eps: ArrayLike, p: A
     From b* = ηQ/(2(ε² − β(K*))) with K* = argmin K Q/(ε² − β(K)): β(K*) = ε²/(1 + p), and p/(1 + p) of ε² is left
     for noise. p = 1 gives ηQ/ε² and one half.
     """
-    lr, Q, eps, p = _array("lr", lr), _array("Q", Q), _array("eps", eps), _array("p", p)
-    return _plain((1 + p) * lr * Q / (2 * p * eps**2))
+    lr, Q, eps, p = above_0("lr", lr), above_0("Q", Q), above_0("eps", eps), above_0("p", p)
+    return plain((1 + p) * lr * Q / (2 * p * eps**2))
 
 
 # ------------------------------------------------------------------------ T16: the best schedule for a horizon
@@ -243,10 +238,10 @@ def noise_kernel(lr: ArrayLike, eigenvalues: ArrayLike, noise: ArrayLike, power:
     lr: (K,). eigenvalues λ, noise (the diagonal of Σ in the eigenbasis of H): (d,). power: 2 for E‖∇f(θ_K)‖²; 1
     for twice the excess of f. Returns (K,); the end value is the noise-free one plus Σ_t κ_t/b_t.
     """
-    lr = np.atleast_1d(_array("lr", lr))
+    lr = np.atleast_1d(above_0("lr", lr))
     require(lr.ndim == 1, "lr", lr.shape, "must be one-dimensional, one value a step")
-    require(power in (1, 2), "power", power, "must be 1 (for f) or 2 (for the squared gradient norm)")
-    eigenvalues, _, noise = _spectrum(eigenvalues, np.zeros(np.shape(eigenvalues)), noise)
+    require(whole("power", power) in (1, 2), "power", power, "must be 1 (for f) or 2 (for the squared gradient norm)")
+    eigenvalues, _, noise = _spectrum(eigenvalues, None, noise)
     left, kernel = eigenvalues**power * noise, np.empty(len(lr))
     for t in range(len(lr) - 1, -1, -1):
         kernel[t] = lr[t] ** 2 * left.sum()
@@ -265,8 +260,7 @@ def best_batch_sizes(kappa: ArrayLike, room: float, minimum: float = 1.0, maximu
     require(kappa.ndim == 1, "kappa", kappa.shape, "must be one-dimensional, one value a step")
     number("room", room)
     number("minimum", minimum)
-    real = isinstance(maximum, int | float | np.number)
-    require(real and maximum >= minimum, "maximum", maximum, f"must be at least minimum = {minimum}")
+    require(scalar("maximum", maximum) >= minimum, "maximum", maximum, f"must be at least minimum = {minimum}")
     least = kappa.sum() / maximum
     require(room > least or (room == least and np.isfinite(maximum)), "room", room, f"must be at least {least:.6g}")
     # As scale grows, steps leave the floor and meet the cap in order of √κ. Between two such events the noise is
@@ -300,10 +294,10 @@ def joint_growth_steps(gamma: ArrayLike, stages: ArrayLike) -> Numbers:
     For the same Σ η and the same path of η/b, so for the same gradient evaluations (T13). Never below 1; in the
     long run M(1 − 1/γ). gamma: above 1. stages: M, 1 or above.
     """
-    gamma, stages = _array("gamma", gamma), _array("stages", stages)
+    gamma, stages = above_0("gamma", gamma), above_0("stages", stages)
     require(bool(np.all(gamma > 1)), "gamma", gamma.tolist(), "must be above 1")
     require(bool(np.all(stages >= 1)), "stages", stages.tolist(), "must be 1 or above")
-    return _plain(stages * (1 - 1 / gamma) / (1 - gamma**-stages))
+    return plain(stages * (1 - 1 / gamma) / (1 - gamma**-stages))
 
 
 @broadcasting
@@ -312,9 +306,9 @@ def lr_price(lr: ArrayLike, eigenvalue: ArrayLike) -> Numbers:
 
     eigenvalue: λ, of the direction whose noise counts. Raises `InputError` unless lr < 2/λ.
     """
-    lr, eigenvalue = _array("lr", lr), _array("eigenvalue", eigenvalue)
+    lr, eigenvalue = above_0("lr", lr), above_0("eigenvalue", eigenvalue)
     require(bool(np.all(lr * eigenvalue < 2)), "lr", lr.tolist(), "must be below 2/λ")
-    return _plain(2 / (2 - lr * eigenvalue))
+    return plain(2 / (2 - lr * eigenvalue))
 
 
 def anytime_part(p: ArrayLike = 1.0) -> Numbers:
@@ -322,7 +316,7 @@ def anytime_part(p: ArrayLike = 1.0) -> Numbers:
 
     p: the noise-free ‖∇f‖² falls like t^−p.
     """
-    return _plain(1 / (1 + _array("p", p)))
+    return plain(1 / (1 + above_0("p", p)))
 
 
 def horizon_part(kappa: ArrayLike) -> float:

@@ -20,10 +20,13 @@ from itertools import product
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 
-from sfolib._utils.errors import positive, require
+from sfolib._utils.errors import require
+from sfolib._utils.model import Count, Positive, checked
+from sfolib.theory.bounds import norm_target
 from sfolib.theory.quadratic import PowerLawQuadratic, Target
 
 Shapes = tuple[np.ndarray | float, np.ndarray | float]
+_MOST = 10**7
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,17 @@ class _Problem:
     def __init__(
         self, q: PowerLawQuadratic, steps: int, eps: float, target: Target, max_lr: float | None, min_batch_size: float
     ):
-        require(isinstance(steps, int | np.integer) and steps > 1, "steps", steps, "must be a whole number above 1")
-        positive("eps", eps)
-        positive("min_batch_size", min_batch_size)
+        require(1 < steps <= _MOST, "steps", steps, f"must be from 2 to {_MOST:,}: steps × d numbers are held")
+        norm_target(eps)
         self.max_lr = 1.99 / q.L if max_lr is None else max_lr
-        positive("max_lr", self.max_lr)
         require(self.max_lr * q.L < 2, "max_lr", self.max_lr, f"must be below 2/L = {2 / q.L:.6g}")
-        self.q, self.steps, self.value, self.target, self.min_batch_size = q, steps, eps**2, target, min_batch_size
+        self.q, self.steps, self.value, self.target, self.min_batch_size = (
+            q,
+            steps,
+            float(eps) ** 2,
+            target,
+            min_batch_size,
+        )
         self.w = q.weights(target)
 
     def start(self) -> float:
@@ -145,15 +152,16 @@ class _Problem:
         return Optimum(family, batch_size, lr, float(path(batch_size, lr)[-1]))
 
 
+@checked
 def optimum(
     q: PowerLawQuadratic,
-    steps: int,
-    eps: float,
+    steps: Count,
+    eps: Positive,
     target: Target = "grad_sqnorm",
     *,
-    max_lr: float | None = None,
-    min_batch_size: float = 1.0,
-    nodes: int | None = None,
+    max_lr: Positive | None = None,
+    min_batch_size: Positive = 1.0,
+    nodes: Count | None = None,
 ) -> Optimum:
     """The schedule of the least SFO to ε² in `steps` steps: b_t ≥ min_batch free at every step, lr_t ≤ max_lr.
 
@@ -164,9 +172,7 @@ def optimum(
     """
     problem = _Problem(q, steps, eps, target, max_lr, min_batch_size)
     nodes = min(32, steps) if nodes is None else nodes
-    require(
-        isinstance(nodes, int | np.integer) and 1 < nodes <= steps, "nodes", nodes, f"must be in [2, steps = {steps}]"
-    )
+    require(1 < nodes <= steps, "nodes", nodes, f"must be in [2, steps = {steps}]")
     at = np.linspace(0, 1, nodes)
     at = at if nodes == steps else np.sin(np.pi / 2 * at) ** 2
     spread = np.array([np.interp(np.linspace(0, 1, steps), at, unit) for unit in np.eye(nodes)]).T
@@ -186,19 +192,18 @@ def optimum(
     return problem.result("free", problem.batches(c, problem.value - bias)[0], lr)
 
 
+@checked
 def fastest(
     q: PowerLawQuadratic,
-    eps: float,
-    latency: float,
-    per_sample: float,
+    eps: Positive,
+    latency: Positive,
+    per_sample: Positive,
     target: Target = "grad_sqnorm",
     *,
-    max_lr: float | None = None,
-    min_batch_size: float = 1.0,
+    max_lr: Positive | None = None,
+    min_batch_size: Positive = 1.0,
 ) -> Optimum:
     """The schedule of the least latency × steps + per_sample × SFO to ε²: `optimum` at the best steps."""
-    positive("latency", latency)
-    positive("per_sample", per_sample)
     top = _Problem(q, 2, eps, target, max_lr, min_batch_size).max_lr
     fewest = 1 + np.min(q.steps_to(1e300, np.linspace(0.5, 1, 11) * top, eps, target))
 
@@ -249,15 +254,16 @@ FAMILIES: dict[str, tuple[int, Callable[[np.ndarray, float, np.ndarray], Shapes]
 }
 
 
+@checked
 def best_of_family(
     family: str,
     q: PowerLawQuadratic,
-    steps: int,
-    eps: float,
+    steps: Count,
+    eps: Positive,
     target: Target = "grad_sqnorm",
     *,
-    max_lr: float | None = None,
-    min_batch_size: float = 1.0,
+    max_lr: Positive | None = None,
+    min_batch_size: Positive = 1.0,
 ) -> Optimum:
     """The member of FAMILIES[family] of the least SFO to ε² in `steps` steps, its parameters optimised.
 

@@ -18,10 +18,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfolib._utils.errors import positive, require
-from sfolib.theory.bounds import Constants, Numbers
+from sfolib._utils.errors import number, positive, real, require, whole
+from sfolib.theory.bounds import Constants, Numbers, norm_target
 
 Target = Literal["grad_sqnorm", "loss"]
+_MOST = 10**7
+_COUNTED = 2.0**53  # from there on a float holds no more every whole number
 
 
 class Best(NamedTuple):
@@ -46,7 +48,7 @@ class _Decay:
     """Σ w_i m_i after k steps at one lr, from second moments m, as bias(k) + noise(k)/b; k may be real."""
 
     def __init__(self, lr: float, problem: PowerLawQuadratic, moments: np.ndarray, w: np.ndarray):
-        x = lr * problem.eigenvalues
+        self.lr, x = lr, lr * problem.eigenvalues
         with np.errstate(divide="ignore"):
             rate = 2 * np.where(x < 1, np.log1p(-np.minimum(x, 1)), np.log(np.abs(1 - x)))
         self.log_a = np.maximum(rate, -1e6)  # finite where ηλ = 1, so that 0 steps leave a^0 = 1
@@ -76,6 +78,7 @@ class _Decay:
             return 0.0
         low, high = 0.0, min(1.0, last)
         while low < last:
+            require(high <= _COUNTED, "lr", self.lr, "is too small: the target takes more steps than a float can count")
             if (found := self._first_in(low, high, batch_size, value)) < np.inf:
                 return found
             if self.noise(high) / batch_size > value:  # noise only rises from here
@@ -121,8 +124,8 @@ class PowerLawQuadratic:
 
     def __post_init__(self) -> None:
         self.constants()  # validates L, sigma2 and gap
-        require(isinstance(self.d, int | np.integer) and self.d > 0, "d", self.d, "must be a whole number above 0")
-        positive("lam_min", self.lam_min)
+        require(whole("d", self.d) <= _MOST, "d", self.d, f"must be at most {_MOST:,}: d numbers are held many times")
+        number("lam_min", self.lam_min)
         require(self.lam_min <= self.L, "lam_min", self.lam_min, f"must be at most L = {self.L}")
         require(self.noise in ("white", "curvature"), "noise", self.noise, 'must be "white" or "curvature"')
         require(self.init in ("power_law", "flat"), "init", self.init, 'must be "power_law" or "flat"')
@@ -205,7 +208,7 @@ class PowerLawQuadratic:
     def batch_size_to(self, lr: ArrayLike, steps: ArrayLike, eps: ArrayLike, target: Target = "grad_sqnorm") -> Numbers:
         """The least (real) batch with which constant lr is at ε² after `steps` steps; inf if none is."""
         _, lr = self._pair(1.0, lr)
-        positive("eps", eps)
+        norm_target(eps)
 
         def least(decay: _Decay, k: np.ndarray, eps: np.ndarray) -> np.ndarray:
             room = eps**2 - decay.bias(k)
@@ -228,7 +231,7 @@ class PowerLawQuadratic:
     def steps_to(self, batch_size: ArrayLike, lr: ArrayLike, eps: ArrayLike, target: Target = "grad_sqnorm") -> Numbers:
         """The first step at which the target is at most ε², at constant lr and batch; inf if it never is."""
         batch_size, lr = self._pair(batch_size, lr)
-        positive("eps", eps)
+        norm_target(eps)
 
         def first(decay: _Decay, b: np.ndarray, eps: np.ndarray) -> list[float]:
             return [decay.first(*pair) for pair in zip(b.flat, np.square(eps).flat, strict=True)]
@@ -247,8 +250,10 @@ class PowerLawQuadratic:
         N(K) = K noise(K)/(ε² − bias(K)) over whole K: scanned on a geometric grid up to where K noise(K)/ε²,
         which rises and is below N(K), has passed the least N so far, then refined about the least.
         """
+        number("lr", lr)
+        number("eps", eps)
         self._pair(1.0, lr)
-        positive("eps", eps)
+        norm_target(eps)
         decay = self._decay(lr, self.theta0**2, target)
         first = decay.first(np.inf, eps**2) + 1
 
@@ -274,6 +279,8 @@ class PowerLawQuadratic:
 
         inf if no lr below 2/L gets there. lr is searched on a log grid, then refined about the least.
         """
+        whole("steps", steps)
+        number("eps", eps)
         lr = np.geomspace(min(0.01 / steps, 0.01), 2 - 1e-6, 120) / self.L
         for _ in range(6):
             batch_size = self.batch_size_to(lr, steps, eps, target)
@@ -286,8 +293,8 @@ class PowerLawQuadratic:
         """T12's exact twin: the point of `front` of the least latency × steps + per_sample × SFO to ε²."""
         from scipy.optimize import minimize_scalar
 
-        positive("latency", latency)
-        positive("per_sample", per_sample)
+        for name, value in (("eps", eps), ("latency", latency), ("per_sample", per_sample)):
+            number(name, value)
         fewest = 1 + np.min(self.steps_to(1e300, np.linspace(0.5, 1.99, 16) / self.L, eps, target))
 
         def log_time(log_steps: float) -> float:
@@ -302,7 +309,7 @@ class PowerLawQuadratic:
     def stage_path(self, stages: Iterable[tuple[float, float, float]]) -> StagePath:
         """What stages (batch, lr, steps) reach, by the closed form of each."""
         rows = [(0.0, 0.0, *self._values(m := self.theta0**2))]
-        for batch_size, lr, steps in stages:
+        for batch_size, lr, steps in _triples(stages):
             m = self._after(m, batch_size, lr, steps)
             rows.append((rows[-1][0] + steps, rows[-1][1] + steps * batch_size, *self._values(m)))
         return StagePath(*np.array(rows).T)
@@ -311,9 +318,10 @@ class PowerLawQuadratic:
         self, stages: Iterable[tuple[float, float, float]], eps: float, target: Target = "grad_sqnorm"
     ) -> tuple[float, float]:
         """Steps and SFO at which stages (batch, lr, steps) first are at ε², to the step; inf if never."""
-        positive("eps", eps)
+        number("eps", eps)
+        norm_target(eps)
         m, steps_so_far, samples = self.theta0**2, 0.0, 0.0
-        for batch_size, lr, steps in stages:
+        for batch_size, lr, steps in _triples(stages):
             self._pair(batch_size, lr)
             k = self._decay(lr, m, target).first(batch_size, eps**2, last=float(_whole(steps)))
             if k < np.inf:
@@ -335,8 +343,19 @@ class PowerLawQuadratic:
         return np.exp(power) * decay.w_bias - np.expm1(power) * decay.w_noise / batch_size
 
 
+def _triples(stages: Iterable[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+    try:
+        found = [(batch_size, lr, steps) for batch_size, lr, steps in stages]
+    except (TypeError, ValueError):
+        require(False, "stages", stages, "must be (batch_size, lr, steps) each")
+    for batch_size, lr, _ in found:
+        number("batch_size", batch_size)
+        number("lr", lr)
+    return found
+
+
 def _whole(steps: ArrayLike) -> np.ndarray:
-    steps = np.asarray(steps, dtype=float)
+    steps = real("steps", steps)
     ok = bool(np.all((steps >= 0) & (steps == np.floor(steps)) & np.isfinite(steps)))
     require(ok, "steps", steps.tolist(), "must be whole numbers, 0 or above")
     return steps

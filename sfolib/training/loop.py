@@ -15,7 +15,6 @@ from sfolib._utils import interrupt
 from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import InputError, require
 from sfolib.problems.execution import Execution
-from sfolib.schedules.plan import Plan
 from sfolib.training import policy_signals, updates
 from sfolib.training.adascale_workers import WorkersTask
 from sfolib.training.noise_probes import ProbedTask
@@ -88,7 +87,7 @@ class Trainer:
         self.probes += self.task.probes
         self.measured += 1
         over = self.samples >= self.spec.max_samples or self.step >= self._max_steps or self.task.finished
-        if self._finite:  # else the leader was not told of the last step
+        if self._finite:  # else the leader was not updated after the last step
             with suppress(InputError) if over else nullcontext():  # a decay that ends here may be at 0: no step uses it
                 self._pair = self.leader.at(self.leader.reading(self.step, self.samples, self.task.samples_per_epoch))
         batch_size, lr = self._pair
@@ -130,13 +129,13 @@ class Trainer:
 
     def _check_ends(self) -> None:
         """A plan that starts or ends with what is no batch size or lr is found out before anything is written."""
-        plan, end = self.leader, self.spec.max_samples - 1
-        plan.at(0)
-        if isinstance(plan, Plan) and self.spec.max_steps is None and plan.clock != "step":
+        self.leader.at(0)
+        plan, end = self.spec.plan, self.spec.max_samples - 1
+        if plan and self.spec.max_steps is None and plan.clock != "step":
             plan.at(plan.reading(0, end, self.task.samples_per_epoch))
 
     def _next_measurement(self) -> tuple[float, int]:
-        """The step and the sample count at whichever of which `advance` ends."""
+        """(step, samples) at which `advance` ends, with the first of them that is reached."""
         step, sample = self._max_steps, self.spec.max_samples
         last_step, last_sample = self.began
         if self.spec.eval_every == "epoch":

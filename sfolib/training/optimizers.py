@@ -1,4 +1,4 @@
-"""The optimizers, by description; `updates.build` makes them. What is not said here is torch's default."""
+"""The optimizers, by description; `updates.build` makes them. All else is torch's default."""
 
 from __future__ import annotations
 

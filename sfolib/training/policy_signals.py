@@ -116,14 +116,14 @@ _SOURCES = {
 
 def halved(task: Task, leader: Plan | Policy, spec: Spec) -> Task:
     """The task, with its batches in halves where the leader looks at them."""
-    if isinstance(leader, Plan) or leader.signal not in ("successive_gradients", "noise_and_loss"):
+    if leader.signal not in ("successive_gradients", "noise_and_loss"):
         return task
     return HalvedTask(task, leader, spec.optimizer, spec.sampling == "permutation")
 
 
 def source(leader: Plan | Policy, task: Task, seeds: tuple[int, ...], update: Update) -> Source:
     """The source of what leads a run. Raises `InputError` where the task cannot give this policy its signal."""
-    if isinstance(leader, Plan):
+    if leader.signal is None:
         return Source(task, leader, seeds[0])
     kind, measured = type(leader).__name__, getattr(task, "running_metrics", None) is not None
     require(len(seeds) == 1, "seeds", seeds, "must be one where there is a policy: each seed would adapt by itself")

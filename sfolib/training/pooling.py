@@ -23,7 +23,7 @@ def pooled(runs: Sequence[Run], points: int = 300) -> Run:
     seeds = [int(table["seed"].iloc[0]) for table in tables]
     require(len(set(seeds)) == len(seeds), "seeds", seeds, "must differ from each other")
     first = max(table["samples"].iloc[1] for table in tables)
-    grid = np.concatenate([[0], np.geomspace(first, min(table["samples"].iloc[-1] for table in tables), points)])
+    grid = np.unique([0, *np.geomspace(first, min(table["samples"].iloc[-1] for table in tables), points)])
     frames = [pd.DataFrame({name: _on_grid(table, name, grid) for name in table.columns}) for table in tables]
     steps = np.mean([frame["step"] for frame in frames], axis=0)
     rows = pd.concat([frame.assign(step=steps, samples=grid) for frame in frames], ignore_index=True)

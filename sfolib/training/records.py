@@ -41,7 +41,8 @@ class Run:
 
     Columns of rows: seed, epoch, step, samples (SFO so far, gradient evaluations), probes (gradient evaluations
     spent on measuring), batch (nominal), true_batch (of the last step), lr, loss, grad_sqnorm = ‖∇f‖², and what
-    else the problem measures: variance (σ² at that point), accuracy, test_loss, test_accuracy.
+    else the problem measures: variance (σ² at that point), accuracy, test_loss, test_accuracy, and the
+    standard errors loss_error and grad_sqnorm_error where they are from a sample (see `Spec.eval_samples`).
     """
 
     spec: Spec | None

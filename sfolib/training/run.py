@@ -15,7 +15,6 @@ import torch
 from sfolib._utils import files, interrupt, provenance
 from sfolib._utils.distributed import SINGLE, ProcessGroup
 from sfolib._utils.errors import require
-from sfolib.schedules.adaptive.base import Policy
 from sfolib.training import checkpoint, executors, records
 from sfolib.training.loop import Trainer
 from sfolib.training.pooling import pooled
@@ -120,7 +119,7 @@ def run_in(
             **provenance.machine(trainer.device),
             "seconds": round(time.perf_counter() - trainer.started, 3),
             **trainer.task.provenance(),
-            **(trainer.leader.provenance() if isinstance(trainer.leader, Policy) else {}),
+            **trainer.leader.provenance(),
             **({"diverged": trainer.diverged} if trainer.status == "diverged" else {}),
         }
     finally:

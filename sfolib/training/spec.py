@@ -71,7 +71,10 @@ class Spec(Model):
     accumulated, see `network.NetworkTask`), grad_norms: "exact" is loss, accuracy and ‖∇f‖² of f itself; "published"
     is published_sqnorm in their place, as the authors' program takes it (see `gradients.full_gradient_sqnorm`; where
     there is neither BatchNorm nor augmentation it is the exact one, taken once). Without the exact norm there is no
-    target_grad_norm, and what there is of the training loss is that of log_train_metrics.
+    target_grad_norm, and what there is of the training loss is that of log_train_metrics. eval_samples: f and ‖∇f‖²
+    from so many training images, a draw of each seed that is the same at every measuring point, with their standard
+    errors (columns loss_error, grad_sqnorm_error); ‖∇f‖² is then unbiased and may be below 0, see
+    `gradients.sampled_gradient_sqnorm`. None: all of them, exactly.
     noise_probes, workers: see `NoiseProbes` and `Workers`.
     policy: in place of plan, a policy of `adaptive`, or {"kind": its class, its arguments by name …}.
     """
@@ -90,6 +93,7 @@ class Spec(Model):
     channels_last: bool | None = None
     max_micro_batch: int | None = Field(None, ge=1)
     grad_norms: Literal["exact", "published", "both", "none"] = "exact"
+    eval_samples: int | None = Field(None, ge=20, multiple_of=10)
     log_train_metrics: bool = False
     policy: AnyPolicy | None = None
     noise_probes: NoiseProbes | None = None
@@ -111,6 +115,9 @@ class Spec(Model):
             apart = getattr(self, name) is None or (self.policy is None and not self.log_train_metrics)
             require(apart, name, getattr(self, name), "is for a plan without log_train_metrics, not for a policy")
         require(self.noise_probes is None or self.workers is None, "workers", self.workers, "or noise_probes, not both")
+        looks = self.policy is not None and self.policy.build().signal == "grad_norm"
+        why = "must be None for a policy that looks at the gradient of all samples"
+        require(self.eval_samples is None or not looks, "eval_samples", self.eval_samples, why)
         exact = self.grad_norms in ("exact", "both") or self.target_grad_norm is None
         require(exact, "target_grad_norm", self.target_grad_norm, "needs grad_norms = 'exact' or 'both'")
         if self.workers is not None:
@@ -135,5 +142,8 @@ class Spec(Model):
         for name, field in type(self.problem).model_fields.items():
             if PLACE in field.metadata:
                 fields["problem"].pop(name)
+        for of, name in ((fields, "eval_samples"), (fields["problem"], "train_images")):
+            if of.get(name, ()) is None:  # keys are those of before there was such a field: predictions go by them
+                del of[name]
         text = json.dumps({"schema": SCHEMA, **fields}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

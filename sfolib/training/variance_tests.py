@@ -25,9 +25,9 @@ def looks(
     """A row for each of `marks`, gradient evaluations of the run so far, and each batch size: means over batches.
 
     As many batches of a size are drawn as `samples` allow, at least one, in the way of spec.sampling; with
-    "permutation" a size of the whole data set is just that. Columns: sfo, batch, grad_sqnorm = ‖∇f‖², and the fields
-    of `gradients.GradientStatistics`; with `per_tensor` those of the sum over parameter tensors; asked, tr Σ over
-    ‖g‖², with its 95 % interval over the batches (asked_low, asked_high).
+    "permutation" a size of the whole data set is just that. Columns: samples, batch_size, grad_sqnorm = ‖∇f‖², and the
+    fields of `gradients.GradientStatistics`; with `per_tensor` those of the sum over parameter tensors; asked, tr Σ
+    over ‖g‖², with its 95 % interval over the batches (asked_low, asked_high).
     Needs one seed, and marks that rise and are within spec.max_samples.
     """
     require(len(spec.seeds) == 1, "seeds", spec.seeds, "must be one")

@@ -25,7 +25,7 @@ C = Constants(L=1.0, sigma2=1.0, gap=1.0)
 
 
 def short(run):
-    return [mark.short for mark in assumptions.beyond(run)]
+    return [mark.short for mark in assumptions.violations(run)]
 
 
 def quadratic(lr, **settings):
@@ -47,7 +47,7 @@ def test_a_plan_says_where_it_leaves_the_bounds():
 
 def test_the_warning_is_in_the_figure():
     above = run(quadratic(linear(0.5, 0.05), max_samples=36))
-    (mark,) = assumptions.beyond(above)
+    (mark,) = assumptions.violations(above)
     assert mark.column == "lr"
     assert (
         mark.text
@@ -55,7 +55,7 @@ def test_the_warning_is_in_the_figure():
     )
     assert above.steps[mark.point - 1] < 30 <= above.steps[mark.point]  # 0.5 + 0.05·30 = 2
     below = run(quadratic(0.5))
-    assert assumptions.beyond(below) == []
+    assert assumptions.violations(below) == []
     figure = plotting.trajectories({"above": above, "below": below}, ["lr", "grad_sqnorm"])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "above, η ≥ 2/L",
@@ -70,7 +70,7 @@ def test_the_warning_is_in_the_figure():
 
 def test_a_batch_above_n_is_told():
     spec = Spec(problem=Digits(holdout=1000), plan=Plan(linear(500, 200), 0.05), max_samples=4 * 797)
-    (mark,) = assumptions.beyond(run(spec))
+    (mark,) = assumptions.violations(run(spec))
     assert (mark.short, mark.point) == ("b > n", 2)
     assert mark.text == "batch_size = 900 at step 4 is above the data set's 797 samples"
 
@@ -88,7 +88,7 @@ def test_a_diverged_run_is_shown_as_such_and_reaches_nothing():
     assert lost.provenance["diverged"] == {"step": int(lost.steps[-1]), "seeds": [0, 1]}
     assert np.isfinite(lost.rows["grad_sqnorm"].iloc[:-2]).all()
     assert short(lost) == ["η ≥ 2/L", "diverged"]
-    assert assumptions.beyond(lost)[1].text == f"diverged at step {lost.steps[-1]}"
+    assert assumptions.violations(lost)[1].text == f"diverged at step {lost.steps[-1]}"
     for figure in (plotting.trajectories({"lost": lost}), plotting.against_clocks({"lost": lost}, ["grad_sqnorm"])):
         assert "diverged" in figure.legends[0].get_texts()[0].get_text()
         figure.canvas.draw()

@@ -123,7 +123,7 @@ def test_a_few_products_suffice_and_are_paid_for(model):
 def test_softmax_regressions_is_below_the_proven_bound():
     problem = Digits(holdout=360)
     found, _ = local_smoothness(task(problem), batch_size=1437)
-    x = problem._design()
+    x = problem.design()
     # at θ = 0 the Hessian is (I/10 − 11ᵀ/100) ⊗ E x̃x̃ᵀ + l2 I
     second = np.linalg.eigvalsh(x.T @ x / len(x))[-1]
     assert found == pytest.approx([0.1 * second + problem.l2] * 2, rel=1e-3)

@@ -18,8 +18,9 @@ from sfolib.analysis.crossings import crossings
 from sfolib.analysis.expected_adam import ExpectedAdam
 from sfolib.analysis.local_path import local_path
 from sfolib.analysis.mean_path import MeanPath, smoothed
-from sfolib.analysis.noise_free_path import PlanClock, softmax_hessian
+from sfolib.analysis.noise_free_path import PlanClock
 from sfolib.analysis.predict import predict, predict_constant
+from sfolib.analysis.softmax import softmax_hessian, third_order
 from sfolib.gradients.curvature import gradient_covariance, hessian
 from sfolib.problems.modules import modules, training_data
 from sfolib.problems.specs import Digits, Quadratic
@@ -75,29 +76,33 @@ def test_what_the_budget_does_not_reach_is_never():
 
 # -------------------------------------------------------------------------------------- softmax regression
 def test_softmax_is_t15_as_it_is_written():
-    """θ̄ by full gradients, C ← (I − ηH) C (I − ηH) + η²Σ/b with H and Σ of every step, on 650 × 650 matrices."""
+    """θ̄ by full gradients, C ← (I − ηH) C (I − ηH) + η²Σ/b and δ ← δ − η(Hδ + ½∇tr(HC)) with H and Σ of every step, on
+    650 × 650 matrices."""
     asked = spec(FEW, Plan(exponential(8, 2.0, 4), 0.3, clock="step"), max_steps=14)
     found = predict(asked, "cpu")
     task = FEW.build_task((0,), "permutation", "cpu", "float64")
-    (x, y), C, n = training_data(task), 0.0, FEW.size
+    (x, y), C, n, mean = training_data(task), 0.0, FEW.size, np.zeros(650)
     wanted = []
     for t in range(15):
         (model,) = modules(task)
         H = hessian(model, cross_entropy, x, y, l2=FEW.l2) if t < 3 else softmax_hessian(model[0], x, FEW.l2)
         measured = {name: float(value) for name, value in task.measure().items()}
         C = C if t else np.zeros_like(H)
-        noise, excess = np.sum((H @ C) * H), np.sum(H * C) / 2
-        wanted.append((measured["grad_sqnorm"], noise, measured["loss"] + excess))
+        (gradient,) = task.gradients(t, 0, n)
+        flat = torch.cat([gradient[0, :, :-1].flatten(), gradient[0, :, -1]]).numpy()
+        noise, excess = np.sum((H @ C) * H), np.sum(H * C) / 2 + flat @ mean
+        wanted.append((measured["grad_sqnorm"], noise, measured["loss"] + excess, excess))
         b, lr = asked.plan.at(t)
+        mean = mean - lr * (H @ mean + third_order(model[0], x, C))
         step = np.eye(len(H)) - lr * H
         C = step @ C @ step + lr**2 / b * gradient_covariance(model, cross_entropy, x, y)
-        for parameter, gradient in zip(task.parameters, task.gradients(t, 0, n), strict=True):
-            parameter -= lr * gradient
-    bias, noise, loss = np.array(wanted)[found.steps].T
+        task.parameters[0] -= lr * gradient
+    bias, noise, loss, excess = np.array(wanted)[found.steps].T
     assert found.steps.tolist() == list(range(15))
     assert found.bias == pytest.approx(bias, rel=1e-10)
     assert found.noise[:7] == pytest.approx(noise[:7], rel=1e-8)  # H and Σ at every step
     assert found.noise == pytest.approx(noise, rel=0.02)  # and from there on every few
+    assert found.loss_noise[:7] == pytest.approx(excess[:7], rel=1e-8)
     assert found.loss == pytest.approx(loss, rel=1e-3)
 
 
@@ -205,13 +210,23 @@ def test_where_the_theory_has_no_say_by_permutation_nothing_is_predicted():
             call()
 
 
+def test_noise_without_end_is_refused_with_replacement_too():
+    asked = spec(FEW, Plan(16, 6.0), max_steps=200)
+    for call in (lambda: predict(asked, "cpu"), lambda: predict_constant(asked, [1, 16], [0.01], "cpu")):
+        with pytest.raises(
+            InputError, match=r"plan = .*6\.0.*: has a learning rate too large: \d+ steps in the noise is"
+        ):
+            call()
+
+
 def test_a_pilot_stands_for_the_noise_free_path():
     asked = spec(FEW, Plan(16, 0.1), max_steps=80)
     whole, pilot = predict(asked, "cpu"), predict(asked, "cpu", pilot_batch_size=128)
     late = whole.steps > 20
     assert pilot.bias[late] == pytest.approx(whole.bias[late], rel=0.2)
     assert pilot.noise == pytest.approx(whole.noise, rel=0.05)
-    assert pilot.probes == whole.probes - 80 * (797 - 128)
+    third_derivatives = 797 * (len(whole.steps) - 1 + 17 * 2 * 650)  # with ∇f at the readings, and from 17 nodes on
+    assert pilot.probes == whole.probes - 80 * (797 - 128) - third_derivatives
 
 
 # --------------------------------------------------------------------------------------------- the mean path
@@ -490,7 +505,8 @@ def test_evaluations_are_counted():
     found = predict(spec(Quadratic(), Plan(1, 0.5), max_steps=7), "cpu")
     assert found.probes == 7 + 8  # a step, a measurement
     found = predict(spec(FEW, Plan(1, 0.5), max_steps=2), "cpu")
-    assert found.probes == 797 * (2 + 3 + 3 * (1 + 2 * 650 + 1))  # and H, as if by products, and Σ
+    third_derivatives = 2 * (1 + 2 * 650)  # and ∇f
+    assert found.probes == 797 * (2 + 3 + 3 * (1 + 2 * 650 + 1) + third_derivatives)  # and H, as if by products, and Σ
 
 
 @pytest.mark.parametrize(
@@ -528,6 +544,13 @@ def test_what_cannot_be_predicted_is_named(problem, settings, field):
 def test_bad_input_of_constant_batch_sizes_is_named(change, field):
     with pytest.raises(InputError, match=field):
         predict_constant(**{"spec": spec(FEW, Plan(4, 0.1)), "batch_sizes": [1], "eps2": 0.1, "device": "cpu"} | change)
+
+
+@pytest.mark.parametrize("value", ["x", None, {"plan": 3}])
+def test_what_is_no_spec_is_named(value):
+    for call in (predict, local_path, lambda asked, device: predict_constant(asked, [8], 0.1, device)):
+        with pytest.raises(InputError, match=r"^spec = .*: must be a sfolib\.Spec"):
+            call(value, "cpu")
 
 
 @pytest.mark.parametrize(("field", "value"), [("vectors", 0), ("vectors", 1.5), ("sample", 0), ("sample", 1)])

@@ -9,7 +9,7 @@ import pytest
 from sfolib import cli
 from sfolib._utils.errors import InputError
 from sfolib.analysis import constants, horizon, step_time
-from sfolib.analysis.recommend import recommend, worst_case
+from sfolib.analysis.recommend import _cooled, recommend, worst_case
 from sfolib.problems.specs import Quadratic, named
 from sfolib.schedules.base import polynomial
 from sfolib.schedules.plan import Plan
@@ -143,6 +143,30 @@ def falling(batch_size, lr, samples):
     return Plan(batch_size, polynomial(lr, 0.0, samples), "sample")
 
 
+@pytest.mark.parametrize(("cap", "told"), [(None, ["begins at"]), (512, ["begins at", "falls to"])])
+def test_an_lr_in_the_table_that_is_not_the_notes_is_explained(cap, told):
+    found = recommend(QUADRATIC, max_batch_size=cap)
+    (why,) = [note for note in found.notes if note.startswith("the table's lr")]
+    ends = found.table["lr"][0].split(" to ")
+    assert found.notes[0].startswith("lr 1: ")
+    assert ends[0] != "1"
+    assert (ends[0] != ends[1]) == ("falls to" in told)
+    assert [word for word in ("begins at", "falls to") if word in why] == told
+    assert all(f"{word} {end}" in why for word, end in zip(told, ends, strict=False))
+    assert _cooled(1.0, np.array([8, 16]), np.array([1.0, 1.0])) == []
+
+
+def test_a_cap_below_the_batch_that_is_held_is_kept():
+    """With less lr in its place, and more steps."""
+    free, capped = recommend(QUADRATIC), recommend(QUADRATIC, max_batch_size=4)
+    (b, lr), (small, low) = (found.spec.plan.at(0) for found in (free, capped))
+    assert b > small == 4
+    assert low == pytest.approx(lr * 4 / b, rel=0.3)
+    assert horizon.steps_of(capped.spec.plan, capped.spec.max_samples, 1024, False)[0].max() == 4
+    ends = [found.table["grad_sqnorm"][0] for found in (free, capped)]
+    assert ends[1] == pytest.approx(ends[0], rel=0.3)
+
+
 def test_with_momentum_the_lr_makes_steps_as_long_as_without():
     found = recommend(QUADRATIC.model_copy(update={"optimizer": SGD(momentum=0.9)}))
     assert 0.05 < found.spec.plan.at(0)[1] <= 0.1  # 0.1 of 2/λ_max / 2
@@ -185,8 +209,9 @@ def test_a_plan_from_the_command_line_is_ready_to_train(tmp_path, monkeypatch, c
     (tmp_path / "config.json").write_text(json.dumps(told | {"csv_path": "csv"}))
     arguments = ["plan", "config.json", "--dataset", "digits"]
     assert cli.main(arguments) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert "recommended" in out
+    assert err == ""  # no bar where there is no terminal
     assert (tmp_path / "plan.png").exists()
     assert cli.main(arguments) == 1
     assert "plan.json" in capsys.readouterr().err
@@ -206,6 +231,20 @@ def test_a_plan_from_the_command_line_is_ready_to_train(tmp_path, monkeypatch, c
     assert Spec.model_validate_json((tmp_path / "worst.json").read_text()).max_samples == 2000
     assert cli.main([*arguments, "--out", "more.json", "--worst-case", "--eps", "0.1"]) == 1
     assert "worst-case = True" in capsys.readouterr().err
+
+
+def test_the_bar_comes_after_the_checks(tmp_path, monkeypatch, capsys):
+    """On a terminal too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    told = {"model": "softmax", "bs": 16, "bs_method": "constant", "lr": 0.1, "lr_method": "constant", "epochs": 1}
+    (tmp_path / "config.json").write_text(json.dumps(told | {"csv_path": "csv"}))
+    arguments = ["plan", "config.json", "--dataset", "digits"]
+    for option, value, said in (("--eps", "-1", "eps = -1.0"), ("--budget", "0", "budget = 0")):
+        assert cli.main([*arguments, option, value]) == 1
+        assert capsys.readouterr().err.startswith(f"sfolib: {said}")
+    assert cli.main(arguments) == 0
+    assert "path without noise" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------- worst cases

@@ -1,18 +1,14 @@
-"""Distances of runs on curves worked out by hand, and what two plans have in common."""
+"""Distances of runs on curves worked out by hand, and what plans that grow and decay have in common."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from sfolib._utils.errors import InputError
-from sfolib.analysis.run_distance import compare, exponent, totals
-from sfolib.problems.specs import Digits
+from sfolib.analysis.run_distance import compare, exponent
 from sfolib.schedules import base as s
 from sfolib.schedules import published
-from sfolib.schedules.plan import Plan
 from sfolib.training.records import Run
-from sfolib.training.run import run
-from sfolib.training.spec import Spec
 
 
 def made(curves, samples=(0, 10, 20), column="loss", batch_size=2):
@@ -56,30 +52,13 @@ def test_curves_are_compared_between_their_measuring_points_and_where_both_are()
     assert compare(first, slower).shift.value == pytest.approx(0.5)  # −x/20 against −x/10, up to 20
 
 
-def test_totals_by_hand():
-    """10 samples an epoch, 2 epochs, batch 4 then 8."""
-    plan = Plan(s.piecewise([4, 8], [1]), s.piecewise([0.5, 0.25], [1]))
-    steps, lr_sum, noise_sum = totals(plan, 10, 20)
-    assert (steps, lr_sum) == (4, 0.5 * 3 + 0.25)  # 4, 4, 4 | 8
-    assert noise_sum == pytest.approx(3 * 0.25 / 4 + 0.0625 / 8)
-    steps, lr_sum, noise_sum = totals(plan, 10, 20, "permutation")
-    assert (steps, lr_sum) == (5, 0.5 * 3 + 0.25 * 2)  # 4, 4, 2 | 8, 2
-    assert noise_sum == pytest.approx(2 * 0.25 / 4 + 0.25 / 2 + 0.0625 / 8 + 0.0625 / 2)
-
-
-def test_totals_are_those_of_the_run():
-    plan = published.increase_batch_size(7, s.milestones(0.1, {1: 1 / 3}), clock="epoch")
-    for sampling in ("replacement", "permutation"):
-        spec = Spec(problem=Digits(), plan=plan, max_samples=3 * 1797, sampling=sampling)
-        assert totals(plan, 1797, 3 * 1797, sampling).steps == run(spec, device="cpu").steps[-1]
-
-
 def test_growing_and_decaying_have_equal_sums():
     """T8 [S], where every batch is full: S and V equal, K not."""
     lr = s.milestones(0.1, {2: 1 / 4})
-    decay, grow = (totals(published.increase_batch_size(4, lr, share), 64, 4 * 64) for share in (0.0, 1.0))
-    assert (decay.steps, grow.steps) == (64, 32 + 8)
-    assert grow[1:] == pytest.approx(decay[1:], rel=1e-12)
+    decay, grow = (published.increase_batch_size(4, lr, share).table(64, 4) for share in (0.0, 1.0))
+    assert (len(decay), len(grow)) == (64, 32 + 8)
+    for of_step in (lambda steps: steps["lr"], lambda steps: steps["lr"] ** 2 / steps["batch_size"]):
+        assert of_step(grow).sum() == pytest.approx(of_step(decay).sum(), rel=1e-12)
 
 
 def test_the_exponent_of_a_power_law_is_found_and_its_interval_is_that_of_the_seeds():
@@ -101,7 +80,6 @@ def test_the_exponent_of_a_power_law_is_found_and_its_interval_is_that_of_the_se
         (lambda: compare(made(FIRST), made(FIRST[:2])), r"seeds = \[0, 1\]: must be \[0, 1, 2\]"),
         (lambda: compare(made(FIRST[:1]), made(FIRST[:1])), r"seeds = \[0\]: a distance"),
         (lambda: compare(made(FIRST), made(FIRST), start=20), "start = 20: must be before samples = 20"),
-        (lambda: totals(Plan(1, 1.0), 4, 4, "shuffled"), "sampling = 'shuffled'"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -118,16 +118,3 @@ def test_the_schedule_to_use_on_all_of_the_images(given):
     assert len({spec.seeds for spec in specs.values()}) == 4  # three of a policy, each by itself, and all of a plan
     with pytest.raises(InputError, match=r"methods = \['late'\]: must be of late ramp; "):
         the_schedule_to_use.specs(p.model_copy(update={"methods": ["late"]}), the_schedule_to_use.schedules(p), {})
-
-
-@pytest.mark.parametrize("seconds", [[2e-3, 1e-3], [1e-3, 9e-3]])
-def test_times_are_told_whatever_the_machine_does_meanwhile(tmp_path, monkeypatch, seconds):
-    monkeypatch.setattr(the_schedule_to_use, "measure_step_time", lambda *_, **__: np.array(seconds))
-    how = {"scale": "smoke", "problems": ["digits/softmax"], "methods": ["b₀", "4 b₀"], "budget": 1437}
-    p = the_schedule_to_use.Parameters(**how, seeds=2, out=str(tmp_path), jobs=1)
-    here, there = the_schedule_to_use.times(
-        the_schedule_to_use.results(p, notebook.train(the_schedule_to_use, p))
-    ).T.to_numpy()
-    assert np.isnan(here).all() == (seconds[0] > seconds[1])
-    steps = np.array([90, 23])  # the last batch of each is short
-    assert there == pytest.approx((1000 * steps + 1437) / (1000 / 16 + 1) / 1437)

@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 from sfolib._utils.errors import InputError
+from sfolib.cli import main
 from sfolib.experiments import report
 from sfolib.training.records import METRICS, RUN
 
@@ -59,11 +60,13 @@ def project(folder, source=TRAINS):
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / "notebooks" / "01_trains.ipynb")
 
 
-def test_interrupted_figures_train_only_what_is_missing(tmp_path):
+def test_interrupted_figures_train_only_what_is_missing(tmp_path, monkeypatch):
     project(tmp_path)
-    command = [sys.executable, "-m", "sfolib", "figures", "--scale", "smoke", "--jobs", "1"]
+    monkeypatch.chdir(tmp_path)
+    command = ["figures", "--scale", "smoke", "--jobs", "1"]
     runs = tmp_path / "figures" / "runs"
-    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    program = [sys.executable, "-m", "sfolib", *command]
+    first = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while len([*runs.glob(f"*/{METRICS}")]) < 2:
         assert first.poll() is None
         time.sleep(0.05)
@@ -79,7 +82,7 @@ def test_interrupted_figures_train_only_what_is_missing(tmp_path):
     assert "did not run to its end" in page
     assert not (tmp_path / "figures" / "01_trains" / "ran.json").exists()
     (tmp_path / "notebooks" / "go").touch()
-    subprocess.run(command, cwd=tmp_path, check=True)
+    assert main(command) == 0
     assert len([*runs.glob(f"*/{RUN}")]) == 2
     assert done[0].stat().st_mtime_ns == before
     assert "did not run to its end" not in (tmp_path / "figures" / "index.html").read_text()

@@ -15,6 +15,7 @@ from sfolib._utils.errors import InputError
 from sfolib.analysis.claims import Check
 from sfolib.cli import main
 from sfolib.experiments import notebook, report, run_notebooks
+from sfolib.experiments.forked_kernels import ForkedKernelManager
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {"scale": "quick", "device": "cpu", "jobs": None, "out": None, "lr": None}
@@ -100,7 +101,7 @@ def test_one_failing_notebook_stops_no_other(tmp_path, monkeypatch, capsys):
     made(tmp_path / "notebooks" / "03_mute.ipynb", "import shutil; shutil.rmtree(f'{p.folder}/03_mute')")
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "figures"
-    assert main(["figures", "--scale", "smoke", "--out", str(out)]) == 1
+    assert main(["figures", "--scale", "smoke", "--jobs", "1", "--out", str(out)]) == 1
     page = (out / "index.html").read_text()
     assert "<script>" not in page
     assert "&lt;script&gt;broke" in page
@@ -201,5 +202,7 @@ def test_papermill_refuses_a_bad_parameter_before_anything_is_written(folder, gi
             tmp_path / "out.ipynb",
             {"scale": "smoke", "out": str(tmp_path / "figures")} | given,
             progress_bar=False,
+            cwd=Path.cwd(),
+            kernel_manager_class=ForkedKernelManager,
         )
     assert not (tmp_path / "figures").exists()

@@ -1,13 +1,19 @@
 """What notebook 14 is held against: written before, found again by what it is of, and predicted where it is not."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from sfolib._utils import files
 from sfolib.analysis import successive
 from sfolib.experiments import prediction
 from sfolib.experiments.prediction import PROBLEMS, described
+from sfolib.experiments.project import root
 from sfolib.schedules.plan import Plan
 from sfolib.theory import local
+from sfolib.training.estimates import Interval
 from sfolib.training.spec import Spec
 
 
@@ -40,6 +46,21 @@ def test_what_was_not_written_is_predicted_and_told(capsys):
     (found,) = prediction.predictions(p, own).values()
     assert found[0].steps[-1] == 10
     assert "predicted now" in capsys.readouterr().out
+
+
+def test_each_claim_on_networks_has_a_reason_of_its_own():
+    key = "plan", "mlp", "constant", "replacement"
+    found = replace(prediction.NONE, noise=np.array([0.0, 7.0]))
+    res = SimpleNamespace(
+        p=prediction.Parameters(scale="quick", seeds=5), predicted={key: found}, tolerance={key: 0.15},
+        windows={key: [Interval(0.9, 0.7, 1.1), Interval(1.1, 1.0, 1.2)]},
+    )  # fmt: skip
+    assert prediction.why(res, [key]) == "All are within it; 5 seeds do not tell."
+    res.windows[key][0] = Interval(0.5, 0.4, 0.6)
+    assert "'constant', at 0.5." in prediction.why(res, [key])
+    kept = files.read_json(root() / "figures/reference/checks.json", "")
+    reasons = [of["explanation"] for of in kept if of["notebook"].startswith("14_") and of["explanation"]]
+    assert len(reasons) == len({*reasons}) == 7
 
 
 def test_what_is_drawn_is_t14():

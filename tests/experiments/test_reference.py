@@ -46,12 +46,13 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "benchmarks" / "pilots.csv").write_text(
         table.replace("ratio", "samples_starts,samples_pilots").replace("1.01", "300,290")
     )
-    columns = "sampling,lr,batch_size,samples,loss,low,high,predicted,noise_free"
-    (tmp_path / "benchmarks" / "loss.csv").write_text(f"{columns}\nreplacement,0.1,4,8000,0.5,0.4,0.6,0.5,0.3\n")
+    columns = "sampling,lr,batch_size,samples,loss,low,high,predicted,unmoved,noise_free"
+    (tmp_path / "benchmarks" / "loss.csv").write_text(f"{columns}\nreplacement,0.1,4,8000,0.5,0.4,0.6,0.5,0.6,0.3\n")
     (tmp_path / "benchmarks" / "adam.csv").write_text("case,what,steps,ratio,low,high\na,N,9,1.5,1,2\n")
     (tmp_path / "docs").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reference, "PICTURE", Path("01_trains") / "one.png")
+    monkeypatch.setattr(reference, "_ENDS", {})
+    monkeypatch.setattr(reference, "PICTURES", [Path("01_trains") / "one.png"])
     report.write(tmp_path / "figures", [])
     return tmp_path
 
@@ -192,6 +193,31 @@ def test_the_worth_of_intervals_is_told_as_measured():
     assert "| 8 | 4.0 % | 5.0 % | 80.0 % … 99.0 % | 94.0 % | 12.0 % |" in page
 
 
+def test_the_page_of_ends_has_the_best_of_the_search_its_interval_and_who_never_arrives():
+    named = {"problem": "digits/mlp", "looked": 0.05, "low": 0.1, "high": 0.4}
+    ends = [
+        named
+        | {"method": m, "factor": f, "criterion": c, "value": v, "steps": steps, "seconds, accelerator": steps / 9}
+        for m, steps, of in (("b₀", 900, (0.3, 0.2)), ("|a|", 90, (0.25, np.inf)))
+        for f, v in zip((1.0, 3.0), of, strict=True)
+        for c in ("grad_sqnorm", "loss", "test_error")
+    ]
+    levels = {"problem": "digits/mlp", "steps": 90.0}
+    to_eps = [
+        levels | {"method": m, "factor": f, "eps2": 0.01, "evaluations": e, "evaluations_low": 5.0,
+                  "evaluations_high": np.inf}
+        for m, f, e in (("b₀", 1.0, 9000.0), ("b₀", 3.0, 5000.0), ("|a|", 1.0, np.inf), ("|a|", 3.0, np.inf))
+    ]  # fmt: skip
+    page = reference_pages.ends_page({"Adam": ("a command", pd.DataFrame(ends), pd.DataFrame(to_eps))})
+    assert "## digits/mlp, Adam\n\nη₀ × 1, 3. `a command`\n" in page
+    best, error = "0.2 [0.1, 0.4] × 3", "20 [10, 40] × 3"
+    assert f"| b₀ | {best} | {best} | {error} | 900 | 5 | 1 |" in page
+    assert "| \\|a\\| | 0.25 [0.1, 0.4] | 0.25 [0.1, 0.4] | 25 [10, 40] | 90 | 5 | 0.1 |" in page
+    assert "| | ε² = 0.01 | steps |" in page
+    assert "| b₀ | 5,000 [5, never] | 90 |" in page
+    assert "| \\|a\\| | never |  |" in page
+
+
 def test_text_in_a_table_stays_text():
     text = "a | b\n<script>x</script> [y](javascript:z) `c` *d* &amp; $e$"
     page = reference_pages.claims_page([CLAIM | {"claim": text}])
@@ -227,12 +253,12 @@ def test_the_page_of_predictions_counts_hits_and_misses():
     frame = frame.assign(ratio=frame["samples_predicted"] / frame["samples"])
     adam = [("lr 1", "N", 1500, 0.97, 0.9, 1.02), ("lr 1", "E", 1500, np.nan, 0.0, np.nan), ("lr 2", "E", 9, 1.1, 1, 2)]
     adam = pd.DataFrame(adam, columns=["case", "what", "steps", "ratio", "low", "high"])
-    ends = [("replacement", 0.1, 4, 8000, 0.5, 0.49, 0.51, 0.52, 0.4)]
-    columns = ["sampling", "lr", "batch_size", "samples", "loss", "low", "high", "predicted", "noise_free"]
+    ends = [("replacement", 0.1, 4, 8000, 0.5, 0.49, 0.51, 0.505, 0.52, 0.4)]
+    columns = ["sampling", "lr", "batch_size", "samples", "loss", "low", "high", "predicted", "unmoved", "noise_free"]
     loss = pd.DataFrame(ends, columns=columns)
     page = reference_pages.prediction_page(frame, pilots, loss, adam, found)
-    assert "is predicted as 1.20 to 1.20 times" in page
-    assert "| replacement | 0.1 | 4 | 8,000 | 0.50000 (0.49000 … 0.51000) | 0.52000 | 0.40000 |" in page
+    assert "is 1.20 to 1.20 times what noise adds; with E δ it is 1.05 to 1.05 times, and 1 of 1 losses are" in page
+    assert "| replacement | 0.1 | 4 | 8,000 | 0.50000 (0.49000 … 0.51000) | 0.50500 | 0.52000 | 0.40000 |" in page
     assert "## Networks on their mean path" not in page
     assert "of 2 ratios the one farthest from 1 is 10.0% off" in page
     assert "| lr 1 | 1,500 | 0.97 (0.9 … 1.02) | – |" in page
@@ -248,27 +274,37 @@ def test_the_page_of_predictions_counts_hits_and_misses():
 
 
 def test_the_page_of_predictions_has_every_pair_of_a_mean_path():
-    rows = [
-        ("a, mean path", 8, 0.1, 100.0, 120.0, 90.0, 130.0, 1000, 500, 180.0),
-        ("a, mean path", 64, 0.1, 303.0, 300.0, 290.0, 310.0, 1000, 2500, 300.0),
-        ("a, mean path", 64, 0.01, 900.0, np.inf, 800.0, np.inf, 1000, 2500, np.inf),
-        ("c, mean paths", 64, 0.1, 110.0, 100.0, 80.0, 120.0, 3000, 200, 150.0),
-        ("b", 1, 0.01, 100.0, 1000.0, 90.0, 1100.0, 7000, 900, np.nan),
+    rows = [  # the last three: seeds, and E‖∇f‖²/ε² at N/1.15 and at N/0.85
+        ("a, mean path", 8, 0.1, 100.0, 120.0, 90.0, 130.0, 1000, 500, 180.0, 48, 1.1, 0.9),
+        ("a, mean path", 64, 0.1, 303.0, 300.0, 290.0, 310.0, 1000, 2500, 300.0, 48, 0.9, 0.9),
+        ("a, mean path", 64, 0.01, 900.0, np.inf, 800.0, np.inf, 1000, 2500, np.inf, 48, 1.5, 1.2),
+        ("c, mean paths", 64, 0.1, 110.0, 100.0, 80.0, 120.0, 3000, 200, 150.0, 64, 1.01, 0.9),
+        ("b", 1, 0.01, 100.0, 1000.0, 90.0, 1100.0, 7000, 900, np.nan, np.nan, np.nan, np.nan),
     ]
     columns = ["case", "batch_size", "eps2", "samples_predicted", "samples", "low", "high", "probes", "spent"]
-    frame = pd.DataFrame(rows, columns=[*columns, "samples_noise_free"])
-    frame = frame.assign(ratio=frame["samples_predicted"] / frame["samples"])
+    frame = pd.DataFrame(rows, columns=[*columns, "samples_noise_free", "seeds", "early", "late"])
+    frame = frame.assign(ratio=frame["samples_predicted"] / frame["samples"], starts=0.2, images=[0.8] + 4 * [np.nan])
+    frame = frame.assign(
+        **{f"{of}_{end}": frame[of] * by for of in ("early", "late") for end, by in (("low", 0.98), ("high", 1.02))}
+    )
     pilots = frame[:1].assign(samples_starts=[90.0], samples_pilots=[90.0])
     adam = pd.DataFrame([("a", "N", 9, 1.5, 1, 2)], columns=["case", "what", "steps", "ratio", "low", "high"])
-    loss = pd.DataFrame(
-        columns=["sampling", "lr", "batch_size", "samples", "loss", "low", "high", "predicted", "noise_free"]
-    )
+    columns = ["sampling", "lr", "batch_size", "samples", "loss", "low", "high", "predicted", "unmoved", "noise_free"]
+    loss = pd.DataFrame(columns=columns)
     page = reference_pages.prediction_page(frame, pilots, loss, adam, [])
     assert "The first round: of 2 pairs (b, ε) reached as predicted, 1 are within 15%" in page
     assert (
         "(of the noise-free path 1); at the median N is -8% (+25%), the largest error -17% (a, b = 8, ε² = 0.1)" in page
     )
-    assert "took 1e+03 gradient evaluations, the runs 9.6e+04 without" in page
+    assert "took 1e+03 gradient evaluations, the runs 1.4e+05 without" in page
     assert "The second round: of 1 pairs" in page
-    assert "| a | 8 | 0.1 | 100 | 120 (90 … 130) | 0.83 | 1.50 |" in page
-    assert "| a | 64 | 0.01 | 900 | never | – | – |" in page
+    early = "| 1.10 (1.08 … 1.12) | 0.90 (0.88 … 0.92) | holds |"
+    assert f"| a | 48 | 8 | 0.1 | 100 | 120 (90 … 130) | 0.83 | 1.50 {early}" in page
+    assert "| a | 48 | 64 | 0.01 | 900 | never | – | – | 1.50 (1.47 … 1.53) | 1.20 (1.18 … 1.22) | missed |" in page
+    assert "| a, mean path | 3 | 0 | 1 | 2 | 2 | 8.8%, 16.7% |  | 1 | 0 | 1 |" in page
+    assert (
+        "| c | 64 | 64 | 0.1 | 110 | 100 (80 … 120) | 1.10 | 1.50 | 1.01 (0.99 … 1.03) | 0.90 (0.88 … 0.92) | open |"
+        in page
+    )
+    assert "off by 10% at the median" in page
+    assert "| a | 8 | 0.1 | 0.80 | 1.11 | holds |" in page

@@ -308,6 +308,10 @@ def test_settings_of_measuring_and_speed(write, tmp_path, monkeypatch, capsys):
     assert set(threads) == {2}
     assert not (tmp_path / "run" / "train.csv").exists()  # which has a row an epoch
     assert "no CSV files" in capsys.readouterr().err
+    sampled = ["--eval-samples", "100", "--out", str(tmp_path / "sampled")]
+    assert cli.main(["train", str(path), "--dataset", "digits", *sampled]) == 0
+    assert records.load(tmp_path / "sampled").rows["probes"].iloc[0] == 100
+    assert (tmp_path / "sampled" / "norm.csv").exists()
     assert cli.main(["train", str(path), "--dataset", "digits", "--norms", "none"]) == 0
     assert {file.name for file in (tmp_path / "csv").glob("*.csv")} == {"train.csv", "test.csv", "lr_bs.csv"}
     assert "no CSV files" not in capsys.readouterr().err

@@ -133,6 +133,23 @@ def test_a_weight_that_is_used_outside_its_layer_which_is_called_in_vain():
     torch.testing.assert_close(model.conv.weight.grad, wanted, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.filterwarnings("ignore:.*per-sample gradients are formed")
+@pytest.mark.parametrize("where", ["layer", "child", "sequence"])
+def test_parameters_that_a_chains_layers_do_not_use(where):
+    """They have no gradient, and the others theirs."""
+    torch.manual_seed(0)
+    model, x, y = nn.Sequential(nn.Linear(4, 3), nn.Tanh()), torch.randn(8, 4), torch.arange(8) % 3
+    wanted = gradient_statistics(model, CE, x, y)
+    unused = nn.Linear(4, 3)
+    if where == "child":
+        model[0].child = unused
+    else:
+        (model[0] if where == "layer" else model).register_parameter("other", unused.bias)
+    assert values(gradient_statistics(model, CE, x, y, backward=True)) == pytest.approx(values(wanted))
+    assert unused.bias.grad is None
+    assert torch.allclose(model[0].weight.grad, torch.autograd.grad(CE(model(x), y), model[0].weight)[0])
+
+
 def test_an_input_that_is_changed_in_place_is_refused_as_autograd_does():
     class Changes(nn.Module):
         def __init__(self):

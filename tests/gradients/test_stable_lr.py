@@ -92,3 +92,27 @@ def test_bad_input_names_the_field_and_the_value(change, named):
     model, x, y = regression(n=change.pop("n", 400))
     with pytest.raises(InputError, match=named):
         largest_stable_lr(model, quadratic, x, y, **change)
+
+
+def spoilt(model, x, y):
+    """Data and models that are none, by what the error says of them."""
+    nan, lost = x.clone(), copy.deepcopy(model)
+    nan[3, 1] = torch.nan
+    with torch.no_grad():
+        lost.weight[0, 0] = torch.nan
+    yield r"x = \(400, 3\): must be finite", (model, quadratic, nan, y)
+    yield r"y = \(400, 1\): must be finite", (model, quadratic, x, y + torch.inf)
+    yield r"y = \(399, 1\): must have x's leading dimension, 400", (model, quadratic, x, y[1:])
+    yield "x = 0: must hold at least 2", (model, quadratic, x[:0], y[:0])
+    yield "x = 'x': Input should be an instance of Tensor", (model, quadratic, "x", y)
+    yield "model = 3: Input should be an instance of Module", (3, quadratic, x, y)
+    yield "model = 'Identity': must have trainable parameters", (nn.Identity(), quadratic, x, y)
+    yield "model = 'Linear': must have finite parameters", (lost, quadratic, x, y)
+    yield r"x, y = \(400, 2\).*: model and loss_fn must take them", (model, quadratic, x[:, :2], y)
+    yield "and give one loss", (model, lambda output, y: output - y, x, y)
+
+
+def test_data_and_models_that_are_none_are_named():
+    for named, arguments in spoilt(*regression()):
+        with pytest.raises(InputError, match=named):
+            largest_stable_lr(*arguments)

@@ -18,6 +18,7 @@ from sfolib.gradients.statistics import (
     gradient_statistics,
     measure_constants,
     population_variance,
+    sampled_gradient_sqnorm,
     smoothness,
 )
 from sfolib.problems.models import build
@@ -388,6 +389,10 @@ def test_refused_losses(loss_fn):
         gradient_statistics(model, loss_fn, x, y)
 
 
+def many(x, y):
+    return x.repeat_interleave(20, 0), y.repeat_interleave(20, 0)
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -399,6 +404,9 @@ def test_refused_losses(loss_fn):
         (lambda m, x, y: full_gradient_sqnorm(m, CE, (x, y), augment=random_flip), "augment"),
         (lambda m, x, y: full_gradient_sqnorm(m, CE, (x[:0], y[:0])), "data"),
         (lambda m, x, y: full_gradient_sqnorm(m, CE, (x, y), chunk=0), "chunk = 0"),
+        (lambda m, x, y: sampled_gradient_sqnorm(m, CE, (x, y), 100), "data = 11"),
+        (lambda m, x, y: sampled_gradient_sqnorm(m, CE, (x[:10], y[:10]), 100), "data = 10"),
+        (lambda m, x, y: sampled_gradient_sqnorm(m, CE, many(x, y), 219), "population = 219"),
     ],
 )
 def test_refused_calls(call, said):
@@ -436,6 +444,33 @@ def test_exact_full_gradient(l2, chunk):
     expected = g.mean(0).square().sum().item()
     model.train()  # the eval-mode function is meant all the same
     assert full_gradient_sqnorm(model, CE, (x, y), l2=l2, chunk=chunk) == pytest.approx(expected, rel=1e-12)
+
+
+def test_sampled_full_gradient_is_unbiased_and_knows_its_error():
+    """Over 500 draws of 40 of 200 samples, where noise alone makes the sample's own ‖ḡ‖² too large by half."""
+    torch.manual_seed(0)
+    x, y, model, l2 = torch.randn(200, 3, dtype=torch.float64), torch.randint(2, (200,)), nn.Linear(3, 2).double(), 0.1
+    for _ in range(7):
+        gradient = torch.autograd.grad(CE(model(x), y), list(model.parameters()))
+        torch._foreach_sub_([p.data for p in model.parameters()], gradient, alpha=0.3)
+    exact = full_gradient_sqnorm(model, CE, (x, y), l2=l2)
+    found = []
+    for _ in range(500):
+        i = torch.randperm(200)[:40]
+        found.append(sampled_gradient_sqnorm(model, CE, (x[i], y[i]), 200, l2=l2, chunk=40, check=False))
+    values, errors = np.array(found).T
+    assert abs(values.mean() - exact) < 3 * values.std() / 500**0.5 < 0.2 * exact
+    assert (errors**2).mean() == pytest.approx(values.var(), rel=0.25)
+    biased = np.mean([full_gradient_sqnorm(model, CE, (x[i], y[i]), l2=l2) for i in torch.randperm(200).split(40)])
+    assert biased > 1.5 * exact
+
+
+@pytest.mark.parametrize(("l2", "chunk"), [(0.0, 1), (0.2, 3), (0.2, None)])
+def test_a_sample_of_all_is_exact(l2, chunk):
+    model, x, y = make("fixed batch norm", n=30)
+    exact = full_gradient_sqnorm(model, CE, (x, y), l2=l2)
+    found = sampled_gradient_sqnorm(model.train(), CE, (x, y), 30, l2=l2, chunk=chunk)
+    assert found == (pytest.approx(exact, rel=1e-10), 0)
 
 
 def test_as_published_full_gradient():

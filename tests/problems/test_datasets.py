@@ -37,6 +37,20 @@ def test_idx_files_are_found_in_every_layout(layout, dataset, pack, tmp_path):
         assert np.array_equal(labels, wanted)
 
 
+def test_some_of_the_images_are_the_same_draw_each_time(tmp_path):
+    write_mnist(tmp_path / "x")
+    problem = named("fashion_mnist", "cnn", data_dir=str(tmp_path / "x"))
+    (x, y), test = problem._load()
+    some = problem.model_copy(update={"train_images": 30})
+    for _ in range(2):
+        (chosen, labels), same = some._load()
+        assert len(np.unique(chosen, axis=0)) == some.size == 30
+        assert all((image == x).all((1, 2, 3)) @ (y == label) for image, label in zip(chosen, labels, strict=True))
+        assert np.array_equal(same[0], test[0])
+    with pytest.raises(InputError, match="train_images = 51: must be at most the 50 there are"):
+        problem.model_copy(update={"train_images": 51}).size  # noqa: B018
+
+
 def test_what_torchvision_reads_is_the_same(tmp_path):
     from torchvision.datasets import FashionMNIST
 

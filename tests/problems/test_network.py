@@ -267,6 +267,8 @@ def test_channels_last_is_a_layout_and_no_more(cifar):
         (Digits(), {"precision": "bf16"}, "precision"),
         (Digits(), {"max_micro_batch": 3}, "max_micro_batch"),
         (Digits(hidden=(3,)), {"grad_norms": "both"}, "grad_norms"),
+        (Digits(), {"eval_samples": 20}, "eval_samples"),
+        (Digits(model="cnn"), {"eval_samples": 1800}, "eval_samples = 1800"),
     ],
 )
 def test_execution_that_does_not_apply_is_named(problem, change, field):
@@ -395,6 +397,31 @@ def test_a_norm_is_taken_once_and_only_if_asked_for(norms, augment, columns, pas
     if not augment:
         exact = taken(trainer.task.models[0], cross_entropy, (trainer.task.x, trainer.task.y), "as_published")
         assert row["published_sqnorm"] == row["grad_sqnorm"] == pytest.approx(exact, rel=1e-4)
+
+
+def test_f_measured_on_a_sample(tmp_path):
+    """The same training; loss and ‖∇f‖² within four standard errors of the exact, and the cost counted as it is."""
+    how = {"problem": Digits(model="cnn", holdout=360), "plan": Plan(16, 0.1), "max_samples": 3000, "seeds": (0, 1)}
+    exact, sampled = (run(Spec(**how, eval_samples=m), tmp_path, "cpu") for m in (None, 400))
+    assert set(sampled.rows) - set(exact.rows) == {"loss_error", "grad_sqnorm_error"}
+    assert sampled.curves("test_loss").tolist() == exact.curves("test_loss").tolist()
+    assert (sampled.rows["probes"] * 1437).tolist() == (exact.rows["probes"] * 400).tolist()
+    for name in ("loss", "grad_sqnorm"):
+        error = sampled.curves(f"{name}_error")
+        assert (abs(sampled.curves(name) - exact.curves(name)) < 4 * error).all()
+        assert (error < 0.3 * exact.curves(name)).any()
+
+
+@pytest.mark.parametrize("samples", [10, 25, 0])
+def test_a_sample_of_no_ten_groups_is_refused(samples):
+    with pytest.raises(ValueError, match="eval_samples"):
+        Spec(problem=Digits(model="cnn"), plan=Plan(8, 0.1), max_samples=10, eval_samples=samples)
+
+
+def test_a_policy_that_looks_at_all_samples_needs_them_all():
+    policy = {"kind": "GradNormTrigger", "batch_size": 8, "lr": 0.1, "eps": 0.1, "delta": 2.0}
+    with pytest.raises(InputError, match="eval_samples = 20: must be None for a policy"):
+        Spec(problem=Digits(model="cnn"), policy=policy, max_samples=100, eval_samples=20)
 
 
 @pytest.mark.parametrize("norms", ["published", "none"])

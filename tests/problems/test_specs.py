@@ -7,6 +7,7 @@ import torch
 from sfolib._utils.errors import InputError
 from sfolib.problems.specs import Digits, Quadratic, split_digits
 from sfolib.problems.stacked import MLP
+from sfolib.theory.bounds import Constants
 
 
 def loss_of(problem):
@@ -39,6 +40,8 @@ def test_minimum_is_certified():
     loss, d = loss_of(problem)
     assert problem.minimum.error < 1e-10
     assert problem.start_loss() == pytest.approx(loss(torch.zeros(d, dtype=torch.float64)).item(), rel=1e-12)
+    gap = problem.start_loss() - problem.minimum.value
+    assert problem.constants(2.5) == Constants(L=problem.smoothness_bound, sigma2=2.5, gap=gap)
     theta = torch.zeros(d, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [theta], max_iter=5000, tolerance_grad=1e-10, tolerance_change=0.0, line_search_fn="strong_wolfe"

@@ -345,6 +345,17 @@ def test_what_sympy_cannot_decide_is_a_derivation_that_does_not_hold():
         chain(odd).verify()
 
 
+def test_a_weighted_sum_of_steps_says_what_is_multiplied_by_what():
+    one, two = Assumed("", eq(x, 1)), Assumed("", eq(y, 2))
+    assert one.weights == ((one, 1),)
+    assert (u * (one - 2 * two / x) + two).weights == ((one, u), (two, -2 * u / x), (two, 1))
+    proof = Proof("T", "title", "source")
+    summed = proof.combine("x − 2y", eq(x - 2 * y, -3), -(2 * two - one))
+    assert summed.terms == ((two, -2), (one, 1))
+    assert summed.proved
+    assert not proof.combine("x − y", eq(x - y, -3), one - two).proved
+
+
 def test_steps_that_could_not_fail_are_refused():
     with pytest.raises(ValueError, match="could not fail"):
         Identity("same", x + 1, 1 + x)

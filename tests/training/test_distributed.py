@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
+import torture
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -19,7 +21,7 @@ from sfolib import cli
 from sfolib._utils.distributed import SINGLE, ProcessGroup, joined
 from sfolib._utils.errors import ProcessLost
 from sfolib.gradients import SuccessiveGradients
-from sfolib.gradients.statistics import full_gradient_sqnorm, gradient_statistics
+from sfolib.gradients.statistics import full_gradient_sqnorm, gradient_statistics, sampled_gradient_sqnorm
 from sfolib.problems import models
 from sfolib.problems.batches import crop_and_flip
 from sfolib.problems.execution import Execution
@@ -47,6 +49,7 @@ POLICIES = {
         "every": 8,
         "memory": 2.0,
     },
+    "horizon": {"kind": "HorizonRamp", "batch_size": 9, "lr": 0.3, "budget": 2600, "look": (0.5, 0.8), "probes": 1000},
     "autowu": {
         "kind": "AutoWU",
         "total_steps": 60,
@@ -79,6 +82,8 @@ def specs():
     yield "cnn", Spec(problem=Digits(model="cnn", l2=1e-2, holdout=1000), plan=Plan(25, 0.1), **common | few)
     for name, policy in POLICIES.items():
         told = {"policy": policy, "log_train_metrics": name == "autowu", **common, "max_steps": 60, "eval_every": 1.5}
+        if "budget" in policy:
+            told |= {"max_samples": policy["budget"], "max_steps": None, "eval_every": 1.05}
         yield name, Spec(problem=problems["softmax"], **told)
 
 
@@ -115,6 +120,8 @@ def statistics(ranks):
         for told in ({"l2": 0.1}, {"per_tensor": True}):
             found.append(vars(gradient_statistics(model, cross_entropy, x[share], y[share], ranks=ranks, **told)))
         found.append({"sqnorm": full_gradient_sqnorm(model, cross_entropy, (x[share], y[share]), l2=0.1, ranks=ranks)})
+    twice = x.repeat(3, 1, 1, 1)[:30], y.repeat(3)[:30]  # three samples a group, shared as one and two
+    found.append(sampled_gradient_sqnorm(model, cross_entropy, twice, 50, l2=0.1, ranks=ranks)._asdict())
     return found
 
 
@@ -163,17 +170,50 @@ def flat(trainer):
 
 def torchrun(*arguments, ranks=2, **kwargs):
     program = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command = [*program, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **kwargs)
+
+
+def forked(ranks, told, target, *arguments):
+    """As torchrun would, but forked where all is imported: so many processes of one run. What each writes is in
+    `told`, a folder; returns their exit statuses."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        common = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "TORCHELASTIC_RUN_ID": "test"}
+        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": found.getsockname()[1]}
+    here = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(ranks)]
+    context = torture.server()
+    processes = [context.Process(target=_rank, args=(one, told, target, *arguments)) for one in here]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        process.kill()
+    return [process.exitcode for process in processes]
+
+
+def _rank(here, told, target, *arguments):
+    os.environ.update({name: str(value) for name, value in here.items()})
+    with open(told / f"{here['RANK']}.txt", "w") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    torch.set_num_threads(1)
+    sys.exit(target(*arguments))
+
+
+def _everything(out):
+    with joined("cpu") as (world, _):
+        everything(world, out)
+        with pytest.raises(ProcessLost, match=r"rank 0: .*rank 1: "):
+            world.agree("their numbers", world.rank)
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """The folder of what two ranks found, and of what one process found."""
     folders = [tmp_path_factory.mktemp(name) for name in ("two", "one")]
-    found = torchrun(__file__, "everything", folders[0])
-    assert found.returncode == 0, found.stderr
+    assert forked(2, folders[0], _everything, folders[0]) == [0, 0], (folders[0] / "0.txt").read_text()
     everything(SINGLE, folders[1])
     return folders
 
@@ -246,7 +286,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_after_one_has_died(tmp_path)
     (tmp_path / "whole").mkdir()
     assert cli.main(command(tmp_path / "whole")) == 0
     whole = records.load(tmp_path / "whole" / "out")
-    died = torchrun(__file__, "die", *command(tmp_path))
+    died = torchrun(__file__, *command(tmp_path))
     assert died.returncode != 0
     assert "sfolib: rank 0: " in died.stderr
     assert "has ended" in died.stderr or "has died" in died.stderr
@@ -299,9 +339,4 @@ def _die(*arguments):
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "die":
-        _die(*sys.argv[2:])
-    with joined("cpu") as (world, _):
-        everything(world, Path(sys.argv[2]))
-        with pytest.raises(ProcessLost, match=r"rank 0: .*rank 1: "):
-            world.agree("their numbers", world.rank)
+    _die(*sys.argv[1:])

@@ -6,8 +6,10 @@ import signal
 import threading
 import time
 from functools import partial
+from multiprocessing import forkserver
 
 import pytest
+import torture
 from failing import square
 
 from sfolib._utils.errors import InputError
@@ -85,7 +87,12 @@ def test_records_of_workers_that_do_not_see_the_store_are_written_here(tmp_path,
 
 @pytest.fixture
 def dask():
-    return pytest.importorskip("distributed")
+    """Its workers are forked where torch is imported."""
+    distributed = pytest.importorskip("distributed")
+    torture.server().set_forkserver_preload(["torture", "distributed"])
+    forkserver.ensure_running()
+    with importlib.import_module("dask").config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield distributed
 
 
 def recorded(store):

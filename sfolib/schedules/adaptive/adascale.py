@@ -9,7 +9,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfolib._utils.errors import positive, require, whole
+from sfolib._utils.errors import number, real, require, scalar
+from sfolib._utils.model import Count
 from sfolib.schedules.adaptive.base import Policy
 from sfolib.schedules.base import NumberOrSchedule, Schedule, constant
 
@@ -37,8 +38,9 @@ class Parallel(NamedTuple):
     @classmethod
     def of(cls, sqnorms: Sequence[float], mean_sqnorm: float) -> Parallel:
         """From ‖g_i‖² of each worker's gradient and ‖ḡ‖² of their mean: all that distributed SGD has to exchange."""
-        n = len(sqnorms)
-        require(n > 1, "sqnorms", n, "must be of 2 workers or more")
+        n = np.size(real("sqnorms", sqnorms))
+        require(n > 1, "sqnorms", sqnorms, "must be of 2 workers or more")
+        scalar("mean_sqnorm", mean_sqnorm)
         return cls(n, mean_sqnorm, (sum(sqnorms) - n * mean_sqnorm) / (n - 1))
 
 
@@ -50,7 +52,8 @@ def gain(variance: ArrayLike, sqnorm: ArrayLike, scale: float) -> np.ndarray:
     [N]. With B = b σ²/‖∇f‖² and batches of b a worker, r = (1 + B/b)/(1 + B/(S b)): the ratio of T11's learning rates
     (1/L)/(1 + B/b), and of its numbers of steps, at batches of S b and of b [N].
     """
-    variance, sqnorm = (np.asarray(value, dtype=float) for value in (variance, sqnorm))
+    variance, sqnorm = real("variance", variance), real("sqnorm", sqnorm)
+    number("scale", scale)
     require(scale >= 1, "scale", scale, "must be 1 or above")
     ok = np.isfinite(variance + sqnorm) & (variance >= 0) & (sqnorm >= 0) & (variance + sqnorm > 0)
     require(bool(ok.all()), "variance, sqnorm", (variance, sqnorm), "must be finite, 0 or above, and not both 0")
@@ -76,13 +79,10 @@ class AdaScale(Policy):
     signal = "gradient_statistics"
     _state = ("tau", "seen", "variance", "sqnorm")
 
-    def __init__(self, scale: int, *, batch_size: int, lr: NumberOrSchedule, every: int = 1):
+    def __init__(self, scale: Count, *, batch_size: Count, lr: NumberOrSchedule, every: Count = 1):
         super().__init__(every)
-        self.scale, self.batch_size = whole("scale", scale), scale * whole("batch_size", batch_size)
-        if not isinstance(lr, Schedule):
-            positive("lr", lr)
-            lr = constant(lr)
-        self._lr = lr
+        self.scale, self.batch_size = scale, scale * batch_size
+        self._lr = lr if isinstance(lr, Schedule) else constant(lr)
         self.tau, self.seen, self.variance, self.sqnorm = 0.0, 0, 0.0, 0.0
 
     @property

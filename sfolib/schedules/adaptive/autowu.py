@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from sfolib._utils.errors import positive, require, whole
+from sfolib._utils.errors import real, require
+from sfolib._utils.model import Above0, Below1, Count, Index
 from sfolib.schedules.adaptive import loss_gp
 from sfolib.schedules.adaptive.base import Policy
 
@@ -54,32 +55,21 @@ class AutoWU(Policy):
 
     def __init__(
         self,
-        total_steps: int,
-        steps_per_epoch: int,
+        total_steps: Count,
+        steps_per_epoch: Count,
         *,
-        batch_size: int,
-        min_lr: float = 1e-5,
-        max_lr: float = 1.0,
+        batch_size: Count,
+        min_lr: Above0 = 1e-5,
+        max_lr: Above0 = 1.0,
         max_warmup_fraction: float = 0.5,
         warmup: Literal["exponential", "linear"] = "exponential",
-        cooldown_fraction: float | None = None,
+        cooldown_fraction: Below1 | None = None,
         fit: Literal["likelihood", "adam"] = "likelihood",
-        seed: int = 0,
+        seed: Index = 0,
     ):
         super().__init__(1)
-        for name, value in (
-            ("total_steps", total_steps),
-            ("steps_per_epoch", steps_per_epoch),
-            ("batch_size", batch_size),
-        ):
-            whole(name, value)
-        positive("min_lr", min_lr)
-        positive("max_lr", max_lr)
         require(min_lr < max_lr, "min_lr", min_lr, f"must be below max_lr = {max_lr}")
-        require(warmup in ("exponential", "linear"), "warmup", warmup, "must be 'exponential' or 'linear'")
-        require(fit in ("likelihood", "adam"), "fit", fit, "must be 'likelihood' or 'adam'")
         fraction = 0.0 if cooldown_fraction is None else cooldown_fraction
-        require(0 <= fraction < 1, "cooldown_fraction", fraction, "must be in [0, 1)")
         room = 0 < max_warmup_fraction <= 1 - fraction
         require(room, "max_warmup_fraction", max_warmup_fraction, f"must be in (0, {1 - fraction:g}]")
         self._longest = int(total_steps * max_warmup_fraction)
@@ -141,7 +131,7 @@ def predictions(losses: list[float], key: tuple[int, ...], fit: Fit = loss_gp.ma
     five are then one), without the noise. Losses that are not finite are left out. `key` seeds the choices.
     The likelihood's fit does not depend on the scale of the losses; Adam's does.
     """
-    y, rng = np.asarray(losses, dtype=float), np.random.default_rng(key)
+    y, rng = real("losses", losses), np.random.default_rng(key)
     finite = np.flatnonzero(np.isfinite(y))
     require(len(finite) > 1, "losses", len(finite), "finite ones are too few")
 

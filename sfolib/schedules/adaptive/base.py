@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, ClassVar, Literal, Self, get_type_hints
+import math
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, SerializerFunctionWrapHandler, create_model, model_serializer
+from pydantic import ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from sfolib._utils.errors import InputError, require, shown, whole
-from sfolib._utils.model import Family
+from sfolib._utils.model import Family, arguments
 from sfolib.schedules.plan import Step
 
 Signal = Literal[
@@ -41,6 +44,23 @@ class Description(Family):
             raise InputError(f"policy = {shown(self)}: {error}") from error
 
 
+def _described(cls: type[Policy], init: Callable) -> Callable:
+    """`__init__` of a policy, which keeps its arguments as `description`, and refuses what their types do not allow."""
+
+    @wraps(init)
+    def made(self: Policy, *args: Any, **named: Any) -> None:
+        if type(self) is cls:
+            try:
+                given = inspect.signature(cls).bind(*args, **named).arguments
+            except TypeError:  # too many, too few, unknown ones: Python's own words
+                return init(self, *args, **named)
+            self.description = cls.Description(**given)
+            args, named = (), {name: getattr(self.description, name) for name in given}
+        init(self, *args, **named)
+
+    return made
+
+
 class Policy:
     """Batch size and lr of the next step; the steps and samples (gradient evaluations) so far.
 
@@ -52,31 +72,19 @@ class Policy:
     lr: float
     signal: ClassVar[Signal]
     Description: ClassVar[type[Description]]
+    description: Description  # what it was made of; not its state
     _state: ClassVar[tuple[str, ...]] = ()  # the attributes that change, beside the clock
 
     def __init_subclass__(cls) -> None:
         if cls.__name__.startswith("_"):
             return
-        types = get_type_hints(cls.__init__, include_extras=True)
-        takes = [*inspect.signature(cls).parameters.values()]
-        fields = {p.name: (types[p.name], ... if p.default is p.empty else p.default) for p in takes}
         kind = (Literal[cls.__name__], cls.__name__)
-        cls.Description = create_model(cls.__name__, __base__=Description, kind=kind, **fields)
+        cls.Description = arguments(cls.__init__, cls.__name__, Description, kind=kind)
         cls.Description.policy = cls
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        self = super().__new__(cls)
-        self._given = args, kwargs
-        return self
+        cls.__init__ = _described(cls, cls.__init__)
 
     def __init__(self, every: int):
         self.every, self.step, self.samples = whole("every", every), 0, 0
-
-    @property
-    def description(self) -> Description:
-        """What it was made of; not its state."""
-        args, kwargs = self._given
-        return self.Description(**inspect.signature(type(self)).bind(*args, **kwargs).arguments)
 
     @property
     def needs_signal(self) -> bool:
@@ -148,3 +156,10 @@ class Policy:
         for name in names:
             value = state[name]
             setattr(self, name, list(value) if isinstance(value, list) else value)
+
+
+def capped_at(max_batch_size: int | None, batch_size: int) -> float:
+    """The largest batch size, inf for None; `InputError` where that is below the first."""
+    top = math.inf if max_batch_size is None else max_batch_size
+    require(top >= batch_size, "max_batch_size", max_batch_size, f"must be at least batch_size = {batch_size}")
+    return top

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from sfolib._utils.errors import positive, require
+from sfolib._utils.errors import require
+from sfolib._utils.model import Above0, Count
 from sfolib.schedules.adaptive.base import Policy
 from sfolib.theory.bounds import capped_stage
 
@@ -31,20 +32,18 @@ class GradNormTrigger(Policy):
 
     def __init__(
         self,
-        batch_size: int,
-        lr: float,
-        eps: float,
-        delta: float,
-        gamma: float = 1.0,
-        check_every: int = 100,
+        batch_size: Count,
+        lr: Above0,
+        eps: Above0,
+        delta: Above0,
+        gamma: Above0 = 1.0,
+        check_every: Count = 100,
         *,
         rule: Literal["critical", "published"] = "critical",
         max_lr: float = math.inf,
-        max_batch_size: int | None = None,
+        max_batch_size: Count | None = None,
     ):
         super().__init__(check_every)
-        positive("eps", eps)
-        require(rule in ("critical", "published"), "rule", rule, "must be 'critical' or 'published'")
         self._published, self._eps, self._r = rule == "published", eps, delta / gamma
         self._growth = (batch_size, lr, delta, gamma, max_lr, max_batch_size)
         self.stage = 0

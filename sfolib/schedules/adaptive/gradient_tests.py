@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from sfolib._utils.errors import positive, require, whole
-from sfolib.schedules.adaptive.base import Policy
+from sfolib._utils.errors import require
+from sfolib._utils.model import Above0, Count
+from sfolib.schedules.adaptive.base import Policy, capped_at
 from sfolib.schedules.base import NumberOrSchedule, Schedule, constant
 
 if TYPE_CHECKING:
@@ -23,16 +24,10 @@ class _VarianceTest(Policy):
     signal = "gradient_statistics"
     _state = ("batch_size",)
 
-    def __init__(self, batch_size: int, lr: NumberOrSchedule, test_interval: int, max_batch_size: int | None):
+    def __init__(self, batch_size: int, lr: float | Schedule, test_interval: int, max_batch_size: int | None):
         super().__init__(test_interval)
-        self.batch_size = whole("batch_size", batch_size)
-        top = math.inf if max_batch_size is None else whole("max_batch_size", max_batch_size)
-        require(top >= batch_size, "max_batch_size", max_batch_size, f"must be at least batch_size = {batch_size}")
-        self._top = top
-        if not isinstance(lr, Schedule):
-            positive("lr", lr)
-            lr = constant(lr)
-        self._lr = lr
+        self.batch_size, self._top = batch_size, capped_at(max_batch_size, batch_size)
+        self._lr = lr if isinstance(lr, Schedule) else constant(lr)
 
     @property
     def needs_signal(self) -> bool:
@@ -64,14 +59,13 @@ class NormTest(_VarianceTest):
 
     def __init__(
         self,
-        eta: float,
+        eta: Above0,
         *,
-        batch_size: int,
+        batch_size: Count,
         lr: NumberOrSchedule,
-        test_interval: int = 1,
-        max_batch_size: int | None = None,
+        test_interval: Count = 1,
+        max_batch_size: Count | None = None,
     ):
-        positive("eta", eta)
         super().__init__(batch_size, lr, test_interval, max_batch_size)
         self.eta = eta
 
@@ -84,14 +78,13 @@ class InnerProductTest(_VarianceTest):
 
     def __init__(
         self,
-        theta: float,
+        theta: Above0,
         *,
-        batch_size: int,
+        batch_size: Count,
         lr: NumberOrSchedule,
-        test_interval: int = 1,
-        max_batch_size: int | None = None,
+        test_interval: Count = 1,
+        max_batch_size: Count | None = None,
     ):
-        positive("theta", theta)
         super().__init__(batch_size, lr, test_interval, max_batch_size)
         self.theta = theta
 
@@ -104,15 +97,14 @@ class AugmentedInnerProductTest(InnerProductTest):
 
     def __init__(
         self,
-        theta: float,
-        nu: float,
+        theta: Above0,
+        nu: Above0,
         *,
-        batch_size: int,
+        batch_size: Count,
         lr: NumberOrSchedule,
-        test_interval: int = 1,
-        max_batch_size: int | None = None,
+        test_interval: Count = 1,
+        max_batch_size: Count | None = None,
     ):
-        positive("nu", nu)
         super().__init__(
             theta, batch_size=batch_size, lr=lr, test_interval=test_interval, max_batch_size=max_batch_size
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from numbers import Real
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BeforeValidator
 
-from sfolib._utils.errors import positive, require, whole
+from sfolib._utils.errors import require
+from sfolib._utils.model import Above0, Below1, Count, Share
 from sfolib.schedules.adaptive.base import Policy
 from sfolib.schedules.base import interpolated
 from sfolib.schedules.plan import Plan, Step
@@ -20,9 +20,17 @@ if TYPE_CHECKING:
     from sfolib.gradients.curvature import NoiseSpectrum
 
 Criterion = Literal["grad_norm", "loss"]
-Shares = Annotated[
-    float | tuple[float, ...] | None, BeforeValidator(lambda look: tuple(look) if isinstance(look, list) else look)
-]
+
+
+def _shares(look: Any) -> Any:
+    shares = tuple(look) if isinstance(look, list | tuple) else () if look is None else (look,)
+    known = look is None or (0 < len(shares) < 3 and all(isinstance(share, float) for share in shares))
+    if not (known and all(a < b for a, b in pairwise((0.0, *shares, 1.0)))):
+        raise ValueError("must be a number in (0, 1), or two that rise, or None")
+    return shares if isinstance(look, list) else look
+
+
+Shares = Annotated[float | tuple[float, ...] | None, BeforeValidator(_shares)]
 POWER = {"grad_norm": 2, "loss": 1}  # of λ in T16's kernel
 _LOOK = {"vectors": 2, "products": 12}
 _MOST = 512  # samples of a look, all at once in memory; the shape of κ is seen with fewer
@@ -49,26 +57,20 @@ class HorizonRamp(Policy):
 
     def __init__(
         self,
-        batch_size: int,
-        lr: float,
-        budget: int,
+        batch_size: Count,
+        lr: Above0,
+        budget: Count,
         objective: Criterion = "grad_norm",
-        max_batch_size: int | None = None,
+        max_batch_size: Count | None = None,
         look: Shares = 0.8,
         *,
-        share: float = 1.0,
-        momentum: float = 0.0,
-        probes: int | None = None,
+        share: Share = 1.0,
+        momentum: Below1 = 0.0,
+        probes: Count | None = None,
     ):
         super().__init__(1)
-        positive("lr", lr)
-        require(objective in POWER, "objective", objective, "must be 'grad_norm' or 'loss'")
-        require(0 <= momentum < 1, "momentum", momentum, "must be in [0, 1)")
-        shares = () if look is None else tuple(look) if isinstance(look, tuple | list) else (look,)
-        ok = look is None or (len(shares) in (1, 2) and all(isinstance(share, Real) for share in shares))
-        rising = ok and all(a < b for a, b in pairwise((0.0, *shares, 1.0)))
-        require(rising, "look", look, "must be a number in (0, 1), or two that rise, or None")
-        self._pair, self.budget = (whole("batch_size", batch_size), lr), whole("budget", budget)
+        shares = () if look is None else look if isinstance(look, tuple) else (look,)
+        self._pair, self.budget = (batch_size, lr), budget
         self._power = POWER[objective]
         top = 32 * batch_size if max_batch_size is None else max_batch_size
         self._trade, self._eta, self.momentum = (share, top), lr / (1 - momentum), momentum
@@ -78,10 +80,10 @@ class HorizonRamp(Policy):
         self.looks, self.times, self.factors = 0, [], []
         self._plan = self._before
         each = 1 + _LOOK["vectors"] * (2 * _LOOK["products"] + 1)
-        cost = budget // 20 if probes is None else whole("probes", probes)
-        self.look_samples = min(_MOST, cost // each // 2 * 2)
+        self.look_samples = min(_MOST, (budget // 20 if probes is None else probes) // each // 2 * 2)
+        least, field, value = (40 * each, "budget", budget) if probes is None else (2 * each, "probes", probes)
         enough = self.look_samples >= 2 or not shares
-        require(enough, "probes", cost, f"must be {2 * each} or above, for a look at 2 samples")
+        require(enough, field, value, f"must be {least} or above, for a look at 2 samples; without one: look=None")
 
     @property
     def look_settings(self) -> dict[str, int]:

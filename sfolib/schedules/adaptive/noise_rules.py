@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from sfolib._utils.errors import positive, require, whole
-from sfolib.schedules.adaptive.base import Policy
+from sfolib._utils.errors import require
+from sfolib._utils.model import Above0, Below1, Count
+from sfolib.schedules.adaptive.base import Policy, capped_at
 from sfolib.schedules.base import NumberOrSchedule, Schedule, constant
 
 if TYPE_CHECKING:
@@ -28,21 +29,12 @@ class _RatioRule(Policy):
 
     _state = ("batch_size", "above", "below")
 
-    def __init__(self, batch_size: int, lr: NumberOrSchedule, max_batch_size: int | None, every: int, decay: float):
+    def __init__(self, batch_size: int, lr: float | Schedule, max_batch_size: int | None, every: int, decay: float):
         super().__init__(every)
-        require(
-            whole("batch_size", batch_size) > 1, "batch_size", batch_size, "must be above 1: a batch has two halves"
-        )
+        require(batch_size > 1, "batch_size", batch_size, "must be above 1: a batch has two halves")
         self.batch_size = self._least = batch_size
-        self._top = math.inf if max_batch_size is None else whole("max_batch_size", max_batch_size)
-        require(
-            self._top >= batch_size, "max_batch_size", max_batch_size, f"must be at least batch_size = {batch_size}"
-        )
-        require(0 <= decay < 1, "decay", decay, "must be in [0, 1)")
-        if not isinstance(lr, Schedule):
-            positive("lr", lr)
-            lr = constant(lr)
-        self._lr, self._decay = lr, decay
+        self._top = capped_at(max_batch_size, batch_size)
+        self._lr, self._decay = lr if isinstance(lr, Schedule) else constant(lr), decay
         self.above = self.below = 0.0  # running sums of noise and of what it is divided by
 
     @property
@@ -75,8 +67,8 @@ class CABS(_RatioRule):
     signal = "noise_and_loss"
 
     def __init__(
-        self, batch_size: int, lr: NumberOrSchedule, *, max_batch_size: int | None = None, every: int = 10,
-        decay: float = 0.95,
+        self, batch_size: Count, lr: NumberOrSchedule, *, max_batch_size: Count | None = None, every: Count = 10,
+        decay: Below1 = 0.95,
     ):  # fmt: skip
         super().__init__(batch_size, lr, max_batch_size, every, decay)
 
@@ -99,12 +91,10 @@ class NoiseScaleRule(_RatioRule):
     signal = "successive_gradients"
 
     def __init__(
-        self, batch_size: int, lr: NumberOrSchedule, *, max_batch_size: int | None = None, every: int = 10,
-        decay: float = 0.99, exchange_rate: float | None = None,
+        self, batch_size: Count, lr: NumberOrSchedule, *, max_batch_size: Count | None = None, every: Count = 10,
+        decay: Below1 = 0.99, exchange_rate: Above0 | None = None,
     ):  # fmt: skip
         super().__init__(batch_size, lr, max_batch_size, every, decay)
-        if exchange_rate is not None:
-            positive("exchange_rate", exchange_rate)
         self._rate = exchange_rate
 
     def wanted(self, ratio: float) -> float:

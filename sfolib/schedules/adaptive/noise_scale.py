@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfolib._utils.errors import positive, require, whole
+from sfolib._utils.errors import positive, real, require, whole
+from sfolib._utils.model import Below1, checked
 from sfolib.theory.bounds import Numbers
 
 if TYPE_CHECKING:
@@ -36,15 +37,15 @@ class NoiseScale:
     Several runs at once: give arrays of one shape in place of numbers.
     """
 
-    def __init__(self, decay: float = 0.99):
-        require(0 <= decay < 1, "decay", decay, "must be in [0, 1)")
+    @checked
+    def __init__(self, decay: Below1 = 0.99):
         self.decay, self._weight, self._sqnorm, self._variance = decay, 0.0, np.zeros(()), np.zeros(())
 
     def update(self, small_sqnorm: ArrayLike, small: int, big_sqnorm: ArrayLike, big: int) -> None:
         """After a step: squared norms of gradients at batch sizes small < big, the former best a mean over parts."""
         whole("small", small)
         require(whole("big", big) > small, "big", big, f"must be above small = {small}")
-        low, high = np.asarray(small_sqnorm, dtype=float), np.asarray(big_sqnorm, dtype=float)
+        low, high = real("small_sqnorm", small_sqnorm), real("big_sqnorm", big_sqnorm)
         require(bool(np.isfinite(low).all() and np.isfinite(high).all()), "small_sqnorm, big_sqnorm",
                 (small_sqnorm, big_sqnorm), "must be finite")  # fmt: skip
         self._add((big * high - small * low) / (big - small), (low - high) / (1 / small - 1 / big))
@@ -86,7 +87,7 @@ class NoiseScale:
 
 def noise_scale(variance: ArrayLike, sqnorm: ArrayLike) -> Numbers:
     """tr Σ/‖G‖² out of averaged estimates; inf where that of ‖G‖² is not above 0."""
-    variance, sqnorm = np.asarray(variance, dtype=float), np.asarray(sqnorm, dtype=float)
+    variance, sqnorm = real("variance", variance), real("sqnorm", sqnorm)
     lost = sqnorm <= 0  # a nan is not lost, but stays one
     return plain(np.where(lost, np.inf, variance / np.where(lost, 1.0, sqnorm)))
 
@@ -101,9 +102,10 @@ def sqnorm_variance(along: ArrayLike, square: ArrayLike, batch_size: ArrayLike, 
         positive(field, value)
     parts = np.asarray(parts, dtype=float)
     require(bool(np.all(parts >= 2)), "parts", float(np.min(parts)), "must be 2 or more")
-    return plain(
-        4 * np.asarray(along) / batch_size + 2 * np.asarray(square) / np.square(batch_size) * parts / (parts - 1)
-    )
+    along, square, b = real("along", along), real("square", square), real("batch_size", batch_size)
+    for field, value in (("along", along), ("square", square)):
+        require(bool(np.all((value >= 0) & (value < np.inf))), field, value.tolist(), "must be finite, 0 or above")
+    return plain(4 * along / b + 2 * square / b**2 * parts / (parts - 1))
 
 
 def local_critical_batch_size(curvature_noise: ArrayLike, lr: ArrayLike, eps: ArrayLike) -> Numbers:
@@ -114,7 +116,7 @@ def local_critical_batch_size(curvature_noise: ArrayLike, lr: ArrayLike, eps: Ar
     """
     for field, value in (("lr", lr), ("eps", eps)):
         positive(field, value)
-    return plain(np.asarray(curvature_noise, dtype=float) * np.asarray(lr) / np.square(eps))
+    return plain(real("curvature_noise", curvature_noise) * np.asarray(lr) / np.square(eps))
 
 
 def critical_batch_size(batch_size: ArrayLike, steps: ArrayLike) -> float:
@@ -123,7 +125,9 @@ def critical_batch_size(batch_size: ArrayLike, steps: ArrayLike) -> float:
     The form of T2 [S] and of `adam_bound.steps_to` [N], whatever their constants. Points with K = inf are left out; 0
     where K does not rise as b falls, inf where no batch would do. Raises `InputError` for fewer than 3 points.
     """
-    batch_size, steps = np.asarray(batch_size, dtype=float), np.asarray(steps, dtype=float)
+    batch_size, steps = real("batch_size", batch_size), real("steps", steps)
+    shapes = batch_size.shape, steps.shape
+    require(shapes[0] == shapes[1], "batch_size, steps", shapes, "must have one shape")
     reached = np.isfinite(steps)
     require(int(reached.sum()) >= 3, "steps", steps.tolist(), "must be finite at 3 batch sizes or more")
     positive("batch_size", batch_size)

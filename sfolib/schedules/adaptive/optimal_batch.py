@@ -7,7 +7,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfolib._utils.errors import positive, require
+from sfolib._utils.errors import number, positive, require
+from sfolib._utils.model import Above0, Count
 from sfolib.schedules.adaptive.base import Policy
 from sfolib.schedules.adaptive.noise_scale import plain
 from sfolib.theory.bounds import Numbers
@@ -30,18 +31,17 @@ class OptimalBatch(Policy):
     _state = ("h",)
 
     def __init__(
-        self, h: float, L: float, mu: float, radius: float, *, L_max: float | None = None, n: float = math.inf,
-        check_every: int = 1,
+        self, h: float, L: Above0, mu: Above0, radius: Above0, *, L_max: Above0 | None = None, n: float = math.inf,
+        check_every: Count = 1,
     ):  # fmt: skip
         super().__init__(check_every)
-        for field, value in (("L", L), ("mu", mu), ("radius", radius)):
-            positive(field, value)
         require(mu <= L, "mu", mu, f"must be at most L = {L}")
         self._L, self._mu, self._radius, self._L_max, self._n = L, mu, radius, L if L_max is None else L_max, n
         require(self._L_max >= L, "L_max", L_max, f"must be at least L = {L}")
-        require(n > 1, "n", n, "must be above 1")
+        require(n > 1 and (n == math.inf or n == int(n)), "n", n, "must be a whole number above 1, or inf")
         require(n * L >= self._L_max, "L_max", L_max, f"must be at most n L = {n * L}, as f is the mean of the f_i")
-        self.observe(h)
+        require(math.isfinite(h) and h >= 0, "h", h, "must be finite, 0 or above")
+        self.h = float(h)
 
     def observe(self, signal: float) -> None:
         require(
@@ -72,7 +72,7 @@ class OptimalBatch(Policy):
 
     def steps_at(self, batch_size: ArrayLike, start: float) -> Numbers:
         """Steps to E‖θ − θ*‖² ≤ radius from ‖θ_0 − θ*‖² = start, by the bound, with `lr_at` throughout."""
-        positive("start", start)
+        number("start", start)
         smoothness, noise = self._bound(batch_size)
         rate = np.maximum(2 * smoothness / self._mu, 4 * noise / (self._mu**2 * self._radius))
         return plain(rate * max(0.0, math.log(2 * start / self._radius)))

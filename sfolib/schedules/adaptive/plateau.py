@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from sfolib._utils.errors import positive, require, whole
-from sfolib.schedules.adaptive.base import Policy
+from sfolib._utils.errors import require
+from sfolib._utils.model import Above1, Count, Index
+from sfolib.schedules.adaptive.base import Policy, capped_at
 from sfolib.schedules.base import NumberOrSchedule, Schedule, constant
 
 
@@ -24,35 +25,25 @@ class IncreaseOnPlateau(Policy):
 
     def __init__(
         self,
-        batch_size: int,
+        batch_size: Count,
         lr: NumberOrSchedule,
-        factor: float = 2.0,
-        patience: int = 10,
-        check_every: int = 100,
+        factor: Above1 = 2.0,
+        patience: Index = 10,
+        check_every: Count = 100,
         *,
         threshold: float = 1e-4,
         threshold_mode: Literal["rel", "abs"] = "rel",
         mode: Literal["min", "max"] = "min",
-        cooldown: int = 0,
-        max_batch_size: int | None = None,
+        cooldown: Index = 0,
+        max_batch_size: Count | None = None,
     ):
         super().__init__(1)
-        self.exact = float(whole("batch_size", batch_size))
-        self._top = math.inf if max_batch_size is None else whole("max_batch_size", max_batch_size)
-        require(self._top >= batch_size, "max_batch_size", max_batch_size, f"must be at least {batch_size}")
-        positive("factor", factor)
-        require(factor > 1, "factor", factor, "must be above 1")
-        for name, value in (("patience", patience), ("cooldown", cooldown)):
-            require(isinstance(value, int) and value >= 0, name, value, "must be a whole number, 0 or above")
+        self.exact, self._top = float(batch_size), capped_at(max_batch_size, batch_size)
         require(math.isfinite(threshold) and threshold >= 0, "threshold", threshold, "must be finite, 0 or above")
-        require(threshold_mode in ("rel", "abs"), "threshold_mode", threshold_mode, "must be 'rel' or 'abs'")
-        require(mode in ("min", "max"), "mode", mode, "must be 'min' or 'max'")
-        if not isinstance(lr, Schedule):
-            positive("lr", lr)
-            lr = constant(lr)
-        self._lr, self._factor, self._patience, self._cooldown = lr, factor, patience, cooldown
+        self._lr = lr if isinstance(lr, Schedule) else constant(lr)
+        self._factor, self._patience, self._cooldown = factor, patience, cooldown
         self._threshold, self._relative, self._falls = threshold, threshold_mode == "rel", mode == "min"
-        self.check_every = whole("check_every", check_every)
+        self.check_every = check_every
         self.best: float | None = None
         self.bad = self.cooling = 0
         self.total = 0.0  # of the losses since the last look

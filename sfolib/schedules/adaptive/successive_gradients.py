@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.special import log_ndtr
 
-from sfolib._utils.errors import positive, require, whole
-from sfolib.schedules.adaptive.base import Policy
+from sfolib._utils.errors import require
+from sfolib._utils.model import Above0, Above1, Below1, Between0And1, Count
+from sfolib.schedules.adaptive.base import Policy, capped_at
 
 if TYPE_CHECKING:
     from sfolib.gradients.successive import SuccessiveProducts
@@ -89,22 +90,12 @@ class SuccessiveGradientTest(Policy):
     _state = ("batch_size", "lr", "looks", "stage", "dropped")
 
     def __init__(
-        self, batch_size: int, lr: float, *, max_batch_size: int | None = None, growth: float = 2.0,
-        error: float = 0.05, every: int = 10, momentum: float = 0.0, memory: float = 10.0,
+        self, batch_size: Count, lr: Above0, *, max_batch_size: Count | None = None, growth: Above1 = 2.0,
+        error: Between0And1 = 0.05, every: Count = 10, momentum: Below1 = 0.0, memory: float = 10.0,
     ):  # fmt: skip
         super().__init__(every)
-        require(
-            whole("batch_size", batch_size) > 1, "batch_size", batch_size, "must be above 1: a batch has two halves"
-        )
-        positive("lr", lr)
-        self.batch_size, self.lr = batch_size, lr
-        self._top = math.inf if max_batch_size is None else whole("max_batch_size", max_batch_size)
-        require(
-            self._top >= batch_size, "max_batch_size", max_batch_size, f"must be at least batch_size = {batch_size}"
-        )
-        require(growth > 1 and math.isfinite(growth), "growth", growth, "must be finite and above 1")
-        require(0 < error < 1, "error", error, "must be between 0 and 1")
-        require(0 <= momentum < 1, "momentum", momentum, "must be in [0, 1)")
+        require(batch_size > 1, "batch_size", batch_size, "must be above 1: a batch has two halves")
+        self.batch_size, self.lr, self._top = batch_size, lr, capped_at(max_batch_size, batch_size)
         require(1 <= memory < math.inf, "memory", memory, "must be finite, 1 or above")
         self._growth, self._error, self.momentum, self.memory = growth, error, momentum, memory
         keep = 1 - 1 / memory

@@ -62,8 +62,7 @@ def phases() -> Derivation:
     both = proof.state.combine(
         "in phase 1 the batch grows by γr",
         eq(batch, b_0 * (gamma * r) ** k),
-        (follows, 1),
-        (first, -((gamma * r) ** k)),
+        follows - (gamma * r) ** k * first,
         uses=(on_ray, grows),
     )
     ends("phase 1 ends where η_k = η_max", rate, lr_max, lr_0, gamma, m1, (grows,), (gamma,))
@@ -72,7 +71,7 @@ def phases() -> Derivation:
         batch, b_max, b_0, gamma * r, m_b, (both,), (gamma, r),
     )  # fmt: skip
     reached = proof.assume("phase 2 begins with the batch that phase 1 reached", eq(b_1, batch.func(m1)))
-    proof.state.combine("that is", eq(b_1, b_0 * (gamma * r) ** m1), (reached, 1), uses=(both,))
+    proof.state.combine("that is", eq(b_1, b_0 * (gamma * r) ** m1), reached, uses=(both,))
     by = proof.state.cite("phase 2: γ = 1, so b grows by r", eq(delta_2, r), four, {gamma: sp.S.One, delta: delta_2})
     proof.state.cite("and the steps by r a stage", eq(tau_2, r), four, {gamma: sp.S.One, tau: tau_2})
     goes_on = proof.assume("the batch k stages later", eq(alone, b_1 * delta_2**k))
@@ -130,11 +129,11 @@ def noise_scale() -> Derivation:
         "with momentum μ one gradient acts on t + 1 later steps", eq(kicks, sp.Sum(mom**t, (t, 0, T - 1)))
     )
     closed = proof.closed_sum("by", sp.Sum(mom**t, (t, 0, T - 1)), (1 - mom**T) / (1 - mom), T)
-    acted = proof.combine("that is", eq(kicks, closed.value), (acting, 1), (closed, 1))
+    acted = proof.combine("that is", eq(kicks, closed.value), acting + closed)
     below_one = proof.assume("0 < μ < 1, written", eq(mom, 1 / (1 + lam)))
     end = proof.limit("in the end by", kicks.func(x), x, sp.oo, 1 / (1 - mom), uses=(below_one, acted))
     meant = proof.assume("so it acts like the learning rate", eq(far, lr * end.fact.lhs))
-    acts = proof.combine("which is", eq(far, lr / (1 - mom)), (meant, 1), (end, lr))
+    acts = proof.combine("which is", eq(far, lr / (1 - mom)), meant + lr * end)
     proof.state.identity(
         "so drift and noise are those of the learning rate η/(1 − μ)",
         ratio(noise.func(far, b), far),
@@ -160,7 +159,7 @@ def noise_scale() -> Derivation:
     written = proof.assume(
         "the bound of this run", eq(bound_of, (gap + L * sigma**2 * V_of / 2) / (S_of * (1 - L * lr / 2)))
     )
-    proof.state.combine("bounds min E‖∇f‖²", le(m, bound_of), (general, 1), uses=(*of_run, written), on=(stable,))
+    proof.state.combine("bounds min E‖∇f‖²", le(m, bound_of), general, uses=(*of_run, written), on=(stable,))
     apart = proof.state.identity(
         "the smaller η has the smaller bound, by the factor",
         ratio(*both(bound_of)),

@@ -53,8 +53,7 @@ def _stages(proof) -> tuple:
     most = proof.state.combine(
         "at most",
         le(spent, stage.func(M) * r**2 / (r**2 - 1)),
-        (total, -1),
-        (sums, -4 * C1 * C2 / eps**4),
+        -total - 4 * C1 * C2 / eps**4 * sums,
         on=growing,
         uses=(cost,),
     )
@@ -86,14 +85,13 @@ def _finishing(proof, cost, known, most) -> None:
         uses=(over,),
     )
     named = proof.assume("the worst case of finishing the stage", eq(worst_finish, limit.fact.lhs))
-    worst = proof.combine("that is", eq(worst_finish, limit.value), (named, 1), (limit, 1))
+    worst = proof.combine("that is", eq(worst_finish, limit.value), named + limit)
     inside = (between(y, 1, r, "[)"), *growing)
     below = proof.sign("no y is as bad", lt(finish, worst_finish), on=inside, uses=(over, worst))
     proof.state.combine(
         "so growth costs less than that times the best constant batch size",
         lt(spent, worst_finish * best),
-        (most, 1),
-        (below, best),
+        most + best * below,
         on=inside,
         uses=(cost, known, over, worst),
     )
@@ -138,8 +136,7 @@ def _stopping(proof, cost, known, most) -> None:
     proof.state.combine(
         "so growth costs less than that times the best constant batch size",
         lt(spent - stage.func(M) + N_early, worst_early * best.func(x)),
-        (most, 1),
-        (below, best.func(x)),
+        most + best.func(x) * below,
         on=inside,
         uses=(cost, known, over, worst, part),
     )
@@ -154,7 +151,7 @@ def _equal_steps(proof) -> None:
     batch = proof.cite(
         "and the batch by", eq(delta_even, gamma_even * r), four, {gamma: gamma_even, delta: delta_even}, on=(room,)
     )
-    proof.state.combine("that is", eq(delta_even, r**2), (batch, 1), on=(room,), uses=(even,))
+    proof.state.combine("that is", eq(delta_even, r**2), batch, on=(room,), uses=(even,))
 
 
 def _without_the_gap(proof) -> None:
@@ -185,9 +182,7 @@ def _without_the_gap(proof) -> None:
     proof.state.combine(
         "the same rate up to a factor that is linear in M",
         le(m, C1 * (M + 2) / stages(part)),
-        (named_bound(proof, rate), 1),
-        *((step, -C2 / S) for step in (*v_sum, count)),
-        *((step, share) for step in s_sum),
+        named_bound(proof, rate) - C2 / S * (v_sum[0] + v_sum[1] + count) + share * (s_sum[0] + s_sum[1]),
     )
 
 

@@ -30,7 +30,7 @@ def critical_batch_size() -> Derivation:
     constant = proof.state.combine(
         "the bound at T steps of (η, b)",
         le(m, C1 / (lr * T) + C2 * lr / size),
-        (named_bound(proof, lr), 1),
+        named_bound(proof, lr),
         uses=constant_sums(proof, "SV"),
     )
     real = proof.assume(
@@ -38,14 +38,14 @@ def critical_batch_size() -> Derivation:
         "Q(K, b) is the bound",
         eq(bound_of, bound),
     )
-    proof.state.combine("it bounds min E‖∇f‖² at K = T", le(m, bound_of.func(T, size)), (constant, 1), uses=(real,))
+    proof.state.combine("it bounds min E‖∇f‖² at K = T", le(m, bound_of.func(T, size)), constant, uses=(real,))
     below = proof.sign(
         "with b at or below C2η/ε² no number of steps is enough",
         gt(bound_of, eps**2),
         on=(between(b, 0, floor, "(]"),),
         uses=(real,),
     )
-    proof.state.combine("written out", gt(bound, eps**2), (below, 1), (real, -1), on=below.on)
+    proof.state.combine("written out", gt(bound, eps**2), below - real, on=below.on)
     beyond = (above(b, floor),)
     proof.state.sign(
         "above it the bound falls with every step, so ε is reached from the root on",
@@ -56,7 +56,7 @@ def critical_batch_size() -> Derivation:
         "the steps that are needed", bound_of - eps**2, above(K, 0), steps_to, on=beyond, uses=(real,)
     )
     product = proof.assume("a step costs b gradient evaluations: N(b) = K(b) b", eq(samples, K * b))
-    needed = proof.combine("N(b)", eq(samples, b * steps_to), (product, 1), (steps, b), on=beyond)
+    needed = proof.combine("N(b)", eq(samples, b * steps_to), product + b * steps, on=beyond)
     curved = proof.identity(
         "its curvature",
         sp.Derivative(samples, (b, 2)),
@@ -68,8 +68,7 @@ def critical_batch_size() -> Derivation:
     proof.state.combine(
         "so N(b) is strictly convex where ε can be reached",
         gt(sp.Derivative(samples, (b, 2)), 0),
-        (curved, 1),
-        (positive, 1),
+        curved + positive,
         on=beyond,
     )
     best = proof.state.root(
@@ -129,7 +128,7 @@ def price() -> Derivation:
         uses=(samples,),
     )
     named = proof.assume("a name for them", eq(N_low, low.fact.lhs))
-    least = proof.combine("that is", eq(N_low, low.value), (named, 1), (low, 1))
+    least = proof.combine("that is", eq(N_low, low.value), named + low)
     factor = proof.state.identity(
         "the price of a larger η", ratio(N_of_lr, N_low), 4 / (2 - L * lr) ** 2, name=price_of_lr, uses=(least, samples)
     )

@@ -34,7 +34,7 @@ def _sum_bounds(proof) -> tuple:
     )
     added = proof.total("summed", ge(_upto(k**-a), _upto(T**-a)), each, (k, 1, T))
     count = proof.closed_sum("counting them", _upto(sp.S.One), T, T)
-    low = proof.combine("Σ k^−a from below", ge(_upto(k**-a), T ** (1 - a)), (added, 1), (count, T**-a))
+    low = proof.combine("Σ k^−a from below", ge(_upto(k**-a), T ** (1 - a)), added + T**-a * count)
 
     under = proof.tangent(
         "a < 1/2: x^(1−2a) is concave",
@@ -45,16 +45,14 @@ def _sum_bounds(proof) -> tuple:
         on=(later, small),
     )
     term = proof.combine(
-        "so each term is at most", le(k ** (-2 * a), (k**s - (k - 1) ** s) / s), (under, 1 / s), on=(later, small)
+        "so each term is at most", le(k ** (-2 * a), (k**s - (k - 1) ** s) / s), under / s, on=(later, small)
     )
     slow = proof.bounded_sum("Σ k^−2a for a < 1/2", le(_upto(k ** (-2 * a)), T**s / s), term, on=(small,))
 
     log_term = proof.tangent(
         "a = 1/2: ln is concave", le(sp.log(k - 1), sp.log(k) - 1 / k), sp.Lambda(y, sp.log(y)), k, k - 1, on=(later,)
     )
-    log_each = proof.combine(
-        "so each term is at most", le(1 / k, sp.log(k) - sp.log(k - 1)), (log_term, 1), on=(later,)
-    )
+    log_each = proof.combine("so each term is at most", le(1 / k, sp.log(k) - sp.log(k - 1)), log_term, on=(later,))
     even = proof.bounded_sum("Σ 1/k", le(_upto(1 / k), 1 + sp.log(T)), log_each)
 
     over = proof.tangent(
@@ -68,13 +66,13 @@ def _sum_bounds(proof) -> tuple:
     fall = proof.combine(
         "so each term is at most",
         le(k ** (-2 * a), ((k - 1) ** s - k**s) / (2 * a - 1)),
-        (over, 1 / (2 * a - 1)),
+        over / (2 * a - 1),
         on=(later, large),
     )
     summed = proof.bounded_sum(
         "Σ k^−2a for a > 1/2", le(_upto(k ** (-2 * a)), (2 * a - T**s) / (2 * a - 1)), fall, on=(large,)
     )
-    fast = proof.combine("which stays bounded", le(_upto(k ** (-2 * a)), 2 * a / (2 * a - 1)), (summed, 1), on=(large,))
+    fast = proof.combine("which stays bounded", le(_upto(k ** (-2 * a)), 2 * a / (2 * a - 1)), summed, on=(large,))
     return low, slow, even, fast
 
 
@@ -89,7 +87,7 @@ def _needed(proof, words, rate, power, D) -> None:
         "the bound is",
         eq(bound, (C1 / lr + D / b) / z),
     )
-    proof.state.combine("it bounds min E‖∇f‖² at K = T", le(m, bound.func(T**power)), (rate, 1), on=on, uses=(real,))
+    proof.state.combine("it bounds min E‖∇f‖² at K = T", le(m, bound.func(T**power)), rate, on=on, uses=(real,))
     enough = proof.state.root(
         "steps that are enough",
         bound - eps**2,
@@ -126,14 +124,12 @@ def decaying() -> Derivation:
     low, slow, even, fast = _sum_bounds(proof)
     bound = named_bound(proof, lr * (t + 1) ** -a)
     s_def = proof.assume("S of η_t = η(t + 1)^−a, with k = t + 1", eq(S, lr * _upto(k**-a)))
-    cleared = proof.combine("the bound cleared of its denominator", le(m * S, C1 + C2 * V), (bound, S))
+    cleared = proof.combine("the bound cleared of its denominator", le(m * S, C1 + C2 * V), S * bound)
     scale = lr * T ** (1 - a)
     top = proof.combine(
         "and with S from below",
         le(m, (C1 + C2 * V) / scale),
-        (cleared, 1 / scale),
-        (s_def, m / scale),
-        (low, m * lr / scale),
+        cleared / scale + m / scale * s_def + m * lr / scale * low,
     )
     v_def = proof.assume("V of it at constant b", eq(V, lr**2 / b * _upto(k ** (-2 * a))))
 
@@ -141,15 +137,13 @@ def decaying() -> Derivation:
     plain = proof.state.combine(
         "a < 1/2",
         le(m, (C1 / lr + D / b * T**s) / T ** (1 - a)),
-        (top, 1),
-        (v_def, -C2 / scale),
-        (slow, C2 * lr**2 / (b * scale)),
+        top - C2 / scale * v_def + C2 * lr**2 / (b * scale) * slow,
         on=(small,),
     )
     one = proof.sign("T is at least 1", ge(T, 1))
     power = proof.map("and so is T^(1−2a)", ge(T**s, 1), one, sp.Lambda(y, y**s), on=(small,))
     slow_rate = proof.state.combine(
-        "so the rate is T^−a", le(m, (C1 / lr + D / b) / T**a), (plain, 1), (power, C1 / scale), on=(small,)
+        "so the rate is T^−a", le(m, (C1 / lr + D / b) / T**a), plain + C1 / scale * power, on=(small,)
     )
     _needed(proof, "a < 1/2", slow_rate, a, D)
 
@@ -160,14 +154,12 @@ def decaying() -> Derivation:
     rate = proof.state.combine(
         "a = 1/2: the rate is T^−1/2 up to a logarithm",
         le(m, (C1 / lr + D / b * (1 + sp.log(T))) / sp.sqrt(T)),
-        (top_half, 1),
-        (v_half, -C2 / (lr * sp.sqrt(T))),
-        (even, C2 * lr / (b * sp.sqrt(T))),
+        top_half - C2 / (lr * sp.sqrt(T)) * v_half + C2 * lr / (b * sp.sqrt(T)) * even,
     )
     real = proof.assume(
         "a = 1/2: K is read as a real number", eq(Q_half, (C1 / lr + D / b * (1 + sp.log(K))) / sp.sqrt(K))
     )
-    proof.state.combine("it bounds min E‖∇f‖² at K = T", le(m, Q_half.func(T)), (rate, 1), uses=(real,))
+    proof.state.combine("it bounds min E‖∇f‖² at K = T", le(m, Q_half.func(T)), rate, uses=(real,))
     matched = proof.state.root(
         "K steps with √K > C1/(ηε²) are enough at",
         Q_half - eps**2,
@@ -189,9 +181,7 @@ def decaying() -> Derivation:
     fast_rate = proof.state.combine(
         "a > 1/2: the rate is T^−(1−a)",
         le(m, (C1 / lr + D / b) / T ** (1 - a)),
-        (top, 1),
-        (v_def, -C2 / scale),
-        (fast, C2 * lr**2 / (b * scale)),
+        top - C2 / scale * v_def + C2 * lr**2 / (b * scale) * fast,
         on=(large,),
     )
     _needed(proof, "a > 1/2", fast_rate, 1 - a, D)

@@ -42,10 +42,7 @@ def _one_step(proof):
     lipschitz = proof.assume("A1: f is L-smooth, ‖u‖ ≤ L s ‖d‖", le(U, L**2 * s**2 * D), every=(s, D))
     at = proof.instance("the square at w = L s", ge(U - 2 * L * s * P + L**2 * s**2 * D, 0), square, {w: L * s})
     slopes = proof.combine(
-        "the slope along d rises no faster than L s ‖d‖²",
-        le(P, L * s * D),
-        (at, 1 / (2 * L * s)),
-        (lipschitz, 1 / (2 * L * s)),
+        "the slope along d rises no faster than L s ‖d‖²", le(P, L * s * D), at / (2 * L * s) + lipschitz / (2 * L * s)
     )
     path = proof.instance(
         "with φ(s) = f(θ + s d), that slope is φ'(s) − φ'(0)",
@@ -76,11 +73,7 @@ def _batch_variance(proof) -> None:
     sample = proof.assume("A3: the variance of one sample", le(v, sigma**2))
     count = proof.closed_sum("counting squares and pairs", drawn.fact.rhs, size * v + size * (size - 1) * c, size)
     both = proof.combine(
-        "so for any two-draw mean c",
-        eq(v_B, (v + (size - 1) * c) / size),
-        (drawn, size**-2),
-        (mean, 1),
-        (count, size**-2),
+        "so for any two-draw mean c", eq(v_B, (v + (size - 1) * c) / size), size**-2 * drawn + mean + size**-2 * count
     )
     apart = proof.state.instance(
         "with replacement the draws are independent and c = 0, v_R in place of v_B",
@@ -88,19 +81,18 @@ def _batch_variance(proof) -> None:
         both,
         {c: 0, v_B: v_R},
     )
-    proof.state.combine("with replacement", le(v_R, sigma**2 / size), (apart, -1), (sample, 1 / size))
+    proof.state.combine("with replacement", le(v_R, sigma**2 / size), -apart + sample / size)
     everything = proof.assume(
         "without replacement all n samples sum to 0: their n squares and n(n − 1) ordered pairs",
         eq(n * v + n * (n - 1) * c, 0),
     )
     pair = proof.state.combine(
-        "so two draws are anticorrelated", eq(c, -v / (n - 1)), (everything, 1 / (n * (n - 1))), on=(above(n, 1),)
+        "so two draws are anticorrelated", eq(c, -v / (n - 1)), everything / (n * (n - 1)), on=(above(n, 1),)
     )
     fresh = proof.state.combine(
         "as a fresh uniform subset",
         eq(v_B, v * (n - size) / (size * (n - 1))),
-        (both, 1),
-        (pair, (size - 1) / size),
+        both + (size - 1) / size * pair,
         on=(above(n, 1),),
     )
     proof.state.combine(
@@ -108,8 +100,7 @@ def _batch_variance(proof) -> None:
         "epoch's permutation are not that: θ_t depends on the earlier slices, and what is left for the "
         "later ones is not uniform given θ_t; for them the bound is not claimed",
         le(v_B, sigma**2 * (n - size) / (size * (n - 1))),
-        (fresh, -1),
-        (sample, (n - size) / (size * (n - 1))),
+        -fresh + (n - size) / (size * (n - 1)) * sample,
         on=(between(size, 0, n, "(]"), above(n, 1)),
     )
 
@@ -140,25 +131,18 @@ def descent_bound() -> Derivation:
         "an epoch's permutation neither is claimed",
         le(v_B, sigma**2 * omega),
     )
-    split = proof.combine("mean square = square of the mean + variance", eq(eG, h + v_B), (spread, 1), (unbiased, 2))
+    split = proof.combine("mean square = square of the mean + variance", eq(eG, h + v_B), spread + 2 * unbiased)
     given = proof.combine(
         "descent given θ_t",
         le(e1, f0 - lr * (1 - L * lr / 2) * h + L * lr**2 * sigma**2 * omega / 2),
-        (mean, 1),
-        (unbiased, lr),
-        (split, -L * lr**2 / 2),
-        (small, L * lr**2 / 2),
+        mean + lr * unbiased - L * lr**2 / 2 * split + L * lr**2 / 2 * small,
     )
     names = (
         proof.assume("its descent", eq(X, lr * (1 - L * lr / 2) * h)),
         proof.assume("and the noise that it lets in", eq(Y, lr**2 * omega)),
     )
     in_names = proof.combine(
-        "in these names",
-        le(e1, f0 - X + L * sigma**2 * Y / 2),
-        (given, 1),
-        (names[0], -1),
-        (names[1], L * sigma**2 / 2),
+        "in these names", le(e1, f0 - X + L * sigma**2 * Y / 2), given - names[0] + L * sigma**2 / 2 * names[1]
     )
     each = proof.average(
         "over all that went before, which may have decided η_t and b_t, with F_t = E f(θ_t)",
@@ -181,9 +165,7 @@ def descent_bound() -> Derivation:
     looking = proof.state.combine(
         "a schedule that looks at the run: its mean descents are no more than its mean noise allows",
         le(over(Xs[t]), gap + L * sigma**2 / 2 * over(Ys[t])),
-        (added, 1),
-        (telescope, -1),
-        (floor, 1),
+        added - telescope + floor,
     )
     keep = lrs[t] * (1 - L * lrs[t] / 2)
     fixed = (
@@ -195,9 +177,7 @@ def descent_bound() -> Derivation:
     proof.state.combine(
         "the descent of such a step",
         le(F[t + 1], F[t] - keep * H[t] + L * lrs[t] ** 2 * sigma**2 * omegas[t] / 2),
-        (each, 1),
-        (fixed[0], 1),
-        (fixed[1], -L * sigma**2 / 2),
+        each + fixed[0] - L * sigma**2 / 2 * fixed[1],
     )
     of_steps = [
         proof.total("over the steps", eq(over(side), over(value)), step, (t, 0, T - 1))
@@ -206,7 +186,7 @@ def descent_bound() -> Derivation:
     ]
     least = proof.assume("m = min_{t<T} E‖∇f(θ_t)‖²", le(m, H[t]), every=(t,))
     weighted = proof.combine(
-        "for 0 < η_t < 2/L the descent factor is positive", le(keep * m, keep * H[t]), (least, keep), on=in_range
+        "for 0 < η_t < 2/L the descent factor is positive", le(keep * m, keep * H[t]), keep * least, on=in_range
     )
     weights = proof.total("added over all steps", le(m * over(keep), over(keep * H[t])), weighted, (t, 0, T - 1))
     names = (
@@ -220,16 +200,11 @@ def descent_bound() -> Derivation:
     exact = proof.state.combine(
         "the bound with each step's own descent factor",
         le(m, (gap + L * sigma**2 * V / 2) / A),
-        (looking, 1 / A),
-        (of_steps[0], 1 / A),
-        (of_steps[1], -L * sigma**2 / (2 * A)),
-        (weights, 1 / A),
-        (names[2], -m / A),
-        (names[1], L * sigma**2 / (2 * A)),
+        (looking + of_steps[0] + weights - m * names[2] + L * sigma**2 / 2 * (names[1] - of_steps[1])) / A,
     )
     cap = proof.sign("no learning rate exceeds η_max", le(lrs[t], lr_max), on=(below_cap,))
     factor = proof.combine(
-        "every descent factor is at least that of η_max", le(lrs[t] * (1 - L * lr_max / 2), keep), (cap, L * lrs[t] / 2)
+        "every descent factor is at least that of η_max", le(lrs[t] * (1 - L * lr_max / 2), keep), L * lrs[t] / 2 * cap
     )
     factors = proof.total(
         "added over all steps", le((1 - L * lr_max / 2) * over(lrs[t]), over(keep)), factor, (t, 0, T - 1)
@@ -237,17 +212,14 @@ def descent_bound() -> Derivation:
     enough = proof.combine(
         "so A is at least S times it",
         le((1 - L * lr_max / 2) * S, A),
-        (factors, 1),
-        (names[0], L * lr_max / 2 - 1),
-        (names[2], 1),
+        factors + (L * lr_max / 2 - 1) * names[0] + names[2],
     )
-    cleared = proof.combine("the bound cleared of its denominator", le(m * A, gap + L * sigma**2 * V / 2), (exact, A))
+    cleared = proof.combine("the bound cleared of its denominator", le(m * A, gap + L * sigma**2 * V / 2), A * exact)
     scale = S * (1 - L * lr_max / 2)
     proof.state.combine(
         "the bound, with C1 = 2Δ/(2 − Lη_max) and C2 = Lσ²/(2 − Lη_max)",
         le(m, (c1(lr_max) + c2(lr_max) * V) / S),
-        (cleared, 1 / scale),
-        (enough, m / scale),
+        cleared / scale + m / scale * enough,
         on=(stable,),
     )
     return proof.done()
@@ -260,9 +232,7 @@ def named_bound(proof: Proof, rate, on=()) -> Step:
     )
     first = proof.assume("C1 = 2Δ/(2 − Lη_max)", eq(C1, c1(lr_max)))
     second = proof.assume("C2 = Lσ²/(2 − Lη_max)", eq(C2, c2(lr_max)))
-    return proof.combine(
-        "with these names", le(m, (C1 + C2 * V) / S), (general, 1), (first, 1 / S), (second, V / S), on=on
-    )
+    return proof.combine("with these names", le(m, (C1 + C2 * V) / S), general + first / S + V / S * second, on=on)
 
 
 def constant_sums(proof: Proof, which: str) -> tuple[Step, ...]:
@@ -272,5 +242,5 @@ def constant_sums(proof: Proof, which: str) -> tuple[Step, ...]:
     for symbol, term in (each[name] for name in which):
         total = proof.closed_sum(f"{symbol} at constant η and b", sp.Sum(term, (t, 0, T - 1)), term * T, T)
         named = proof.assume(f"{symbol} of T1 at T steps of (η, b)", eq(symbol, total.total))
-        found.append(proof.combine(f"so {symbol} is", eq(symbol, total.value), (named, 1), (total, 1)))
+        found.append(proof.combine(f"so {symbol} is", eq(symbol, total.value), named + total))
     return tuple(found)

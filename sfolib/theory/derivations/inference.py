@@ -157,7 +157,9 @@ class Instance(Inferred):
             for known, value in given:
                 if head(known) == head(name) and (value := value_at(name, known, value)) is not None:
                     for _ in inner:
-                        value = value.xreplace(inner)
+                        before, value = value, value.xreplace(inner)
+                        if value == before:
+                            break
                     found.append((sp.sympify(new), at_terms(value, self.at)))
         return found
 

@@ -59,7 +59,7 @@ def _in_steps(proof) -> None:
         "T13: to leading order s = 0 keeps b/η at", eq(sp.Limit(b_local / lr, lr, sp.S.Zero), Q / G2), local_front()
     )
     along = proof.assume("ρ is what it keeps, a function of the place", eq(path, slope.fact.lhs))
-    place = proof.combine("so it depends on the place alone", eq(path, Q / G2), (along, 1), (slope, 1))
+    place = proof.combine("so it depends on the place alone", eq(path, Q / G2), along + slope)
     followed = proof.assume("a run that follows it, however its η grows, has", eq(batch, lr * path))
     pace = proof.assume("steps for one unit of progress Σ η", eq(steps, 1 / lr))
     proof.state.identity(
@@ -83,9 +83,7 @@ def _in_steps(proof) -> None:
     closed = proof.closed_sum(
         "geometric", sp.Sum(gamma**j, (j, 0, M)), (gamma ** (M + 1) - 1) / (gamma - 1), M, start=0
     )
-    total = proof.combine(
-        "the progress", eq(progress, k * lr_0 * closed.value), (made, 1), (closed, k * lr_0), on=grows
-    )
+    total = proof.combine("the progress", eq(progress, k * lr_0 * closed.value), made + k * lr_0 * closed, on=grows)
     over = proof.state.identity(
         "joint growth takes more steps by the factor",
         ratio(K_joint, K_flat),
@@ -109,11 +107,7 @@ def _in_steps(proof) -> None:
     proof.state.combine(
         "which is never below 1",
         le(K_flat, K_joint),
-        (flat, -1),
-        (made, -1 / (lr_0 * gamma**M)),
-        (joint, 1),
-        (added, k / gamma**M),
-        (count, -k),
+        -flat - made / (lr_0 * gamma**M) + joint + k / gamma**M * added - k * count,
         on=grows,
     )
     rate = proof.assume("with γ = 1 + u", eq(gamma, 1 + up))
@@ -149,7 +143,7 @@ def _in_evaluations(proof, steady) -> None:
         uses=(needed,),
     )
     named = proof.assume("a name for it", eq(rho_small, unit.fact.lhs))
-    small_value = proof.combine("that is", eq(rho_small, unit.value), (named, 1), (unit, 1), on=(stable,))
+    small_value = proof.combine("that is", eq(rho_small, unit.value), named + unit, on=(stable,))
     price = proof.state.identity(
         "at any η it is larger by",
         ratio(b_room / lr, rho_small),
@@ -210,7 +204,7 @@ def _any_time(proof) -> None:
     )
     ramp, flat = sp.symbols("N_ramp N_flat", positive=True)
     named = proof.assume("a name for them", eq(ramp, T_b))
-    ramped = proof.combine("that is", eq(ramp, roots**2 / room), (named, 1), (water, 1))
+    ramped = proof.combine("that is", eq(ramp, roots**2 / room), named + water)
     constant = proof.assume("the constant batch that leaves R over K steps (T16)", eq(flat, K * squares / room))
     part = proof.state.identity(
         "the best schedule for a horizon needs the part",

@@ -37,8 +37,7 @@ def _kernel(proof) -> None:
     each = proof.combine(
         "so M C changes by the noise of the step alone",
         eq(M_b[i, t + 1] * C_b[i, t + 1] - M_b[i, t] * C_b[i, t], M_b[i, t + 1] * lrs[t] ** 2 * variances[i] / bs[t]),
-        (step, M_b[i, t + 1]),
-        (back, -C_b[i, t]),
+        M_b[i, t + 1] * step - C_b[i, t] * back,
     )
     added = proof.total(
         "over the coordinates",
@@ -52,12 +51,7 @@ def _kernel(proof) -> None:
     )
     kernel = proof.assume("κ_t = η_t² Σ M_{t+1} v", eq(kappas[t], lrs[t] ** 2 * over(M_b[i, t + 1] * variances[i])))
     change = proof.combine(
-        "in these names",
-        eq(left[t + 1] - left[t], kappas[t] / bs[t]),
-        (added, 1),
-        (after, 1),
-        (before, -1),
-        (kernel, -1 / bs[t]),
+        "in these names", eq(left[t + 1] - left[t], kappas[t] / bs[t]), added + after - before - kernel / bs[t]
     )
     total = proof.total(
         "over the steps", eq(steps(left[t + 1] - left[t]), steps(kappas[t] / bs[t])), change, (t, 0, T - 1)
@@ -67,11 +61,7 @@ def _kernel(proof) -> None:
     first = proof.instance("there E is", eq(left[0], over(M_b[i, 0] * C_b[i, 0])), before, {t: sp.S.Zero})
     nothing = proof.identity("that is", left[0], sp.S.Zero, uses=(start, first))
     proof.state.combine(
-        "what the noise leaves at the end",
-        eq(left[T], steps(kappas[t] / bs[t])),
-        (total, 1),
-        (telescope, -1),
-        (nothing, 1),
+        "what the noise leaves at the end", eq(left[T], steps(kappas[t] / bs[t])), total - telescope + nothing
     )
 
 
@@ -128,9 +118,7 @@ def _water_filling(proof) -> None:
     proof.state.combine(
         "needs at least as many gradient evaluations as water filling",
         ge(steps(bs[t]), steps(best[t])),
-        (total, 1),
-        (kept, level**2),
-        (used, level**2),
+        total + level**2 * kept + level**2 * used,
         on=allowed,
     )
 
@@ -149,14 +137,12 @@ def _unbounded(proof) -> None:
         name=sp.Symbol("nu_*", positive=True),
     )
     total = proof.total("Σ b*", eq(steps(level * sp.sqrt(kappas[t])), steps(best[t])), free, (t, 0, T - 1))
-    summed = proof.combine("in this sum", eq(steps(best[t]), level * roots), (total, -1), (root_sum, -level))
+    summed = proof.combine("in this sum", eq(steps(best[t]), level * roots), -total - level * root_sum)
     at = proof.assume("at that level", eq(level, spent.name))
     least = proof.state.combine(
         "gradient evaluations of water filling",
         eq(steps(best[t]), roots**2 / room),
-        (summed, 1),
-        (at, roots),
-        (spent, roots),
+        summed + roots * at + roots * spent,
     )
     constant = proof.root(
         "a constant batch that leaves R",
@@ -171,18 +157,13 @@ def _unbounded(proof) -> None:
     spread = proof.combine(
         "so (Σ√κ)² ≤ T Σκ",
         ge(squares, 2 * mean * roots - mean**2 * T),
-        (added, 1),
-        (all_sum, 1),
-        (root_sum, -2 * mean),
-        (count, -(mean**2)),
+        added + all_sum - 2 * mean * root_sum - mean**2 * count,
     )
     tight = proof.instance("at the mean root", ge(squares, roots**2 / T), spread, {mean: roots / T})
     proof.state.combine(
         "and it needs at least as many, T b_flat",
         ge(T * constant.name, steps(best[t])),
-        (constant, T),
-        (tight, T / room),
-        (least, -1),
+        T * constant + T / room * tight - least,
     )
 
 

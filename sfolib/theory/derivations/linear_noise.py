@@ -56,17 +56,12 @@ def recursion(proof) -> tuple:
     covariance = proof.state.combine(
         "the recursion of the covariance",
         eq(C_next, keep**2 * C + lr**2 * variance / b),
-        (mean, 1),
-        (apart, -2 * lr * keep),
-        (drawn, lr**2),
+        mean - 2 * lr * keep * apart + lr**2 * drawn,
     )
     here, total = sp.symbols("g E_g", nonnegative=True)
     gradient = proof.assume("the squared gradient in this coordinate", eq(here, lam**2 * (mean_path + e) ** 2))
     wide = proof.combine(
-        "expanded",
-        eq(here, lam**2 * (mean_path**2 + 2 * mean_path * e + square)),
-        (gradient, 1),
-        (squares[1], -(lam**2)),
+        "expanded", eq(here, lam**2 * (mean_path**2 + 2 * mean_path * e + square)), gradient - lam**2 * squares[1]
     )
     centred = proof.assume("the mean path is the noise-free one", eq(bias, 0))
     spread_path = proof.average(
@@ -78,8 +73,7 @@ def recursion(proof) -> tuple:
     proof.state.combine(
         "E‖∇f‖², coordinate by coordinate, is that of the noise-free path plus λ²C",
         eq(total, lam**2 * mean_path**2 + lam**2 * C),
-        (spread_path, 1),
-        (centred, 2 * lam**2 * mean_path),
+        spread_path + 2 * lam**2 * mean_path * centred,
     )
     return covariance
 

@@ -35,10 +35,7 @@ def local_front() -> Derivation:
     gain = proof.state.combine(
         "the expected decrease of one step",
         eq(decrease, lr * G2 - lr**2 / 2 * (GHG + Q / b)),
-        (named, 1),
-        (model, -1),
-        (unbiased, lr),
-        (spread, -(lr**2) / 2),
+        named - model + lr * unbiased - (lr**2) / 2 * spread,
     )
     best = proof.state.root(
         "its slope in η is 0 at one η",

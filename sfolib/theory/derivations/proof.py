@@ -18,7 +18,7 @@ from sfolib.theory.derivations.inference import (
     Summed,
     Tangent,
 )
-from sfolib.theory.derivations.steps import Assumed, Cited, ClosedSum, Identity, Limit, Root, Sign, Step
+from sfolib.theory.derivations.steps import Assumed, Cited, ClosedSum, Identity, Limit, Root, Sign, Step, Weighable
 
 
 def _adds(kind: type[Step]) -> Callable[..., Step]:
@@ -60,9 +60,9 @@ class Proof:
     instance, average, integrate, total = (_adds(kind) for kind in (Instance, Averaged, Integrated, Summed))
     bounded_sum, map, tangent, cases = (_adds(kind) for kind in (BoundedSum, Mapped, Tangent, Cases))
 
-    def combine(self, claim: str, fact, *terms: tuple, **options) -> Step:
-        """`fact` as a sum of earlier steps, each given as (step, multiplier): see `Combined`."""
-        return self.add(Combined(claim, fact, terms, **options))
+    def combine(self, claim: str, fact, total: Weighable, **options) -> Step:
+        """`fact` as a weighted sum of earlier steps, written as one (`a + 2 * b - c / x`): see `Combined`."""
+        return self.add(Combined(claim, fact, total.weights, **options))
 
     def done(self) -> Derivation:
         """The derivation, not yet verified. Raises `DerivationError` where nothing is stated."""

@@ -51,12 +51,12 @@ def stagewise() -> Derivation:
     epochs = proof.state.identity(
         "growth of the gradient evaluations", ratio(N_next, N_star), r**2, name=e, uses=(n_here, n_then)
     )
-    speed = proof.state.combine("in terms of δ and γ: r", eq(r, delta / gamma), (batch, -1 / gamma))
-    tau_of = proof.state.combine("so the steps grow by", eq(tau, delta / gamma**2), (steps, 1), (speed, 1 / gamma))
+    speed = proof.state.combine("in terms of δ and γ: r", eq(r, delta / gamma), -batch / gamma)
+    tau_of = proof.state.combine("so the steps grow by", eq(tau, delta / gamma**2), steps + speed / gamma)
     e_of = proof.state.combine(
-        "and the gradient evaluations by", eq(e, (delta / gamma) ** 2), (epochs, 1), (speed, r + delta / gamma)
+        "and the gradient evaluations by", eq(e, (delta / gamma) ** 2), epochs + (r + delta / gamma) * speed
     )
-    proof.state.combine("which is batch growth times step growth", eq(e, delta * tau), (e_of, 1), (tau_of, -delta))
+    proof.state.combine("which is batch growth times step growth", eq(e, delta * tau), e_of - delta * tau_of)
     proof.state.root(
         "equal numbers of steps a stage, τ = 1", tau - 1, above(delta, 0), gamma**2, name=delta_even, uses=(tau_of,)
     )

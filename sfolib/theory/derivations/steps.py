@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 import sympy as sp
@@ -21,8 +21,38 @@ from sfolib.theory.derivations.algebra import Range, eq, evaluated, has_sign, is
 UNDECIDED = (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError, BasePolynomialError)
 
 
+class Weighable:
+    """What a weighted sum of steps is written with: `a + 2 * b - c / x`, for steps a, b and c."""
+
+    weights: tuple[tuple[Step, sp.Expr], ...]
+
+    def __mul__(self, factor) -> Weighted:
+        return Weighted(tuple((step, weight * factor) for step, weight in self.weights))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor) -> Weighted:
+        return self * (1 / sp.sympify(divisor))
+
+    def __add__(self, other: Weighable) -> Weighted:
+        return Weighted(self.weights + other.weights)
+
+    def __neg__(self) -> Weighted:
+        return self * -1
+
+    def __sub__(self, other: Weighable) -> Weighted:
+        return self + -other
+
+
+@dataclass(frozen=True)
+class Weighted(Weighable):
+    """Steps, each with its multiplier."""
+
+    weights: tuple[tuple[Step, sp.Expr], ...]
+
+
 @dataclass(frozen=True, eq=False)
-class Step:
+class Step(Weighable):
     """A claim (words). `fact` is the relation that it establishes, for all values that its symbols are declared
     to have and that lie in the ranges `on`; `how` says in words how it is confirmed.
 
@@ -33,6 +63,10 @@ class Step:
     on: tuple[Range, ...] = field(default=(), kw_only=True)
     uses: tuple[Step, ...] = field(default=(), kw_only=True)
     how: ClassVar[str]
+
+    @property
+    def weights(self) -> tuple[tuple[Step, sp.Expr], ...]:
+        return ((self, sp.S.One),)
 
     @property
     def names(self) -> bool:
@@ -338,8 +372,11 @@ class Limit(Step):
 
     def holds(self) -> bool:
         expr, value = (evaluated(self.unfolded(e)) for e in self.written)
-        found = sp.limit(expr, self.x, self.to, self.side)
+        found = _limit(expr, self.x, self.to, self.side)
         return found == value or (found.is_finite is not False and vanishes(found - value))
+
+
+_limit = lru_cache(maxsize=2**10)(sp.limit)  # takes seconds, and a twin with another value asks for the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -375,14 +412,16 @@ def head(name):
     return name.func if isinstance(name, AppliedUndef) else name.base if isinstance(name, sp.Indexed) else name
 
 
-def heads(expr) -> set:
+@lru_cache(maxsize=2**14)
+def heads(expr) -> frozenset:
     """The names that occur free in `expr`."""
     expr = sp.sympify(expr)
     terms = {term: sp.Function(str(term.base))(*term.indices) for term in expr.atoms(sp.Indexed)}
     free = expr.xreplace(terms).free_symbols  # without the labels of the bases
-    return {head(name) for name in free | expr.atoms(AppliedUndef) | set(terms)}
+    return frozenset(head(name) for name in free | expr.atoms(AppliedUndef) | set(terms))
 
 
+@lru_cache(maxsize=2**14, typed=True)
 def value_at(name, known, value):
     """What `known` = `value` says of `name`, where `known` is of the same head; None where it is of other terms."""
     terms, at = ((one.indices if isinstance(one, sp.Indexed) else one.args) for one in (known, name))

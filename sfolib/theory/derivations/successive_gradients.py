@@ -63,9 +63,7 @@ def _product(proof) -> tuple[Step, ...]:
     written = proof.combine(
         "expanded",
         eq(p, grad**2 * keep + grad * ((2 * keep - 1) * noise + noise_next) - lr * lam * q + w),
-        (two, 1),
-        (cross, -1),
-        (square, lr * lam),
+        two - cross + lr * lam * square,
     )
     unbiased = proof.assume("A2: the noise has mean 0", eq(bias, 0))
     averaged = proof.average(
@@ -77,8 +75,7 @@ def _product(proof) -> tuple[Step, ...]:
     centred = proof.combine(
         "where the noise has none",
         eq(mean_p, grad**2 * keep - lr * lam * mean_q + mean_w),
-        (averaged, 1),
-        (unbiased, 2 * grad * keep),
+        averaged + 2 * grad * keep * unbiased,
     )
     return centred, cross, square, unbiased
 
@@ -110,22 +107,14 @@ def _independent(proof, centred, sums) -> Step:
         {mean_p: s_i, mean_q: q_i, mean_w: w_i},
     )
     each = proof.combine(
-        "with these",
-        eq(s_i, grad**2 - lr * (lam * grad**2 + lam * variance / b)),
-        (here, 1),
-        (apart, 1),
-        (spread, -lr * lam),
+        "with these", eq(s_i, grad**2 - lr * (lam * grad**2 + lam * variance / b)), here + apart - lr * lam * spread
     )
     total = proof.total("summed", eq(over(s_i), over(each.fact.rhs)), each, (i, 1, d))
     named = proof.assume("s = E[g_t·g_{t+1}]", eq(s, over(s_i)))
     return proof.state.combine(
         "successive gradients",
         eq(s, G2 - lr * (GHG + Q / b)),
-        (named, 1),
-        (total, 1),
-        (sums[0], -1),
-        (sums[1], lr),
-        (sums[2], lr / b),
+        named + total - sums[0] + lr * sums[1] + lr / b * sums[2],
     )
 
 
@@ -158,9 +147,7 @@ def _by_permutation(proof, centred, sums) -> None:
     each = proof.combine(
         "with these",
         eq(s_i, grad**2 - lr * lam * (grad**2 + variance * (n - size) / (size * (n - 1))) - variance / (n - 1)),
-        (here, 1),
-        (cross, 1),
-        (spread, -lr * lam),
+        here + cross - lr * lam * spread,
         on=more,
     )
     total = proof.total("summed", eq(over(s_i), over(each.fact.rhs)), each, (i, 1, d), on=more)
@@ -168,12 +155,7 @@ def _by_permutation(proof, centred, sums) -> None:
     proof.state.combine(
         "by permutation s is lower by tr Σ/(n − 1), and Q/b carries (n − b)/(n − 1)",
         eq(s_perm, G2 - lr * (GHG + Q / size * (n - size) / (n - 1)) - tr_sigma / (n - 1)),
-        (named, 1),
-        (total, 1),
-        (sums[0], -1),
-        (sums[1], lr),
-        (sums[2], lr * (n - size) / (size * (n - 1))),
-        (sums[3], 1 / (n - 1)),
+        named + total - sums[0] + lr * sums[1] + lr * (n - size) / (size * (n - 1)) * sums[2] + sums[3] / (n - 1),
         on=more,
     )
 
@@ -188,14 +170,11 @@ def _half_batches(proof, cross, square, unbiased, sums) -> None:
     a_i, e_i = (sp.IndexedBase(name, real=True)[i] for name in ("a", "e"))
     one = proof.assume("coordinate i of the product g_a·g_b", eq(a, (grad + noise) * (grad + noise_next)))
     two = proof.assume("and of ‖g_a − g_b‖²/4", eq(e, ((grad + noise) - (grad + noise_next)) ** 2 / 4))
-    first = proof.combine("expanded", eq(a, grad**2 + grad * (noise + noise_next) + w), (one, 1), (cross, -1))
+    first = proof.combine("expanded", eq(a, grad**2 + grad * (noise + noise_next) + w), one - cross)
     second = proof.combine(
         "expanded",
         eq(e, (q - 2 * w + q_next) / 4),
-        (two, 1),
-        (square, -sp.Rational(1, 4)),
-        (other, -sp.Rational(1, 4)),
-        (cross, sp.S.Half),
+        two - sp.Rational(1, 4) * square - sp.Rational(1, 4) * other + sp.S.Half * cross,
     )
     means = {noise: bias, noise_next: bias, w: mean_w, q: mean_half, q_next: mean_half}
     mean_a = proof.average(
@@ -210,12 +189,12 @@ def _half_batches(proof, cross, square, unbiased, sums) -> None:
         second,
         {e: e_i, **{x: means[x] for x in (q, q_next, w)}},
     )
-    each_a = proof.combine("with these", eq(a_i, grad**2), (mean_a, 1), (unbiased, 2 * grad), (apart, 1))
-    each_e = proof.combine("with these", eq(e_i, variance / b), (mean_e, 1), (spread, sp.S.Half), (apart, -sp.S.Half))
+    each_a = proof.combine("with these", eq(a_i, grad**2), mean_a + 2 * grad * unbiased + apart)
+    each_e = proof.combine("with these", eq(e_i, variance / b), mean_e + sp.S.Half * spread - sp.S.Half * apart)
     total_a = proof.total("summed", eq(over(a_i), over(grad**2)), each_a, (i, 1, d))
     total_e = proof.total("summed", eq(over(e_i), over(variance / b)), each_e, (i, 1, d))
-    proof.state.combine("half batches, for free: E[g_a·g_b] is ‖G‖²", eq(over(a_i), G2), (total_a, 1), (sums[0], -1))
-    proof.state.combine("and E‖g_a − g_b‖²/4 is tr Σ/b", eq(over(e_i), tr_sigma / b), (total_e, 1), (sums[3], -1 / b))
+    proof.state.combine("half batches, for free: E[g_a·g_b] is ‖G‖²", eq(over(a_i), G2), total_a - sums[0])
+    proof.state.combine("and E‖g_a − g_b‖²/4 is tr Σ/b", eq(over(e_i), tr_sigma / b), total_e - sums[3] / b)
 
 
 def _sign(proof, found) -> None:
@@ -239,7 +218,7 @@ def _sign(proof, found) -> None:
     proof.state.sign("and below 0 at smaller ones", lt(s, 0), on=(stable, between(b, 0, b_local)), **at)
 
 
-def _detection(proof, sums) -> None:
+def _detection(proof) -> None:
     """How many steps it takes to see the sign, and why that is few for a growing batch."""
     covariance = sp.IndexedBase("Sigma", real=True)[i, k]
     spread, spread_all, lam_noise, gsg = sp.symbols("V_xi V_s lambda_Sigma G_SigmaG", positive=True)
@@ -252,17 +231,14 @@ def _detection(proof, sums) -> None:
         "ξ and ξ' are independent, each of covariance Σ/b: the variance of ξ·ξ' is Σ_ik E[ξ_iξ_k] E[ξ'_iξ'_k]",
         eq(spread, pairs(covariance / b * covariance / b)),
     )
-    noisy = proof.combine("so it is", eq(spread, S2 / b**2), (apart, 1), (trace, -1 / b**2))
+    noisy = proof.combine("so it is", eq(spread, S2 / b**2), apart - trace / b**2)
     rest = proof.assume("Var(g_t·g_{t+1}) to leading order in η", eq(spread_all, spread + 2 * gsg / b))
     largest = proof.assume("λ_Σ is the largest eigenvalue of Σ: GᵀΣG ≤ λ_Σ‖G‖²", le(gsg, lam_noise * G2))
     front = proof.assume("where b is critical to leading order in η", eq(lr * Q / b, G2))
     few = proof.state.combine(
         "the part of G·ξ' and G·ξ is at most",
         le(spread_all, S2 / b**2 + 2 * lam_noise * lr * Q / b**2),
-        (rest, -1),
-        (noisy, -1),
-        (largest, 2 / b),
-        (front, 2 * lam_noise / b),
+        -rest - noisy + 2 / b * largest + 2 * lam_noise / b * front,
     )
     proof.state.limit(
         "which next to the other one vanishes with η", few.fact.rhs / spread, lr, sp.S.Zero, sp.S.One, uses=(noisy,)
@@ -301,27 +277,21 @@ def _guard(proof, found, sums) -> None:
     """What tells noise from curvature where s ≤ 0."""
     share = sp.Symbol("x", positive=True)
     top = proof.assume("λ_max is the largest eigenvalue of H", le(lam, lam_max), every=(i,))
-    each = proof.combine("so", le(lam * variance, lam_max * variance), (top, variance))
+    each = proof.combine("so", le(lam * variance, lam_max * variance), variance * top)
     total = proof.total("summed", le(over(lam * variance), over(lam_max * variance)), each, (i, 1, d))
-    most = proof.combine("that is", le(Q, lam_max * tr_sigma), (total, 1), (sums[2], -1), (sums[3], lam_max))
+    most = proof.combine("that is", le(Q, lam_max * tr_sigma), total - sums[2] + lam_max * sums[3])
     noisy = proof.assume("if noise alone is the reason for s ≤ 0", le(G2, lr * Q / b))
     least = proof.state.combine(
-        "then it is at least",
-        ge(tr_sigma / b, G2 / (lr * lam_max)),
-        (noisy, 1 / (lr * lam_max)),
-        (most, 1 / (b * lam_max)),
+        "then it is at least", ge(tr_sigma / b, G2 / (lr * lam_max)), noisy / (lr * lam_max) + most / (b * lam_max)
     )
     edge = proof.assume("below the edge of stability", le(lr * lam_max, 2))
-    proof.state.combine("and so", ge(tr_sigma / b, G2 / 2), (least, lr * lam_max / 2), (edge, tr_sigma / (2 * b)))
+    proof.state.combine("and so", ge(tr_sigma / b, G2 / 2), lr * lam_max / 2 * least + tr_sigma / (2 * b) * edge)
     low = proof.assume("in any case of s ≤ 0", le(s, 0))
     little = proof.assume("with noise of a part x of that", eq(tr_sigma / b, share * G2 / (lr * lam_max)))
     proof.state.combine(
         "curvature makes up the rest, and a larger batch does not help: lower η",
         ge(lr * GHG, (1 - share) * G2),
-        (low, 1),
-        (found, 1),
-        (most, lr / b),
-        (little, -lr * lam_max),
+        low + found + lr / b * most - lr * lam_max * little,
     )
 
 
@@ -344,8 +314,7 @@ def _momentum(proof) -> None:
     each = proof.combine(
         "weighed by μ^j in the buffer",
         eq(mom**j * lag, mom**j * G2 - lr * Q / (b * (1 - mom)) * (mom**j - mom * (mom**2) ** j)),
-        (moved, mom**j),
-        (reach, -(mom**j) * lr * Q / b),
+        mom**j * moved - mom**j * lr * Q / b * reach,
     )
     total = proof.total(
         "summed", eq(sp.Sum(mom**j * lag, (j, 0, J)), sp.Sum(each.fact.rhs, (j, 0, J))), each, (j, 0, J)
@@ -360,10 +329,7 @@ def _momentum(proof) -> None:
     closed = proof.combine(
         "in closed form",
         eq(buffer, (G2 - lr * Q / (b * (1 - mom))) * once.value + lr * Q * mom / (b * (1 - mom)) * twice.value),
-        (named, 1),
-        (total, 1),
-        (once, G2 - lr * Q / (b * (1 - mom))),
-        (twice, lr * Q * mom / (b * (1 - mom))),
+        named + total + (G2 - lr * Q / (b * (1 - mom))) * once + lr * Q * mom / (b * (1 - mom)) * twice,
         on=(between(mom, 0, 1),),
     )
     below_one = proof.assume("0 < μ < 1, written", eq(mom, 1 / (1 + gone)))
@@ -376,7 +342,7 @@ def _momentum(proof) -> None:
         uses=(below_one, closed),
     )
     meant = proof.assume("(1 − μ)E[v·g] there", eq(s_momentum, final.fact.lhs))
-    value = proof.state.combine("is", eq(s_momentum, final.value), (meant, 1), (final, 1))
+    value = proof.state.combine("is", eq(s_momentum, final.value), meant + final)
     critical = proof.assume(
         "momentum moves like η/(1 − μ) (T8), so the critical batch is, to leading order (T13)",
         eq(b_momentum, lr / (1 - mom) * Q / G2),
@@ -422,7 +388,7 @@ def _metric(proof, found, sums) -> None:
         own = proof.instance("there, in an eigenbasis", eq(one, summed), total, {**moves, name: one})
         alike = proof.assume(claim, eq(summed, written))
         named = proof.assume(f"for short {names}", eq(other, short))
-        same.append(proof.combine("is " + names, eq(one, other), (own, 1), (alike, 1), (named, -1)))
+        same.append(proof.combine("is " + names, eq(one, other), own + alike - named))
     found_there = proof.instance(
         "in those coordinates",
         eq(s_metric, there[0] - lr * (there[1] + there[2] / b)),
@@ -432,10 +398,7 @@ def _metric(proof, found, sums) -> None:
     proof.state.combine(
         "so E[gᵀPg'] is",
         eq(s_metric, here[0] - lr * (here[1] + here[2] / b)),
-        (found_there, 1),
-        (same[0], 1),
-        (same[1], -lr),
-        (same[2], -lr / b),
+        found_there + same[0] - lr * same[1] - lr / b * same[2],
     )
 
 
@@ -452,7 +415,7 @@ def successive_gradients() -> Derivation:
     sums = _sums(proof)
     found = _independent(proof, centred, sums)
     _sign(proof, found)
-    _detection(proof, sums)
+    _detection(proof)
     _by_permutation(proof, centred, sums)
     _half_batches(proof, cross, square, unbiased, sums)
     _guard(proof, found, sums)

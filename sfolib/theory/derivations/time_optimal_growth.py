@@ -48,7 +48,7 @@ def _least_time(proof, eleven, steps, fewest) -> Step:
         "the front", eq((K / K_min - 1) * (N / N_min - 1), 1), eleven, {N_of_K: N}, on=(above(K, K_least),)
     )
     place = proof.assume("u > 0 tells the place on it", eq(K, K_least * (1 + u)))
-    samples = proof.combine("N there", eq(N, N_min * (1 + 1 / u)), (curve, N_min / u), uses=(steps, place))
+    samples = proof.combine("N there", eq(N, N_min * (1 + 1 / u)), N_min / u * curve, uses=(steps, place))
     taken = proof.assume("a step of b gradient evaluations takes τ_0 + τ_1 b", eq(time_of, t0 * K + t1 * N))
     written = (steps, place, samples, taken)
     stationary = proof.state.root(
@@ -67,7 +67,7 @@ def _least_time(proof, eleven, steps, fewest) -> Step:
         uses=(*written, stationary),
     )
     never = proof.sign("which is never below 0", ge(over.rhs, 0))
-    proof.state.combine("so this is the least time", ge(time_of, least), (over, 1), (never, 1))
+    proof.state.combine("so this is the least time", ge(time_of, least), over + never)
     best = proof.state.identity(
         "in terms of ε", u_time, sp.sqrt(t1 / t0) * sigma / eps, name=u_best, uses=(steps, fewest, stationary)
     )
@@ -135,7 +135,7 @@ def time_optimum() -> Derivation:
     follows = proof.cite(
         "along the critical batch size, δ = γr", eq(r_even, delta_even / gamma), four, {delta: delta_even, r: r_even}
     )
-    proof.state.combine("which makes it (r², r): γ there", eq(gamma, r_even), (follows, -1), uses=(paper,))
+    proof.state.combine("which makes it (r², r): γ there", eq(gamma, r_even), -follows, uses=(paper,))
     own = proof.state.root(
         "the front's κ at learning rate η",
         lr - lr_kappa,

@@ -64,16 +64,12 @@ def _constant_is_best(proof) -> None:
     noise = proof.combine(
         "so V is smallest for the constant pair",
         ge(over(lrs[t] ** 2 / bs[t]), T * mean_lr**2 / mean_b),
-        (planes, 1),
-        (means[0], 2 * mean_lr / mean_b),
-        (means[1], -((mean_lr / mean_b) ** 2)),
+        planes + 2 * mean_lr / mean_b * means[0] - (mean_lr / mean_b) ** 2 * means[1],
     )
     drift = proof.combine(
         "and A is largest",
         le(over(keep), T * mean_lr * (1 - L * mean_lr / 2)),
-        (tangents, L / 2),
-        (means[0], L * mean_lr - 1),
-        (count, -L * mean_lr**2 / 2),
+        L / 2 * tangents + (L * mean_lr - 1) * means[0] - L * mean_lr**2 / 2 * count,
     )
     reached = proof.assume(
         "a schedule whose bound (exact form) reaches ε",
@@ -83,9 +79,7 @@ def _constant_is_best(proof) -> None:
         "then the constant pair of its means, with the same K and N, reaches ε too: "
         "for one fixed ε nothing is gained by varying η or b",
         le(gap + L * sigma**2 / 2 * T * mean_lr**2 / mean_b, eps**2 * T * mean_lr * (1 - L * mean_lr / 2)),
-        (reached, 1),
-        (noise, L * sigma**2 / 2),
-        (drift, eps**2),
+        reached + L * sigma**2 / 2 * noise + eps**2 * drift,
     )
 
 
@@ -106,7 +100,7 @@ def _front(proof) -> tuple:
     proof.state.combine(
         "it bounds min E‖∇f‖² at K = T",
         le(m, bound_of.func(T, 1 / size, lr)),
-        (general, 1),
+        general,
         on=stable,
         uses=(real, *constant_sums(proof, "VA")),
     )
@@ -131,7 +125,7 @@ def _front(proof) -> tuple:
     )
     short = (between(K, 0, K_least, "(]"),)
     none = proof.sign("which is no batch at all up to 2ΔL/ε² steps", le(top, 0), on=short)
-    proof.state.combine("so no pair reaches ε in these", le(most, 0), (highest, 1), (none, 1), on=short)
+    proof.state.combine("so no pair reaches ε in these", le(most, 0), highest + none, on=short)
     steps = proof.state.root(
         "K_min, beyond which there is one",
         most.func(K, lr_of_K),
@@ -152,13 +146,13 @@ def _front(proof) -> tuple:
         uses=(largest, best),
     )
     samples = proof.assume("a step costs b gradient evaluations", eq(N_of_K, K * b_of_K))
-    needed = proof.combine("N on the front", eq(N_of_K, K * batch.value), (samples, 1), (batch, K), on=beyond)
+    needed = proof.combine("N on the front", eq(N_of_K, K * batch.value), samples + K * batch, on=beyond)
     fewest = proof.state.limit(
         "many steps need the fewest gradient evaluations", N_of_K, K, sp.oo, N_least, side="-", uses=(needed,)
     )
     proof.state.limit("near K_min they grow without bound", N_of_K, K, K_least, sp.oo, uses=(needed,))
     named = proof.assume("a name for the fewest", eq(N_min, fewest.fact.lhs))
-    least = proof.state.combine("that is", eq(N_min, N_least), (named, 1), (fewest, 1))
+    least = proof.state.combine("that is", eq(N_min, N_least), named + fewest)
     proof.state.identity("critical batch size of the front", ratio(N_min, K_min), B_crit, name=B, uses=(steps, least))
     proof.state.identity(
         "the front is a hyperbola",

@@ -54,16 +54,11 @@ def tests() -> Derivation:
     across = proof.assume(
         "the part across has mean 0: its variance is its mean square", eq(v_orth, mean_square - second / h)
     )
-    split = proof.state.combine(
-        "so the variance splits", eq(v, v_ip / h + v_orth), (whole, 1), (along, -1 / h), (across, -1)
-    )
+    split = proof.state.combine("so the variance splits", eq(v, v_ip / h + v_orth), whole - along / h - across)
     proof.state.combine(
         "and so do the batch sizes, each weighed by its tolerance",
         eq(eta_nt**2 * b_norm, theta**2 * b_ip + nu**2 * b_orth),
-        (norm, eta_nt**2),
-        (inner, -(theta**2)),
-        (orth, -(nu**2)),
-        (split, 1 / h),
+        eta_nt**2 * norm - theta**2 * inner - nu**2 * orth + split / h,
     )
     s11, s12, s22, m1, m2, v_p = sp.symbols("s_11 s_12 s_22 m_1 m_2 v_p", real=True)
     layers = proof.assume(

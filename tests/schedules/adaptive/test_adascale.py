@@ -131,7 +131,7 @@ def test_a_look_every_few_steps_and_resuming():
         (lambda: gain(1.0, 1.0, 0.5), "scale = 0.5"),
         (lambda: gain(-1.0, 1.0, 2), "variance, sqnorm"),
         (lambda: gain(0.0, 0.0, 2), "not both 0"),
-        (lambda: Parallel.of([1.0], 1.0), "sqnorms = 1: must be of 2 workers or more"),
+        (lambda: Parallel.of([1.0], 1.0), "sqnorms = [1.0]: must be of 2 workers or more"),
         (lambda: AdaScale(0, batch_size=8, lr=0.1), "scale = 0"),
         (lambda: AdaScale(2, batch_size=8, lr=-0.1), "lr = -0.1"),
         (lambda: AdaScale(2, batch_size=8, lr=0.1).update(16), "signal = None: is needed"),

@@ -136,7 +136,7 @@ def test_smoothed_finds_the_curve_behind_the_noise(fit):
 
 
 def test_an_unknown_fit_is_named():
-    with pytest.raises(InputError, match="fit = 'newton': must be 'likelihood' or 'adam'"):
+    with pytest.raises(InputError, match="fit = 'newton': Input should be 'likelihood' or 'adam'"):
         AutoWU(200, 10, batch_size=16, fit="newton")
 
 

@@ -287,8 +287,8 @@ def test_adams_bound_by_hand():
     """β = ½: √(D2(σ² + M2)) = 4 once, and (1 + β)/(2h(1 − β)) = 3 per η."""
     found = adam_bound.bound(ADAM, 0.1, 0.5)
     assert found == pytest.approx((2 / 0.2 + 4, 0.1 * 3 * 3, 0.1 * 3 * 1))
-    assert adam_bound.steps_to(ADAM, 0.1, 0.5, 3.0, 1.3) == pytest.approx(14 * 3 / (1.0 * 3 - 0.9))
-    assert adam_bound.steps_to(ADAM, 0.1, 0.5, 0.9, 1.3) == math.inf
+    assert adam_bound.steps_to(ADAM, 3.0, 0.1, 0.5, 1.3) == pytest.approx(14 * 3 / (1.0 * 3 - 0.9))
+    assert adam_bound.steps_to(ADAM, 0.9, 0.1, 0.5, 1.3) == math.inf
     assert adam_bound.critical_batch_size(ADAM, 0.1, 0.5, 1.3) == pytest.approx(1.8)
     assert adam_bound.critical_batch_size(ADAM, 0.1, 0.5, 0.3) == math.inf
     with pytest.raises(InputError, match="beta1"):

@@ -407,10 +407,10 @@ def test_a_policy_refuses_prefetching_workers():
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda: GradNormTrigger(8, 0.1, 1.0, 2, 2), "delta = 2: must be above gamma = 2"),
+        (lambda: GradNormTrigger(8, 0.1, 1.0, 2, 2), "delta = 2.0: must be above gamma = 2.0"),
         (lambda: GradNormTrigger(8, 0.1, 0.0, 4), "eps = 0.0"),
         (lambda: GradNormTrigger(8, 0.1, 1.0, 4, rule="own"), "rule = 'own'"),
-        (lambda: GradNormTrigger(8, 0.1, 1.0, 1, rule="published"), "delta = 1: must be above 1"),
+        (lambda: GradNormTrigger(8, 0.1, 1.0, 1, rule="published"), "delta = 1.0: must be above 1"),
         (lambda: GradNormTrigger(8, 0.1, 1.0, 4, rule="published", max_lr=1.0), "max_lr = 1.0"),
         (lambda: stages_of(Q, GradNormTrigger(8, 0.1, 1.0, 4), 3), "check_every = 100"),
         (lambda: stages_before_stalling(0.0, 1.4), "excess = 0.0"),
