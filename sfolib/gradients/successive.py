@@ -77,7 +77,8 @@ class SuccessiveGradients:
         require(1 <= memory < math.inf, "memory", memory, "must be finite, 1 or above")
         self._keep, self.n = 1 - 1 / memory, None if n is None else whole("n", n)
         self.noise_alone = noise_alone
-        self.rows: list[list[Tensor]] = []  # each: a·g, ‖g‖², Σ_r w_r²‖g_r‖², and by permutation g_{t−1}·g, Σ_j b_j g_j·g
+        # each: a·g, ‖g‖², Σ_r w_r²‖g_r‖², and by permutation g_{t−1}·g, Σ_j b_j g_j·g
+        self.rows: list[list[Tensor]] = []
         self.known: list[list[float]] = []  # each: Σ_r w_r², b, share of a in the epoch, of g in the next a, Σ_j b_j
         self.buffer: list[Tensor] | None = None
         self.steps, self.mean = 0, math.nan  # in the buffer; the mean of sqnorm with its weights

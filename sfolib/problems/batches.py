@@ -78,7 +78,8 @@ class Batches:
             order = order.to(self.tensors[0].device)
             self._gathered = tuple(
                 # a row at a time: five times as fast as tensor[order]
-                tensor.index_select(0, order.flatten()).unflatten(0, order.shape) for tensor in self.tensors
+                tensor.index_select(0, order.flatten()).unflatten(0, order.shape)
+                for tensor in self.tensors
             )
             if self.augment:
                 for seed, samples in zip(self.seeds, self._gathered[0], strict=True):

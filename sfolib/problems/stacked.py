@@ -54,7 +54,9 @@ class Task:
     def of_parts(self, step: int, samples: int, sizes: Sequence[int]) -> list[list[Tensor]]:
         """`gradients` of successive batches of these sizes at the same parameters, each a step by its number."""
         starts = [samples + sum(sizes[:i]) for i in range(len(sizes))]
-        return [self.gradients(step + i, start, size) for i, (start, size) in enumerate(zip(starts, sizes, strict=True))]
+        return [
+            self.gradients(step + i, start, size) for i, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        ]
 
     def part(self, step: int, start: int, count: int, batch_size: int) -> tuple[list[Tensor], Tensor | None]:
         """What `count` samples after the first `start` add to the gradient of the mean loss of a batch; where there is
@@ -182,8 +184,8 @@ class MLP(Task):
 
     @torch.no_grad()
     def of_parts(self, step: int, samples: int, sizes: Sequence[int]) -> list[list[Tensor]]:
-        """Parts of one size of a single seed go side by side, as seeds do; to the same bits, which for a sample alone BLAS
-        does not give."""
+        """Parts of one size of a single seed go side by side, as seeds do; to the same bits, which for a sample alone
+        BLAS does not give."""
         k, size = len(sizes), sizes[0]
         if len(self.parameters[0]) > 1 or size == 1 or sizes.count(size) < k or self.ranks.size > 1:
             return super().of_parts(step, samples, sizes)

@@ -47,7 +47,9 @@ class HalvedTask(Task):
         # its own step number for each, as the quadratic's noise depends on it
         parts = self.task.of_parts(2 * step + (half == 0), samples, sizes)
         return self.products.add(
-            [*zip(parts, sizes, strict=True)], self.update.metric() if self._adaptive else None, known=not self._adaptive or step > 0
+            [*zip(parts, sizes, strict=True)],
+            self.update.metric() if self._adaptive else None,
+            known=not self._adaptive or step > 0,
         )
 
     def measure(self) -> dict[str, Tensor]:

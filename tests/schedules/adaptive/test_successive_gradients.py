@@ -204,6 +204,19 @@ def test_parts_of_any_size_and_in_the_metric_of_the_optimizer(batch):
     assert other.sqnorm == pytest.approx(np.average(products, weights=[a * b for a, b in sizes]))
 
 
+@pytest.mark.parametrize("n", [None, 40])
+def test_noise_alone_is_the_same_noise(n):
+    rng = torch.Generator().manual_seed(0)
+    whole, noise = SuccessiveGradients(n=n), SuccessiveGradients(n=n, noise_alone=True)
+    for _ in range(6):
+        parts = [([torch.randn(5, generator=rng)], 4) for _ in range(2)]
+        for products in (whole, noise):
+            products.add(parts)
+    whole, noise = whole.take(), noise.take()
+    assert (noise.variance.tolist(), noise.sqnorm.tolist()) == (whole.variance.tolist(), whole.sqnorm.tolist())
+    assert np.isnan(noise.product).all()
+
+
 def test_a_step_after_a_shorter_batch_is_left_out():
     """Of memory 1: its noise is another. Seven samples by fours: the batches are 4, 3, 4, 3."""
     products, one = SuccessiveGradients(n=7), torch.ones(2)
