@@ -44,7 +44,7 @@ REFUSED = {
     "huge integer": (plan(lr={"kind": "constant", "v": 10**400}), "v = .*must be a finite number"),
     "batch of a policy": (policy(**TRIGGER | {"batch_size": [8]}), "batch_size = .8.: "),
     "lr of a policy": (policy(**TRIGGER | {"lr": "16"}), "lr = '16'"),
-    "gamma of a policy": (policy(**TRIGGER | {"gamma": 0}), "policy = .*division"),
+    "gamma of a policy": (policy(**TRIGGER | {"gamma": 0}), "gamma = 0: .*greater than 0"),
     "two test images": (SPEC | {"problem": SPEC["problem"] | {"holdout": 2}}, "holdout = 2: .*10 or more"),
     "eps whose square overflows": (SPEC | {"target_grad_norm": 1e200}, "target_grad_norm = 1e\\+200"),
     "wide layer": (SPEC | {"problem": {"kind": "digits", "hidden": [10**9]}}, "hidden.0 = 1000000000"),

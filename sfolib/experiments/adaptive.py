@@ -28,6 +28,7 @@ from sfolib.schedules.adaptive import (
     NormTest,
     SuccessiveGradientTest,
 )
+from sfolib.schedules.adaptive.horizon_ramp import affordable_look
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import late_ramp
 from sfolib.theory.quadratic import PowerLawQuadratic
@@ -138,7 +139,7 @@ def schedules(p):
         "other optimizers": {name: test(NormTest, p.eta[0], lr=lr) for name, lr in p.optimizers.items()},
         "ramps": {
             "late ramp": late_ramp(16, p.lr, p.test_samples),
-            "horizon ramp": HorizonRamp(16, p.lr, p.test_samples),
+            "horizon ramp": HorizonRamp(16, p.lr, p.test_samples, look=affordable_look(p.test_samples)),
         },
     }
 

@@ -24,6 +24,7 @@ from sfolib.schedules.adaptive import (
     NormTest,
     SuccessiveGradientTest,
 )
+from sfolib.schedules.adaptive.horizon_ramp import affordable_look
 from sfolib.schedules.plan import Plan
 from sfolib.schedules.published import increase_batch_size, late_ramp, late_switch, seesaw, stagewise
 from sfolib.training.estimates import Interval
@@ -83,7 +84,7 @@ def schedules(p):
         },
         "ramps": {
             "late ramp": late_ramp(b, lr, p.epochs * n, **cap),
-            "horizon ramp": HorizonRamp(b, lr, p.epochs * n, **cap),
+            "horizon ramp": HorizonRamp(b, lr, p.epochs * n, look=affordable_look(p.epochs * n), **cap),
         },
         "policies": {
             "‖∇f‖ ≤ ε: b × 2": GradNormTrigger(b, lr, 0.3, 2.0, 1.0, 100, **cap),

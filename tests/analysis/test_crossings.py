@@ -59,7 +59,7 @@ def test_what_is_told_of_a_grid_is_that_of_the_hyperbola_it_lies_on():
     p = tradeoff_front.Parameters(scale="smoke", time_ratios=[1, 50])
     lr, batch_size = np.repeat([0.1, 0.4], len(sizes)), np.tile(sizes, 2)
     K, samples, B_found, scatter, mean, *others = tradeoff_front.statistics(
-        p, lr, batch_size, np.concatenate([3 * N, N])
+        p, batch_size, lr, np.concatenate([3 * N, N])
     )
     assert (K, samples, B_found) == pytest.approx((K_min, B * K_min, B), rel=1e-4)
     assert scatter < 1e-3

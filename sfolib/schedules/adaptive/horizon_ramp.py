@@ -33,8 +33,16 @@ def _shares(look: Any) -> Any:
 Shares = Annotated[float | tuple[float, ...] | None, BeforeValidator(_shares)]
 POWER = {"grad_norm": 2, "loss": 1}  # of λ in T16's kernel
 _LOOK = {"vectors": 2, "products": 12}
+_COST = 1 + _LOOK["vectors"] * (2 * _LOOK["products"] + 1)  # gradient evaluations a sample of a look
+LOOK = 0.8  # of the budget
+LEAST_BUDGET = 40 * _COST  # of which a twentieth pays for a look at two samples
 _MOST = 512  # samples of a look, all at once in memory; the shape of κ is seen with fewer
 _POINTS = 200  # of a ramp
+
+
+def affordable_look(budget: int) -> float | None:
+    """`HorizonRamp`'s default look, or None where a budget is too small to pay for it."""
+    return LOOK if budget >= LEAST_BUDGET else None
 
 
 class HorizonRamp(Policy):
@@ -62,7 +70,7 @@ class HorizonRamp(Policy):
         budget: Count,
         objective: Criterion = "grad_norm",
         max_batch_size: Count | None = None,
-        look: Shares = 0.8,
+        look: Shares = LOOK,
         *,
         share: Share = 1.0,
         momentum: Below1 = 0.0,
@@ -79,9 +87,8 @@ class HorizonRamp(Policy):
         self._before = late_ramp(batch_size, lr, budget, share=share, max_batch_size=top, **start)
         self.looks, self.times, self.factors = 0, [], []
         self._plan = self._before
-        each = 1 + _LOOK["vectors"] * (2 * _LOOK["products"] + 1)
-        self.look_samples = min(_MOST, (budget // 20 if probes is None else probes) // each // 2 * 2)
-        least, field, value = (40 * each, "budget", budget) if probes is None else (2 * each, "probes", probes)
+        self.look_samples = min(_MOST, (budget // 20 if probes is None else probes) // _COST // 2 * 2)
+        least, field, value = (LEAST_BUDGET, "budget", budget) if probes is None else (2 * _COST, "probes", probes)
         enough = self.look_samples >= 2 or not shares
         require(enough, field, value, f"must be {least} or above, for a look at 2 samples; without one: look=None")
 
