@@ -246,10 +246,10 @@ def _cooled(lr: float, sizes: np.ndarray, rates: np.ndarray) -> list[str]:
         why.append(f"begins at {rates[0]:.3g}, as the ramp is above b = {sizes[0]:.0f} from the first step on")
     if rates.min() < 0.999 * rates[0]:
         why.append(f"falls to {rates.min():.3g}, in place of batches above {sizes.max():.0f}")
-    told = (
+    note = (
         f"the table's lr {' and '.join(why)}: noise goes with η/b, so a smaller lr does what a larger batch would (T8)"
     )
-    return [told] if why else []
+    return [note] if why else []
 
 
 def _row(name: str, ends: Ends, steps: tuple[np.ndarray, np.ndarray], timing: Timing | None) -> dict:

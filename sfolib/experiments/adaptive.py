@@ -426,9 +426,9 @@ def claims(res: SimpleNamespace) -> notebook.Claims:
     third = GradNormTrigger(round(res.b0), p.quadratic_lr[0], EPS0, p.delta, p.gamma, 1, rule="published")
     third.update(third.batch_size, 0.0), third.update(third.batch_size, 0.0)
     noise = res.q.grad_sqnorm(third.batch_size, third.lr, 10**12) / third.eps**2
-    told = [f.dropna(subset=["online_grad_sqnorm"]) for f in res.free.values()]
+    estimates = [f.dropna(subset=["online_grad_sqnorm"]) for f in res.free.values()]
     missed = [
-        (~f["grad_sqnorm"].between(f["online_grad_sqnorm_low"], f["online_grad_sqnorm_high"])).mean() for f in told
+        (~f["grad_sqnorm"].between(f["online_grad_sqnorm_low"], f["online_grad_sqnorm_high"])).mean() for f in estimates
     ]
     outside = further(np.array(missed))
     by_sgd = [name for name, run in res.done.items() if run.spec.optimizer.kind == "sgd"]

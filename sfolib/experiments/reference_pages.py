@@ -583,5 +583,5 @@ def _with_interval(value: float, low: float, high: float) -> str:
     """To three digits; "diverged" where there is no value."""
     if not np.isfinite(value):
         return "diverged"
-    told = ("never" if end == np.inf else values(float(end)) for end in (value, low, high))
-    return "{} [{}, {}]".format(*told)
+    shown = ("never" if end == np.inf else values(float(end)) for end in (value, low, high))
+    return "{} [{}, {}]".format(*shown)

@@ -444,10 +444,10 @@ def _curves_of(problem: str) -> str:
 
 
 def _of_machines(res: Results, problem: str) -> str:
-    told = [
+    each = [
         f"{name}, τ0 = {of.latency:.2g} s, τ1 = {of.per_sample:.2g} s" for name, of in res.machines[problem].items()
     ]
-    return "; ".join(told)
+    return "; ".join(each)
 
 
 def _seconds(run: Run, step: StepTime) -> np.ndarray:

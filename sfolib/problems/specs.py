@@ -146,7 +146,8 @@ class Images(Problem):
     augment: random crops out of a frame of 4 pixels, and mirrored images; None means for CIFAR alone.
     padding: rows and columns of zeros on each side, in training and test images (2 makes 28×28 into CIFAR's 32×32).
     l2: ℓ2 coefficient on all parameters. The theory's f is over the training set, not augmented, in eval mode.
-    train_images: that the training set has, a fixed draw from all of them; None: all.
+    train_images: that the training set has, a fixed draw from all of them, and as large a share of the test images;
+    None: all.
     """
 
     threads: ClassVar[int | None] = None
@@ -179,14 +180,13 @@ class Images(Problem):
         return NetworkTask(self.model, data, self.l2, seeds, sampling, device, dtype, how)
 
     def _load(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        (x, y), test = datasets.load(self.dataset, self.data_dir, self.download)
-        if self.train_images is None:
-            return (x, y), test
-        require(
-            self.train_images <= len(y), "train_images", self.train_images, f"must be at most the {len(y)} there are"
-        )
-        chosen = np.random.default_rng(0).permutation(len(y))[: self.train_images]
-        return (x[chosen], y[chosen]), test
+        parts, count = datasets.load(self.dataset, self.data_dir, self.download), self.train_images
+        if count is None:
+            return parts
+        n = len(parts[0][1])
+        require(count <= n, "train_images", count, f"must be at most the {n} there are")
+        chosen = [np.random.default_rng(0).permutation(len(y))[: -(-len(y) * count // n)] for _, y in parts]
+        return tuple((x[i], y[i]) for (x, y), i in zip(parts, chosen, strict=True))
 
     def _padded(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
         frame = ((0, 0), (0, 0), (self.padding,) * 2, (self.padding,) * 2)
